@@ -1,0 +1,188 @@
+"""The candle: its message, its codec and every rule that makes one valid."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from shared.messages import Message
+
+MINUTE_MS: Final = 60_000
+DAY_MS: Final = 86_400_000
+
+INTERVALS_MS: Final[dict[str, int]] = {
+    "1m": MINUTE_MS,
+    "2m": 2 * MINUTE_MS,
+    "5m": 5 * MINUTE_MS,
+    "15m": 15 * MINUTE_MS,
+    "30m": 30 * MINUTE_MS,
+    "60m": 60 * MINUTE_MS,
+    "90m": 90 * MINUTE_MS,
+    "1h": 60 * MINUTE_MS,
+    "1d": DAY_MS,
+    "5d": 5 * DAY_MS,
+    "1wk": 7 * DAY_MS,
+}
+"""Length of each interval in milliseconds; the names are yfinance's."""
+
+MAX_MESSAGE_BYTES: Final = 4096
+"""A candle is some 200 bytes; anything far larger is not one."""
+
+FUTURE_TOLERANCE_MS: Final = 60_000
+"""How far a producer's clock may run ahead of ours before a close counts as in the future."""
+
+
+class RejectReason(StrEnum):
+    """Why a message is not a candle; the value of the dead letter's reason header."""
+
+    EMPTY = "empty"
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    NOT_FINITE = "not_finite"
+    OUT_OF_RANGE = "out_of_range"
+    INCONSISTENT = "inconsistent"
+    WRONG_KEY = "wrong_key"
+    FUTURE = "future"
+    OLDER_THAN_WINDOW = "older_than_window"
+
+
+class InvalidCandle(ValueError):
+    """A message that is not a valid candle, with the rule that it breaks."""
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+Price = Annotated[float, Field(gt=0)]
+Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9^=.\-_/&:]{1,32}$")]
+Millis = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+class Ohlcv(Message):
+    """Prices and volume of one candle, without symbol and time.
+
+    Raises ``ValidationError`` when the prices contradict each other.
+    """
+
+    open: Price  # quote currency
+    high: Price
+    low: Price
+    close: Price
+    volume: Annotated[float, Field(ge=0)]  # units traded; 0 where the market has none
+
+    @model_validator(mode="after")
+    def _prices_agree(self) -> Self:
+        body_low, body_high = min(self.open, self.close), max(self.open, self.close)
+        if self.high < self.low:
+            raise _inconsistent("high", f"must be at least low {self.low:g}, got {self.high:g}")
+        if self.high < body_high:
+            raise _inconsistent(
+                "high", f"must be at least open and close {body_high:g}, got {self.high:g}"
+            )
+        if self.low > body_low:
+            raise _inconsistent(
+                "low", f"must be at most open and close {body_low:g}, got {self.low:g}"
+            )
+        return self
+
+
+class Candle(Ohlcv):
+    """One closed candle of one symbol, over [open_ms, close_ms)."""
+
+    symbol: Symbol
+    interval: str
+    open_ms: Millis  # UTC
+    close_ms: Millis  # UTC; earlier than open + interval where a session ends first
+    source: str = Field(max_length=64)
+
+    @model_validator(mode="after")
+    def _times_agree(self) -> Self:
+        length = INTERVALS_MS.get(self.interval)
+        if length is None:
+            known = ", ".join(INTERVALS_MS)
+            raise _inconsistent("interval", f"must be one of {known}, got {self.interval!r}")
+        if not self.open_ms < self.close_ms <= self.open_ms + length:
+            raise _inconsistent(
+                "close_ms",
+                f"must lie within {length} ms after open_ms {self.open_ms}, got {self.close_ms}",
+            )
+        return self
+
+
+def decode_candle(key: bytes | None, value: bytes | None, now_ms: int) -> Candle:
+    """Return the candle in a Kafka message.
+
+    Args:
+        key: the message's key; a candle's key is its symbol in UTF-8.
+        value: the message's value, JSON in UTF-8.
+        now_ms: the current time, UTC epoch milliseconds.
+
+    Raises:
+        InvalidCandle: naming the field, the rule and the value that breaks it.
+    """
+    if not value:
+        raise InvalidCandle(RejectReason.EMPTY, "value: expected a JSON candle, got nothing")
+    if len(value) > MAX_MESSAGE_BYTES:
+        raise InvalidCandle(
+            RejectReason.TOO_LARGE,
+            f"value: expected at most {MAX_MESSAGE_BYTES} bytes, got {len(value)}",
+        )
+    try:
+        candle: Candle = Candle.__pydantic_validator__.validate_json(value)
+    except ValidationError as error:
+        raise _as_invalid(error) from None
+    if key is None or key != candle.symbol.encode():
+        raise InvalidCandle(
+            RejectReason.WRONG_KEY, f"key: expected {candle.symbol!r}, got {_shown(key)}"
+        )
+    if candle.close_ms > now_ms + FUTURE_TOLERANCE_MS:
+        raise InvalidCandle(
+            RejectReason.FUTURE,
+            f"close_ms: expected a closed candle, at most {now_ms}, got {candle.close_ms}",
+        )
+    return candle
+
+
+def describe(error: ErrorDetails) -> str:
+    """Return one validation error as ``field: rule, got value``."""
+    field = ".".join(str(part) for part in error["loc"]) or "value"
+    if error["type"] == "inconsistent":
+        return error["msg"]
+    got = "" if error["type"] in {"missing", "json_invalid"} else f", got {_shown(error['input'])}"
+    message = error["msg"]
+    return f"{field}: {message[:1].lower()}{message[1:]}{got}"
+
+
+_REASON_OF_ERROR: Final[dict[str, RejectReason]] = {
+    "json_invalid": RejectReason.NOT_JSON,
+    "missing": RejectReason.MISSING_FIELD,
+    "finite_number": RejectReason.NOT_FINITE,
+    "greater_than": RejectReason.OUT_OF_RANGE,
+    "greater_than_equal": RejectReason.OUT_OF_RANGE,
+    "less_than": RejectReason.OUT_OF_RANGE,
+    "string_pattern_mismatch": RejectReason.OUT_OF_RANGE,
+    "string_too_long": RejectReason.OUT_OF_RANGE,
+    "inconsistent": RejectReason.INCONSISTENT,
+}
+
+
+def _as_invalid(error: ValidationError) -> InvalidCandle:
+    errors = error.errors(include_url=False, include_context=False)
+    reason = _REASON_OF_ERROR.get(errors[0]["type"], RejectReason.WRONG_TYPE)
+    return InvalidCandle(reason, "; ".join(describe(one) for one in errors)[:500])
+
+
+def _inconsistent(field: str, rule: str) -> PydanticCustomError:
+    return PydanticCustomError("inconsistent", "{detail}", {"detail": f"{field}: {rule}"})
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

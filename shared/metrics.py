@@ -1,0 +1,182 @@
+"""Every Prometheus metric: its name, kind, unit and meaning, in one place.
+
+Times are in seconds, sizes in bytes. Each process makes its own group on its own registry.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+FAST_SECONDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10,
+)  # fmt: skip
+"""Buckets for work within a process and for requests."""
+
+FLOW_SECONDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
+)  # fmt: skip
+"""Buckets for the way through Kafka, which may queue."""
+
+BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class ProcessCollector(Collector):
+    """CPU, memory, threads and open files of this process, by psutil, on every platform.
+
+    The names are the ones that Prometheus client libraries share.
+    """
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._started = time.time()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the process's metrics as they are now."""
+        with self._process.oneshot():
+            cpu = self._process.cpu_times()
+            memory = self._process.memory_info()
+            threads = self._process.num_threads()
+            files = self._process.num_fds() if hasattr(self._process, "num_fds") else 0
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "CPU time used, user and system.", cpu.user + cpu.system
+        )
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes", "Resident memory.", float(memory.rss)
+        )
+        yield GaugeMetricFamily("process_threads", "Threads.", float(threads))
+        yield GaugeMetricFamily("process_open_fds", "Open file descriptors.", float(files))
+        yield GaugeMetricFamily(
+            "process_start_time_seconds", "Start of the process, Unix time.", self._started
+        )
+
+
+class ModelMetrics:
+    """Which model a serving process runs."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.model = Info("candlecast_model", "The model that is served.", registry=registry)
+        self.seconds = Histogram(
+            "candlecast_inference_seconds",
+            "Time of one model call, features included, whatever its batch.",
+            registry=registry,
+            buckets=FAST_SECONDS,
+        )
+
+
+class ProducerMetrics:
+    """What the producer counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        registry.register(ProcessCollector())
+        self.candles = Counter(
+            "candlecast_candles_published",
+            "Candles that the broker has acknowledged.",
+            ["source"],
+            registry=registry,
+        )
+        self.publish_seconds = Histogram(
+            "candlecast_publish_seconds",
+            "From handing a candle to the Kafka client to the broker's acknowledgement.",
+            registry=registry,
+            buckets=FLOW_SECONDS,
+        )
+        self.polls = Counter(
+            "candlecast_polls", "Polls of a symbol's candles.", ["outcome"], registry=registry
+        )
+        self.poll_seconds = Histogram(
+            "candlecast_poll_seconds",
+            "Time of one poll of one symbol.",
+            registry=registry,
+            buckets=FLOW_SECONDS,
+        )
+        self.newest_close = Gauge(
+            "candlecast_newest_close_timestamp_seconds",
+            "Close of the newest candle published, Unix time.",
+            ["symbol"],
+            registry=registry,
+        )
+
+
+class WorkerMetrics(ModelMetrics):
+    """What the stream worker counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        registry.register(ProcessCollector())
+        self.candles = Counter(
+            "candlecast_candles",
+            "Candles taken from the topic, by what they did to their window.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.forecasts = Counter(
+            "candlecast_forecasts",
+            "Forecasts that the broker has acknowledged.",
+            registry=registry,
+        )
+        self.rejects = Counter(
+            "candlecast_rejects",
+            "Messages sent to the dead-letter topic, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.gaps = Counter(
+            "candlecast_gaps",
+            "Candles that opened later than one interval after their predecessor closed.",
+            registry=registry,
+        )
+        self.latency_seconds = Histogram(
+            "candlecast_forecast_latency_seconds",
+            "From the broker's append of a candle to the acknowledgement of its forecast.",
+            registry=registry,
+            buckets=FLOW_SECONDS,
+        )
+        self.batch_size = Histogram(
+            "candlecast_batch_candles",
+            "Messages handled together in one micro-batch.",
+            registry=registry,
+            buckets=BATCH_SIZES,
+        )
+        self.send_seconds = Histogram(
+            "candlecast_send_seconds",
+            "From handing a micro-batch to the Kafka client to the broker's acknowledgement.",
+            registry=registry,
+            buckets=FAST_SECONDS,
+        )
+        self.windows = Gauge(
+            "candlecast_windows", "Windows in the table of this worker.", registry=registry
+        )
+        self.progress = Gauge(
+            "candlecast_progress_timestamp_seconds",
+            "When a micro-batch was last finished, Unix time.",
+            registry=registry,
+        )
+
+
+class ApiMetrics(ModelMetrics):
+    """What the API counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        registry.register(ProcessCollector())
+        self.request_seconds = Histogram(
+            "candlecast_request_seconds",
+            "Time of a request, from its head to the last byte handed to the server.",
+            ["method", "route", "status"],
+            registry=registry,
+            buckets=FAST_SECONDS,
+        )
+        self.forecasts = Counter("candlecast_forecasts", "Forecasts answered.", registry=registry)
+        self.rejects = Counter(
+            "candlecast_rejects", "Requests refused, by HTTP status.", ["reason"], registry=registry
+        )
+        self.candles = Counter(
+            "candlecast_candles", "Candles in the histories received.", registry=registry
+        )

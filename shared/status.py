@@ -1,0 +1,93 @@
+"""A process's own port: ``/metrics``, ``/livez`` and ``/readyz``, served by a thread.
+
+A thread, so that the answer comes even while the event loop is stuck, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from socketserver import ThreadingMixIn
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+
+@dataclass(frozen=True)
+class Health:
+    """The answer to a probe, with the reason in words."""
+
+    ok: bool
+    detail: str
+
+
+Probe = Callable[[], Health]
+
+
+class StatusServer:
+    """Serves until closed; use as a context manager."""
+
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, *, live: Probe, ready: Probe
+    ) -> None:
+        """Bind at once; port 0 takes a free one. Raises ``OSError`` when the port is taken."""
+        self._metrics = make_wsgi_app(registry)
+        self._probes = {"/livez": live, "/readyz": ready}
+        self._server = make_server(host, port, self._answer, _ThreadingServer, _QuietHandler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="status", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        return self._server.server_port
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            page: Iterable[bytes] = self._metrics(environ, start_response)
+            return page
+        probe = self._probes.get(path)
+        if probe is None:
+            return _json(start_response, "404 Not Found", {"paths": ["/metrics", *self._probes]})
+        health = probe()
+        status = "200 OK" if health.ok else "503 Service Unavailable"
+        return _json(start_response, status, {"ok": health.ok, "detail": health.detail})
+
+
+def _json(start_response: StartResponse, status: str, body: object) -> list[bytes]:
+    start_response(status, [("Content-Type", "application/json")])
+    return [json.dumps(body).encode() + b"\n"]
+
+
+class _ThreadingServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 10  # seconds that a silent connection may hold a thread
+
+    def log_message(self, *_: Any) -> None:
+        """Keep probes and scrapes out of the log."""

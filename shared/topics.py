@@ -1,0 +1,99 @@
+"""Topics made before anything subscribes, with the partition count that all must share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError, for_code
+
+from shared.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+
+class TopicError(Exception):
+    """A topic that cannot be made, or that exists with another partition count."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as the services need it."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+def market_topics(kafka: KafkaSettings) -> tuple[Topic, ...]:
+    """Return the candles, forecasts and dead-letter topics.
+
+    The broker stamps every message on append, so that latency is measured by one clock; the
+    time of an event is in its message.
+    """
+    config = {"message.timestamp.type": "LogAppendTime"}
+    return (
+        Topic(kafka.candles_topic, kafka.partitions, kafka.replication, config),
+        Topic(kafka.forecasts_topic, kafka.partitions, kafka.replication, config),
+        Topic(kafka.dlq_topic, kafka.partitions, kafka.replication, config),
+    )
+
+
+async def ensure(bootstrap: str, topics: Iterable[Topic], *, timeout_s: float = 60.0) -> None:
+    """Create the topics that are missing and check the partition counts of the others.
+
+    Waits up to ``timeout_s`` seconds for a broker.
+
+    Raises:
+        TopicError: when no broker answers in time, the broker refuses a topic, or one exists
+            with another partition count.
+    """
+    admin = await _connect(bootstrap, timeout_s)
+    try:
+        for topic in topics:
+            await _ensure_one(admin, topic)
+    finally:
+        await admin.close()
+
+
+async def _connect(bootstrap: str, timeout_s: float) -> AIOKafkaAdminClient:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        try:
+            await admin.start()
+            return admin
+        except (KafkaConnectionError, OSError) as error:
+            await admin.close()
+            if loop.time() >= deadline:
+                raise TopicError(
+                    f"no Kafka broker answered at {bootstrap} within {timeout_s:g} s"
+                ) from error
+            log.info("waiting for a Kafka broker at %s", bootstrap)
+            await asyncio.sleep(1.0)
+
+
+async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
+    new = NewTopic(
+        topic.name, topic.partitions, topic.replication, topic_configs=dict(topic.config)
+    )
+    response: Any = await admin.create_topics([new])
+    name, code, message = response.topic_errors[0][:3]
+    if code == 0:
+        log.info("created topic %s with %d partitions", name, topic.partitions)
+        return
+    if code != TopicAlreadyExistsError.errno:
+        raise TopicError(f"topic {name}: {for_code(code).__name__}: {message}")
+    described: Any = await admin.describe_topics([topic.name])
+    got = len(described[0]["partitions"])
+    if got != topic.partitions:
+        raise TopicError(
+            f"topic {name}: expected {topic.partitions} partitions, got {got}; the candles, "
+            "forecasts and window topics must agree: set --partitions to match, or recreate it"
+        )

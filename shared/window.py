@@ -1,0 +1,123 @@
+"""The bounded, ordered candles of one symbol and interval, as compact bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.candles import DAY_MS, Candle
+from shared.forecasts import WEEKEND
+
+_RECORD: Final = struct.Struct("<q5f")
+_DTYPE: Final = np.dtype([("open_ms", "<i8"), ("ohlcv", "<f4", 5)])
+RECORD_BYTES: Final = _RECORD.size
+"""Bytes of one candle: its opening time and five floats of 32 bits."""
+
+
+class Push(Enum):
+    """What a candle did to a window."""
+
+    APPENDED = "appended"  # newer than all
+    REPLACED_NEWEST = "replaced_newest"  # a correction of the newest candle
+    REPLACED = "replaced"  # a correction inside the window
+    INSERTED = "inserted"  # late, between candles of the window
+    DUPLICATE = "duplicate"  # changes nothing
+    TOO_OLD = "too_old"  # before a full window's first candle; changes nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Up to ``capacity`` candles, oldest first, one for each opening time.
+
+    Prices and volume are held as 32-bit floats: 3e-8 relative, far below any return that a
+    model looks at, at half the state. Every caller goes through a window, so all see the same.
+    """
+
+    capacity: int
+    records: bytes = b""
+
+    @classmethod
+    def from_records(cls, capacity: int, records: bytes) -> Window:
+        """Return the window of stored records, cut to the newest ``capacity`` candles."""
+        return cls(capacity, records[-capacity * RECORD_BYTES :])
+
+    def __len__(self) -> int:
+        return len(self.records) // RECORD_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the window holds ``capacity`` candles."""
+        return len(self.records) >= self.capacity * RECORD_BYTES
+
+    def push(self, candle: Candle) -> tuple[Window, Push]:
+        """Return the window with the candle in its place by time, and what that did."""
+        record = _RECORD.pack(
+            candle.open_ms, candle.open, candle.high, candle.low, candle.close, candle.volume
+        )
+        last = self.last_open_ms
+        if last is None or candle.open_ms > last:
+            excess = len(self) + 1 - self.capacity
+            kept = self.records[excess * RECORD_BYTES :] if excess > 0 else self.records
+            return Window(self.capacity, kept + record), Push.APPENDED
+        if candle.open_ms < last:
+            return self._push_inside(candle.open_ms, record)
+        if record == self.records[-RECORD_BYTES:]:
+            return self, Push.DUPLICATE
+        return Window(self.capacity, self.records[:-RECORD_BYTES] + record), Push.REPLACED_NEWEST
+
+    def _push_inside(self, open_ms: int, record: bytes) -> tuple[Window, Push]:
+        times = self._view()["open_ms"]
+        at = int(np.searchsorted(times, open_ms))
+        start = at * RECORD_BYTES
+        if times[at] == open_ms:
+            end = start + RECORD_BYTES
+            if self.records[start:end] == record:
+                return self, Push.DUPLICATE
+            return self._with(self.records[:start] + record + self.records[end:]), Push.REPLACED
+        if at == 0 and self.is_full:
+            return self, Push.TOO_OLD
+        # a full window lets its oldest candle go for the late one
+        first = RECORD_BYTES if self.is_full else 0
+        grown = self.records[first:start] + record + self.records[start:]
+        return self._with(grown), Push.INSERTED
+
+    def _with(self, records: bytes) -> Window:
+        return Window(self.capacity, records)
+
+    @property
+    def last_open_ms(self) -> int | None:
+        """Opening time of the newest candle, UTC epoch milliseconds; None when empty."""
+        if not self.records:
+            return None
+        return int.from_bytes(self.records[-RECORD_BYTES : 8 - RECORD_BYTES], "little", signed=True)
+
+    @property
+    def first_open_ms(self) -> int | None:
+        """Opening time of the oldest candle, UTC epoch milliseconds; None when empty."""
+        if not self.records:
+            return None
+        return int.from_bytes(self.records[:8], "little", signed=True)
+
+    @property
+    def trades_weekends(self) -> bool:
+        """Whether any of the candles opened on a Saturday or Sunday (UTC)."""
+        return bool(np.isin(self._view()["open_ms"] // DAY_MS % 7, WEEKEND).any())
+
+    def ohlcv(self) -> NDArray[np.float32]:
+        """Return the candles, shape (T, 5): open, high, low, close, volume; oldest first."""
+        return self._view()["ohlcv"]
+
+    def _view(self) -> NDArray[np.void]:
+        return np.frombuffer(self.records, dtype=_DTYPE)
+
+
+def stack(windows: list[Window]) -> NDArray[np.float64]:
+    """Return full windows of one capacity as one array, shape (B, T, 5)."""
+    joined = np.frombuffer(b"".join(window.records for window in windows), dtype=_DTYPE)
+    candles = joined["ohlcv"].astype(np.float64)
+    return candles.reshape(len(windows), -1, 5)  # (B, T, 5)

@@ -1,0 +1,1 @@
+"""The stream worker: candles in, forecasts out, windows in a Faust table."""

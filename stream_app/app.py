@@ -1,0 +1,141 @@
+"""The Faust app: one topic, one table, one agent that carries batches through the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import faust
+from faust.streams import Stream
+from faust.types import ChannelT, EventT, StreamT
+
+from shared.forecaster import Forecaster
+from shared.metrics import WorkerMetrics
+from stream_app.pipeline import BatchResult, Incoming, advance
+from stream_app.publisher import Publisher
+from stream_app.settings import WorkerSettings
+from stream_app.windows import WindowTable
+
+
+class CandleWorker:
+    """A Faust app around ``pipeline.advance``; made within a running event loop."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        forecaster: Forecaster,
+        publisher: Publisher,
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._forecaster = forecaster
+        self._publisher = publisher
+        self._metrics = metrics
+        self._max_batch = settings.max_batch
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.app = make_app(settings)
+        topic = self.app.topic(
+            settings.candles_topic,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            allow_empty=True,
+        )
+        self.table = WindowTable(
+            self.app,
+            name="windows",
+            key_type=bytes,
+            value_type=bytes,
+            partitions=settings.partitions,
+        )
+        self.app.tables.add(self.table)
+        self.app.agent(topic, name="forecast-candles")(self._forecast_candles)
+
+    async def _forecast_candles(self, stream: StreamT[bytes]) -> AsyncIterator[None]:
+        """Take what has arrived, up to a batch, and publish all that it owes.
+
+        At low load a batch is one candle and nothing waits; in a burst it grows by itself.
+        Offsets are committed only past acknowledged events, so nothing is lost on a crash.
+        """
+        queue = cast("ChannelT[bytes]", stream.channel).queue
+        batch: list[EventT[bytes]] = []
+        async for event in cast("Stream[bytes]", stream).noack().events():
+            batch.append(event)
+            if len(batch) < self._max_batch and not queue.empty():
+                continue
+            self._idle.clear()
+            try:
+                await self._handle(batch)
+            except Exception as error:
+                # Faust would restart the agent and go on behind the failed batch (faust#315)
+                await self.app.crash(error)
+                raise
+            finally:
+                self._idle.set()
+            for done in batch:
+                await stream.ack(done)
+            batch = []
+            yield
+
+    async def _handle(self, batch: Sequence[EventT[bytes]]) -> None:
+        messages = [event.message for event in batch]
+        incoming = [Incoming(m.key, m.value, m.partition, m.offset) for m in messages]
+        with self._metrics.seconds.time():
+            result = advance(incoming, self.table.data.get, self._forecaster, now_ms())
+        with self._metrics.send_seconds.time():
+            await self._publisher.publish(messages, result)
+        self.table.remember(result.states)
+        self._count(batch, result)
+
+    def _count(self, batch: Sequence[EventT[bytes]], result: BatchResult) -> None:
+        metrics, now = self._metrics, time.time()
+        metrics.batch_size.observe(len(batch))
+        metrics.progress.set(now)
+        metrics.forecasts.inc(len(result.forecasts))
+        metrics.gaps.inc(result.gaps)
+        metrics.windows.set(len(self.table.data.data))
+        for outcome, count in result.outcomes.items():
+            metrics.candles.labels(outcome).inc(count)
+        for _, error in result.rejected:
+            metrics.rejects.labels(error.reason.value).inc()
+        for i, _ in result.forecasts:
+            metrics.latency_seconds.observe(max(0.0, now - batch[i].message.timestamp))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop taking messages, finish the batch in hand and commit its offsets."""
+        consumer = self.app.consumer
+        consumer.stop_flow()
+        self.app.flow_control.suspend()
+        async with asyncio.timeout(timeout_s):
+            await self._idle.wait()
+            await asyncio.sleep(0)  # let the agent acknowledge the events it has just published
+            await consumer.commit()
+
+
+def make_app(settings: WorkerSettings) -> faust.App:
+    """Return the Faust app with what the worker needs and nothing of what it does itself."""
+    brokers = ";".join(f"kafka://{one.strip()}" for one in settings.bootstrap.split(","))
+    options: dict[str, Any] = {
+        "broker": brokers,
+        "store": "memory://",
+        "web_enabled": False,
+        "topic_allow_declare": False,  # topics are made before, by shared.topics
+        "topic_disable_leader": True,
+        "topic_partitions": settings.partitions,
+        "table_standby_replicas": 0,
+        "broker_commit_interval": settings.commit_seconds,
+        "broker_session_timeout": settings.session_seconds,
+        "broker_heartbeat_interval": settings.session_seconds / 10,
+        "consumer_auto_offset_reset": "earliest",
+        "stream_buffer_maxsize": 4 * settings.max_batch,
+        "stream_wait_empty": False,  # drain() waits, within a bound
+    }
+    return faust.App(settings.group, **options)
+
+
+def now_ms() -> int:
+    """Return the current time, UTC epoch milliseconds."""
+    return time.time_ns() // 1_000_000

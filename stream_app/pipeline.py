@@ -1,0 +1,176 @@
+"""What the worker does to a batch of messages, without Kafka: decode, step, forecast."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
+from shared.forecaster import Due, Forecaster, forecast
+from shared.forecasts import Forecast
+from shared.window import Push, Window
+
+_HEAD: Final = struct.Struct("<Bqqd")  # format, offset, close_ms, last_close
+_FORMAT: Final = 1
+REDELIVERED: Final = "redelivered"
+
+
+class StateError(Exception):
+    """A stored state that this version cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolState:
+    """All that the worker remembers of one symbol and interval.
+
+    ``offset`` is the source offset of the last message that was applied: every forecast up to
+    it has been acknowledged by the broker before the state was stored.
+    """
+
+    window: Window
+    offset: int = -1
+    close_ms: int = 0  # close of the newest candle, UTC
+    last_close: float = 0.0  # its price, quote currency, in 64 bits
+
+    def encode(self) -> bytes:
+        """Return the state as stored: 25 bytes and 28 for each candle."""
+        return (
+            _HEAD.pack(_FORMAT, self.offset, self.close_ms, self.last_close) + self.window.records
+        )
+
+    @classmethod
+    def decode(cls, stored: bytes, capacity: int) -> SymbolState:
+        """Return a stored state, its window cut to the newest ``capacity`` candles.
+
+        Raises:
+            StateError: when the format is another.
+        """
+        version, offset, close_ms, last_close = _HEAD.unpack_from(stored)
+        if version != _FORMAT:
+            raise StateError(f"window state: expected format {_FORMAT}, got {version}")
+        window = Window.from_records(capacity, stored[_HEAD.size :])
+        return cls(window, offset, close_ms, last_close)
+
+
+def stored_offset(stored: bytes) -> int:
+    """Return the source offset in a stored state without decoding the rest."""
+    offset: int = _HEAD.unpack_from(stored)[1]
+    return offset
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a candle did: ``push`` is None for a message that was applied before."""
+
+    push: Push | None
+    due: Due | None = None
+    gap: bool = False
+
+    @property
+    def label(self) -> str:
+        """The value of the metric's ``outcome`` label."""
+        return REDELIVERED if self.push is None else self.push.value
+
+
+def step(state: SymbolState, candle: Candle, offset: int) -> tuple[SymbolState, Outcome]:
+    """Advance one symbol by one closed candle. Pure; raises nothing for a valid candle.
+
+    A newer candle and a correction of the newest one owe a forecast once the window is full.
+    """
+    if offset <= state.offset:
+        return state, Outcome(None)
+    window, push = state.window.push(candle)
+    if push not in {Push.APPENDED, Push.REPLACED_NEWEST}:
+        moved = SymbolState(window, offset, state.close_ms, state.last_close)
+        return moved, Outcome(push)
+    moved = SymbolState(window, offset, candle.close_ms, candle.close)
+    due = None
+    if window.is_full:
+        due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
+    is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
+    return moved, Outcome(push, due, is_gap)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message as it came from the candles topic."""
+
+    key: bytes | None
+    value: bytes | None
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What is owed for a batch: indices refer to the batch's messages."""
+
+    forecasts: list[tuple[int, Forecast]] = field(default_factory=list)
+    rejected: list[tuple[int, InvalidCandle]] = field(default_factory=list)
+    states: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # -> partition, state
+    outcomes: Counter[str] = field(default_factory=Counter)
+    gaps: int = 0
+
+
+def table_key(candle: Candle) -> bytes:
+    """Return the key of a candle's state in the table."""
+    return f"{candle.symbol}|{candle.interval}".encode()
+
+
+def advance(
+    messages: Sequence[Incoming],
+    stored: Callable[[bytes], bytes | None],
+    forecaster: Forecaster,
+    now_ms: int,
+) -> BatchResult:
+    """Apply a batch in order and forecast all that is due by one model call.
+
+    Args:
+        messages: in the order of their offsets within each partition.
+        stored: the table's look-up, key to state.
+        forecaster: its ``window_length`` is the capacity of the windows.
+        now_ms: the current time, UTC epoch milliseconds.
+    """
+    result = BatchResult()
+    states: dict[bytes, SymbolState] = {}
+    changed: dict[bytes, int] = {}  # table key -> partition
+    due: list[tuple[int, Due]] = []
+    for i, message in enumerate(messages):
+        try:
+            candle = decode_candle(message.key, message.value, now_ms)
+        except InvalidCandle as error:
+            result.rejected.append((i, error))
+            continue
+        key = table_key(candle)
+        state = states.get(key) or _load(stored(key), forecaster.window_length)
+        moved, outcome = step(state, candle, message.offset)
+        if outcome.push is Push.TOO_OLD:
+            result.rejected.append((i, _too_old(candle, state.window)))
+        if outcome.due is not None:
+            due.append((i, outcome.due))
+        result.outcomes[outcome.label] += 1
+        result.gaps += outcome.gap
+        states[key] = moved
+        if moved is not state:
+            changed[key] = message.partition
+    made = forecast(forecaster, [one for _, one in due], now_ms)
+    result.forecasts = [(i, one) for (i, _), one in zip(due, made, strict=True)]
+    result.states = {key: (at, states[key].encode()) for key, at in changed.items()}
+    return result
+
+
+def _load(stored: bytes | None, capacity: int) -> SymbolState:
+    if stored is None:
+        return SymbolState(Window(capacity))
+    return SymbolState.decode(stored, capacity)
+
+
+def _too_old(candle: Candle, window: Window) -> InvalidCandle:
+    return InvalidCandle(
+        RejectReason.OLDER_THAN_WINDOW,
+        f"{candle.symbol} {candle.interval}: candle of {candle.open_ms} is older than the window "
+        f"(from {window.first_open_ms})",
+    )
