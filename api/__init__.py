@@ -1,0 +1,1 @@
+"""Forecasts over HTTP, by the same path as in the stream."""

@@ -1,0 +1,69 @@
+# Candlecast: `make help` lists what there is.
+# Everything runs in .venv, which is made from the constraints file on first use.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+ARGS   ?=
+
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check format docs bench train clean
+
+help:  ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  Options for a command go into ARGS: make demo ARGS="--exit-when-done --json"'
+
+demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the forecasts
+	@$(BIN)/python -m local $(ARGS)
+
+test: check  ## Check the code and run all tests (ARGS go to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: $(VENV)/.dev  ## Format check, lint, strict types, import contracts, generated documents
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+format: $(VENV)/.dev  ## Format the code and fix what lint can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the README's settings anew
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.dev  ## Run a benchmark and print JSON: ARGS="forecast --quick"
+	$(BIN)/python -m benchmarks $(ARGS)
+
+train: $(VENV)/.train  ## Train the default bundle anew from the bundled candles
+	$(BIN)/python -m trainer $(ARGS)
+
+clean:  ## Remove the environment, caches and everything made here
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	  .import_linter_cache mlruns mlflow.db mlartifacts
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Candlecast needs Python 3.11 or later: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# one stamp for each set of extras; a later one holds the earlier ones
+$(VENV)/.local: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[local]' 1>&2
+	@touch $@
+
+$(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train]' 1>&2
+	@touch $@ $(VENV)/.local
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
+	@touch $@ $(VENV)/.local $(VENV)/.train

@@ -1,0 +1,107 @@
+"""Errors as problem documents (RFC 9457), in one shape for every status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from starlette.responses import Response
+
+from api.bodies import MAX_HISTORY, FieldError, Problem
+
+MEDIA_TYPE: Final = "application/problem+json"
+MAX_ERRORS: Final = 20
+
+# RFC 9110's names; those of http.HTTPStatus differ between versions of Python
+_TITLES: Final[dict[int, str]] = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+class ProblemError(Exception):
+    """A request that cannot be answered, with the document that says why."""
+
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+        self.headers = headers
+
+    def response(self) -> Response:
+        """Return the answer to send."""
+        return Response(
+            self.problem.encode(),
+            status_code=self.problem.status,
+            headers=self.headers,
+            media_type=MEDIA_TYPE,
+        )
+
+
+def problem(
+    status: int, *errors: FieldError, detail: str = "", headers: Mapping[str, str] | None = None
+) -> ProblemError:
+    """Return a problem; without a detail the first error speaks for all."""
+    if errors and not detail:
+        detail = f"{errors[0].field}: {errors[0].message}"
+    title = _TITLES.get(status) or HTTPStatus(status).phrase
+    return ProblemError(Problem(title=title, status=status, detail=detail, errors=errors), headers)
+
+
+def invalid_body(error: ValidationError) -> ProblemError:
+    """Return the problem of a body that breaks a rule: 400 if it is no JSON, else 422."""
+    details = error.errors(include_url=False)
+    status = 400 if details[0]["type"] == "json_invalid" else 422
+    shown = (_field_error(one) for one in details[:MAX_ERRORS])
+    return problem(status, *shown)
+
+
+def field_name(location: tuple[int | str, ...]) -> str:
+    """Return a place in a JSON document: ``("history", 17, "high")`` is ``history[17].high``."""
+    name = ""
+    for part in location:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return name.removeprefix(".") or "body"
+
+
+def _field_error(error: ErrorDetails) -> FieldError:
+    name = field_name(error["loc"])
+    rule, context = error["type"], error.get("ctx", {})
+    if rule == "inconsistent":  # its text begins with the field
+        field, _, text = str(context["detail"]).partition(": ")
+        message = text.replace("must be", "expected", 1)
+        return FieldError(field=f"{name}.{field}", rule=rule, message=message)
+    if rule == "json_invalid":
+        return FieldError(
+            field=name, rule=rule, message=f"expected JSON in UTF-8, got: {context['error']}"
+        )
+    expected = _EXPECTED.get(rule, error["msg"])
+    limit = next((context[key] for key in ("gt", "ge", "lt", "le") if key in context), 0)
+    got = "nothing" if rule == "missing" else shown(error["input"])
+    message = f"expected {expected.format(limit=limit)}, got {got}"
+    return FieldError(field=name, rule=rule, message=message)
+
+
+_EXPECTED: Final[dict[str, str]] = {
+    "missing": "a value",
+    "extra_forbidden": "no such field",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "more than {limit:g}",
+    "greater_than_equal": "at least {limit:g}",
+    "less_than": "less than {limit:g}",
+    "less_than_equal": "at most {limit:g}",
+    "model_type": "an object",
+    "tuple_type": "an array",
+    "too_long": f"at most {MAX_HISTORY} candles",
+}
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, as JSON and short."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return f"an array of {len(value)}"
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,153 @@
+"""Which candle owes a forecast, which has it, and how long it took. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from shared.candles import Candle
+from shared.forecasts import Forecast
+
+REMEMBERED_IDS: Final = 50_000
+"""Forecasts whose repeats are known; after a crash a worker repeats at most what was in flight."""
+
+MOST_WAITING: Final = 100_000
+"""Candles in wait of their forecast before the reader should let the forecasts catch up."""
+
+_FINE_MS: Final = 10_000
+_COARSE_MS: Final = 100
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds from the append of a candle to the append of its forecast; None of nothing."""
+
+    p50: int | None
+    p95: int | None
+    p99: int | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out of a run."""
+
+    candles_in: int  # valid candles in the topic, repeats among them
+    forecasts_out: int  # distinct forecasts
+    dead_letters: int
+    missing_forecasts: int  # candles past the warm-up that have none
+    latency_ms: Latency
+
+
+class LatencyCounts:
+    """Counts of latencies, exact to the millisecond up to 10 s and to 0.1 s beyond."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, latency_ms: int) -> None:
+        """Count one latency."""
+        if latency_ms > _FINE_MS:
+            latency_ms = round(latency_ms / _COARSE_MS) * _COARSE_MS
+        self._counts[latency_ms] += 1
+
+    def quantile(self, level: float) -> int | None:
+        """Return the smallest latency that at least ``level`` of all do not exceed."""
+        needed = level * self._counts.total()
+        reached = 0
+        for latency_ms, count in sorted(self._counts.items()):
+            reached += count
+            if reached >= needed:
+                return latency_ms
+        return None
+
+
+@dataclass(slots=True)
+class _Series:
+    """What is remembered of one symbol and interval."""
+
+    candles: int = 0  # distinct ones, in order
+    last_open_ms: int = -1
+    last_close_ms: int = -1
+
+
+_Key = tuple[str, str, int]  # symbol, interval, close of the candle
+
+
+class Accounting:
+    """Matches forecasts with the candles that they come from.
+
+    The n-th and each later distinct candle of a symbol and interval owes one forecast, n being
+    the candles that the model needs. Messages come in order within a partition, but a forecast
+    may be read before its candle, since they lie in different topics. Memory grows with the
+    number of series and of forecasts that are missing, not with the length of the run.
+    """
+
+    def __init__(self, window_length: int) -> None:
+        self._window_length = window_length
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._waiting: dict[_Key, int] = {}  # owed -> append of the candle
+        self._early: dict[_Key, int] = {}  # read before its candle -> append of the forecast
+        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._latency = LatencyCounts()
+        self.candles = 0  # valid ones
+        self.forecasts = 0  # distinct ones
+        self.repeated_candles = 0  # no newer than their predecessor: owe nothing
+        self.repeated_forecasts = 0  # same id as before
+        self.dead_letters = 0
+
+    def candle(self, candle: Candle, append_ms: int) -> None:
+        """Take a candle from its topic, appended there at ``append_ms``."""
+        self.candles += 1
+        series = self._series.setdefault((candle.symbol, candle.interval), _Series())
+        if candle.open_ms <= series.last_open_ms:
+            self.repeated_candles += 1
+            return
+        series.candles += 1
+        series.last_open_ms = candle.open_ms
+        series.last_close_ms = candle.close_ms
+        key = (candle.symbol, candle.interval, candle.close_ms)
+        forecast_append_ms = self._early.pop(key, None)
+        if series.candles < self._window_length:
+            return
+        if forecast_append_ms is None:
+            self._waiting[key] = append_ms
+        else:
+            self._latency.add(forecast_append_ms - append_ms)
+
+    def forecast(self, forecast: Forecast, append_ms: int) -> None:
+        """Take a forecast from its topic, appended there at ``append_ms``."""
+        if forecast.id in self._ids:
+            self.repeated_forecasts += 1
+            return
+        self._ids[forecast.id] = None
+        if len(self._ids) > REMEMBERED_IDS:
+            self._ids.popitem(last=False)
+        self.forecasts += 1
+        key = (forecast.symbol, forecast.interval, forecast.as_of_ms)
+        candle_append_ms = self._waiting.pop(key, None)
+        if candle_append_ms is not None:
+            self._latency.add(append_ms - candle_append_ms)
+            return
+        series = self._series.get(key[:2])
+        if series is None or forecast.as_of_ms > series.last_close_ms:
+            self._early[key] = append_ms
+
+    def dead_letter(self) -> None:
+        """Take a message from the dead-letter topic."""
+        self.dead_letters += 1
+
+    @property
+    def missing(self) -> int:
+        """Candles that owe a forecast and have none yet."""
+        return len(self._waiting)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether so many candles wait that forecasts should be read first."""
+        return len(self._waiting) > MOST_WAITING and not self._early
+
+    def summary(self) -> Summary:
+        """Return the account as it stands."""
+        latency = Latency(*(self._latency.quantile(level) for level in (0.5, 0.95, 0.99)))
+        return Summary(self.candles, self.forecasts, self.dead_letters, self.missing, latency)

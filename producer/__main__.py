@@ -1,0 +1,155 @@
+"""``python -m producer``: wiring only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from producer.replay import ReplaySource
+from producer.resume import ResumeError, newest_published
+from producer.settings import ProducerSettings
+from producer.sink import KafkaSink, PublishError
+from producer.source import CandleSource, SourceError
+from shared import topics
+from shared.history import BUNDLED_SYMBOLS, History, HistoryError, bundled, from_file
+from shared.metrics import ProducerMetrics
+from shared.settings import configure_logging
+from shared.status import Health, StatusServer
+
+log = logging.getLogger("producer")
+
+STALLED_S = 30.0
+"""How long the broker may leave candles unacknowledged before /readyz says so."""
+
+
+class _Progress:
+    """What the probes tell; read by the status server's thread."""
+
+    sink: KafkaSink | None = None
+
+    def live(self) -> Health:
+        return Health(ok=True, detail=f"{self.sink.published if self.sink else 0} candles")
+
+    def ready(self) -> Health:
+        if self.sink is None:
+            return Health(ok=False, detail="connecting to Kafka")
+        waiting_s = self.sink.waiting_s()
+        if waiting_s > STALLED_S:
+            return Health(ok=False, detail=f"Kafka has acknowledged nothing for {waiting_s:.0f} s")
+        return Health(ok=True, detail="publishing")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the producer and return its exit code."""
+    settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
+    configure_logging(settings.log_level)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    try:
+        return asyncio.run(_until_signal(settings))
+    except (HistoryError, PublishError, ResumeError, SourceError, topics.TopicError) as error:
+        log.error("%s", error)
+    except OSError as error:
+        log.error("%s:%d: %s", settings.metrics_host, settings.metrics_port, error)
+    return 1
+
+
+async def _until_signal(settings: ProducerSettings) -> int:
+    task = asyncio.ensure_future(_run(settings))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("stopped by a signal")
+    return 0
+
+
+async def _run(settings: ProducerSettings) -> None:
+    registry = CollectorRegistry()
+    metrics = ProducerMetrics(registry)
+    progress = _Progress()
+    server = StatusServer(
+        settings.metrics_host,
+        settings.metrics_port,
+        registry,
+        live=progress.live,
+        ready=progress.ready,
+    )
+    with server, _source(settings, metrics) as source:
+        log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
+        await _publish(settings, source, metrics, progress)
+
+
+async def _publish(
+    settings: ProducerSettings,
+    source: CandleSource,
+    metrics: ProducerMetrics,
+    progress: _Progress,
+) -> None:
+    await topics.ensure(settings.bootstrap, topics.market_topics(settings))
+    published = await newest_published(
+        settings.bootstrap, settings.candles_topic, source.symbols, source.interval
+    )
+    async with KafkaSink(settings.bootstrap, settings.candles_topic, metrics, source.name) as sink:
+        progress.sink = sink
+        async with aclosing(source.candles(published)) as candles:
+            async for candle in candles:
+                await sink.publish(candle)
+        await sink.flush()
+        log.info(
+            "done: %d candles published to %s at %.0f a second",
+            sink.published, settings.candles_topic, sink.rate(),
+        )  # fmt: skip
+
+
+@contextmanager
+def _source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
+    if settings.source == "replay":
+        history = _history(settings)
+        for row in history.rejected[:10]:
+            log.warning("%s: row %d: %s: left out", history.name, row.row, row.detail)
+        if history.rejected:
+            log.warning(
+                "%s: %d rows left out, %d candles", history.name, len(history.rejected),
+                len(history.candles),
+            )  # fmt: skip
+        yield ReplaySource(history, settings.interval, settings.speed)
+        return
+    # yfinance takes a second and 100 MB to import, which a replay does without
+    from producer.polling import PollingSource  # noqa: PLC0415
+    from producer.yahoo import Yahoo  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="candlecast-yahoo-") as temporary:
+        cache_dir = settings.cache_dir or Path(temporary)
+        yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
+        yield PollingSource(
+            settings.symbols or BUNDLED_SYMBOLS,
+            settings.interval,
+            yahoo.poll,
+            metrics,
+            poll_ms=round(settings.poll_seconds * 1000),
+            once=settings.once,
+        )
+
+
+def _history(settings: ProducerSettings) -> History:
+    if settings.path is None:
+        return bundled(settings.symbols or BUNDLED_SYMBOLS)
+    return from_file(settings.path, settings.interval, settings.symbols)
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    # a request to Yahoo that hangs in its thread must not hold up the end of the process
+    os._exit(code)

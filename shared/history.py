@@ -1,0 +1,267 @@
+"""Candles out of tables: the bundled real ones, or a CSV or Parquet file."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from shared.candles import DAY_MS, INTERVALS_MS, Candle, describe
+
+BUNDLED: Final = "bokeh_sampledata/_data/stocks.csv.gz"
+BUNDLED_SYMBOLS: Final = ("AAPL", "GOOG", "IBM", "MSFT")
+"""Those with years of daily candles; the data holds FB too, with 196."""
+
+HAIR: Final = 1e-6
+"""How far, relatively, a price may overstep high or low: some roundings of a 32-bit float."""
+
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_PRICES: Final = ("open", "high", "low", "close")
+_NAMES: Final = {"ticker": "symbol"}
+
+Row = tuple[int, Mapping[str, object]]  # number as an editor shows it, values by column
+
+
+class HistoryError(Exception):
+    """A table that cannot be read as candles at all."""
+
+
+class _BadValue(ValueError):
+    """A value that is no number or no date."""
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that is not a valid candle, and the rule it breaks."""
+
+    row: int  # as an editor numbers lines, the header being 1
+    detail: str
+
+
+@dataclass(frozen=True)
+class History:
+    """The candles of a table as a market would have delivered them."""
+
+    name: str
+    candles: tuple[Candle, ...]  # by (open_ms, symbol)
+    rejected: tuple[RejectedRow, ...]
+
+
+def bundled(symbols: Sequence[str] = BUNDLED_SYMBOLS) -> History:
+    """Return real daily candles of 2000 to 2013, scaled by Adj Close; no row is rejected.
+
+    Raises:
+        HistoryError: when the package that carries them is missing, or a symbol.
+    """
+    try:
+        data = files("bokeh_sampledata") / "_data" / "stocks.csv.gz"
+    except ModuleNotFoundError as error:
+        raise HistoryError(
+            'the bundled candles are missing: pip install "candlecast[local]"'
+        ) from error
+    with data.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="") as text:
+        return _history(BUNDLED, _numbered(text), "1d", symbols)
+
+
+def from_file(path: Path, interval: str, symbols: Sequence[str] = ()) -> History:
+    """Return the candles in a CSV (also ``.csv.gz``) or Parquet file.
+
+    Columns: ``symbol``; ``date`` (``YYYY-MM-DD``, for intervals of days) or ``open_ms`` (UTC
+    epoch milliseconds); ``open, high, low, close, volume``; if there, ``close_ms``, and
+    ``adj_close``, by which the prices are then scaled. Upper case and spaces do not matter.
+
+    Args:
+        path: the file; its ending tells what it is.
+        interval: of all its candles, such as ``1d``.
+        symbols: the ones to keep, all if empty.
+
+    Raises:
+        HistoryError: when the file cannot be read, lacks a column or a symbol, or holds no
+            valid candle; a single row that breaks a rule is in ``rejected`` instead.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return _history(str(path), _parquet(path), interval, symbols)
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as text:
+                return _history(str(path), _numbered(text), interval, symbols)
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            return _history(str(path), _numbered(text), interval, symbols)
+    except OSError as error:
+        raise HistoryError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, EOFError, csv.Error) as error:
+        raise HistoryError(f"{path}: not a CSV file in UTF-8: {error}") from error
+
+
+def make_candle(
+    symbol: str,
+    interval: str,
+    times: tuple[int, int],
+    ohlcv: tuple[float, float, float, float, float],
+    source: str,
+) -> Candle:
+    """Return a candle of computed prices, its high and low widened by at most ``HAIR``.
+
+    Adjusted prices are products of rounded factors, so that a close may lie a hair above its
+    high. That is no error of the market's: high and low then take the close's own value. A
+    larger contradiction stays and is refused.
+
+    Args:
+        symbol: of the candle.
+        interval: of the candle.
+        times: ``open_ms, close_ms``.
+        ohlcv: open, high, low, close, volume.
+        source: who says so.
+
+    Raises:
+        ValidationError: naming the rule that is broken.
+    """
+    opened, high, low, close, volume = ohlcv
+    top, bottom = max(opened, close), min(opened, close)
+    return Candle(
+        symbol=symbol,
+        interval=interval,
+        open_ms=times[0],
+        close_ms=times[1],
+        open=opened,
+        high=top if high < top <= high * (1 + HAIR) else high,
+        low=bottom if low > bottom >= low * (1 - HAIR) else low,
+        close=close,
+        volume=volume,
+        source=source,
+    )
+
+
+def broken_rules(error: ValidationError) -> str:
+    """Return what a candle's validation found, as ``field: rule, got value``."""
+    return "; ".join(describe(one) for one in error.errors(include_url=False))
+
+
+def _history(name: str, rows: Iterator[Row], interval: str, symbols: Sequence[str]) -> History:
+    wanted = frozenset(symbols)
+    found: dict[tuple[int, str], tuple[int, Candle]] = {}
+    rejected: list[RejectedRow] = []
+    for number, row in _checked_columns(name, rows, interval):
+        if wanted and row["symbol"] not in wanted:
+            continue
+        try:
+            candle = _candle(row, interval)
+        except ValidationError as error:
+            rejected.append(RejectedRow(number, broken_rules(error)))
+            continue
+        except _BadValue as error:
+            rejected.append(RejectedRow(number, str(error)))
+            continue
+        first, _ = found.setdefault((candle.open_ms, candle.symbol), (number, candle))
+        if first != number:
+            detail = f"{candle.symbol}: expected each candle once, got that of row {first} again"
+            rejected.append(RejectedRow(number, detail))
+    _check_found(name, {symbol for _, symbol in found}, wanted, rejected)
+    return History(name, tuple(found[key][1] for key in sorted(found)), tuple(rejected))
+
+
+def _checked_columns(name: str, rows: Iterator[Row], interval: str) -> Iterator[Row]:
+    first = next(rows, None)
+    if first is None:
+        raise HistoryError(f"{name}: expected a header and rows, got none")
+    columns = first[1].keys()
+    by_date = INTERVALS_MS[interval] >= DAY_MS and "open_ms" not in columns
+    needed = ("symbol", "date" if by_date else "open_ms", *_PRICES, "volume")
+    missing = [one for one in needed if one not in columns]
+    if missing:
+        raise HistoryError(
+            f"{name}: expected the column {missing[0]} for interval {interval}, "
+            f"got {', '.join(columns)}"
+        )
+    return chain([first], rows)
+
+
+def _check_found(
+    name: str, found: set[str], wanted: frozenset[str], rejected: list[RejectedRow]
+) -> None:
+    absent = sorted(wanted - found)
+    if found and not absent:
+        return
+    bad = f"; first of {len(rejected)} bad rows: {rejected[0].row}: {rejected[0].detail}"
+    what = f"candles of {', '.join(absent)}" if absent else "candles"
+    raise HistoryError(f"{name}: expected {what}, got none{bad if rejected else ''}")
+
+
+def _candle(row: Mapping[str, object], interval: str) -> Candle:
+    prices = [_number(row, name) for name in _PRICES]
+    if "adj_close" in row:
+        # one factor for all four: products keep their order, so high stays the highest
+        factor = _number(row, "adj_close") / prices[3] if prices[3] else 0.0
+        prices = [price * factor for price in prices]
+    opened, high, low, close = prices
+    open_ms = _whole(row, "open_ms") if "open_ms" in row else _midnight_ms(row["date"])
+    close_ms = _whole(row, "close_ms") if "close_ms" in row else open_ms + INTERVALS_MS[interval]
+    return make_candle(
+        str(row["symbol"]),
+        interval,
+        (open_ms, close_ms),
+        (opened, high, low, close, _number(row, "volume")),
+        "replay",
+    )
+
+
+def _number(row: Mapping[str, object], name: str) -> float:
+    value = row[name]
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise _BadValue(f"{name}: expected a number, got {value!r}") from None
+
+
+def _whole(row: Mapping[str, object], name: str) -> int:
+    value = row[name]
+    try:
+        return int(value)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError):
+        raise _BadValue(f"{name}: expected whole milliseconds, got {value!r}") from None
+
+
+def _midnight_ms(value: object) -> int:
+    try:
+        # a Parquet date prints as one, a timestamp with its time of day after it
+        day = date.fromisoformat(str(value).removesuffix(" 00:00:00"))
+    except ValueError:
+        raise _BadValue(f"date: expected YYYY-MM-DD, got {value!r}") from None
+    return (day.toordinal() - _EPOCH_DAY) * DAY_MS
+
+
+def _numbered(text: Iterator[str]) -> Iterator[Row]:
+    reader = csv.reader(text)
+    header = [_column(name) for name in next(reader, [])]
+    for values in reader:
+        if values:
+            yield reader.line_num, dict(zip(header, values + [""] * len(header), strict=False))
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pandas as pd  # noqa: PLC0415 -- a second to import, which CSV does without
+
+    try:
+        table = pd.read_parquet(path)
+    except ImportError as error:
+        raise HistoryError(
+            f"{path}: Parquet needs one more package: pip install pyarrow"
+        ) from error
+    except ValueError as error:  # pyarrow's errors of format are some
+        raise HistoryError(f"{path}: not a Parquet file: {error}") from error
+    columns = [_column(str(name)) for name in table.columns]
+    for number, values in enumerate(table.itertuples(index=False, name=None), start=2):
+        yield number, dict(zip(columns, values, strict=True))
+
+
+def _column(name: str) -> str:
+    plain = name.strip().lower().replace(" ", "_")
+    return _NAMES.get(plain, plain)

@@ -1,0 +1,30 @@
+"""What all tests share: reproducible Hypothesis profiles, and skips that CI does not accept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "candlecast",
+    derandomize=True,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("candlecast")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where everything that a test may need is installed."""
+    del item, call
+    report = yield
+    if report.skipped and os.environ.get("CANDLECAST_SKIP_IS_FAILURE"):
+        report.outcome = "failed"
+    return report

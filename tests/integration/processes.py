@@ -1,0 +1,81 @@
+"""Real processes in tests: started with a log, waited for in bounded time, never left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from local.leash import Leash
+from local.process import Process
+
+T = TypeVar("T")
+
+_POLL_S = 0.05
+
+
+class Processes:
+    """Starts Python modules as processes and kills what still runs at the end of the context."""
+
+    def __init__(self, logs: Path, leash: Leash) -> None:
+        self._logs = logs
+        self._leash = leash
+        self._started: list[Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in reversed(self._started):
+            process.kill()
+
+    def start(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> Process:
+        """Start ``python -m module args``, its output in ``process.log``."""
+        log = self._logs / f"{len(self._started)}-{module}.log"
+        argv = [sys.executable, "-m", module, *args]
+        process = Process(module, argv, log=log, leash=self._leash, env=env)
+        self._started.append(process)
+        return process
+
+
+def wait_until(
+    condition: Callable[[], T], timeout_s: float, what: str, *, process: Process | None = None
+) -> T:
+    """Return the first truthy answer of ``condition``.
+
+    Fails the test naming ``what`` when there is none in time, or when ``process`` ends first;
+    then with the end of its log.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if process is not None and process.exit_code is not None:
+            raise AssertionError(
+                f"{process.name} ended with {process.exit_code} before {what}:\n"
+                f"{process.log_tail()}"
+            )
+        if time.monotonic() >= deadline:
+            shown = "" if process is None else f"; its log ends:\n{process.log_tail()}"
+            raise AssertionError(f"not within {timeout_s:g} s: {what}{shown}")
+        time.sleep(_POLL_S)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process of this id runs; one that has ended but was not collected does not."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"

@@ -1,0 +1,54 @@
+"""Requests to an application without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from api.app import create_app
+from api.bodies import Problem
+from api.openapi import example_history
+from shared.forecaster import Forecaster, PersistenceForecaster
+
+LENGTH = 20
+
+
+def application(forecaster: Forecaster | None = None, **options: Any) -> FastAPI:
+    model = forecaster or PersistenceForecaster(LENGTH, horizons=(1, 5))
+    return create_app(model, CollectorRegistry(), **options)
+
+
+def call(app: FastAPI, method: str, path: str, **request: Any) -> httpx.Response:
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+            return await client.request(method, path, **request)
+
+    return asyncio.run(send())
+
+
+def predict(app: FastAPI, history: object) -> httpx.Response:
+    return call(app, "POST", "/predict", json={"history": history})
+
+
+def post(app: FastAPI, body: bytes) -> httpx.Response:
+    return call(app, "POST", "/predict", content=body, headers={"content-type": "application/json"})
+
+
+def history(length: int = LENGTH) -> list[dict[str, Any]]:
+    return [dict(one) for one in example_history(length)]
+
+
+def problem_of(response: httpx.Response) -> Problem:
+    """Return the problem document of an answer, after checking that it is one."""
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(response.content)
+    assert problem.status == response.status_code
+    assert problem.title
+    assert problem.detail
+    assert set(response.json()) == {"type", "title", "status", "detail", "errors"}
+    return problem

@@ -1,0 +1,147 @@
+"""The parts of Yahoo that yfinance asks for candles, with faults on order."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from aiohttp import web
+
+from tests.yahoo.market import Listing, chart
+
+
+class Fault(Enum):
+    """How the chart endpoint may fail."""
+
+    RATE_LIMIT = "429"
+    NOT_FOUND = "404"
+    SERVER_ERROR = "500"
+    EMPTY = "no rows"
+    NULL = "no result"
+    MALFORMED = "half a JSON document"
+    HTML = "a page of regret"
+    SLOW = "no answer in time"
+    RESET = "a broken connection"
+
+
+SLOW_S: Final = 30.0
+"""Longer than any client waits."""
+
+_JSON_ERROR: Final = {
+    "chart": {
+        "result": None,
+        "error": {"code": "Not Found", "description": "No data found, symbol may be delisted"},
+    }
+}
+
+
+@dataclass
+class _Order:
+    fault: Fault
+    left: int | None  # None: for ever
+
+
+class YahooServer:
+    """Answers as Yahoo does; its clock is whatever ``now_ms`` says."""
+
+    def __init__(self, listings: Mapping[str, Listing], now_ms: Callable[[], int]) -> None:
+        self.listings = dict(listings)
+        self.now_ms = now_ms
+        self.requests: list[tuple[str, str, dict[str, str]]] = []  # host, path, query
+        self.port = 0
+        self._orders: dict[str, _Order] = {}
+        self._runner: web.AppRunner | None = None
+
+    def fail(self, symbol: str, fault: Fault, times: int | None = None) -> None:
+        """Let the next ``times`` requests for a symbol fail, all if None."""
+        self._orders[symbol] = _Order(fault, times)
+
+    def heal(self, symbol: str) -> None:
+        """Let requests for a symbol succeed again."""
+        self._orders.pop(symbol, None)
+
+    async def start(self, tls: ssl.SSLContext) -> None:
+        """Listen on a free port of loopback."""
+        app = web.Application()
+        app.router.add_get("/", self._cookie)
+        app.router.add_get("/v1/test/getcrumb", self._crumb)
+        app.router.add_get("/v8/finance/chart/{symbol}", self._chart)
+        app.router.add_route("*", "/{path:.*}", self._nothing)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening and drop what is being answered."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _cookie(self, request: web.Request) -> web.Response:
+        self._note(request)
+        # fc.yahoo.com gives its cookie with a 404
+        cookie = "A3=d=standin; Max-Age=31557600; Domain=.yahoo.com; Path=/; Secure; HttpOnly"
+        return web.Response(status=404, headers={"Set-Cookie": cookie})
+
+    async def _crumb(self, request: web.Request) -> web.Response:
+        self._note(request)
+        return web.Response(text="crumb.of.the.standin")
+
+    async def _nothing(self, request: web.Request) -> web.Response:
+        self._note(request)
+        return web.json_response({"finance": {"error": "not found"}}, status=404)
+
+    async def _chart(self, request: web.Request) -> web.Response:
+        self._note(request)
+        symbol = request.match_info["symbol"]
+        listing = self.listings.get(symbol)
+        fault = self._next_fault(symbol) if listing else Fault.NOT_FOUND
+        if fault is not None:
+            return await self._failed(request, fault)
+        assert listing is not None
+        result = chart(listing, request.query, self.now_ms())
+        return web.json_response({"chart": {"result": [result], "error": None}})
+
+    async def _failed(self, request: web.Request, fault: Fault) -> web.Response:
+        if fault is Fault.SLOW:
+            await asyncio.sleep(SLOW_S)
+        if fault is Fault.RESET and request.transport is not None:
+            request.transport.abort()
+        if fault is Fault.EMPTY:
+            listing = self.listings[request.match_info["symbol"]]
+            result = chart(listing, request.query, self.now_ms())
+            result = {"meta": result["meta"], "indicators": {"quote": [{}], "adjclose": [{}]}}
+            return web.json_response({"chart": {"result": [result], "error": None}})
+        return _RESPONSES[fault]()
+
+    def _next_fault(self, symbol: str) -> Fault | None:
+        order = self._orders.get(symbol)
+        if order is None:
+            return None
+        if order.left is not None:
+            order.left -= 1
+            if order.left <= 0:
+                del self._orders[symbol]
+        return order.fault
+
+    def _note(self, request: web.Request) -> None:
+        self.requests.append((request.host, request.path, dict(request.query)))
+
+
+_RESPONSES: Final[Mapping[Fault, Callable[[], web.Response]]] = {
+    Fault.RATE_LIMIT: lambda: web.Response(status=429, text="Too Many Requests\r\n"),
+    Fault.NOT_FOUND: lambda: web.json_response(_JSON_ERROR, status=404),
+    Fault.SERVER_ERROR: lambda: web.Response(status=500, text="<html>Internal Server Error</html>"),
+    Fault.NULL: lambda: web.json_response({"chart": {"result": None, "error": None}}),
+    Fault.MALFORMED: lambda: web.Response(
+        text='{"chart":{"result":[{"meta":{"curr', content_type="application/json"
+    ),
+    Fault.HTML: lambda: web.Response(text="<html>Will be right back...</html>"),
+    Fault.SLOW: lambda: web.Response(status=504),
+    Fault.RESET: lambda: web.Response(status=502),
+}

@@ -1,0 +1,1 @@
+"""The classical methods that the network is measured against, each walked forward."""

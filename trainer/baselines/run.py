@@ -1,0 +1,55 @@
+"""All baselines over all symbols, as tables like the back-test's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trainer import forecast_table
+from trainer.baselines.automatic import Arima, Ets
+from trainer.baselines.empirical import Drift, Ewma, Persistence, RollingQuantiles
+from trainer.baselines.garch import Garch
+from trainer.baselines.har import Har
+from trainer.baselines.price_level import PriceLevelLstm
+from trainer.baselines.walk import Baseline, Walk
+
+BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
+    "persistence": Persistence,
+    "drift": Drift,
+    "rolling": RollingQuantiles,
+    "ewma": Ewma,
+    "garch": Garch,
+    "gjr": lambda: Garch(asymmetric=True),
+    "har": Har,
+    "lstm": PriceLevelLstm,
+    "arima": Arima,
+    "ets": Ets,
+}
+"""Every baseline by the name that ``--baselines`` takes."""
+
+
+def forecast_symbol(
+    baseline: Baseline,
+    symbol: str,
+    open_ms: NDArray[np.int64],
+    candles: NDArray[np.float64],
+    walk: Walk,
+) -> pd.DataFrame:
+    """Return a baseline's table of one symbol; empty when its history is too short.
+
+    Args:
+        baseline: the method.
+        symbol: whose candles these are.
+        open_ms: opening times, shape (n,), UTC.
+        candles: shape (n, 5).
+        walk: horizons, levels and refits.
+    """
+    prediction = baseline.forecast(candles, walk)
+    first = min(walk.first, len(candles))
+    return forecast_table.build(
+        symbol, open_ms[first:], candles[first:, 3], walk.horizons, walk.levels, prediction
+    )
