@@ -62,6 +62,7 @@ class HealthAnswer(Message):
 
     status: str
     model_version: str
+    window_length: int = Field(description="candles that a history must hold at least")
 
 
 class ProbeAnswer(Message):

@@ -15,6 +15,7 @@ from api.bodies import MAX_HISTORY, FieldError, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_ERRORS: Final = 20
+MAX_FAULTS: Final = 2_000
 
 # RFC 9110's names; those of http.HTTPStatus differ between versions of Python
 _TITLES: Final[dict[int, str]] = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -50,6 +51,10 @@ def problem(
 
 def invalid_body(error: ValidationError) -> ProblemError:
     """Return the problem of a body that breaks a rule: 400 if it is no JSON, else 422."""
+    count = error.error_count()
+    if count > MAX_FAULTS:  # to list so many would take longer than to find them
+        message = f"expected a valid body, got one with {count} faults"
+        return problem(422, FieldError(field="body", rule="too_many_faults", message=message))
     details = error.errors(include_url=False)
     status = 400 if details[0]["type"] == "json_invalid" else 422
     shown = (_field_error(one) for one in details[:MAX_ERRORS])

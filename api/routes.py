@@ -51,7 +51,11 @@ def status_routes(predictor: Predictor, registry: CollectorRegistry) -> APIRoute
     @router.get("/")
     async def health() -> HealthAnswer:
         """Say that the API serves, and with which model."""
-        return HealthAnswer(status="ok", model_version=predictor.forecaster.model_version)
+        return HealthAnswer(
+            status="ok",
+            model_version=predictor.forecaster.model_version,
+            window_length=predictor.forecaster.window_length,
+        )
 
     @router.get("/livez", openapi_extra=PROBE)
     async def live() -> ProbeAnswer:

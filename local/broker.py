@@ -18,7 +18,7 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from local import jars
 from local.leash import Leash
@@ -204,6 +204,11 @@ class Broker:
         """End it in order; kill it when that takes longer than ``timeout_s`` seconds."""
         if self._process is not None:
             self._process.stop(timeout_s)
+
+    def wait_ended(self) -> NoReturn:
+        """Wait for as long as it runs; then raise ``BrokerError`` with the end of the log."""
+        while True:
+            self._running().wait(1.0)
 
     def restart(self) -> None:
         """Start it again on the same data and the same ports, after stopping what still runs."""

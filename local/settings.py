@@ -33,7 +33,7 @@ class LocalSettings(BrokerSettings):
     variable: --data-dir is CANDLECAST_DATA_DIR.
     """
 
-    model_config = SettingsConfigDict(cli_shortcuts={"json_summary": "json"})
+    model_config = SettingsConfigDict(cli_shortcuts={"json-summary": "json"})
 
     source: Literal["replay", "yfinance"] = Field(
         "replay", description="replay: a finite history; yfinance: Yahoo's candles as they close"

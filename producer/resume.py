@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 FIRST_SPAN: Final = 1000
 """Messages looked at first at a partition's end; each further look is four times as long."""
 
+METADATA_TIMEOUT_S: Final = 30.0
+"""How long a topic that was just made may take to be known."""
+
+_METADATA_PAUSE_S: Final = 0.05
 _ANY_TIME_MS: Final = 1 << 53
 _POLL_MS: Final = 10_000
 
@@ -114,16 +119,27 @@ async def _newest(
 async def _symbols_by_partition(
     consumer: Any, topic: str, symbols: Iterable[str]
 ) -> dict[TopicPartition, list[str]]:
-    await consumer.topics()  # brings the topic's metadata
-    partitions = sorted(consumer.partitions_for_topic(topic) or ())
-    if not partitions:
-        raise ResumeError(f"topic {topic}: does not exist")
+    partitions = await _partitions(consumer, topic)
     pick = DefaultPartitioner()
     chosen: dict[TopicPartition, list[str]] = defaultdict(list)
     for symbol in symbols:
         number = pick(symbol.encode(), partitions, partitions)
         chosen[TopicPartition(topic, number)].append(symbol)
     return dict(chosen)
+
+
+async def _partitions(consumer: Any, topic: str) -> list[int]:
+    """Wait for a topic's partitions: brokers know a new topic some moments after it was made."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + METADATA_TIMEOUT_S
+    while True:
+        await consumer.topics()  # asks a broker
+        partitions = sorted(consumer.partitions_for_topic(topic) or ())
+        if partitions:
+            return partitions
+        if loop.time() >= deadline:
+            raise ResumeError(f"topic {topic}: no broker knows it")
+        await asyncio.sleep(_METADATA_PAUSE_S)
 
 
 async def _read_span(

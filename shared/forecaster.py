@@ -185,7 +185,7 @@ def _message(
     levels = [f"{level:g}" for level in forecaster.quantile_levels]
     median = forecaster.quantile_levels.index(MEDIAN)
     weekends = due.interval == "1d" and due.window.trades_weekends
-    return Forecast.model_construct(
+    return Forecast.trusted(
         id=forecast_id(
             due.symbol, due.interval, due.as_of_ms, due.window.records, forecaster.model_version
         ),
@@ -196,7 +196,7 @@ def _message(
         model_version=forecaster.model_version,
         made_at_ms=now_ms,
         horizons=tuple(
-            Horizon.model_construct(
+            Horizon.trusted(
                 step=step,
                 due_ms=due_ms(due.as_of_ms, due.interval, step, trades_weekends=weekends),
                 predicted_close=row[median],

@@ -25,6 +25,7 @@ HAIR: Final = 1e-6
 
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _PRICES: Final = ("open", "high", "low", "close")
+_SURPLUS: Final = "beyond the header"
 _NAMES: Final = {"ticker": "symbol"}
 
 Row = tuple[int, Mapping[str, object]]  # number as an editor shows it, values by column
@@ -190,12 +191,16 @@ def _check_found(
     absent = sorted(wanted - found)
     if found and not absent:
         return
-    bad = f"; first of {len(rejected)} bad rows: {rejected[0].row}: {rejected[0].detail}"
     what = f"candles of {', '.join(absent)}" if absent else "candles"
-    raise HistoryError(f"{name}: expected {what}, got none{bad if rejected else ''}")
+    why = ""
+    if rejected:
+        why = f"; {len(rejected)} bad rows, the first {rejected[0].row}: {rejected[0].detail}"
+    raise HistoryError(f"{name}: expected {what}, got none{why}")
 
 
 def _candle(row: Mapping[str, object], interval: str) -> Candle:
+    if _SURPLUS in row:
+        raise _BadValue(f"expected {len(row) - 1} values, got {row[_SURPLUS]} beyond them")
     prices = [_number(row, name) for name in _PRICES]
     if "adj_close" in row:
         # one factor for all four: products keep their order, so high stays the highest
@@ -239,11 +244,10 @@ def _midnight_ms(value: object) -> int:
 
 
 def _numbered(text: Iterator[str]) -> Iterator[Row]:
-    reader = csv.reader(text)
-    header = [_column(name) for name in next(reader, [])]
-    for values in reader:
-        if values:
-            yield reader.line_num, dict(zip(header, values + [""] * len(header), strict=False))
+    reader = csv.DictReader(text, restkey=_SURPLUS, restval="")
+    reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
+    for row in reader:
+        yield reader.line_num, row
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -56,7 +56,7 @@ async def ensure(bootstrap: str, topics: Iterable[Topic], *, timeout_s: float = 
     admin = await _connect(bootstrap, timeout_s)
     try:
         for topic in topics:
-            await _ensure_one(admin, topic)
+            await _ensure_one(admin, topic, timeout_s)
     finally:
         await admin.close()
 
@@ -79,7 +79,7 @@ async def _connect(bootstrap: str, timeout_s: float) -> AIOKafkaAdminClient:
             await asyncio.sleep(1.0)
 
 
-async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
+async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic, timeout_s: float) -> None:
     new = NewTopic(
         topic.name, topic.partitions, topic.replication, topic_configs=dict(topic.config)
     )
@@ -87,13 +87,29 @@ async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
     name, code, message = response.topic_errors[0][:3]
     if code == 0:
         log.info("created topic %s with %d partitions", name, topic.partitions)
-        return
-    if code != TopicAlreadyExistsError.errno:
+    elif code != TopicAlreadyExistsError.errno:
         raise TopicError(f"topic {name}: {for_code(code).__name__}: {message}")
-    described: Any = await admin.describe_topics([topic.name])
-    got = len(described[0]["partitions"])
+    got = await _visible_partitions(admin, name, timeout_s)
     if got != topic.partitions:
         raise TopicError(
             f"topic {name}: expected {topic.partitions} partitions, got {got}; the candles, "
             "forecasts and window topics must agree: set --partitions to match, or recreate it"
         )
+
+
+async def _visible_partitions(admin: AIOKafkaAdminClient, name: str, timeout_s: float) -> int:
+    """Return the partitions of a topic once the broker's metadata shows them all with leaders.
+
+    A broker answers the creation before its metadata has the topic; a consumer that subscribes
+    in between is given no partition of it, and idles for ever.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        [described] = await admin.describe_topics([name])
+        partitions = described["partitions"]
+        if partitions and all(one["leader"] >= 0 for one in partitions):
+            return len(partitions)
+        if loop.time() >= deadline:
+            raise TopicError(f"topic {name}: has no leaders within {timeout_s:g} s")
+        await asyncio.sleep(0.05)

@@ -105,8 +105,14 @@ class Window:
 
     @property
     def trades_weekends(self) -> bool:
-        """Whether any of the candles opened on a Saturday or Sunday (UTC)."""
-        return bool(np.isin(self._view()["open_ms"] // DAY_MS % 7, WEEKEND).any())
+        """Whether one of the last seven candles opened on a Saturday or Sunday (UTC).
+
+        A symbol that trades every day has one among any seven daily candles.
+        """
+        newest = self.records[-7 * RECORD_BYTES :]
+        return any(
+            open_ms // DAY_MS % 7 in WEEKEND for open_ms, *_ in _RECORD.iter_unpack(newest)
+        )
 
     def ohlcv(self) -> NDArray[np.float32]:
         """Return the candles, shape (T, 5): open, high, low, close, volume; oldest first."""

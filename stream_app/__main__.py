@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -64,37 +66,43 @@ async def serve(settings: WorkerSettings, forecaster: Forecaster) -> int:
         await topics.ensure(settings.bootstrap, worker_topics(settings))
         publisher = Publisher(settings)
         await publisher.start()
-        try:
-            return await _run(CandleWorker(settings, forecaster, publisher, metrics), health, stop)
-        finally:
-            await publisher.stop()
+        worker = CandleWorker(settings, forecaster, publisher, metrics)
+        await _run(worker, health, stop)
+        return await _shut_down(worker, publisher)
 
 
-async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> int:
-    app = worker.app
+async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> None:
+    """Start the worker and watch it until it is told to stop or has crashed."""
 
     @worker.table.on_recover
     async def recovered() -> None:
         health.recovered = True
         log.info("windows recovered: %d", len(worker.table.data.data))
 
-    await app.start()
-    while not stop.is_set() and not app.crashed:
+    await worker.app.start()
+    while not stop.is_set() and not worker.app.crashed:
         health.pulse = time.monotonic()
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), timeout=0.5)
-        except TimeoutError:
-            continue
-    if app.crashed:
-        log.error("the worker failed: %r", app.crash_reason)
-        return 1
+
+
+async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
+    """Drain if there is anything to drain, and leave within ``STOP_SECONDS``."""
+    crashed = worker.app.crashed
     log.info("stopping")
-    await worker.drain(STOP_SECONDS / 2)
     try:
-        await asyncio.wait_for(app.stop(), timeout=STOP_SECONDS / 2)
+        async with asyncio.timeout(STOP_SECONDS):
+            if not crashed:
+                await worker.drain()
+            await worker.app.stop()
+            await publisher.stop()
     except TimeoutError:
-        log.warning("Faust did not stop in time; everything is committed, so it is left")
-    return 0
+        log.error("no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS)
+        logging.shutdown()
+        os._exit(1)  # Faust's consumer thread would keep the process while the broker is away
+    if crashed:
+        log.error("the worker failed: %r", worker.app.crash_reason)
+    return int(crashed)
 
 
 def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:

@@ -16,6 +16,7 @@ from shared.metrics import WorkerMetrics
 from stream_app.pipeline import BatchResult, Incoming, advance
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
+from stream_app.transport import SilentMonitor, use_direct_transport
 from stream_app.windows import WindowTable
 
 
@@ -104,15 +105,14 @@ class CandleWorker:
         for i, _ in result.forecasts:
             metrics.latency_seconds.observe(max(0.0, now - batch[i].message.timestamp))
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self) -> None:
         """Stop taking messages, finish the batch in hand and commit its offsets."""
         consumer = self.app.consumer
         consumer.stop_flow()
         self.app.flow_control.suspend()
-        async with asyncio.timeout(timeout_s):
-            await self._idle.wait()
-            await asyncio.sleep(0)  # let the agent acknowledge the events it has just published
-            await consumer.commit()
+        await self._idle.wait()
+        await asyncio.sleep(0)  # let the agent acknowledge the events it has just published
+        await consumer.commit()
 
 
 def make_app(settings: WorkerSettings) -> faust.App:
@@ -121,6 +121,7 @@ def make_app(settings: WorkerSettings) -> faust.App:
     options: dict[str, Any] = {
         "broker": brokers,
         "store": "memory://",
+        "Monitor": SilentMonitor,
         "web_enabled": False,
         "topic_allow_declare": False,  # topics are made before, by shared.topics
         "topic_disable_leader": True,
@@ -131,9 +132,11 @@ def make_app(settings: WorkerSettings) -> faust.App:
         "broker_heartbeat_interval": settings.session_seconds / 10,
         "consumer_auto_offset_reset": "earliest",
         "stream_buffer_maxsize": 4 * settings.max_batch,
-        "stream_wait_empty": False,  # drain() waits, within a bound
+        "stream_wait_empty": False,  # drain() waits
     }
-    return faust.App(settings.group, **options)
+    app = faust.App(settings.group, **options)
+    use_direct_transport(app, brokers)
+    return app
 
 
 def now_ms() -> int:

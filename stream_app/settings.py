@@ -30,7 +30,7 @@ class WorkerSettings(KafkaSettings):
     )
     commit_seconds: float = Field(1.0, gt=0, description="time between commits of the offsets")
     session_seconds: float = Field(
-        30.0, ge=6, description="silence after which the broker gives the partitions to others"
+        10.0, ge=6, description="silence after which the broker gives the partitions to others"
     )
 
     @property

@@ -1,0 +1,1 @@
+"""Training, evaluation, search and back-test of the model."""

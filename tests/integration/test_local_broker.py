@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from local.broker import Broker, BrokerError
 from local.leash import Leash
 from local.process import Process
 from shared.topics import Topic, ensure
-from tests.integration.processes import Processes, runs, wait_until
+from tests.integration.processes import runs, wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -44,7 +44,11 @@ class Stub:
 def test_health_names_the_model() -> None:
     answer = call(application(), "GET", "/")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ok", "model_version": "persistence"}
+    assert answer.json() == {
+        "status": "ok",
+        "model_version": "persistence",
+        "window_length": LENGTH,
+    }
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

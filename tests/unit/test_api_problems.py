@@ -116,6 +116,12 @@ def test_many_faults_give_a_short_answer() -> None:
     assert len(answer.content) < 4096
 
 
+def test_a_flood_of_faults_is_only_counted() -> None:
+    [error] = problem_of(predict(APP, spoilt(**{f"x{number}": 0 for number in range(9000)}))).errors
+    assert (error.field, error.rule) == ("body", "too_many_faults")
+    assert error.message.endswith("got one with 9000 faults")
+
+
 def test_a_long_value_is_cut() -> None:
     [error] = problem_of(predict(APP, spoilt(open="x" * 10_000))).errors
     assert len(error.message) < 100

@@ -47,7 +47,7 @@ def test_the_bundled_candles_are_those_of_the_data_set_scaled_by_adj_close() -> 
 
 def test_bundled_symbols_can_be_chosen_and_must_exist() -> None:
     assert {one.symbol for one in bundled(["IBM"]).candles} == {"IBM"}
-    with pytest.raises(HistoryError, match=r"expected candles of NOPE, got none"):
+    with pytest.raises(HistoryError, match=r"expected candles of NOPE, got none$"):
         bundled(["IBM", "NOPE"])
 
 
@@ -106,12 +106,13 @@ def test_rows_that_break_a_rule_are_reported_with_row_and_rule(tmp_path: Path) -
         "A,2024-01-07,10,12,9,11",
         "A,2024-01-02,10,12,9,11,5",
         "A B,2024-01-08,10,12,9,11,5",
-        "A,2024-01-09,10,12,9,11,5",
+        "A,2024-01-09,10,12,9,11,1,234",
+        "A,2024-01-10,10,12,9,11,5",
     ]
     got = from_file(write(tmp_path, "\n".join([HEADER, *rows])), "1d")
     assert len(got.candles) == 2
     reported = {one.row: one.detail for one in got.rejected}
-    assert list(reported) == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert list(reported) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert reported[3] == "high: must be at least low 9, got 8"
     assert reported[4] == "open: expected a number, got 'ten'"
     assert reported[5] == "date: expected YYYY-MM-DD, got '04/01/2024'"
@@ -120,6 +121,7 @@ def test_rows_that_break_a_rule_are_reported_with_row_and_rule(tmp_path: Path) -
     assert reported[8] == "volume: expected a number, got ''"
     assert reported[9] == "A: expected each candle once, got that of row 2 again"
     assert reported[10].startswith("symbol: ")
+    assert reported[11] == "expected 7 values, got ['234'] beyond them"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_rows_that_break_a_rule_are_reported_with_row_and_rule(tmp_path: Path) -
         (f"{HEADER}\n", "1d", "expected a header and rows, got none"),
         ("symbol,date,open\nA,2024-01-02,1", "1d", "expected the column high .* got symbol, date"),
         (f"{HEADER}\nA,2024-01-02,1,1,1,1,1", "1m", "expected the column open_ms for interval 1m"),
-        (f"{HEADER}\nA,2024-01-02,1,2,3,1,1", "1d", "got none; first of 1 bad rows: 2: high"),
+        (f"{HEADER}\nA,2024-01-02,1,2,3,1,1", "1d", "got none; 1 bad rows, the first 2: high"),
     ],
 )
 def test_a_file_without_candles_is_an_error_that_names_it(

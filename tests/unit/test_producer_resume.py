@@ -39,9 +39,9 @@ def test_spans_cover_a_partition_backwards_without_hole_or_overlap(
 def test_a_tail_is_complete_once_every_symbol_was_seen() -> None:
     tail = Tail(["AAPL", "MSFT"], "1d")
     tail.read([message(one) for one in walk(5)])
-    assert not tail.is_complete
+    seen = [tail.is_complete]
     tail.read([message(one) for one in walk(3, symbol="MSFT")])
-    assert tail.is_complete
+    assert [*seen, tail.is_complete] == [False, True]
     assert tail.newest == {"AAPL": candle(4).open_ms, "MSFT": candle(2).open_ms}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class YahooServer:
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # host, path, query
         self.port = 0
         self._orders: dict[str, _Order] = {}
+        self._stopping = asyncio.Event()
         self._runner: web.AppRunner | None = None
 
     def fail(self, symbol: str, fault: Fault, times: int | None = None) -> None:
@@ -79,6 +81,7 @@ class YahooServer:
 
     async def stop(self) -> None:
         """Stop listening and drop what is being answered."""
+        self._stopping.set()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -109,7 +112,8 @@ class YahooServer:
 
     async def _failed(self, request: web.Request, fault: Fault) -> web.Response:
         if fault is Fault.SLOW:
-            await asyncio.sleep(SLOW_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), SLOW_S)
         if fault is Fault.RESET and request.transport is not None:
             request.transport.abort()
         if fault is Fault.EMPTY:

@@ -46,7 +46,7 @@ class _Automatic:
 
 
 class Arima(_Automatic):
-    """ARIMA, its order by AICc: Hyndman and Khandakar, "Automatic time series forecasting" (2008)."""
+    """ARIMA of the order with the least AICc; Hyndman and Khandakar (2008)."""
 
     name = "AutoARIMA"
 
@@ -55,7 +55,7 @@ class Arima(_Automatic):
 
 
 class Ets(_Automatic):
-    """Exponential smoothing, its form by AICc: Hyndman et al. (2002)."""
+    """Exponential smoothing of the form with the least AICc; Hyndman et al. (2002)."""
 
     name = "AutoETS"
 

@@ -41,14 +41,13 @@ class Fit:
 
 
 class Garch:
-    """GARCH(1,1), Student-t likelihood (Bollerslev 1987), ``asymmetric`` for GJR (Glosten,
-    Jagannathan and Runkle 1993).
+    """GARCH(1,1) with Student's t (Bollerslev 1987), or GJR's (1993) if ``asymmetric``.
 
     The distribution comes by filtered historical simulation: Barone-Adesi, Giannopoulos and
     Vosper, "VaR without correlations for portfolios of derivative securities" (1999). Past
-    residuals over their own volatility are drawn anew and sent through the recursion. The volatility
-    is scaled to the level of the range variance by their mean ratio in the past.
-    """  # noqa: D205 -- one sentence
+    residuals over their own volatility are drawn anew and sent through the recursion. The
+    volatility is scaled to the level of the range variance by their mean ratio in the past.
+    """
 
     def __init__(self, *, asymmetric: bool = False, paths: int = PATHS) -> None:
         self.asymmetric = asymmetric

@@ -64,9 +64,10 @@ def fitted_variance(
     weights = np.linalg.lstsq(inputs[known], _log_volatility(realised), rcond=None)[0]
     # row by row: a matrix product may round a row by how many others there are
     variance = np.exp(2 * np.sum(inputs * weights, axis=1))  # (n,)
-    ratio: np.float64 = np.mean(realised / variance[known])
-    return variance * ratio
+    scaled: NDArray[np.float64] = variance * np.mean(realised / variance[known])
+    return scaled
 
 
 def _log_volatility(variance: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 0.5 * np.log(np.maximum(variance, TINY_VARIANCE))
+    logs: NDArray[np.float64] = np.log(np.maximum(variance, TINY_VARIANCE))
+    return 0.5 * logs

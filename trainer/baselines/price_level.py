@@ -32,8 +32,9 @@ class PriceLevelLstm:
     def forecast(self, candles: NDArray[np.float64], walk: Walk) -> Prediction:
         torch.set_num_threads(1)
         close = candles[:, 3]
-        net, medians = _Net(len(walk.horizons)), np.full(
-            (max(len(close) - walk.first, 0), len(walk.horizons)), np.nan
+        net, medians = (
+            _Net(len(walk.horizons)),
+            np.full((max(len(close) - walk.first, 0), len(walk.horizons)), np.nan),
         )
         generator = torch.Generator().manual_seed(0)
         net.start(generator)
@@ -90,14 +91,17 @@ def _train(
     outcomes = torch.tensor(ahead.astype("f4"))
     optimiser = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     for _ in range(epochs):
-        for rows in torch.randperm(len(inputs), generator=generator).split(BATCH):
+        order = torch.randperm(len(inputs), generator=generator)
+        for at in range(0, len(order), BATCH):
+            rows = order[at : at + BATCH]
             optimiser.zero_grad()
             loss = nn.functional.mse_loss(net(inputs[rows]), outcomes[rows])
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
 
 
 def _predict(net: _Net, scaled: NDArray[np.float64], start: int) -> NDArray[np.float64]:
     """Return the scaled prices ahead of each candle from ``start`` on, shape (block, H)."""
     with torch.no_grad():
-        return net(_windows(scaled, start, len(scaled))).numpy().astype(np.float64)
+        ahead: torch.Tensor = net(_windows(scaled, start, len(scaled)))
+    return ahead.numpy().astype(np.float64)

@@ -48,7 +48,8 @@ def forecast_symbol(
         candles: shape (n, 5).
         walk: horizons, levels and refits.
     """
-    prediction = baseline.forecast(candles, walk)
+    enough = len(candles) > walk.first
+    prediction = baseline.forecast(candles, walk) if enough else walk.blank(len(candles))
     first = min(walk.first, len(candles))
     return forecast_table.build(
         symbol, open_ms[first:], candles[first:, 3], walk.horizons, walk.levels, prediction

@@ -79,7 +79,8 @@ def range_variances(candles: NDArray[np.float64]) -> NDArray[np.float64]:
 def mean_ahead(variances: NDArray[np.float64], step: int) -> NDArray[np.float64]:
     """Return the mean of the ``step`` values after each one, shape (n - step,)."""
     total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(variances))])
-    return (total[step + 1 :] - total[1:-step]) / step
+    sums: NDArray[np.float64] = total[step + 1 :] - total[1:-step]
+    return sums / step
 
 
 def trailing_mean(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -1,0 +1,317 @@
+#!/usr/bin/env python
+"""Writes what follows from the code: JSON Schemas, the AsyncAPI document, parts of the README.
+
+``python docs/generate.py`` writes the files anew, ``--check`` fails when one is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from api.settings import ApiSettings
+from local.settings import LocalSettings
+from producer.settings import ProducerSettings
+from producer.sink import EVENT_TYPE
+from shared.candles import INTERVALS_MS, Candle, RejectReason
+from shared.forecasts import Forecast, Horizon
+from shared.headers import cloud_event
+from shared.messages import Message
+from shared.settings import ENV_PREFIX, KafkaSettings, ServiceSettings
+from shared.topics import Topic, market_topics
+from stream_app.publisher import FORECAST_TYPE
+from stream_app.settings import WorkerSettings
+
+ROOT: Final = Path(__file__).parents[1]
+README: Final = ROOT / "README.md"
+SCHEMAS: Final = ROOT / "docs" / "schemas"
+ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
+
+PACKAGES: Final = ("producer", "stream_app", "api", "trainer", "shared", "local", "benchmarks")
+
+SETTINGS: Final[dict[str, tuple[type[ServiceSettings], type[ServiceSettings] | None]]] = {
+    "All": (ServiceSettings, None),
+    "producer, stream_app": (KafkaSettings, ServiceSettings),
+    "producer": (ProducerSettings, KafkaSettings),
+    "stream_app": (WorkerSettings, KafkaSettings),
+    "api": (ApiSettings, ServiceSettings),
+    "local": (LocalSettings, ServiceSettings),
+}
+"""Of each process its settings, and those that an earlier row has."""
+
+CANDLE: Final = Candle(
+    symbol="AAPL",
+    interval="1d",
+    open_ms=1_362_009_600_000,
+    close_ms=1_362_096_000_000,
+    open=444.05,
+    high=447.87,
+    low=441.4,
+    close=441.4,
+    volume=11_518_400,
+    source="replay",
+)
+FORECAST: Final = Forecast(
+    id="37359532b9fc56fdc03d7cd414b3a85d",
+    symbol=CANDLE.symbol,
+    interval=CANDLE.interval,
+    as_of_ms=CANDLE.close_ms,
+    last_close=CANDLE.close,
+    model_version="lstm-0123456789ab",
+    made_at_ms=1_362_096_000_007,
+    horizons=(
+        Horizon(
+            step=1,
+            due_ms=CANDLE.close_ms + 86_400_000,
+            predicted_close=441.62,
+            quantiles={"0.05": 427.3, "0.5": 441.62, "0.95": 455.8},
+            volatility=0.0192,
+        ),
+    ),
+)
+
+
+def documents() -> dict[Path, str]:
+    """Return every generated file and what it should hold."""
+    found = {
+        SCHEMAS / "candle.v1.json": _json(schema(Candle, EVENT_TYPE)),
+        SCHEMAS / "forecast.v1.json": _json(schema(Forecast, FORECAST_TYPE)),
+        ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
+    }
+    if README.exists():
+        text = replace(README.read_text(), "settings", settings_tables())
+        found[README] = replace(text, "files", file_tree())
+    return found
+
+
+def schema(model: type[Message], event_type: str) -> dict[str, Any]:
+    """Return the JSON Schema of a message type, described by the comments beside its fields."""
+    made = model.model_json_schema()
+    parts = [(made, model)]
+    parts += [(made["$defs"][one.__name__], one) for one in (Horizon,) if "$defs" in made]
+    for part, cls in parts:
+        for field, comment in comments(cls).items():
+            part["properties"][field].setdefault("description", comment)
+        if "interval" in part["properties"]:
+            part["properties"]["interval"]["enum"] = list(INTERVALS_MS)
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:candlecast:{event_type}",
+    }
+    return head | made
+
+
+def comments(model: type[Message]) -> dict[str, str]:
+    """Return the comment beside each field of a message type, inherited ones first."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if issubclass(cls, Message):
+            found |= re.findall(
+                r"^    (\w+): [^#\n]+  # (.+)$", inspect.getsource(cls), re.MULTILINE
+            )
+    return found
+
+
+def asyncapi() -> dict[str, Any]:
+    """Return the AsyncAPI document: topics, keys, headers, messages."""
+    candles, forecasts, dead_letters = market_topics(KafkaSettings.model_construct())  # by default
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Candlecast",
+            "version": "1.0.0",
+            "description": "Closed candles in, forecasts out. Times are UTC epoch milliseconds, "
+            "prices are in the quote currency. Delivery is at least once: drop an id seen before.",
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            "candles": _channel(candles, "candle", "Closed candles, in order by symbol."),
+            "forecasts": _channel(forecasts, "forecast", "A forecast for each candle of a full "
+                                  "window, in order by symbol."),
+            "deadLetters": _channel(dead_letters, "deadLetter", "What is no valid candle."),
+        },
+        "operations": {
+            "publishCandle": _operation("send", "candles", "The producer publishes a candle."),
+            "takeCandle": _operation("receive", "candles", "The worker takes a candle."),
+            "publishForecast": _operation("send", "forecasts", "The worker publishes a forecast."),
+            "rejectCandle": _operation("send", "deadLetters", "The worker puts a message aside."),
+        },
+        "components": {
+            "messages": {
+                "candle": _message("candle", EVENT_TYPE, CANDLE),
+                "forecast": _message("forecast", FORECAST_TYPE, FORECAST),
+                "deadLetter": _dead_letter(),
+            }
+        },
+    }  # fmt: skip
+
+
+def _channel(topic: Topic, message: str, description: str) -> dict[str, Any]:
+    return {
+        "address": topic.name,
+        "description": description,
+        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+        "bindings": {
+            "kafka": {
+                "topic": topic.name,
+                "partitions": topic.partitions,
+                "replicas": topic.replication,
+                "bindingVersion": "0.5.0",
+            }
+        },
+    }
+
+
+def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "summary": summary,
+    }
+
+
+def _message(name: str, event_type: str, example: Message) -> dict[str, Any]:
+    return {
+        "name": name,
+        "summary": (type(example).__doc__ or "").splitlines()[0],
+        "contentType": "application/json",
+        "headers": _event_headers(event_type),
+        "payload": {"$ref": f"./schemas/{name}.v1.json"},
+        "examples": [{"payload": example.model_dump(mode="json")}],
+        "bindings": {"kafka": _key({"type": "string", "description": "the symbol, in UTF-8"})},
+    }
+
+
+def _event_headers(event_type: str) -> dict[str, Any]:
+    """Return the schema of the headers that every event of a type has."""
+    fixed = {"content-type", "ce_specversion", "ce_type"}
+    properties = {name: {"type": "string"} for name, _ in cloud_event("", event_type, "", 0)}
+    for name, value in cloud_event("", event_type, "", 0):
+        if name in fixed:
+            properties[name]["const"] = value.decode()
+    properties["ce_time"]["format"] = "date-time"
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _dead_letter() -> dict[str, Any]:
+    about: dict[str, dict[str, Any]] = {
+        "candlecast-topic": {"description": "topic that the message came from"},
+        "candlecast-partition": {"pattern": "^[0-9]+$"},
+        "candlecast-offset": {"pattern": "^[0-9]+$"},
+        "candlecast-reason": {"enum": [str(reason) for reason in RejectReason]},
+        "candlecast-detail": {"description": "field, rule and the value that breaks it"},
+    }
+    return {
+        "name": "deadLetter",
+        "summary": "The original message, its key, value and headers untouched.",
+        "headers": {
+            "type": "object",
+            "properties": {name: {"type": "string"} | more for name, more in about.items()},
+            "required": list(about),
+        },
+        "payload": {"description": "the original bytes, whatever they are"},
+        "bindings": {"kafka": _key({"description": "the original key"})},
+    }
+
+
+def _key(key: dict[str, Any]) -> dict[str, Any]:
+    return {"key": key, "bindingVersion": "0.5.0"}
+
+
+def settings_tables() -> str:
+    """Return the settings of every process as one Markdown table."""
+    rows = ["| of | flag | variable | default | |", "|---|---|---|---|---|"]
+    for process, (settings, known) in SETTINGS.items():
+        for name, field in settings.model_fields.items():
+            if known is None or name not in known.model_fields:
+                rows.append(_setting(process, name, field))
+    return "\n".join(rows)
+
+
+def _setting(process: str, name: str, field: FieldInfo) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    cells = (
+        process,
+        f"`{flag}`",
+        f"`{ENV_PREFIX}{name.upper()}`",
+        _default(field),
+        (field.description or "").replace("|", "\\|"),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    if default is PydanticUndefined or default in (None, ()):
+        return ""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def file_tree() -> str:
+    """Return the packages' files, each with the first line of its docstring."""
+    lines = ["```"]
+    for package in PACKAGES:
+        lines.append(_leaf(f"{package}/", ROOT / package / "__init__.py"))
+        lines += [
+            _leaf(f"  {path.relative_to(ROOT / package)}", path)
+            for path in sorted((ROOT / package).rglob("*.py"))
+            if path.name != "__init__.py"
+        ]
+    return "\n".join([*lines, "```"])
+
+
+def _leaf(name: str, path: Path) -> str:
+    first, *_ = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines() or [""]
+    return f"{name:<27}{first}".rstrip()
+
+
+def replace(text: str, mark: str, content: str) -> str:
+    """Return a text with new content between ``<!-- mark -->`` and ``<!-- /mark -->``."""
+    between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    return between.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+def stale(wanted: dict[Path, str]) -> list[Path]:
+    """Return the files that do not hold what they should, and schemas that nothing makes."""
+    old = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    return old + [path for path in SCHEMAS.glob("*") if path not in wanted]
+
+
+def main() -> int:
+    """Write or check the files; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if stale")
+    wanted = documents()
+    outdated = stale(wanted)
+    if parser.parse_args().check:
+        for path in outdated:
+            print(f"{path.relative_to(ROOT)} is stale: run make docs", file=sys.stderr)
+        return 1 if outdated else 0
+    SCHEMAS.mkdir(exist_ok=True)
+    for path in outdated:
+        if path in wanted:
+            path.write_text(wanted[path])
+        else:
+            path.unlink()
+    return 0
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

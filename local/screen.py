@@ -1,0 +1,209 @@
+"""What a person sees: the newest forecasts, rates and latency, on a terminal or as lines."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from local.accounting import Latency, Summary
+from shared.candles import DAY_MS
+from shared.forecasts import Forecast, Horizon
+
+LINE_EVERY_S: Final = 5.0
+_RATE_OVER_S: Final = 5.0
+_MOST_ROWS: Final = 20
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the parts are reached."""
+
+    kafka: str
+    api: str
+    worker: str
+    producer: str
+    logs: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """All that is shown at one moment."""
+
+    state: str
+    forecasts: Sequence[Forecast]
+    summary: Summary
+    candles_rate: float  # a second
+    forecasts_rate: float
+
+
+class Rate:
+    """Events a second over the last seconds, from a rising count."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def update(self, now_s: float, count: int) -> float:
+        """Take the count at a time in seconds and return the rate."""
+        self._seen.append((now_s, count))
+        while now_s - self._seen[0][0] > _RATE_OVER_S:
+            self._seen.popleft()
+        first_s, first = self._seen[0]
+        return (count - first) / (now_s - first_s) if now_s > first_s else 0.0
+
+
+class Screen(Protocol):
+    """Shows frames as they come; a context manager."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, frame: Frame, now_s: float) -> None:
+        """Show a frame at a monotonic time in seconds."""
+        ...
+
+
+class LiveScreen:
+    """A table on a terminal that is drawn anew with each frame."""
+
+    def __init__(self, addresses: Addresses, console: Console) -> None:
+        self._addresses = addresses
+        self._live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, frame: Frame, now_s: float) -> None:  # noqa: ARG002 - the port's
+        self._live.update(render(frame, self._addresses), refresh=True)
+
+
+class LineScreen:
+    """A line every few seconds, on standard error."""
+
+    def __init__(self) -> None:
+        self._shown_s: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def show(self, frame: Frame, now_s: float) -> None:
+        if self._shown_s is None or now_s - self._shown_s >= LINE_EVERY_S:
+            self._shown_s = now_s
+            print(f"{frame.state}: {counts(frame)}", file=sys.stderr, flush=True)
+
+
+def render(frame: Frame, addresses: Addresses) -> RenderableType:
+    """Return the whole picture of a frame."""
+    return Group(
+        Text(f"Candlecast: {frame.state}", style="bold"),
+        forecasts_table(frame.forecasts[:_MOST_ROWS]),
+        Text(counts(frame)),
+        _places(addresses),
+        Text("Ctrl-C ends everything", style="dim"),
+    )
+
+
+def forecasts_table(forecasts: Sequence[Forecast]) -> RenderableType:
+    """Return a table of one row a forecast and two columns a horizon."""
+    if not forecasts:
+        return Text("No forecast yet: the first candles of each symbol only fill its window.")
+    horizons = forecasts[0].horizons
+    table = Table(
+        caption=f"+1: predicted close, one candle ahead · model {forecasts[0].model_version}",
+        caption_justify="left",
+    )
+    for name in ("symbol", "after (UTC)"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("close", justify="right")
+    for index, horizon in enumerate(horizons):
+        table.add_column(f"+{horizon.step}", justify="right", style="bold" if not index else "")
+        table.add_column(interval_name(horizon), justify="center", style="cyan", no_wrap=True)
+    for one in forecasts:
+        table.add_row(*_row(one, steps=len(horizons)))
+    return table
+
+
+def interval_name(horizon: Horizon) -> str:
+    """Return the name of the widest interval of a horizon, such as ``90 % interval``."""
+    levels = [float(level) for level in horizon.quantiles]
+    return f"{(max(levels) - min(levels)) * 100:.0f} % interval"
+
+
+def counts(frame: Frame) -> str:
+    """Return the counts, rates and latencies of a frame in a line."""
+    summary, latency = frame.summary, frame.summary.latency_ms
+    parts = [
+        f"candles {summary.candles_in:,} ({frame.candles_rate:,.0f}/s)",
+        f"forecasts {summary.forecasts_out:,} ({frame.forecasts_rate:,.0f}/s)",
+    ]
+    if summary.missing_forecasts:
+        parts.append(f"waiting {summary.missing_forecasts:,}")
+    if summary.dead_letters:
+        parts.append(f"dead letters {summary.dead_letters:,}")
+    if latency.p50 is not None:
+        parts.append(f"latency {in_words(latency)}")
+    return " · ".join(parts)
+
+
+def in_words(latency: Latency) -> str:
+    """Return the latencies of a run that made forecasts."""
+    return f"p50 {latency.p50} ms, p95 {latency.p95} ms, p99 {latency.p99} ms"
+
+
+def _row(one: Forecast, steps: int) -> list[str]:
+    cells = [one.symbol, close_time(one.as_of_ms), f"{one.last_close:,.2f}"]
+    for horizon in one.horizons[:steps]:
+        prices = list(horizon.quantiles.values())
+        cells += [f"{horizon.predicted_close:,.2f}", f"{prices[0]:,.2f} – {prices[-1]:,.2f}"]  # noqa: RUF001 - a range
+    return cells
+
+
+def close_time(close_ms: int) -> str:
+    """Return a candle's close in words: midnight is shown as the day that it ends."""
+    if close_ms % DAY_MS == 0:
+        return datetime.fromtimestamp(close_ms / 1000 - 1, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(close_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _places(addresses: Addresses) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, place in (
+        ("API", f"{addresses.api}/docs  {addresses.api}/metrics"),
+        ("worker", f"{addresses.worker}/metrics"),
+        ("producer", f"{addresses.producer}/metrics"),
+        ("Kafka", addresses.kafka),
+        ("logs", addresses.logs),
+    ):
+        grid.add_row(Text(name, style="dim"), place)
+    return grid

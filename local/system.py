@@ -1,0 +1,163 @@
+"""The parts of the system as processes: started with their settings, ended in order."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from local.broker import Broker
+from local.leash import Leash
+from local.ports import HOST, free_ports
+from local.process import Process
+from local.screen import Addresses
+from local.settings import WATCHING_SPEED, LocalSettings
+
+_STOP_S: Final = 12.0  # the worker drains for up to 10
+_PROBE_S: Final = 2.0
+
+
+class PartFailed(Exception):
+    """A part that ended though it should not have, or that does not get ready."""
+
+
+class System:
+    """Broker, worker, API and producer on one machine, while the context lasts."""
+
+    def __init__(self, settings: LocalSettings, folder: Path) -> None:
+        """Prepare only; entering the context starts the broker."""
+        ports = iter(free_ports(3))
+        self._settings = settings
+        self._folder = folder
+        self._api_port = settings.api_port or next(ports)
+        self._worker_port = settings.worker_port or next(ports)
+        self._producer_port = settings.producer_port or next(ports)
+        self._leash = Leash()
+        self._broker = Broker(folder / "kafka", port=settings.kafka_port, leash=self._leash)
+        self._parts: list[Process] = []
+        self._producer: Process | None = None
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as resources:
+            resources.enter_context(self._leash)
+            resources.enter_context(self._broker)
+            resources.callback(self._stop_parts)
+            self._resources = resources.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):  # the end is bounded: let it finish
+            signal.signal(number, signal.SIG_IGN)
+        self._resources.close()
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the parts are reached."""
+        return Addresses(
+            kafka=self.bootstrap,
+            api=f"http://{HOST}:{self._api_port}",
+            worker=f"http://{HOST}:{self._worker_port}",
+            producer=f"http://{HOST}:{self._producer_port}",
+            logs=str(self._folder),
+        )
+
+    @property
+    def bootstrap(self) -> str:
+        """Kafka's address."""
+        return self._broker.bootstrap
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the producer has published all that it has."""
+        return self._producer is not None and self._producer.exit_code == 0
+
+    @property
+    def is_producing(self) -> bool:
+        """Whether the producer has been started."""
+        return self._producer is not None
+
+    def start_services(self) -> None:
+        """Start API and worker; the topics must exist."""
+        model = ("--model", str(self._settings.model))
+        self._start("API", "api", "--port", str(self._api_port), *model)
+        self._start(
+            "worker", "stream_app", "--bootstrap", self.bootstrap,
+            "--metrics-port", str(self._worker_port), *model,
+        )  # fmt: skip
+
+    def start_producer(self) -> None:
+        """Start the producer, which ends by itself when it replays."""
+        self._producer = self._start(
+            "producer", "producer", "--bootstrap", self.bootstrap,
+            "--metrics-port", str(self._producer_port), *source_flags(self._settings),
+        )  # fmt: skip
+
+    def are_services_ready(self) -> bool:
+        """Whether worker and API both say that they are ready."""
+        return _is_ready(self._worker_port) and _is_ready(self._api_port)
+
+    def check(self) -> None:
+        """Raise ``PartFailed`` when a part has ended that should run."""
+        if self._broker.exit_code is not None:
+            raise PartFailed(_obituary("Kafka", self._broker.exit_code, self._broker.log_tail()))
+        for part in self._parts:
+            code = part.exit_code
+            if code is not None and not (part is self._producer and code == 0):
+                raise PartFailed(_obituary(part.name, code, part.log_tail()))
+
+    def logs(self) -> str:
+        """Return the end of each part's log."""
+        return "\n".join(f"--- {part.name}:\n{part.log_tail()}" for part in self._parts)
+
+    def _start(self, name: str, module: str, *flags: str) -> Process:
+        argv = [sys.executable, "-m", module, "--log-level", self._settings.log_level, *flags]
+        log = self._folder / f"{name.lower()}.log"
+        part = Process(name, argv, log=log, leash=self._leash)
+        self._parts.append(part)
+        return part
+
+    def _stop_parts(self) -> None:
+        for part in reversed(self._parts):
+            part.stop(_STOP_S)
+
+
+def source_flags(settings: LocalSettings) -> list[str]:
+    """Return the producer's flags for the source that the settings ask for."""
+    flags = ["--source", settings.source, "--interval", settings.interval]
+    if settings.symbols:
+        flags += ["--symbols", ",".join(settings.symbols)]
+    if settings.path is not None:
+        flags += ["--path", str(settings.path)]
+    if settings.source == "yfinance":
+        return [*flags, "--once"] if settings.exit_when_done else flags
+    speed = settings.speed or (None if settings.exit_when_done else WATCHING_SPEED)
+    return flags if speed is None else [*flags, "--speed", f"{speed:g}"]
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=_PROBE_S)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _obituary(name: str, code: int, log_tail: str) -> str:
+    how = f"exit code {code}"
+    if code < 0:
+        with suppress(ValueError):
+            how = signal.Signals(-code).name
+    return f"{name} ended with {how}; the end of its log:\n{log_tail}"

@@ -1,0 +1,130 @@
+"""The whole system by one command: done, stopped, crashed, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import date, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local.process import Process
+from shared import bundle
+from tests.integration.processes import Processes, runs, wait_until
+
+pytestmark = pytest.mark.integration
+
+START_S = 120.0  # for everything to be up on a busy machine
+STOP_S = 60.0
+ROWS = 150
+SYMBOLS = ("ABC", "XYZ")
+
+
+@pytest.fixture
+def candles(tmp_path: Path) -> Path:
+    """A small file of daily candles that wander."""
+    path = tmp_path / "candles.csv"
+    lines = ["symbol,date,open,high,low,close,volume"]
+    for row in range(ROWS):
+        day = date(2020, 1, 1) + timedelta(days=row)
+        for index, symbol in enumerate(SYMBOLS):
+            open_, close = (
+                100 + index + 10 * math.sin((row + shift) / 7 + index) for shift in (0, 1)
+            )
+            high, low = max(open_, close) + 1, min(open_, close) - 1
+            lines.append(
+                f"{symbol},{day},{open_:.4f},{high:.4f},{low:.4f},{close:.4f},{1000 + row}"
+            )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def pids_of(process: Process) -> dict[str, int]:
+    """Return the processes below one: the module of each, or java, to its id."""
+    found: dict[str, int] = {}
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):
+            command = child.cmdline()
+            if "java" in command[0]:
+                found["java"] = child.pid
+            elif "-m" in command:
+                found[command[command.index("-m") + 1]] = child.pid
+    return found
+
+
+@pytest.fixture
+def watched(processes: Processes) -> Iterator[tuple[Process, dict[str, int]]]:
+    """A demo that makes forecasts, and its processes; afterwards none of them may run."""
+    demo = processes.start("local", "--symbols", "AAPL", "--speed", "50")
+    wait_until(
+        lambda: "latency p50" in demo.log_tail(), START_S, "forecasts are shown", process=demo
+    )
+    pids = pids_of(demo)
+    assert pids.keys() == {"java", "stream_app", "api", "producer"}
+    yield demo, pids
+    wait_until(lambda: not any(runs(pid) for pid in pids.values()), STOP_S, f"{pids} have ended")
+
+
+def test_does_all_and_says_so_as_json(candles: Path) -> None:
+    command = [sys.executable, "-m", "local", "--exit-when-done", "--json", "--path", str(candles)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    needed = bundle.load(bundle.default_path()).config.window_length
+    latency = summary.pop("latency_ms")
+    assert summary == {
+        "candles_in": len(SYMBOLS) * ROWS,
+        "forecasts_out": len(SYMBOLS) * (ROWS - needed + 1),
+        "dead_letters": 0,
+        "missing_forecasts": 0,
+    }
+    assert 0 <= latency["p50"] <= latency["p95"] <= latency["p99"] < 60_000
+
+
+@pytest.mark.parametrize(("part", "name"), [("stream_app", "worker"), ("java", "Kafka")])
+def test_a_killed_part_is_named_with_the_end_of_its_log(
+    watched: tuple[Process, dict[str, int]], part: str, name: str
+) -> None:
+    demo, pids = watched
+    os.kill(pids[part], signal.SIGKILL)
+    assert demo.wait(STOP_S) == 1
+    told = demo.log.read_text()
+    assert f"{name} ended with SIGKILL; the end of its log:" in told
+    log_line = {"stream_app": "windows recovered", "java": "Kafka Server started"}[part]
+    assert log_line in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything(
+    watched: tuple[Process, dict[str, int]], number: signal.Signals
+) -> None:
+    demo, _ = watched
+    os.kill(demo.pid, number)
+    assert demo.wait(STOP_S) == 0
+    assert "stopped by a signal" in demo.log_tail()
+
+
+def test_even_a_killed_demo_leaves_no_process(watched: tuple[Process, dict[str, int]]) -> None:
+    demo, _ = watched
+    os.kill(demo.pid, signal.SIGKILL)
+    assert demo.wait(STOP_S) == -signal.SIGKILL
+
+
+def test_kafka_alone(processes: Processes) -> None:
+    kafka = processes.start("local", "kafka")
+    wait_until(
+        lambda: "runs until Ctrl-C" in kafka.log_tail(), START_S, "Kafka is up", process=kafka
+    )
+    assert kafka.log.read_text().startswith("127.0.0.1:")
+    pid = pids_of(kafka)["java"]
+    os.kill(kafka.pid, signal.SIGINT)
+    assert kafka.wait(STOP_S) == 0
+    assert not runs(pid)

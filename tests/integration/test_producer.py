@@ -1,0 +1,287 @@
+"""The producer as a real process, with a real broker."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from local.process import Process
+from producer.closed import GRACE_MS
+from shared.candles import DAY_MS, Candle, decode_candle
+from shared.history import bundled, from_file
+from tests.candles import candle
+from tests.integration import topics
+from tests.integration.processes import Processes, wait_until
+from tests.yahoo import Fault, YahooStandIn, real_now_ms
+from tests.yahoo.market import open_now
+
+pytestmark = pytest.mark.integration
+
+PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Producer:
+    """Starts producers on one topic and reads it."""
+
+    bootstrap: str
+    topic: str
+    processes: Processes
+
+    def start(self, *args: str) -> Process:
+        return self.processes.start(
+            "producer",
+            *("--bootstrap", self.bootstrap),
+            *("--candles-topic", self.topic, "--forecasts-topic", f"{self.topic}.forecasts"),
+            *("--partitions", str(PARTITIONS), "--metrics-port", "0", *args),
+        )
+
+    def finish(self, *args: str, timeout_s: float = 60.0) -> Process:
+        """Run a producer that ends by itself, and expect success."""
+        process = self.start(*args)
+        wait_until(lambda: process.exit_code is not None, timeout_s, "the end of the producer")
+        assert process.exit_code == 0, process.log_tail()
+        return process
+
+    def records(self) -> list[topics.Record]:
+        return topics.read(self.bootstrap, self.topic)
+
+    def candles(self) -> list[Candle]:
+        """Return the topic's candles; each one decodes as a consumer's would."""
+        now_ms = real_now_ms()
+        return [decode_candle(one.key, one.value, now_ms) for one in self.records()]
+
+    def count(self) -> int:
+        return topics.count(self.bootstrap, self.topic)
+
+
+@pytest.fixture
+def producer(kafka: str, processes: Processes, unique_name: Callable[[str], str]) -> Producer:
+    return Producer(kafka, unique_name("candles"), processes)
+
+
+def by_symbol(candles: list[Candle]) -> dict[str, list[Candle]]:
+    return {
+        symbol: [one for one in candles if one.symbol == symbol]
+        for symbol in sorted({one.symbol for one in candles})
+    }
+
+
+def log_of(process: Process) -> str:
+    return process.log.read_text()
+
+
+def status(process: Process, path: str) -> str:
+    """Return what the producer's own port answers."""
+    pattern = re.compile(r"metrics at (http://127\.0\.0\.1:\d+)/metrics")
+    found = wait_until(lambda: pattern.search(log_of(process)), 30, "its port", process=process)
+    with urllib.request.urlopen(found[1] + path, timeout=10) as answer:  # noqa: S310
+        return str(answer.read().decode())
+
+
+def test_a_replay_publishes_every_candle_keyed_in_order_and_with_its_headers(
+    producer: Producer,
+) -> None:
+    process = producer.finish()
+    records = producer.records()
+    expected = list(bundled().candles)
+    got = [decode_candle(one.key, one.value, real_now_ms()) for one in records]
+    assert by_symbol(got) == by_symbol(expected)
+    partitions = {(one.key, one.partition) for one in records}
+    assert len(partitions) == 4  # one for each symbol
+    assert f"done: {len(expected)} candles published" in log_of(process)
+    first = records[0]
+    moment = datetime.fromtimestamp(got[0].close_ms / 1000, UTC)
+    assert first.headers["ce_time"].decode() == f"{moment:%Y-%m-%dT%H:%M:%S}.000Z"
+    assert first.headers["content-type"] == b"application/json"
+    assert first.headers["ce_specversion"] == b"1.0"
+    assert first.headers["ce_type"] == b"market.candle.v1"
+    assert first.headers["ce_source"] == b"candlecast/producer/replay"
+    ids = {one.headers["ce_id"] for one in records}
+    assert len(ids) == len(records)
+
+
+def test_a_second_start_publishes_only_what_is_new(producer: Producer, tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv"
+    header = "symbol,date,open,high,low,close,volume\n"
+    path.write_text(header + "A,2024-01-02,1,2,1,2,5\nB,2024-01-03,1,2,1,2,5\n")
+    producer.finish("--path", str(path))
+    with path.open("a") as stream:
+        stream.write("A,2024-01-03,2,3,2,3,5\nA,2024-01-04,3,9,3,10,5\nC,2024-01-01,1,2,1,2,5\n")
+    process = producer.finish("--path", str(path))
+    candles = producer.candles()
+    expected = from_file(path, "1d").candles
+    assert len(candles) == len(expected) == 4
+    assert by_symbol(candles) == by_symbol(list(expected))
+    assert "row 5: high: must be at least open and close 10, got 9: left out" in log_of(process)
+    assert "done: 2 candles published" in log_of(process)
+
+
+def test_killed_in_the_middle_and_started_again_it_publishes_every_candle(
+    producer: Producer,
+) -> None:
+    expected = list(bundled().candles)
+    for part in (0.1, 0.4):
+        process = producer.start("--speed", "3000")
+        wait_until(
+            lambda part=part: producer.count() >= part * len(expected),  # type: ignore[misc]
+            60, f"{part:.0%} of the candles", process=process,
+        )  # fmt: skip
+        process.kill()
+        assert producer.count() < len(expected)
+    producer.finish()
+    got = by_symbol(producer.candles())
+    for symbol, candles in by_symbol(expected).items():
+        assert list(dict.fromkeys(got[symbol])) == candles
+
+
+def test_it_goes_on_after_its_candle_though_others_write_to_the_topic(producer: Producer) -> None:
+    """What lies at the end of the topic may be far from the symbol's last candle, or garbage."""
+    producer.finish("--symbols", "IBM")
+    later = [
+        candle(day, symbol=symbol, interval=interval)
+        for day in range(700)
+        for symbol, interval in (("IBM", "1wk"), ("OTHER", "1d"))
+    ]
+    topics.write_candles(producer.bootstrap, producer.topic, later)
+    topics.write(producer.bootstrap, producer.topic, [(b"IBM", b"garbage")] * 1500)
+    before = producer.count()
+    producer.finish("--symbols", "IBM")
+    assert producer.count() == before
+
+
+def test_sigterm_ends_it_cleanly_and_soon(producer: Producer) -> None:
+    process = producer.start("--speed", "50")
+    wait_until(lambda: producer.count() >= 20, 60, "20 candles", process=process)
+    assert json.loads(status(process, "/readyz"))["ok"]
+    assert json.loads(status(process, "/livez"))["ok"]
+    assert process.stop(10) == 0, log_of(process)
+    assert "stopped by a signal" in log_of(process)
+    assert "Traceback" not in log_of(process)
+    for symbol, candles in by_symbol(producer.candles()).items():
+        assert candles == by_symbol(list(bundled().candles))[symbol][: len(candles)]
+
+
+def test_its_metrics_parse_and_say_what_it_did(producer: Producer) -> None:
+    process = producer.start("--speed", "200", "--symbols", "IBM")
+    wait_until(lambda: producer.count() >= 100, 60, "100 candles", process=process)
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(status(process, "/metrics"))
+    }
+    published = families["candlecast_candles_published"].samples[0]
+    assert published.labels == {"source": "replay"}
+    assert published.value >= 50
+    assert families["candlecast_publish_seconds"].type == "histogram"
+    assert families["process_cpu_seconds"].samples[0].value > 0
+    assert families["process_resident_memory_bytes"].samples[0].value > 1e6
+    newest = families["candlecast_newest_close_timestamp_seconds"].samples[0]
+    assert newest.labels == {"symbol": "IBM"}
+    assert newest.value % 86_400 == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("--path", "nowhere.csv"), "nowhere.csv: cannot be read: No such file or directory"),
+        (("--symbols", "NOPE"), "expected candles of NOPE, got none"),
+        (("--partitions", "3"), r"topic {topic}: expected 3 partitions, got 4"),
+    ],
+)
+def test_an_expected_failure_is_one_line_and_exit_code_1(
+    producer: Producer, args: tuple[str, ...], line: str
+) -> None:
+    topics_made = producer.finish("--symbols", "IBM")
+    assert topics_made.exit_code == 0
+    process = producer.start(*args)
+    wait_until(lambda: process.exit_code is not None, 60, "its end")
+    assert process.exit_code == 1, log_of(process)
+    assert line.format(topic=producer.topic) in log_of(process)
+    assert "Traceback" not in log_of(process)
+
+
+@pytest.fixture
+def yahoo() -> Iterator[YahooStandIn]:
+    prices = {"GOOD": 100.0, "OTHER": 9.0, "BAD": 5.0}
+    now_ms = real_now_ms()
+    listings = [open_now(symbol, now_ms, price=price) for symbol, price in prices.items()]
+    with YahooStandIn(*listings) as stand_in:
+        yield stand_in
+
+
+def through(yahoo: YahooStandIn, interval: str, *args: str) -> list[str]:
+    return [
+        *("--source", "yfinance", "--symbols", "GOOD,BAD,OTHER", "--interval", interval),
+        *("--proxy", yahoo.proxy_url, "--ca-bundle", str(yahoo.ca_bundle), *args),
+    ]
+
+
+@pytest.mark.parametrize("interval", ["1m", "1d"])
+def test_yahoos_closed_candles_are_published_though_one_symbol_is_bad(
+    producer: Producer, yahoo: YahooStandIn, interval: str
+) -> None:
+    yahoo.server.fail("BAD", Fault.SERVER_ERROR)
+    before_ms = real_now_ms()
+    process = producer.finish(*through(yahoo, interval, "--once"))
+    after_ms = real_now_ms()
+    got = by_symbol(producer.candles())
+    assert sorted(got) == ["GOOD", "OTHER"]
+    for symbol, candles in got.items():
+        listing = yahoo.server.listings[symbol]
+        truth = {bar.end_ms: bar.ohlcv for bar in listing.closed(interval, after_ms)}
+        for one in candles:
+            assert (one.open, one.high, one.low, one.close, one.volume) == truth[one.close_ms]
+            assert one.source == "yfinance"
+        ends = [one.close_ms for one in candles]
+        surely = [end for end in truth if end <= before_ms - GRACE_MS]
+        assert ends[-1] >= surely[-1]
+        assert ends == list(truth)[-len(ends) :][: len(ends)] or ends == surely[-len(ends) :]
+        if interval == "1d":
+            assert all(one.open_ms % DAY_MS == 0 for one in candles)
+    assert "BAD" in log_of(process)
+    assert "malformed" in log_of(process)
+
+
+def test_polling_goes_on_where_it_stopped_and_ends_on_sigterm(
+    producer: Producer, yahoo: YahooStandIn
+) -> None:
+    yahoo.server.fail("BAD", Fault.NOT_FOUND)
+    producer.finish(*through(yahoo, "1m", "--once"))
+    first = producer.count()
+    process = producer.start(*through(yahoo, "1m", "--poll-seconds", "1"))
+    wait_until(lambda: polls_done(process) >= 4, 60, "two polls of two symbols", process=process)
+    assert process.stop(10) == 0, log_of(process)
+    got = producer.candles()
+    assert len(got) >= first
+    for candles in by_symbol(got).values():
+        opened = [one.open_ms for one in candles]
+        assert opened == sorted(set(opened))
+
+
+def polls_done(process: Process) -> float:
+    families = text_string_to_metric_families(status(process, "/metrics"))
+    polls = next(family for family in families if family.name == "candlecast_polls")
+    return sum(one.value for one in polls.samples if one.labels.get("outcome") == "ok")
+
+
+def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
+    processes: Processes, unique_name: Callable[[str], str]
+) -> None:
+    process = processes.start(
+        "producer", "--bootstrap", "127.0.0.1:1", "--candles-topic", unique_name("none"),
+        "--metrics-port", "0", "--symbols", "IBM",
+    )  # fmt: skip
+    wait_until(lambda: "waiting for a Kafka broker" in log_of(process), 30, "it waits")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        status(process, "/readyz")
+    assert process.stop(10) == 0, log_of(process)
+    assert "Traceback" not in log_of(process)

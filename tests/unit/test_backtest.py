@@ -1,0 +1,100 @@
+"""The back-test against the stream's own path, window by window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from shared.candles import DAY_MS, Candle
+from shared.forecaster import Due, Forecaster, PersistenceForecaster, forecast
+from shared.history import bundled
+from shared.window import Window
+from tests.forecasters import LastMove
+from trainer import backtest, forecast_table
+
+
+@dataclass(frozen=True)
+class Series:
+    open_ms: NDArray[np.int64]
+    candles: NDArray[np.float64]
+
+
+def series(candles: list[Candle]) -> Series:
+    rows = [(c.open, c.high, c.low, c.close, c.volume) for c in candles]
+    return Series(np.array([c.open_ms for c in candles]), np.array(rows))
+
+
+def real(count: int) -> dict[str, list[Candle]]:
+    history = bundled().candles
+    return {
+        name: [one for one in history if one.symbol == name][:count] for name in ("AAPL", "IBM")
+    }
+
+
+@pytest.mark.parametrize("forecaster", [LastMove(), PersistenceForecaster(window_length=40)])
+def test_the_back_test_equals_the_stream_on_real_candles(forecaster: Forecaster) -> None:
+    candles = real(70)
+    table = backtest.run(forecaster, {name: series(found) for name, found in candles.items()})
+    steps, names = len(forecaster.horizons), ["predicted_close", "last_close", "volatility"]
+    assert len(table) == 2 * (70 - forecaster.window_length + 1) * steps
+    rows = iter(table.to_dict("records"))
+    for symbol, found in candles.items():
+        window = Window(forecaster.window_length)
+        for one in found:
+            window, _ = window.push(one)
+            if not window.is_full:
+                continue
+            due = Due(symbol, "1d", one.close_ms, one.close, window)
+            for horizon in forecast(forecaster, [due], 0)[0].horizons:
+                row = next(rows)
+                assert (row["symbol"], row["open_ms"], row["step"]) == (
+                    symbol,
+                    one.open_ms,
+                    horizon.step,
+                )
+                wanted = [horizon.predicted_close, one.close, horizon.volatility]
+                assert [row[name] for name in names] == pytest.approx(wanted, rel=1e-9)
+                for level, price in horizon.quantiles.items():
+                    assert row[f"q{level}"] == pytest.approx(price, rel=1e-9)
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {name: series(found) for name, found in real(60).items()}
+    whole = backtest.run(LastMove(), data)
+    monkeypatch.setattr(backtest, "BATCH", 7)
+    pd.testing.assert_frame_equal(backtest.run(LastMove(), data), whole, check_exact=True)
+
+
+def test_cutting_the_data_changes_no_forecast_before() -> None:
+    data = series(real(60)["AAPL"])
+    whole = backtest.run(LastMove(), {"AAPL": data})
+    cut = backtest.run(LastMove(), {"AAPL": Series(data.open_ms[:31], data.candles[:31])})
+    pd.testing.assert_frame_equal(cut, whole[: len(cut)], check_exact=True)
+
+
+def test_a_short_history_has_no_rows_but_all_columns() -> None:
+    short = Series(np.arange(2) * DAY_MS, np.full((2, 5), 1.0))
+    table = backtest.run(LastMove(), {"A": short})
+    assert list(table.columns) == [
+        *forecast_table.LEADING, "q0.05", "q0.5", "q0.95", "volatility",
+    ]  # fmt: skip
+    assert table.empty
+
+
+@pytest.mark.parametrize("name", ["out.csv", "folder/out.parquet"])
+def test_a_table_written_and_read_is_the_same_to_the_last_bit(tmp_path: Path, name: str) -> None:
+    table = backtest.run(LastMove(), {"AAPL": series(real(50)["AAPL"])})
+    path = tmp_path / name
+    forecast_table.write(table, path)
+    read = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
+    pd.testing.assert_frame_equal(read(path), table, check_exact=True)
+
+
+def test_another_ending_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(forecast_table.TableError, match=r"out\.xlsx: expected a name ending in"):
+        forecast_table.write(pd.DataFrame(), tmp_path / "out.xlsx")

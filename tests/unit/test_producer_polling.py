@@ -1,0 +1,325 @@
+"""The polling source with the real yfinance client, against the stand-in of Yahoo."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from producer.closed import Bar
+from producer.polling import PollingSource, as_candle
+from producer.source import Published, SourceError
+from producer.yahoo import ErrorKind, Yahoo
+from shared.candles import DAY_MS, Candle
+from shared.metrics import ProducerMetrics
+from tests.yahoo import Fault, YahooStandIn, process_state
+from tests.yahoo.market import TrueBar, new_york, round_the_clock
+
+NEW_YORK = ZoneInfo("America/New_York")
+DAY = date(2026, 8, 5)
+HALF_DAY = date(2026, 8, 6)
+
+
+def at(hour: int, minute: int = 0, second: int = 0, day: date = DAY) -> int:
+    """Return a time of New York in UTC epoch milliseconds."""
+    moment = datetime(day.year, day.month, day.day, hour, minute, second, tzinfo=NEW_YORK)
+    return int(moment.timestamp()) * 1000
+
+
+@dataclass
+class Clock:
+    """The time of both the stand-in and the source."""
+
+    now_ms: int = at(15, 43, 27)
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@dataclass
+class Market:
+    """A stand-in with its clock, and sources that poll it."""
+
+    stand_in: YahooStandIn
+    clock: Clock
+    yahoo: Yahoo
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        self.metrics = ProducerMetrics(self.registry)
+
+    def source(self, *symbols: str, interval: str = "1m") -> PollingSource:
+        return PollingSource(
+            symbols,
+            interval,
+            self.yahoo.poll,
+            self.metrics,
+            poll_ms=60_000,
+            once=True,
+            now_ms=self.clock,
+        )
+
+    def poll(
+        self, *symbols: str, interval: str = "1m", published: Published | None = None
+    ) -> dict[str, list[Candle]]:
+        """Poll once and return the candles by symbol."""
+        source = self.source(*symbols, interval=interval)
+
+        async def all_candles() -> list[Candle]:
+            return [one async for one in source.candles(published or {})]
+
+        candles = asyncio.run(all_candles())
+        return {symbol: [one for one in candles if one.symbol == symbol] for symbol in symbols}
+
+    def truth(self, symbol: str, interval: str = "1m") -> list[TrueBar]:
+        return self.stand_in.server.listings[symbol].closed(interval, self.clock.now_ms)
+
+    def polls(self, outcome: str) -> float:
+        value = self.registry.get_sample_value("candlecast_polls_total", {"outcome": outcome})
+        return value or 0.0
+
+
+@pytest.fixture
+def market() -> Iterator[Market]:
+    process_state.forget()
+    clock = Clock()
+    listings = (
+        new_york("AAPL", HALF_DAY, price=200.0, days=14, half=frozenset({HALF_DAY})),
+        new_york("MSFT", HALF_DAY, price=400.0, days=14, half=frozenset({HALF_DAY})),
+        round_the_clock("BTC-USD", HALF_DAY, price=60_000.0),
+    )
+    with (
+        YahooStandIn(*listings, now_ms=clock) as stand_in,
+        tempfile.TemporaryDirectory() as cache,
+    ):
+        yahoo = Yahoo(Path(cache), stand_in.proxy_url, stand_in.ca_bundle, timeout_s=1.0)
+        yield Market(stand_in, clock, yahoo)
+    process_state.forget()
+
+
+def assert_same(candles: list[Candle], bars: list[TrueBar]) -> None:
+    assert [(one.open_ms, one.close_ms) for one in candles] == [
+        (bar.start_ms, bar.end_ms) for bar in bars
+    ]
+    assert [(one.open, one.high, one.low, one.close, one.volume) for one in candles] == [
+        bar.ohlcv for bar in bars
+    ]
+
+
+def test_every_closed_minute_comes_as_the_market_made_it(market: Market) -> None:
+    got = market.poll("AAPL", "MSFT", "BTC-USD")
+    for symbol in ("AAPL", "MSFT"):
+        candles = got[symbol]
+        assert_same(candles, market.truth(symbol)[-len(candles) :])
+        assert candles[-1].close_ms == at(15, 43)
+        assert candles[0].open_ms == at(9, 30, day=date(2026, 7, 30))  # five sessions
+        assert {one.source for one in candles} == {"yfinance"}
+    coins = got["BTC-USD"]
+    assert coins[-1].close_ms == at(15, 43)
+    assert market.polls("ok") == 3
+
+
+def test_only_what_comes_after_the_published_candle_is_given(market: Market) -> None:
+    published = {"AAPL": at(15, 39), "MSFT": at(15, 42)}
+    got = market.poll("AAPL", "MSFT", published=published)
+    assert [one.open_ms for one in got["AAPL"]] == [at(15, 40), at(15, 41), at(15, 42)]
+    assert got["MSFT"] == []
+    asked = [query["range"] for _, path, query in market.stand_in.server.requests if "AAPL" in path]
+    assert asked[-1] == "1d"
+
+
+@pytest.mark.parametrize("lists_forming_bar", [True, False])
+@pytest.mark.parametrize(
+    ("second", "newest"),
+    [(5, at(15, 42)), (14, at(15, 42)), (15, at(15, 43)), (59, at(15, 43))],
+)
+def test_a_forming_candle_and_the_row_of_the_last_trade_are_never_given(
+    market: Market, second: int, newest: int, *, lists_forming_bar: bool
+) -> None:
+    market.stand_in.server.listings["AAPL"].lists_forming_bar = lists_forming_bar
+    market.clock.now_ms = at(15, 44, second)
+    candles = market.poll("AAPL", published={"AAPL": at(15, 30)})["AAPL"]
+    assert_same(
+        candles, [bar for bar in market.truth("AAPL") if at(15, 30) < bar.start_ms <= newest]
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "now_ms", "times"),
+    [
+        ("1h", at(15, 59), (at(14, 30), at(15, 30))),
+        ("1h", at(16, 1), (at(15, 30), at(16, 0))),  # the last hour is half a one
+        ("1h", at(13, 1, day=HALF_DAY), (at(12, 30, day=HALF_DAY), at(13, 0, day=HALF_DAY))),
+        ("5m", at(15, 43, 27), (at(15, 35), at(15, 40))),
+        ("30m", at(15, 43, 27), (at(15, 0), at(15, 30))),
+        ("90m", at(16, 1), (at(15, 30), at(16, 0))),
+    ],
+)
+def test_intraday_candles_end_with_their_session(
+    market: Market, interval: str, now_ms: int, times: tuple[int, int]
+) -> None:
+    market.clock.now_ms = now_ms
+    last = market.poll("AAPL", interval=interval)["AAPL"][-1]
+    assert (last.open_ms, last.close_ms) == times
+    assert last.interval == interval
+
+
+def midnight(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo("UTC")).timestamp()) * 1000
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "day", "close_ms"),
+    [
+        (at(15, 59), date(2026, 8, 4), at(16, 0, day=date(2026, 8, 4))),
+        (at(16, 0, 5), date(2026, 8, 4), at(16, 0, day=date(2026, 8, 4))),
+        (at(16, 0, 20), DAY, at(16, 0)),
+        (at(8, 0, day=HALF_DAY), DAY, at(16, 0)),
+        (at(13, 1, day=HALF_DAY), HALF_DAY, at(13, 0, day=HALF_DAY)),
+    ],
+)
+def test_a_day_closes_with_its_session_and_opens_at_its_midnight_utc(
+    market: Market, now_ms: int, day: date, close_ms: int
+) -> None:
+    market.clock.now_ms = now_ms
+    candles = market.poll("AAPL", interval="1d")["AAPL"]
+    assert (candles[-1].open_ms, candles[-1].close_ms) == (midnight(day), close_ms)
+    truth = market.truth("AAPL", "1d")[: len(candles)]
+    assert [one.close for one in candles] == [bar.close for bar in truth]
+
+
+def test_a_day_of_a_coin_closes_at_midnight(market: Market) -> None:
+    last = market.poll("BTC-USD", interval="1d")["BTC-USD"][-1]
+    assert (last.open_ms, last.close_ms) == (midnight(DAY) - DAY_MS, midnight(DAY))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault.RATE_LIMIT, ErrorKind.RATE_LIMITED),
+        (Fault.NOT_FOUND, ErrorKind.UNKNOWN_SYMBOL),
+        (Fault.SERVER_ERROR, ErrorKind.MALFORMED),
+        (Fault.EMPTY, ErrorKind.NO_DATA),
+        (Fault.NULL, ErrorKind.NO_DATA),
+        (Fault.MALFORMED, ErrorKind.MALFORMED),
+        (Fault.HTML, ErrorKind.MALFORMED),
+        (Fault.SLOW, ErrorKind.TIMEOUT),
+        (Fault.RESET, ErrorKind.NETWORK),
+    ],
+)
+def test_a_fault_of_one_symbol_is_counted_by_kind_and_stops_no_neighbour(
+    market: Market, fault: Fault, kind: ErrorKind
+) -> None:
+    """Cold, when the client does not know the symbol's zone yet, and warm; and it heals."""
+    published = {"AAPL": at(15, 39), "MSFT": at(15, 39)}
+    # yfinance itself waits 10 s for a new symbol's zone, so a slow answer is only tried warm
+    rounds = (True,) if fault is Fault.SLOW else (False, True)
+    market.poll("MSFT", *(["AAPL"] if fault is Fault.SLOW else []), published=published)
+    for warm in rounds:
+        market.stand_in.server.fail("AAPL", fault)
+        got = market.poll("AAPL", "MSFT", published=published)
+        assert got["AAPL"] == []
+        assert len(got["MSFT"]) == 3
+        if warm:
+            assert market.polls(kind.value) >= 1
+        market.stand_in.server.heal("AAPL")
+        assert len(market.poll("AAPL", published=published)["AAPL"]) == 3
+
+
+def test_a_symbol_that_yahoo_does_not_know_stops_no_other(market: Market) -> None:
+    got = market.poll("NOPE", "MSFT", published={"MSFT": at(15, 39)})
+    assert got["NOPE"] == []
+    assert len(got["MSFT"]) == 3
+    assert market.polls("unknown_symbol") == 1
+
+
+def test_polling_once_without_any_success_is_an_error(market: Market) -> None:
+    market.stand_in.server.fail("AAPL", Fault.RATE_LIMIT)
+    with pytest.raises(SourceError, match="none of the 1 symbols could be polled"):
+        market.poll("AAPL")
+
+
+def test_a_blank_bar_is_waited_for_and_then_passed_over(market: Market) -> None:
+    listing = market.stand_in.server.listings["AAPL"]
+    listing.overrides[at(15, 41)] = dict.fromkeys(("open", "high", "low", "close"))
+    published = {"AAPL": at(15, 39)}
+    got = market.poll("AAPL", published=published)["AAPL"]
+    assert [one.open_ms for one in got] == [at(15, 40)]
+    market.clock.now_ms = at(15, 44, 27)
+    got = market.poll("AAPL", published=published)["AAPL"]
+    assert [one.open_ms for one in got] == [at(15, 40), at(15, 42), at(15, 43)]
+    listing.overrides.clear()
+    got = market.poll("AAPL", published=published)["AAPL"]
+    assert [one.open_ms for one in got] == [at(15, minute) for minute in (40, 41, 42, 43)]
+
+
+def test_a_bar_that_contradicts_itself_is_left_out_and_counted(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    listing = market.stand_in.server.listings["AAPL"]
+    listing.overrides[at(15, 41)] = {"high": 1.0}
+    got = market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]
+    assert [one.open_ms for one in got] == [at(15, 40), at(15, 42)]
+    assert market.polls("invalid") == 1
+    assert "AAPL 1m: high: must be at least" in caplog.text
+
+
+def test_a_close_a_hair_above_the_high_is_kept(market: Market) -> None:
+    listing = market.stand_in.server.listings["AAPL"]
+    true = next(bar for bar in market.truth("AAPL") if bar.start_ms == at(15, 42))
+    top = max(true.open, true.close)
+    listing.overrides[at(15, 42)] = {"high": top * (1 - 1e-7)}
+    got = market.poll("AAPL", published={"AAPL": at(15, 41)})["AAPL"]
+    assert [one.high for one in got] == [top]
+
+
+def test_without_trades_a_candle_closes_two_minutes_after_its_end(market: Market) -> None:
+    listing = market.stand_in.server.listings["AAPL"]
+    listing.last_trade_ms = at(15, 41, 30)
+    published = {"AAPL": at(15, 39)}
+    market.clock.now_ms = at(15, 43, 59)
+    assert [one.open_ms for one in market.poll("AAPL", published=published)["AAPL"]] == [at(15, 40)]
+    market.clock.now_ms = at(15, 44)
+    got = market.poll("AAPL", published=published)["AAPL"]
+    assert [one.open_ms for one in got] == [at(15, 40), at(15, 41)]
+
+
+def test_a_gap_that_yahoo_cannot_fill_is_told(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    market.poll("AAPL", published={"AAPL": at(9, 30, day=date(2026, 7, 1))})
+    assert "AAPL 1m: a gap" in caplog.text
+
+
+def test_it_polls_on_and_gives_each_candle_once(market: Market) -> None:
+    """The source sleeps by the real clock, and the market's clock jumps."""
+    source = PollingSource(
+        ("AAPL",), "1m", market.yahoo.poll, market.metrics, poll_ms=50, now_ms=market.clock
+    )
+
+    async def four() -> list[int]:
+        stream = source.candles({"AAPL": at(15, 39)})
+        got = []
+        async for one in stream:
+            got.append(one.open_ms)
+            if len(got) == 3:
+                market.clock.now_ms = at(15, 44, 30)
+            if len(got) == 4:
+                break
+        await stream.aclose()
+        return got
+
+    assert asyncio.run(four()) == [at(15, minute) for minute in (40, 41, 42, 43)]
+
+
+def test_a_day_that_ends_later_than_the_next_midnight_utc_is_cut_to_a_day() -> None:
+    """A future trades round the clock by New York, whose midnight is after that of UTC."""
+    bar = Bar(midnight(DAY), midnight(DAY) + DAY_MS + 4 * 3_600_000, 1.0, 1.0, 1.0, 1.0, 0.0)
+    assert as_candle(bar, "ES=F", "1d").close_ms == midnight(DAY) + DAY_MS

@@ -1,0 +1,272 @@
+"""Every figure of the report, from tables of forecasts and what came. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from trainer import scoring, skill
+from trainer.forecast_table import KEYS, levels_of, quantile_column
+
+MODEL: Final = "Candlecast"
+"""The network's name among the methods."""
+
+SKILL_LOSSES: Final = ("pinball", "crps", "qlike", "squared")
+
+GROUP_PAIRS: Final = (("pinball", "GARCH-t"), ("pinball", "HAR"), ("qlike", "HAR"))
+"""Loss and baseline of the skills shown by year and by symbol."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Scores(_Part):
+    """One method's mean losses at one horizon; None where it forecast no such thing."""
+
+    method: str
+    step: int
+    rows: int
+    pinball: float | None
+    crps: float | None
+    qlike: float | None
+    mse: float | None  # of log returns
+    rmse: float | None
+    mae: float | None
+    price_mse: float | None  # in the quote currency
+    price_rmse: float | None
+    price_mae: float | None
+    covered: dict[int, dict[str, float]]  # nominal per cent -> inside, below, above
+
+
+class Comparison(_Part):
+    """The network against one baseline, in one loss at one horizon."""
+
+    baseline: str
+    loss: str
+    step: int
+    skill: float
+    low: float
+    high: float
+    dm: float | None
+    p_value: float | None
+    rows: int
+    dates: int
+
+
+class Group(_Part):
+    """One year or one symbol at one horizon."""
+
+    kind: str  # year or symbol
+    name: str
+    step: int
+    rows: int
+    rmse_ratio: float  # to persistence's
+    covered: dict[int, float]  # nominal per cent -> share inside
+    skills: list[Comparison]
+
+
+class Calibration(_Part):
+    """How the network's quantiles at one horizon held."""
+
+    step: int
+    levels: list[float]
+    observed: list[float]  # share of outcomes at or below each quantile
+    low: list[float]  # ends of its bootstrap interval
+    high: list[float]
+    pit_edges: list[float]
+    pit_density: list[float]
+
+
+class Evaluation(_Part):
+    """The figures of a report."""
+
+    first_ms: int  # open_ms of the first and last candle forecast from, UTC
+    last_ms: int
+    symbols: list[str]
+    horizons: list[int]
+    rows: int  # forecasts of each method, the same for all
+    left_out: int  # forecasts of the network that some baseline has no match for
+    scores: list[Scores]
+    comparisons: list[Comparison]
+    calibrations: list[Calibration]
+    groups: list[Group]
+
+
+class NothingToCompare(ValueError):
+    """No forecast that all methods made and whose outcome has come."""
+
+
+def evaluate(
+    tables: Mapping[str, pd.DataFrame], symbols: Mapping[str, scoring.Symbol]
+) -> Evaluation:
+    """Return all figures over the rows that every method forecast and whose outcome has come.
+
+    Args:
+        tables: forecasts by method; that of ``MODEL`` is the one under test.
+        symbols: the candles, by symbol.
+
+    Raises:
+        NothingToCompare: when there are no such rows.
+    """
+    joined = {name: scoring.join_outcomes(table, symbols) for name, table in tables.items()}
+    common = _common(joined)
+    joined = {name: rows.merge(common, on=KEYS) for name, rows in joined.items()}
+    model = joined[MODEL]
+    if model.empty:
+        raise NothingToCompare(
+            "no forecast that every method made and whose outcome has come: "
+            "the baselines need two years of candles before their first"
+        )
+    losses = {name: scoring.losses(rows) for name, rows in joined.items()}
+    horizons = [int(step) for step in sorted(model["step"].unique())]
+    return Evaluation(
+        first_ms=int(model["open_ms"].min()),
+        last_ms=int(model["open_ms"].max()),
+        symbols=sorted(str(name) for name in model["symbol"].unique()),
+        horizons=horizons,
+        rows=len(model),
+        left_out=len(tables[MODEL]) - len(model),
+        scores=[
+            _scores(name, step, joined[name], losses[name]) for step in horizons for name in joined
+        ],
+        comparisons=list(_comparisons(losses, horizons, SKILL_LOSSES)),
+        calibrations=[_calibration(model[model["step"] == step], step) for step in horizons],
+        groups=list(_groups(model, losses, horizons)),
+    )
+
+
+def _common(joined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    frames = iter(joined.values())
+    common = next(frames)[KEYS]
+    for rows in frames:
+        common = common.merge(rows[KEYS], on=KEYS)
+    return common
+
+
+def _scores(method: str, step: int, joined: pd.DataFrame, losses: pd.DataFrame) -> Scores:
+    rows = joined[joined["step"] == step]
+    mean = losses[losses["step"] == step].drop(columns=KEYS).mean()
+    spread = bool(rows[quantile_column(levels_of(rows)[0])].notna().all())
+    return Scores(
+        method=method,
+        step=step,
+        rows=len(rows),
+        pinball=_number(mean["pinball"]),
+        crps=_number(mean["crps"]),
+        qlike=_number(mean["qlike"]),
+        mse=_number(mean["squared"]),
+        rmse=_number(np.sqrt(mean["squared"])),
+        mae=_number(mean["absolute"]),
+        price_mse=_number(mean["price_squared"]),
+        price_rmse=_number(np.sqrt(mean["price_squared"])),
+        price_mae=_number(mean["price_absolute"]),
+        covered={p: scoring.coverage(rows, p) for p in _intervals(rows)} if spread else {},
+    )
+
+
+def _comparisons(
+    losses: Mapping[str, pd.DataFrame], horizons: Sequence[int], names: Sequence[str]
+) -> Iterator[Comparison]:
+    for baseline in losses:
+        for loss in names:
+            for step in horizons:
+                if baseline != MODEL:
+                    yield from _compare(losses, baseline, loss, step)
+
+
+def _compare(
+    losses: Mapping[str, pd.DataFrame], baseline: str, loss: str, step: int
+) -> Iterator[Comparison]:
+    found = skill.compare(losses[MODEL], losses[baseline], loss, step)
+    if found.rows:
+        yield Comparison(
+            baseline=baseline,
+            loss=loss,
+            step=step,
+            skill=found.skill,
+            low=found.low,
+            high=found.high,
+            dm=_number(found.dm),
+            p_value=_number(found.p_value),
+            rows=found.rows,
+            dates=found.dates,
+        )
+
+
+def _calibration(rows: pd.DataFrame, step: int) -> Calibration:
+    levels = levels_of(rows)
+    edges, density = scoring.pit_density(rows)
+    intervals = [_share_interval(rows, level) for level in levels]
+    return Calibration(
+        step=step,
+        levels=list(levels),
+        observed=scoring.reliability(rows).tolist(),
+        low=[low for low, _ in intervals],
+        high=[high for _, high in intervals],
+        pit_edges=edges.tolist(),
+        pit_density=density.tolist(),
+    )
+
+
+def _share_interval(rows: pd.DataFrame, level: float) -> tuple[float, float]:
+    days = pd.DataFrame(
+        {"open_ms": rows["open_ms"], "below": rows["close"] <= rows[quantile_column(level)]}
+    )
+    sums = days.groupby("open_ms").agg(below=("below", "sum"), count=("below", "size"))
+    counts = sums.to_numpy(dtype=np.float64)  # (dates, 2)
+    return skill.ratio_interval(counts[:, 0], counts[:, 1])
+
+
+def _groups(
+    model: pd.DataFrame, losses: Mapping[str, pd.DataFrame], horizons: Sequence[int]
+) -> Iterator[Group]:
+    for kind, key in (("year", _year), ("symbol", _symbol)):
+        for name in sorted(key(model).unique()):
+            part = {method: rows[key(rows) == name] for method, rows in losses.items()}
+            for step in horizons:
+                rows = model[(key(model) == name) & (model["step"] == step)]
+                if not rows.empty:
+                    yield _group(kind, name, step, rows, part)
+
+
+def _year(rows: pd.DataFrame) -> pd.Series[str]:
+    return pd.to_datetime(rows["open_ms"], unit="ms").dt.year.astype(str)
+
+
+def _symbol(rows: pd.DataFrame) -> pd.Series[str]:
+    return rows["symbol"].astype(str)
+
+
+def _group(
+    kind: str, name: str, step: int, rows: pd.DataFrame, losses: Mapping[str, pd.DataFrame]
+) -> Group:
+    error = np.log(rows["close"] / rows["predicted_close"])
+    move = np.log(rows["close"] / rows["last_close"])
+    return Group(
+        kind=kind,
+        name=name,
+        step=step,
+        rows=len(rows),
+        rmse_ratio=float(np.sqrt((error**2).mean() / (move**2).mean())),
+        covered={p: scoring.coverage(rows, p)["inside"] for p in _intervals(rows)},
+        skills=[
+            found
+            for loss, baseline in GROUP_PAIRS
+            if baseline in losses
+            for found in _compare(losses, baseline, loss, step)
+        ],
+    )
+
+
+def _intervals(rows: pd.DataFrame) -> list[int]:
+    levels = set(levels_of(rows))
+    return [percent for percent, ends in scoring.INTERVALS.items() if levels.issuperset(ends)]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,207 @@
+"""The figures of the report: SVG whose colours are the page's own and follow its theme."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from trainer.evaluation import Calibration, Comparison
+from trainer.forecast_table import quantile_column
+from trainer.scoring import INTERVALS, Symbol
+
+INK: Final = "#14171f"
+MUTED: Final = "#6b7280"
+LINE: Final = "#d9dde5"
+FLAME: Final = "#c2570c"  # the network, and every forecast
+SLATE: Final = "#3f6fb5"  # what came
+COLOURS: Final = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    FLAME: "var(--flame)",
+    SLATE: "var(--slate)",
+}
+"""Colours of the light theme, and the page's variable that takes the place of each."""
+
+STYLE: Final[Mapping[Any, Any]] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "candlecast",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+}
+
+HISTORY: Final = 60
+"""Candles before a fan."""
+
+
+@contextmanager
+def _figure(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Figure, Any]]:
+    with mpl.rc_context(dict(STYLE)):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _svg(figure: Figure) -> str:
+    """Return the figure as an SVG element that takes its colours and fonts from the page."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in COLOURS.items():
+        svg = svg.replace(colour, variable)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", svg)
+    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
+
+
+def skills(comparisons: Sequence[Comparison], loss: str, steps: Sequence[int]) -> str:
+    """Return the skills in one loss against every baseline, with intervals, a panel a horizon."""
+    chosen = [one for one in comparisons if one.loss == loss]
+    names = list(dict.fromkeys(one.baseline for one in chosen))
+    with _figure(1, len(steps), 9.6, 0.9 + 0.34 * len(names)) as (figure, axes):
+        for panel, step in zip(axes[0], steps, strict=True):
+            rows = [one for one in chosen if one.step == step]
+            at = [len(names) - 1 - names.index(one.baseline) for one in rows]
+            middle = np.array([100 * one.skill for one in rows])
+            ends = np.array([[100 * one.low, 100 * one.high] for one in rows]).T
+            panel.axvline(0, color=MUTED, linewidth=1)
+            panel.errorbar(
+                middle, at, xerr=np.abs(ends - middle), fmt="o", color=FLAME, markersize=5,
+                elinewidth=2, capsize=0,
+            )  # fmt: skip
+            panel.set_yticks(range(len(names)), names[::-1] if panel is axes[0][0] else [])
+            panel.set_ylim(-0.6, len(names) - 0.4)
+            panel.set_title(_ahead(step))
+            panel.set_xlabel("lower loss, %")
+        return _svg(figure)
+
+
+def reliability(calibrations: Sequence[Calibration]) -> str:
+    """Return the reliability diagrams: how often outcomes fell below each quantile."""
+    with _figure(1, len(calibrations), 9.6, 3.3) as (figure, axes):
+        for panel, one in zip(axes[0], calibrations, strict=True):
+            panel.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            panel.fill_between(one.levels, one.low, one.high, color=FLAME, alpha=0.22, linewidth=0)
+            panel.plot(one.levels, one.observed, "o-", color=FLAME, markersize=4, linewidth=1.4)
+            panel.set_title(_ahead(one.step))
+            panel.set_xlabel("quantile level")
+            panel.set_aspect("equal")
+            panel.set_xlim(0, 1)
+            panel.set_ylim(0, 1)
+        axes[0][0].set_ylabel("share of outcomes below")
+        return _svg(figure)
+
+
+def pit(calibrations: Sequence[Calibration]) -> str:
+    """Return the histograms of the probability integral transform."""
+    with _figure(1, len(calibrations), 9.6, 2.6) as (figure, axes):
+        for panel, one in zip(axes[0], calibrations, strict=True):
+            edges, density = np.array(one.pit_edges), np.array(one.pit_density)
+            panel.bar(
+                edges[:-1], density, np.diff(edges), align="edge", color=FLAME, alpha=0.45,
+                edgecolor=FLAME, linewidth=0.8,
+            )  # fmt: skip
+            panel.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            panel.set_title(_ahead(one.step))
+            panel.set_xlabel("forecast probability below the outcome")
+            panel.set_xlim(0, 1)
+        axes[0][0].set_ylabel("density")
+        return _svg(figure)
+
+
+def fans(table: pd.DataFrame, symbols: Mapping[str, Symbol], count: int = 6) -> str:
+    """Return forecasts with the candles before and after them, at evenly spread origins.
+
+    The origins are chosen by their place in the table alone, not by how the forecast did.
+    """
+    origins = table[["symbol", "open_ms"]].drop_duplicates().sort_values(["open_ms", "symbol"])
+    picks = np.linspace(0, len(origins) - 1, count + 2).astype(int)[1:-1]
+    columns = 3
+    rows = -(-count // columns)
+    with _figure(rows, columns, 9.6, 2.7 * rows) as (figure, axes):
+        for panel, pick in zip(axes.flat, picks, strict=False):
+            symbol, open_ms = origins.iloc[pick]
+            chosen = (table["symbol"] == symbol) & (table["open_ms"] == open_ms)
+            _fan(panel, table[chosen], symbols[symbol])
+        return _svg(figure)
+
+
+def _fan(panel: Axes, rows: pd.DataFrame, symbol: Symbol) -> None:
+    steps = np.concatenate([[0], rows["step"].to_numpy()])
+    at = int(np.searchsorted(symbol.open_ms, rows["open_ms"].iloc[0]))
+    close = symbol.candles[max(at - HISTORY, 0) : at + steps[-1] + 1, 3]
+    days = np.arange(len(close)) - min(at, HISTORY)
+    for low, high in (ends for _, ends in sorted(INTERVALS.items(), reverse=True)):
+        panel.fill_between(
+            steps, _path(rows, low), _path(rows, high), color=FLAME, alpha=0.22, linewidth=0
+        )
+    panel.plot(steps, _path(rows, 0.5), color=FLAME, linewidth=1.4)
+    panel.plot(days[days <= 0], close[days <= 0], color=INK, linewidth=1.1)
+    panel.plot(days[days >= 0], close[days >= 0], color=SLATE, linewidth=1.4)
+    panel.axvline(0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    date = pd.Timestamp(int(rows["open_ms"].iloc[0]), unit="ms")
+    panel.set_title(f"{rows['symbol'].iloc[0]}, {date:%-d %b %Y}")
+    panel.set_xlim(-HISTORY, steps[-1] + 1)
+
+
+def _path(rows: pd.DataFrame, level: float) -> NDArray[np.float64]:
+    """Return the last close and then the quantile at each step."""
+    prices = rows[quantile_column(level)].to_numpy(dtype=np.float64)
+    return np.concatenate([rows["last_close"].to_numpy(dtype=np.float64)[:1], prices])
+
+
+def against_what_came(joined: pd.DataFrame, step: int, count: int = 120) -> Figure:
+    """Return each symbol's newest forecasts of one horizon against the closes that came.
+
+    For a file: on white, in the light theme's colours.
+    """
+    names = sorted(joined["symbol"].unique())
+    with _figure(len(names), 1, 9.6, 2.2 * len(names)) as (figure, axes):
+        figure.set_facecolor("white")
+        for panel, name in zip(axes[:, 0], names, strict=True):
+            chosen = (joined["symbol"] == name) & (joined["step"] == step)
+            rows = joined[chosen].sort_values("open_ms").tail(count)
+            x = np.arange(len(rows))
+            for percent, (low, high) in sorted(INTERVALS.items(), reverse=True):
+                panel.fill_between(
+                    x, rows[quantile_column(low)], rows[quantile_column(high)], color=FLAME,
+                    alpha=0.2, linewidth=0, label=f"{percent} %",
+                )  # fmt: skip
+            panel.plot(x, rows["predicted_close"], color=FLAME, linewidth=1, label="median")
+            panel.plot(x, rows["close"], ".", color=SLATE, markersize=4, label="what came")
+            dates = pd.to_datetime(rows["open_ms"], unit="ms")
+            marks = np.linspace(0, len(rows) - 1, min(6, len(rows))).astype(int)
+            panel.set_xticks(marks, [f"{dates.iloc[i]:%-d %b %Y}" for i in marks])
+            panel.set_title(f"{name}, {_ahead(step)}")
+        axes[0, 0].legend(loc="upper left", ncols=5, fontsize=8)
+        return figure
+
+
+def _ahead(step: int) -> str:
+    return f"{step} candle ahead" if step == 1 else f"{step} candles ahead"

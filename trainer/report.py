@@ -1,0 +1,200 @@
+"""One self-contained HTML page and one JSON file of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import jinja2
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from trainer import figures
+from trainer.evaluation import MODEL, Comparison, Evaluation, Scores
+from trainer.scoring import Symbol
+
+TEMPLATE: Final = "report.html.j2"
+
+LOSS_NAMES: Final[Mapping[str, str]] = {
+    "pinball": "Distribution (pinball)",
+    "crps": "Distribution (CRPS)",
+    "qlike": "Volatility (QLIKE)",
+    "squared": "Point (squared error)",
+}
+
+HEADLINES: Final = (
+    ("pinball", "GARCH-t", "Distribution against GARCH-t"),
+    ("pinball", "HAR", "Distribution against HAR"),
+    ("qlike", "HAR", "Volatility against HAR"),
+    ("squared", "persistence", "Point forecast against persistence"),
+)
+"""Loss, baseline and title of the cards on top."""
+
+
+class Fold(BaseModel):
+    """One model of the evaluation and the candles that it forecast from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_version: str
+    trained_until_ms: int  # opening time of the newest candle that training saw, UTC
+    first_ms: int  # of the candles forecast from, UTC
+    last_ms: int
+
+
+class Protocol(BaseModel):
+    """How the figures were come by."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str  # of the candles
+    sha256: str  # of the candles as used
+    kind: str  # in words: rolling origins or a frozen model
+    embargo: int  # candles between the newest that training saw and the first forecast
+    configurations_tried: int  # on validation data, before this
+    folds: list[Fold]
+
+
+class Report(BaseModel):
+    """All that ``python -m trainer evaluate`` finds; its JSON file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    made_at_ms: int
+    protocol: Protocol
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline: a skill at each horizon."""
+
+    title: str
+    skills: Sequence[Comparison]
+
+
+def write(
+    report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol], folder: Path
+) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.json`` into a folder and return their paths.
+
+    Args:
+        report: the figures.
+        table: the network's forecasts, for the example fans.
+        symbols: the candles, by symbol.
+        folder: made if it is missing; files of these names in it are replaced.
+
+    Raises:
+        OSError: when a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page, numbers = folder / "report.html", folder / "report.json"
+    page.write_text(html(report, table, symbols), encoding="utf-8")
+    numbers.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return page, numbers
+
+
+def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> str:
+    """Return the page; it loads nothing from anywhere."""
+    found = report.evaluation
+    losses = [loss for loss in LOSS_NAMES if any(one.loss == loss for one in found.comparisons)]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        date=_date, minute=_minute, percent=_percent, points=_points, milli=_milli, short=_short
+    )
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        found=found,
+        model=MODEL,
+        cards=_cards(found),
+        sentences=sentences(found),
+        scores={step: _by_method(found, step) for step in found.horizons},
+        loss_names={loss: LOSS_NAMES[loss] for loss in losses},
+        compared={loss: [one for one in found.comparisons if one.loss == loss] for loss in losses},
+        skills={loss: figures.skills(found.comparisons, loss, found.horizons) for loss in losses},
+        reliability=figures.reliability(found.calibrations),
+        pit=figures.pit(found.calibrations),
+        fans=figures.fans(table, symbols),
+    )
+
+
+def sentences(found: Evaluation) -> list[str]:
+    """Return what the figures say, in words that claim no more than their intervals do."""
+    said = []
+    for loss, baseline, what in (
+        ("pinball", "GARCH-t", "distribution"),
+        ("pinball", "HAR", "distribution"),
+        ("qlike", "HAR", "volatility"),
+    ):
+        rows = _compared(found, loss, baseline)
+        if rows:
+            said.append(f"Its {what} forecast, against {baseline}: {_verdicts(rows)}.")
+    point = _compared(found, "squared", "persistence")
+    if point:
+        said.append(
+            f"Its median, as a point forecast against tomorrow = today: {_verdicts(point)}. "
+            "It makes no claim about the direction of a price."
+        )
+    return said
+
+
+def _verdicts(rows: Sequence[Comparison]) -> str:
+    return "; ".join(f"{_ahead(one.step)} {_verdict(one)}" for one in rows)
+
+
+def _verdict(one: Comparison) -> str:
+    if one.low > 0:
+        return f"better by {one.skill:.1%}"
+    if one.high < 0:
+        return f"worse by {-one.skill:.1%}"
+    return f"no clear difference ({one.skill:+.1%})"
+
+
+def _cards(found: Evaluation) -> list[Card]:
+    cards = [Card(title, _compared(found, loss, name)) for loss, name, title in HEADLINES]
+    return [card for card in cards if card.skills]
+
+
+def _compared(found: Evaluation, loss: str, baseline: str) -> list[Comparison]:
+    return [one for one in found.comparisons if (one.loss, one.baseline) == (loss, baseline)]
+
+
+def _by_method(found: Evaluation, step: int) -> list[Scores]:
+    return [one for one in found.scores if one.step == step]
+
+
+def _ahead(step: int) -> str:
+    return f"{step} candle ahead" if step == 1 else f"{step} candles ahead"
+
+
+def _date(millis: int) -> str:
+    return f"{datetime.fromtimestamp(millis / 1000, UTC):%Y-%m-%d}"
+
+
+def _minute(millis: int) -> str:
+    return f"{datetime.fromtimestamp(millis / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _points(skill: float) -> str:
+    return f"{100 * skill:+.2f}".replace("-", "−")
+
+
+def _milli(value: float | None) -> str:
+    return "–" if value is None else f"{1000 * value:.3f}"
+
+
+def _short(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
