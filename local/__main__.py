@@ -13,6 +13,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import Final, NoReturn
 
+from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from local.accounting import Accounting, Summary
@@ -23,6 +24,10 @@ from local.settings import BrokerSettings, LocalSettings
 from local.system import PartFailed, System
 from shared import bundle, topics
 from shared.settings import KafkaSettings
+
+_EXPECTED: Final = (
+    BrokerError, PartFailed, bundle.BundleError, topics.TopicError, KafkaError, OSError,
+)  # fmt: skip
 
 INTERRUPTED: Final = 130
 """The exit code of a run that was to go on until all is done, and was stopped."""
@@ -38,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["kafka"]:
             return run_kafka(BrokerSettings.read(arguments[1:], "python -m local kafka"))
         return run_all(LocalSettings.read(arguments, "python -m local"))
-    except (BrokerError, PartFailed, bundle.BundleError, topics.TopicError, OSError) as error:
+    except _EXPECTED as error:
         print(error, file=sys.stderr)
         return 1
 

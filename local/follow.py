@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Final, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 
 from local.accounting import Accounting
 from shared.candles import InvalidCandle, decode_candle
@@ -16,6 +18,7 @@ from shared.forecasts import Forecast
 from shared.settings import KafkaSettings
 
 _POLL_MS: Final = 200
+_ANSWER_S: Final = 5.0
 _MOST_SYMBOLS: Final = 100
 
 
@@ -40,7 +43,7 @@ class Follower:
     async def __aenter__(self) -> Self:
         """Connect; the topics must exist."""
         async with AsyncExitStack() as resources:
-            resources.push_async_callback(self._consumer.stop)
+            resources.push_async_callback(self._stop)
             await self._consumer.start()
             topics = (self._kafka.candles_topic, self._kafka.forecasts_topic, self._kafka.dlq_topic)
             for topic in topics:
@@ -70,12 +73,19 @@ class Follower:
             self._let_forecasts_catch_up()
 
     async def has_read_all(self) -> bool:
-        """Whether it has read every topic up to where it ends now."""
-        ends = await self._consumer.end_offsets(self._all())
-        for partition, end in ends.items():
-            if await self._consumer.position(partition) < end:
-                return False
-        return True
+        """Whether it has read every topic up to where it ends now; no when Kafka does not say."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                ends = await self._consumer.end_offsets(self._all())
+                positions = [await self._consumer.position(partition) for partition in ends]
+        except (TimeoutError, KafkaError):
+            return False
+        return all(at >= end for at, end in zip(positions, ends.values(), strict=True))
+
+    async def _stop(self) -> None:
+        # when Kafka is gone, aiokafka 0.14 lets the end of its own tasks escape from here
+        with suppress(asyncio.CancelledError):
+            await self._consumer.stop()
 
     def _all(self) -> list[TopicPartition]:
         return [one for partitions in self._partitions.values() for one in partitions]

@@ -11,7 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from shared.bundle import default_path
 from shared.settings import CommaSeparated, ServiceSettings
 
-WATCHING_SPEED = 50.0
+WATCHING_SPEED = 100.0
 """Candles a second when a person watches: quick, and still a stream."""
 
 

@@ -18,6 +18,7 @@ from local.screen import Addresses
 from local.settings import WATCHING_SPEED, LocalSettings
 
 _STOP_S: Final = 12.0  # the worker drains for up to 10
+_STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
 _PROBE_S: Final = 2.0
 
 
@@ -127,8 +128,9 @@ class System:
         return part
 
     def _stop_parts(self) -> None:
+        patience_s = _STOP_S if self._broker.exit_code is None else _STOP_WITHOUT_KAFKA_S
         for part in reversed(self._parts):
-            part.stop(_STOP_S)
+            part.stop(patience_s)
 
 
 def source_flags(settings: LocalSettings) -> list[str]:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -29,6 +30,21 @@ log = logging.getLogger("producer")
 
 STALLED_S = 30.0
 """How long the broker may leave candles unacknowledged before /readyz says so."""
+
+
+class StatusPortError(Exception):
+    """A port for /metrics that cannot be had."""
+
+
+EXPECTED: Final = (
+    HistoryError,
+    PublishError,
+    ResumeError,
+    SourceError,
+    StatusPortError,
+    topics.TopicError,
+)
+"""What is told in one line, without a traceback."""
 
 
 class _Progress:
@@ -55,10 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     try:
         return asyncio.run(_until_signal(settings))
-    except (HistoryError, PublishError, ResumeError, SourceError, topics.TopicError) as error:
+    except EXPECTED as error:
         log.error("%s", error)
-    except OSError as error:
-        log.error("%s:%d: %s", settings.metrics_host, settings.metrics_port, error)
     return 1
 
 
@@ -78,16 +92,21 @@ async def _run(settings: ProducerSettings) -> None:
     registry = CollectorRegistry()
     metrics = ProducerMetrics(registry)
     progress = _Progress()
-    server = StatusServer(
-        settings.metrics_host,
-        settings.metrics_port,
-        registry,
-        live=progress.live,
-        ready=progress.ready,
-    )
-    with server, _source(settings, metrics) as source:
+    with _status(settings, registry, progress) as server, _source(settings, metrics) as source:
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
         await _publish(settings, source, metrics, progress)
+
+
+def _status(
+    settings: ProducerSettings, registry: CollectorRegistry, progress: _Progress
+) -> StatusServer:
+    host, port = settings.metrics_host, settings.metrics_port
+    try:
+        return StatusServer(host, port, registry, live=progress.live, ready=progress.ready)
+    except OSError as error:
+        raise StatusPortError(
+            f"metrics_port: {host}:{port} cannot be had: {error.strerror}"
+        ) from error
 
 
 async def _publish(
@@ -97,10 +116,14 @@ async def _publish(
     progress: _Progress,
 ) -> None:
     await topics.ensure(settings.bootstrap, topics.market_topics(settings))
-    published = await newest_published(
-        settings.bootstrap, settings.candles_topic, source.symbols, source.interval
-    )
     async with KafkaSink(settings.bootstrap, settings.candles_topic, metrics, source.name) as sink:
+        published = await newest_published(
+            settings.bootstrap,
+            settings.candles_topic,
+            await sink.partitions(),
+            source.symbols,
+            source.interval,
+        )
         progress.sink = sink
         async with aclosing(source.candles(published)) as candles:
             async for candle in candles:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,10 +18,6 @@ log = logging.getLogger(__name__)
 FIRST_SPAN: Final = 1000
 """Messages looked at first at a partition's end; each further look is four times as long."""
 
-METADATA_TIMEOUT_S: Final = 30.0
-"""How long a topic that was just made may take to be known."""
-
-_METADATA_PAUSE_S: Final = 0.05
 _ANY_TIME_MS: Final = 1 << 53
 _POLL_MS: Final = 10_000
 
@@ -76,12 +71,19 @@ def spans(beginning: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 async def newest_published(
-    bootstrap: str, topic: str, symbols: Iterable[str], interval: str
+    bootstrap: str, topic: str, partitions: Sequence[int], symbols: Iterable[str], interval: str
 ) -> dict[str, int]:
     """Return the opening time of the newest candle in the topic, for each symbol that has one.
 
     A symbol's candles lie in one partition, in order. That is read from its end backwards until
     its symbols are found, or to its beginning for a symbol that has no candle.
+
+    Args:
+        bootstrap: Kafka's host:port.
+        topic: of candles.
+        partitions: the numbers of all its partitions.
+        symbols: the ones to look for.
+        interval: of the candles to look for.
 
     Raises:
         ResumeError: when the topic cannot be read.
@@ -91,7 +93,8 @@ async def newest_published(
     )
     try:
         await consumer.start()
-        return await _newest(consumer, topic, symbols, interval)
+        by_partition = _symbols_by_partition(topic, partitions, symbols)
+        return await _newest(consumer, by_partition, interval)
     except KafkaError as error:
         raise ResumeError(f"topic {topic}: its end cannot be read: {error!r}") from error
     finally:
@@ -99,15 +102,14 @@ async def newest_published(
 
 
 async def _newest(
-    consumer: Any, topic: str, symbols: Iterable[str], interval: str
+    consumer: Any, by_partition: dict[TopicPartition, list[str]], interval: str
 ) -> dict[str, int]:
-    by_partition = await _symbols_by_partition(consumer, topic, symbols)
     consumer.assign(list(by_partition))
     beginnings = await consumer.beginning_offsets(list(by_partition))
     ends = await consumer.end_offsets(list(by_partition))
     newest: dict[str, int] = {}
-    for partition, its_symbols in by_partition.items():
-        tail = Tail(its_symbols, interval)
+    for partition, symbols in by_partition.items():
+        tail = Tail(symbols, interval)
         for start, end in spans(beginnings[partition], ends[partition]):
             tail.read(await _read_span(consumer, partition, start, end))
             if tail.is_complete:
@@ -116,30 +118,16 @@ async def _newest(
     return newest
 
 
-async def _symbols_by_partition(
-    consumer: Any, topic: str, symbols: Iterable[str]
+def _symbols_by_partition(
+    topic: str, partitions: Sequence[int], symbols: Iterable[str]
 ) -> dict[TopicPartition, list[str]]:
-    partitions = await _partitions(consumer, topic)
-    pick = DefaultPartitioner()
+    pick = DefaultPartitioner()  # the one that the sink's client has
+    numbers = sorted(partitions)
     chosen: dict[TopicPartition, list[str]] = defaultdict(list)
     for symbol in symbols:
-        number = pick(symbol.encode(), partitions, partitions)
+        number = pick(symbol.encode(), numbers, numbers)
         chosen[TopicPartition(topic, number)].append(symbol)
     return dict(chosen)
-
-
-async def _partitions(consumer: Any, topic: str) -> list[int]:
-    """Wait for a topic's partitions: brokers know a new topic some moments after it was made."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + METADATA_TIMEOUT_S
-    while True:
-        await consumer.topics()  # asks a broker
-        partitions = sorted(consumer.partitions_for_topic(topic) or ())
-        if partitions:
-            return partitions
-        if loop.time() >= deadline:
-            raise ResumeError(f"topic {topic}: no broker knows it")
-        await asyncio.sleep(_METADATA_PAUSE_S)
 
 
 async def _read_span(

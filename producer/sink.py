@@ -86,6 +86,19 @@ class KafkaSink:
                 "%d candles were not acknowledged; the next start publishes them", self._in_flight
             )
 
+    async def partitions(self) -> list[int]:
+        """Return the numbers of the topic's partitions.
+
+        Waits a while for a topic that was just made, of which not all brokers know yet.
+
+        Raises:
+            PublishError: when it still is not known.
+        """
+        try:
+            return sorted(await self._producer.partitions_for(self._topic))
+        except KafkaError as error:
+            raise PublishError(f"topic {self._topic}: {error!r}") from error
+
     async def publish(self, candle: Candle) -> None:
         """Hand a candle to the client; waits only while ``MAX_IN_FLIGHT`` are under way.
 

@@ -23,7 +23,7 @@ class CandleSource(Protocol):
     - Every candle is valid and closed: it will not change by trading any more.
     - The candles of one symbol come in rising ``open_ms``, each once, and begin after the
       newest published one; none between two that come is left out for an error that passes.
-    - What is wrong with one symbol delays or stops no other; it is logged and counted.
+    - What is wrong with one symbol stops no other; it is logged and counted.
     - It reads on only as the caller takes candles, so a sink that waits holds back the source.
     - It ends when there is nothing more to come, or raises ``SourceError`` when there never
       was anything; ``aclose`` ends it sooner.

@@ -153,9 +153,23 @@ class WorkerMetrics(ModelMetrics):
         self.windows = Gauge(
             "candlecast_windows", "Windows in the table of this worker.", registry=registry
         )
-        self.progress = Gauge(
-            "candlecast_progress_timestamp_seconds",
-            "When a micro-batch was last finished, Unix time.",
+        self.window_bytes = Gauge(
+            "candlecast_window_bytes", "Size of the windows in the table.", registry=registry
+        )
+        self.lag = Gauge(
+            "candlecast_consumer_lag_messages",
+            "Messages of a partition whose offsets are not committed yet.",
+            ["partition"],
+            registry=registry,
+        )
+        self.commit_age_seconds = Gauge(
+            "candlecast_commit_age_seconds",
+            "For how long the slowest partition has had work and committed none of it.",
+            registry=registry,
+        )
+        self.recovery_seconds = Gauge(
+            "candlecast_recovery_seconds",
+            "Time from the last assignment of partitions to their windows being recovered.",
             registry=registry,
         )
 

@@ -110,9 +110,7 @@ class Window:
         A symbol that trades every day has one among any seven daily candles.
         """
         newest = self.records[-7 * RECORD_BYTES :]
-        return any(
-            open_ms // DAY_MS % 7 in WEEKEND for open_ms, *_ in _RECORD.iter_unpack(newest)
-        )
+        return any(open_ms // DAY_MS % 7 in WEEKEND for open_ms, *_ in _RECORD.iter_unpack(newest))
 
     def ohlcv(self) -> NDArray[np.float32]:
         """Return the candles, shape (T, 5): open, high, low, close, volume; oldest first."""

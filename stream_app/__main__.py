@@ -11,38 +11,54 @@ import time
 from contextlib import suppress
 
 import uvloop
+from aiokafka.errors import KafkaError
+from faust.exceptions import ConsumerNotStarted
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 
 from shared import bundle, topics
 from shared.forecaster import Forecaster, LstmForecaster
 from shared.metrics import WorkerMetrics
 from shared.settings import configure_logging
 from shared.status import Health, StatusServer
+from stream_app import dlq
 from stream_app.app import CandleWorker
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
 
 log = logging.getLogger("stream_app")
 
+PROG = "python -m stream_app"
+
 STOP_SECONDS = 8.0
 STALE_LOOP_SECONDS = 30.0
+WATCH_SECONDS = 2.0
 
 
 class WorkerHealth:
     """What the probes say; written by the event loop, read by the status thread."""
 
     def __init__(self) -> None:
+        self.worker: CandleWorker | None = None
         self.recovered = False
         self.pulse = time.monotonic()
 
     def live(self) -> Health:
-        """Fail when the event loop has not run for long."""
+        """Fail when the event loop stands still, or work waits and none is committed."""
         silent = time.monotonic() - self.pulse
-        return Health(silent < STALE_LOOP_SECONDS, f"event loop ran {silent:.1f} s ago")
+        if silent > STALE_LOOP_SECONDS:
+            return Health(ok=False, detail=f"the event loop last ran {silent:.1f} s ago")
+        if self.worker is None:
+            return Health(ok=True, detail="starting")
+        return self.worker.progress.health()
 
     def ready(self) -> Health:
-        """Succeed once the windows are recovered."""
-        return Health(self.recovered, "windows recovered" if self.recovered else "recovering")
+        """Succeed while the windows are recovered and no rebalance is under way."""
+        if self.worker is None or not self.recovered:
+            return Health(ok=False, detail="recovering the windows")
+        if self.worker.app.rebalancing or self.worker.app.in_recovery:
+            return Health(ok=False, detail="partitions are being reassigned")
+        return Health(ok=True, detail="windows recovered")
 
 
 async def serve(settings: WorkerSettings, forecaster: Forecaster) -> int:
@@ -79,11 +95,24 @@ async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) 
         health.recovered = True
         log.info("windows recovered: %d", len(worker.table.data.data))
 
+    health.worker = worker
     await worker.app.start()
+    watcher = asyncio.create_task(_watch(worker))
     while not stop.is_set() and not worker.app.crashed:
         health.pulse = time.monotonic()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), timeout=0.5)
+    watcher.cancel()
+
+
+async def _watch(worker: CandleWorker) -> None:
+    """Keep lag and progress up to date."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        try:
+            await worker.observe()
+        except (TimeoutError, KafkaError, ConsumerNotStarted) as error:
+            log.warning("the broker does not say how far the partitions are: %r", error)
 
 
 async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
@@ -116,10 +145,26 @@ def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
     return (*topics.market_topics(settings), changelog)
 
 
+def _dead_letters(argv: list[str]) -> int:
+    settings = dlq.DlqSettings.read(argv, f"{PROG} dlq")
+    configure_logging(settings.log_level)
+    try:
+        return dlq.run(settings, Console())
+    except (ValueError, KafkaError) as error:
+        log.error("%s", error)
+        return 1
+
+
 def main() -> int:
     """Run the worker; return the exit code."""
-    settings = WorkerSettings.read(sys.argv[1:], "python -m stream_app")
+    argv = sys.argv[1:]
+    if argv[:1] == ["dlq"]:
+        return _dead_letters(argv[1:])
+    settings = WorkerSettings.read(argv, PROG)
     configure_logging(settings.log_level)
+    if settings.log_level == "INFO":
+        for name in ("faust", "mode", "aiokafka"):  # they tell every step of every service
+            logging.getLogger(name).setLevel(logging.WARNING)
     try:
         forecaster = LstmForecaster(bundle.load(settings.model))
         return uvloop.run(serve(settings, forecaster))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import faust
 from faust.streams import Stream
@@ -14,10 +14,13 @@ from faust.types import ChannelT, EventT, StreamT
 from shared.forecaster import Forecaster
 from shared.metrics import WorkerMetrics
 from stream_app.pipeline import BatchResult, Incoming, advance
+from stream_app.progress import Progress
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
-from stream_app.transport import SilentMonitor, use_direct_transport
+from stream_app.transport import DirectConsumer, SilentMonitor, use_direct_transport
 from stream_app.windows import WindowTable
+
+OBSERVE_SECONDS: Final = 5.0
 
 
 class CandleWorker:
@@ -34,6 +37,7 @@ class CandleWorker:
         self._publisher = publisher
         self._metrics = metrics
         self._max_batch = settings.max_batch
+        self.progress = Progress(settings.stall_seconds)
         self._idle = asyncio.Event()
         self._idle.set()
         self.app = make_app(settings)
@@ -94,16 +98,30 @@ class CandleWorker:
     def _count(self, batch: Sequence[EventT[bytes]], result: BatchResult) -> None:
         metrics, now = self._metrics, time.time()
         metrics.batch_size.observe(len(batch))
-        metrics.progress.set(now)
         metrics.forecasts.inc(len(result.forecasts))
         metrics.gaps.inc(result.gaps)
         metrics.windows.set(len(self.table.data.data))
+        metrics.window_bytes.set(self.table.bytes_held)
         for outcome, count in result.outcomes.items():
             metrics.candles.labels(outcome).inc(count)
         for _, error in result.rejected:
             metrics.rejects.labels(error.reason.value).inc()
         for i, _ in result.forecasts:
             metrics.latency_seconds.observe(max(0.0, now - batch[i].message.timestamp))
+
+    async def observe(self) -> None:
+        """Ask the broker how far the partitions are, and note it; raises ``TimeoutError``."""
+        consumer = cast("DirectConsumer", self.app.consumer)
+        async with asyncio.timeout(OBSERVE_SECONDS):
+            offsets = await consumer.offsets()
+        now_s = time.monotonic()
+        self.progress.assign({tp.partition for tp in offsets})
+        for tp, (end, committed) in offsets.items():
+            self.progress.note(tp.partition, end=end, committed=committed, now_s=now_s)
+        self._metrics.lag.clear()
+        for partition, lag in self.progress.lags().items():
+            self._metrics.lag.labels(str(partition)).set(lag)
+        self._metrics.commit_age_seconds.set(self.progress.age_s())
 
     async def drain(self) -> None:
         """Stop taking messages, finish the batch in hand and commit its offsets."""

@@ -8,15 +8,17 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from faust.types import Message
-from shared.headers import cloud_event
 
 from shared.candles import InvalidCandle
 from shared.forecasts import Forecast
+from shared.headers import cloud_event
 from stream_app.pipeline import BatchResult
 from stream_app.settings import WorkerSettings
 
 SOURCE: Final = "candlecast/stream_app"
 FORECAST_TYPE: Final = "market.forecast.v1"
+ABOUT_PREFIX: Final = "candlecast-"
+"""Of the headers that a dead letter has beyond its original ones."""
 
 
 class Publisher:
@@ -66,11 +68,11 @@ class Publisher:
 
     async def _dead_letter(self, message: Message, error: InvalidCandle) -> asyncio.Future[Any]:
         about = {
-            "candlecast-topic": message.topic,
-            "candlecast-partition": str(message.partition),
-            "candlecast-offset": str(message.offset),
-            "candlecast-reason": error.reason.value,
-            "candlecast-detail": error.detail,
+            "topic": message.topic,
+            "partition": str(message.partition),
+            "offset": str(message.offset),
+            "reason": error.reason.value,
+            "detail": error.detail,
         }
         sent: asyncio.Future[Any] = await self._producer.send(
             self._settings.dlq_topic,
@@ -79,7 +81,7 @@ class Publisher:
             partition=message.partition,
             headers=[
                 *original_headers(message),
-                *((name, value.encode()) for name, value in about.items()),
+                *((ABOUT_PREFIX + name, value.encode()) for name, value in about.items()),
             ],
         )
         return sent

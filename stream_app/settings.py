@@ -14,7 +14,8 @@ class WorkerSettings(KafkaSettings):
     """Forecast every closed candle of the candles topic.
 
     Each flag is also an environment variable: --metrics-port is CANDLECAST_METRICS_PORT.
-    Start several workers of one group to share the partitions among them.
+    Start several workers of one group to share the partitions among them. Dead letters are
+    looked at and sent back by "python -m stream_app dlq list|show|replay".
     """
 
     group: str = Field(
@@ -31,6 +32,10 @@ class WorkerSettings(KafkaSettings):
     commit_seconds: float = Field(1.0, gt=0, description="time between commits of the offsets")
     session_seconds: float = Field(
         10.0, ge=6, description="silence after which the broker gives the partitions to others"
+    )
+
+    stall_seconds: float = Field(
+        60.0, gt=0, description="uncommitted work this old makes /livez fail"
     )
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 from faust.sensors.monitor import Monitor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT
-from mode import Service
+from mode.types import ServiceT
 from yarl import URL
 
 YIELD_EVERY: Final = 128
@@ -24,7 +25,36 @@ class DirectConsumer(driver.Consumer):
     suspended flow is looked at between messages instead.
     """
 
-    async def _drain_messages(self, fetcher: Service) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commits: dict[TP, int] = {}
+        """Offsets that the broker has confirmed, of the next message to take."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        confirmed = await super()._commit(offsets)
+        if confirmed:
+            self.commits.update(offsets)
+        return confirmed
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()
+        sources = {tp for tp in self.assignment() if self._is_source(tp)}
+        # a partition that was never committed is read from its beginning
+        begins = await self.earliest_offsets(*sources) if sources else {}
+        self.commits = {tp: self._committed_offset[tp] or begins[tp] or 0 for tp in sources}
+
+    def _is_source(self, tp: TP) -> bool:
+        return self.app.topics.acks_enabled_for(tp.topic)
+
+    async def offsets(self) -> dict[TP, tuple[int, int]]:
+        """Return for each source partition its end offset and the committed offset."""
+        partitions = set(self.commits)
+        if not partitions:
+            return {}
+        ends = await self.highwaters(*partitions)
+        return {tp: (ends[tp] or 0, self.commits[tp]) for tp in partitions if tp in self.commits}
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
         since_yield = 0
         try:
             while not (self.should_stop or fetcher.should_stop):
@@ -37,7 +67,10 @@ class DirectConsumer(driver.Consumer):
                     if not self.flow_active:
                         break
                     await self._deliver(tp, message)
-        except (asyncio.CancelledError, *self.consumer_stopped_errors):
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+        except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
 
@@ -45,7 +78,7 @@ class DirectConsumer(driver.Consumer):
         offset, expected = message.offset, self._read_offset[tp]
         if expected is not None and offset < expected:
             return  # fetched before a seek
-        if expected and offset - expected > 1 and self.app.topics.acks_enabled_for(tp.topic):
+        if expected and offset - expected > 1 and self._is_source(tp):
             await self._add_gap(tp, expected + 1, offset)  # compacted or aborted offsets
         await self.callback(message)
         self._read_offset[tp] = offset

@@ -7,7 +7,7 @@ from typing import Any
 
 import faust
 from faust.stores.memory import Store
-from faust.types import EventT
+from faust.types import TP, EventT
 from faust.types.stores import StoreT
 
 from stream_app.pipeline import stored_offset
@@ -20,8 +20,11 @@ class WindowStore(Store[bytes, bytes]):
     session's end may append an old window after its successor's newer one.
     """
 
+    bytes_held = 0
+
     def remember(self, key: bytes, state: bytes, partition: int) -> None:
         """Store a state that has been sent to the changelog's partition."""
+        self.bytes_held += len(state) - len(self.data.get(key, b""))
         self.data[key] = state
         self._key_partition[key] = partition
 
@@ -50,6 +53,15 @@ class WindowTable(faust.Table[bytes, bytes]):
     def _new_store(self) -> StoreT[bytes, bytes]:
         self.store = WindowStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
         return self.store
+
+    @property
+    def bytes_held(self) -> int:
+        """Size of all states."""
+        return self.store.bytes_held
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        await super().on_recovery_completed(active_tps, standby_tps)
+        self.store.bytes_held = sum(map(len, self.store.data.values()))
 
     def remember(self, states: dict[bytes, tuple[int, bytes]]) -> None:
         """Store states whose changelog records are acknowledged: key to partition and state."""

@@ -57,6 +57,9 @@ STYLE: Final[Mapping[Any, Any]] = {
     "legend.frameon": False,
 }
 
+FAR: Final = 50.0
+"""Skill in per cent beyond which a figure stands at the edge, lest it flatten the others."""
+
 HISTORY: Final = 60
 """Candles before a fan."""
 
@@ -87,14 +90,20 @@ def skills(comparisons: Sequence[Comparison], loss: str, steps: Sequence[int]) -
     with _figure(1, len(steps), 9.6, 0.9 + 0.34 * len(names)) as (figure, axes):
         for panel, step in zip(axes[0], steps, strict=True):
             rows = [one for one in chosen if one.step == step]
-            at = [len(names) - 1 - names.index(one.baseline) for one in rows]
+            at = np.array([len(names) - 1 - names.index(one.baseline) for one in rows])
             middle = np.array([100 * one.skill for one in rows])
             ends = np.array([[100 * one.low, 100 * one.high] for one in rows]).T
+            shown = middle < FAR
             panel.axvline(0, color=MUTED, linewidth=1)
             panel.errorbar(
-                middle, at, xerr=np.abs(ends - middle), fmt="o", color=FLAME, markersize=5,
-                elinewidth=2, capsize=0,
+                middle[shown], at[shown], xerr=np.abs(ends - middle)[:, shown], fmt="o",
+                color=FLAME, markersize=5, elinewidth=2, capsize=0,
             )  # fmt: skip
+            for y, value in zip(at[~shown], middle[~shown], strict=True):
+                panel.annotate(
+                    f"{value:.0f} % \N{RIGHTWARDS ARROW}", (1, y), color=FLAME, ha="right",
+                    va="center", xycoords=("axes fraction", "data"),
+                )  # fmt: skip
             panel.set_yticks(range(len(names)), names[::-1] if panel is axes[0][0] else [])
             panel.set_ylim(-0.6, len(names) - 0.4)
             panel.set_title(_ahead(step))

@@ -18,6 +18,9 @@ from trainer.scoring import Symbol
 
 TEMPLATE: Final = "report.html.j2"
 
+NONE: Final = "\N{EN DASH}"
+MINUS: Final = "\N{MINUS SIGN}"
+
 LOSS_NAMES: Final[Mapping[str, str]] = {
     "pinball": "Distribution (pinball)",
     "crps": "Distribution (CRPS)",
@@ -26,10 +29,10 @@ LOSS_NAMES: Final[Mapping[str, str]] = {
 }
 
 HEADLINES: Final = (
-    ("pinball", "GARCH-t", "Distribution against GARCH-t"),
-    ("pinball", "HAR", "Distribution against HAR"),
-    ("qlike", "HAR", "Volatility against HAR"),
-    ("squared", "persistence", "Point forecast against persistence"),
+    ("pinball", "GARCH-t", "Distribution, against GARCH-t"),
+    ("pinball", "HAR", "Distribution, against HAR"),
+    ("qlike", "HAR", "Volatility, against HAR"),
+    ("squared", "persistence", "Point, against persistence"),
 )
 """Loss, baseline and title of the cards on top."""
 
@@ -156,7 +159,7 @@ def _verdict(one: Comparison) -> str:
         return f"better by {one.skill:.1%}"
     if one.high < 0:
         return f"worse by {-one.skill:.1%}"
-    return f"no clear difference ({one.skill:+.1%})"
+    return f"no clear difference ({one.skill:+.1%})".replace("-", MINUS)
 
 
 def _cards(found: Evaluation) -> list[Card]:
@@ -185,16 +188,16 @@ def _minute(millis: int) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return NONE if share is None else f"{100 * share:.1f} %"
 
 
 def _points(skill: float) -> str:
-    return f"{100 * skill:+.2f}".replace("-", "−")
+    return f"{100 * skill:+.2f}".replace("-", MINUS)
 
 
 def _milli(value: float | None) -> str:
-    return "–" if value is None else f"{1000 * value:.3f}"
+    return NONE if value is None else f"{1000 * value:.3f}"
 
 
 def _short(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return NONE if value is None else f"{value:.{digits}f}".replace("-", MINUS)

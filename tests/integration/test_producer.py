@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from local.process import Process
 from producer.closed import GRACE_MS
 from shared.candles import DAY_MS, Candle, decode_candle
 from shared.history import bundled, from_file
+from shared.topics import Topic, ensure
 from tests.candles import candle
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
@@ -83,8 +86,8 @@ def log_of(process: Process) -> str:
 def status(process: Process, path: str) -> str:
     """Return what the producer's own port answers."""
     pattern = re.compile(r"metrics at (http://127\.0\.0\.1:\d+)/metrics")
-    found = wait_until(lambda: pattern.search(log_of(process)), 30, "its port", process=process)
-    with urllib.request.urlopen(found[1] + path, timeout=10) as answer:  # noqa: S310
+    found = wait_until(lambda: pattern.findall(log_of(process)), 30, "its port", process=process)
+    with urllib.request.urlopen(found[0] + path, timeout=10) as answer:  # noqa: S310
         return str(answer.read().decode())
 
 
@@ -209,6 +212,27 @@ def test_an_expected_failure_is_one_line_and_exit_code_1(
     assert "Traceback" not in log_of(process)
 
 
+def test_a_taken_port_is_one_line_and_exit_code_1(producer: Producer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = producer.start("--metrics-port", str(port))
+        wait_until(lambda: process.exit_code is not None, 60, "its end")
+    assert process.exit_code == 1, log_of(process)
+    assert f"metrics_port: 127.0.0.1:{port} cannot be had" in log_of(process)
+    assert "Traceback" not in log_of(process)
+
+
+def test_a_candle_that_the_broker_refuses_is_one_line_and_exit_code_1(producer: Producer) -> None:
+    tiny = Topic(producer.topic, PARTITIONS, 1, {"max.message.bytes": "100"})
+    asyncio.run(ensure(producer.bootstrap, [tiny]))
+    process = producer.start()
+    wait_until(lambda: process.exit_code is not None, 60, "its end")
+    assert process.exit_code == 1, log_of(process)
+    assert f"topic {producer.topic}: a candle was refused: MessageSizeTooLarge" in log_of(process)
+    assert "Traceback" not in log_of(process)
+    assert "Unclosed" not in log_of(process)
+
+
 @pytest.fixture
 def yahoo() -> Iterator[YahooStandIn]:
     prices = {"GOOD": 100.0, "OTHER": 9.0, "BAD": 5.0}
@@ -254,11 +278,13 @@ def test_yahoos_closed_candles_are_published_though_one_symbol_is_bad(
 def test_polling_goes_on_where_it_stopped_and_ends_on_sigterm(
     producer: Producer, yahoo: YahooStandIn
 ) -> None:
+    """It ends in time even while Yahoo leaves a request unanswered."""
     yahoo.server.fail("BAD", Fault.NOT_FOUND)
     producer.finish(*through(yahoo, "1m", "--once"))
     first = producer.count()
+    yahoo.server.fail("BAD", Fault.SLOW)
     process = producer.start(*through(yahoo, "1m", "--poll-seconds", "1"))
-    wait_until(lambda: polls_done(process) >= 4, 60, "two polls of two symbols", process=process)
+    wait_until(lambda: polls_done(process) >= 2, 60, "polls of two symbols", process=process)
     assert process.stop(10) == 0, log_of(process)
     got = producer.candles()
     assert len(got) >= first

@@ -29,7 +29,7 @@ def summary(missing: int) -> Summary:
 
 
 def test_a_person_watches_a_stream_and_a_script_wants_it_done() -> None:
-    assert source_flags(read()) == ["--source", "replay", "--interval", "1d", "--speed", "50"]
+    assert source_flags(read()) == ["--source", "replay", "--interval", "1d", "--speed", "100"]
     assert source_flags(read("--exit-when-done")) == ["--source", "replay", "--interval", "1d"]
     assert source_flags(read("--exit-when-done", "--speed", "2.5"))[-2:] == ["--speed", "2.5"]
 
