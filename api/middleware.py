@@ -50,7 +50,7 @@ class Measure:
             child = self._metrics.request_seconds.labels(method, route, str(status))
             self._children[key] = child
         child.observe(seconds)
-        if status >= 400:
+        if 400 <= status < 500:
             self._metrics.rejects.labels(str(status)).inc()
 
 

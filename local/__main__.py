@@ -82,14 +82,14 @@ def exit_code(end: End, summary: Summary, *, until_done: bool) -> int:
 
 
 def _run(settings: LocalSettings, account: Accounting) -> End:
-    began = time.monotonic()
+    began_s = time.monotonic()
     _say("starting Kafka")
     with run_folder(settings.data_dir) as folder, System(settings, folder) as system:
-        _say(f"Kafka is up after {time.monotonic() - began:.1f} s: {system.bootstrap}")
+        _say(f"Kafka is up after {time.monotonic() - began_s:.1f} s: {system.bootstrap}")
         kafka = KafkaSettings.read([], "python -m local")
         kafka = kafka.model_copy(update={"bootstrap": system.bootstrap})
         with _screen(settings, system) as screen:
-            end = asyncio.run(_watch(settings, kafka, system, account, screen))
+            end = asyncio.run(_watch(settings, kafka, system, account, screen, began_s=began_s))
         _say("stopping producer, worker, API and Kafka")
     return end
 
@@ -100,8 +100,10 @@ async def _watch(
     system: System,
     account: Accounting,
     screen: Screen,
+    *,
+    began_s: float,
 ) -> End:
-    return await Demo(settings, kafka, system, account).run(screen)
+    return await Demo(settings, kafka, system, account, began_s=began_s).run(screen)
 
 
 def _screen(settings: LocalSettings, system: System) -> Screen:

@@ -38,8 +38,15 @@ class Demo:
     """One run over a system whose broker is up; made within a running event loop."""
 
     def __init__(
-        self, settings: LocalSettings, kafka: KafkaSettings, system: System, account: Accounting
+        self,
+        settings: LocalSettings,
+        kafka: KafkaSettings,
+        system: System,
+        account: Accounting,
+        *,
+        began_s: float,
     ) -> None:
+        """Prepare only; ``began_s`` is when the whole run began, by the monotonic clock."""
         self._settings = settings
         self._kafka = kafka
         self._system = system
@@ -47,9 +54,10 @@ class Demo:
         self._follower = Follower(kafka, account)
         self._candles_rate = Rate()
         self._forecasts_rate = Rate()
-        self._began_s = time.monotonic()
+        self._began_s = began_s
         self._progress = 0
-        self._progress_s = self._began_s
+        self._services_s = self._progress_s = time.monotonic()
+        self._has_forecast = False
 
     async def run(self, screen: Screen) -> End:
         """Start worker, API and, once they are ready, the producer; watch until the end.
@@ -62,6 +70,7 @@ class Demo:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await topics.ensure(self._kafka.bootstrap, topics.market_topics(self._kafka))
+        self._services_s = time.monotonic()
         self._system.start_services()
         async with self._follower:
             reading = asyncio.create_task(self._follower.run())
@@ -94,7 +103,7 @@ class Demo:
         if await asyncio.to_thread(self._system.are_services_ready):
             self._system.start_producer()
             self._progress_s = time.monotonic()
-        elif time.monotonic() - self._began_s > _READY_S:
+        elif time.monotonic() - self._services_s > _READY_S:
             raise PartFailed(
                 f"worker and API were not both ready within {_READY_S:g} s; the ends of their "
                 f"logs:\n{self._system.logs()}"
@@ -106,6 +115,10 @@ class Demo:
         if progress != self._progress:
             self._progress = progress
             self._progress_s = time.monotonic()
+        if account.forecasts and not self._has_forecast:
+            self._has_forecast = True
+            after_s = time.monotonic() - self._began_s
+            print(f"the first forecast came after {after_s:.1f} s", file=sys.stderr, flush=True)
 
     async def _end(self) -> End | None:
         if (

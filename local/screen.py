@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -22,6 +23,7 @@ from shared.forecasts import Forecast, Horizon
 LINE_EVERY_S: Final = 5.0
 _RATE_OVER_S: Final = 5.0
 _MOST_ROWS: Final = 20
+_WIDEST: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class LiveScreen:
 
     def __init__(self, addresses: Addresses, console: Console) -> None:
         self._addresses = addresses
+        self._console = console
         self._live = Live(console=console, auto_refresh=False)
 
     def __enter__(self) -> Self:
@@ -97,7 +100,7 @@ class LiveScreen:
         self._live.stop()
 
     def show(self, frame: Frame, now_s: float) -> None:  # noqa: ARG002 - the port's
-        self._live.update(render(frame, self._addresses), refresh=True)
+        self._live.update(render(frame, self._addresses, self._console), refresh=True)
 
 
 class LineScreen:
@@ -123,34 +126,45 @@ class LineScreen:
             print(f"{frame.state}: {counts(frame)}", file=sys.stderr, flush=True)
 
 
-def render(frame: Frame, addresses: Addresses) -> RenderableType:
+def render(frame: Frame, addresses: Addresses, console: Console) -> RenderableType:
     """Return the whole picture of a frame."""
     return Group(
         Text(f"Candlecast: {frame.state}", style="bold"),
-        forecasts_table(frame.forecasts[:_MOST_ROWS]),
+        forecasts_table(frame.forecasts[:_MOST_ROWS], console),
         Text(counts(frame)),
         _places(addresses),
         Text("Ctrl-C ends everything", style="dim"),
     )
 
 
-def forecasts_table(forecasts: Sequence[Forecast]) -> RenderableType:
-    """Return a table of one row a forecast and two columns a horizon."""
+def forecasts_table(forecasts: Sequence[Forecast], console: Console) -> RenderableType:
+    """Return a table of one row a forecast, with as many horizons as the console has room for."""
     if not forecasts:
         return Text("No forecast yet: the first candles of each symbol only fill its window.")
-    horizons = forecasts[0].horizons
+    unbounded = console.options.update(max_width=_WIDEST)
+    table = _table(forecasts, horizons=1)
+    for horizons in range(2, len(forecasts[0].horizons) + 1):
+        wider = _table(forecasts, horizons)
+        if console.measure(wider, options=unbounded).maximum > console.width:
+            break
+        table = wider
+    return table
+
+
+def _table(forecasts: Sequence[Forecast], horizons: int) -> Table:
     table = Table(
+        box=box.SIMPLE_HEAD,
         caption=f"+1: predicted close, one candle ahead · model {forecasts[0].model_version}",
         caption_justify="left",
     )
     for name in ("symbol", "after (UTC)"):
         table.add_column(name, no_wrap=True)
-    table.add_column("close", justify="right")
-    for index, horizon in enumerate(horizons):
-        table.add_column(f"+{horizon.step}", justify="right", style="bold" if not index else "")
+    table.add_column("close", justify="right", no_wrap=True)
+    for horizon in forecasts[0].horizons[:horizons]:
+        table.add_column(f"+{horizon.step}", justify="right", style="bold", no_wrap=True)
         table.add_column(interval_name(horizon), justify="center", style="cyan", no_wrap=True)
     for one in forecasts:
-        table.add_row(*_row(one, steps=len(horizons)))
+        table.add_row(*_row(one, horizons))
     return table
 
 
@@ -181,12 +195,17 @@ def in_words(latency: Latency) -> str:
     return f"p50 {latency.p50} ms, p95 {latency.p95} ms, p99 {latency.p99} ms"
 
 
-def _row(one: Forecast, steps: int) -> list[str]:
-    cells = [one.symbol, close_time(one.as_of_ms), f"{one.last_close:,.2f}"]
-    for horizon in one.horizons[:steps]:
-        prices = list(horizon.quantiles.values())
-        cells += [f"{horizon.predicted_close:,.2f}", f"{prices[0]:,.2f} – {prices[-1]:,.2f}"]  # noqa: RUF001 - a range
+def _row(one: Forecast, horizons: int) -> list[str]:
+    cells = [one.symbol, close_time(one.as_of_ms), price(one.last_close)]
+    for horizon in one.horizons[:horizons]:
+        low, *_, high = map(price, horizon.quantiles.values())
+        cells += [price(horizon.predicted_close), f"{low} … {high}"]
     return cells
+
+
+def price(value: float) -> str:
+    """Return a price with at least three digits that tell."""
+    return f"{value:,.2f}" if value >= 10 else f"{value:.4f}" if value >= 0.1 else f"{value:.3g}"
 
 
 def close_time(close_ms: int) -> str:

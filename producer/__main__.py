@@ -47,6 +47,21 @@ EXPECTED: Final = (
 """What is told in one line, without a traceback."""
 
 
+class _Seldom(logging.Filter):
+    """Lets the same complaint through once in a while: aiokafka has ten a second without Kafka."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._next: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created < self._next.get(record.msg, 0.0):
+            return False
+        self._next[record.msg] = record.created + self._seconds
+        return True
+
+
 class _Progress:
     """What the probes tell; read by the status server's thread."""
 
@@ -68,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the producer and return its exit code."""
     settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
     configure_logging(settings.log_level)
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    aiokafka = logging.getLogger("aiokafka")
+    aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it sends again
+    aiokafka.addFilter(_Seldom(10.0))
     try:
         return asyncio.run(_until_signal(settings))
     except EXPECTED as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -12,8 +11,6 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from shared.candles import InvalidCandle, decode_candle
-
-log = logging.getLogger(__name__)
 
 FIRST_SPAN: Final = 1000
 """Messages looked at first at a partition's end; each further look is four times as long."""

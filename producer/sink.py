@@ -52,10 +52,10 @@ class KafkaSink:
         )
         self._loop = asyncio.get_running_loop()
         self._in_flight = 0
-        self._taken = asyncio.Event()  # set while there is room for another candle
-        self._taken.set()
-        self._settled = asyncio.Event()  # set while nothing is in flight
-        self._settled.set()
+        self._room = asyncio.Event()  # set while another candle may be handed over
+        self._room.set()
+        self._idle = asyncio.Event()  # set while nothing is in flight
+        self._idle.set()
         self._failure: BaseException | None = None
         self._first_s = 0.0
         self._last_ack_s = 0.0
@@ -105,7 +105,7 @@ class KafkaSink:
         Raises:
             PublishError: when the broker has refused this or an earlier candle.
         """
-        await self._taken.wait()
+        await self._room.wait()
         self._check()
         value = candle.encode()
         headers = cloud_event(
@@ -116,7 +116,7 @@ class KafkaSink:
 
     async def flush(self) -> None:
         """Wait until every candle is acknowledged; raises ``PublishError``."""
-        await self._settled.wait()
+        await self._idle.wait()
         self._check()
 
     def waiting_s(self) -> float:
@@ -149,10 +149,10 @@ class KafkaSink:
         if self._in_flight == 0:
             self._first_s = self._first_s or now_s
             self._last_ack_s = now_s
-            self._settled.clear()
+            self._idle.clear()
         self._in_flight += 1
         if self._in_flight >= MAX_IN_FLIGHT:
-            self._taken.clear()
+            self._room.clear()
         future.add_done_callback(partial(self._done, candle, now_s))
 
     def _done(self, candle: Candle, sent_s: float, future: asyncio.Future[Any]) -> None:
@@ -163,9 +163,9 @@ class KafkaSink:
         elif not future.cancelled():
             self._count(candle, sent_s)
         if self._in_flight < MAX_IN_FLIGHT:
-            self._taken.set()
+            self._room.set()
         if self._in_flight == 0:
-            self._settled.set()
+            self._idle.set()
 
     def _count(self, candle: Candle, sent_s: float) -> None:
         self._last_ack_s = self._loop.time()
@@ -176,8 +176,8 @@ class KafkaSink:
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
-        self._taken.set()
-        self._settled.set()
+        self._room.set()
+        self._idle.set()
 
     def _check(self) -> None:
         if self._failure is not None:

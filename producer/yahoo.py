@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -30,8 +29,6 @@ from producer.closed import (
     midnight_ms,
 )
 from shared.candles import DAY_MS, INTERVALS_MS
-
-log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 10.0
 """For one HTTP request."""

@@ -34,8 +34,15 @@ QUIET_SHARE: Final = 0.01
 """Floor of a shorter mean, as a share of the month's: a candle without a range is called a tenth
 as volatile as usual, since its logarithm would else be anything."""
 
+QUIET_MOVES: Final = 0.2
+"""Floor of the mean absolute return over the mean range volatility; about 0.8 in real markets."""
+
 QUIET_VOLUME: Final = 0.02
 """Floor of a candle's turnover, as a share of its month's mean, for the same reason."""
+
+VARIANCE, VOLATILITY, MOVE, TRAVEL, CLOSE, TURNOVER = range(6)
+"""Series that are summed: range variance and its root, absolute log return, absolute change of the
+close, close, close x volume."""
 
 TINY: Final = 1e-300
 """Keeps 0 / 0 out."""
@@ -56,13 +63,16 @@ def range_variance(candles: Array) -> Array:
         candles: open, high, low, close and volume, shape (B, T, 5).
 
     Returns:
-        Squared log returns, shape (B, T - 1); never negative for valid candles.
+        Squared log returns, shape (B, T - 1), at least 0.
     """
     return _Window(candles, 1).variance
 
 
 class _Window:
-    """The last candles of B windows, and what several features share, each computed once."""
+    """The last candles of B windows, and what several features share, each computed once.
+
+    Calls of numpy are most of the time that a single window takes, hence the stacking.
+    """
 
     def __init__(self, candles: Array, steps: int) -> None:
         self.candles = candles  # (B, T, 5)
@@ -92,39 +102,38 @@ class _Window:
         squares *= VARIANCE_WEIGHTS
         squares[0] += squares[1]
         squares[0] += squares[2]
-        return squares[0]  # (B, T-1)
+        return np.maximum(squares[0], 0.0)  # (B, T-1)
 
     @cached_property
-    def variance_sums(self) -> Array:
-        return _running_sums(self.variance)
+    def running_sums(self) -> Array:
+        """Sums along the window of the series named below, shape (6, B, T)."""
+        series = np.empty((6, *self.close.shape))
+        series[:CLOSE, :, 0] = 0.0  # these four have no value at the first candle
+        series[VARIANCE, :, 1:] = self.variance
+        np.sqrt(self.variance, out=series[VOLATILITY, :, 1:])
+        np.abs(self.log_return, out=series[MOVE, :, 1:])
+        np.abs(self.close[:, 1:] - self.close[:, :-1], out=series[TRAVEL, :, 1:])
+        series[CLOSE] = self.close
+        np.multiply(self.close, self.candles[:, :, 4], out=series[TURNOVER])
+        return np.add.accumulate(series, axis=2)
 
     @cached_property
     def month_variance(self) -> Array:
-        return np.maximum(self.mean(self.variance_sums, MONTH), MIN_VARIANCE)  # (B, L)
+        return np.maximum(self.mean(VARIANCE, MONTH), MIN_VARIANCE)  # (B, L)
 
     @cached_property
     def month_volatility(self) -> Array:
         return np.sqrt(self.month_variance)  # (B, L)
 
-    def mean(self, sums: Array, candles: int) -> Array:
-        """Return the means over the last ``candles`` values at each of the newest L steps."""
-        stop = sums.shape[1]
-        newest = sums[:, stop - self.steps :]
-        before = sums[:, stop - self.steps - candles : stop - candles]
-        means = newest - before  # (B, L)
+    def mean(self, series: int, candles: int) -> Array:
+        """Return the means of a series over ``candles`` candles, at each of the newest L steps."""
+        sums = self.running_sums[series]
+        means = sums[:, -self.steps :] - sums[:, -self.steps - candles : -candles]  # (B, L)
         means /= candles
         return means
 
     def newest(self, values: Array) -> Array:
         return values[:, -self.steps :]  # (B, L)
-
-
-def _running_sums(values: Array) -> Array:
-    """Return the sums of the first 0, 1, ... values of each row, shape (B, T + 1)."""
-    sums = np.empty((values.shape[0], values.shape[1] + 1))
-    sums[:, 0] = 0.0
-    np.add.accumulate(values, axis=1, out=sums[:, 1:])
-    return sums
 
 
 def _log_return(window: _Window) -> Array:
@@ -144,7 +153,7 @@ def _range_volatility_1(window: _Window) -> Array:
 
 
 def _range_volatility_5(window: _Window) -> Array:
-    mean = window.mean(window.variance_sums, 5)
+    mean = window.mean(VARIANCE, 5)
     return _log_root(np.maximum(mean, window.month_variance * QUIET_SHARE))
 
 
@@ -153,7 +162,7 @@ def _range_volatility_22(window: _Window) -> Array:
 
 
 def _range_volatility_120(window: _Window) -> Array:
-    return _log_root(np.maximum(window.mean(window.variance_sums, LONG), MIN_VARIANCE))
+    return _log_root(np.maximum(window.mean(VARIANCE, LONG), MIN_VARIANCE))
 
 
 def _log_root(variance: Array) -> Array:
@@ -161,15 +170,12 @@ def _log_root(variance: Array) -> Array:
 
 
 def _sma_ratio(window: _Window) -> Array:
-    mean = window.mean(_running_sums(window.close), SMA_CANDLES)
-    return window.newest(window.close) / mean - 1.0
+    return window.newest(window.close) / window.mean(CLOSE, SMA_CANDLES) - 1.0
 
 
 def _rsi(window: _Window) -> Array:
     close = window.close
-    moves = _running_sums(np.abs(close[:, 1:] - close[:, :-1]))
-    travelled = window.mean(moves, RSI_CANDLES)
-    travelled *= RSI_CANDLES
+    travelled = window.mean(TRAVEL, RSI_CANDLES) * RSI_CANDLES
     before = close[:, -window.steps - RSI_CANDLES : -RSI_CANDLES]
     net = window.newest(close) - before
     # Gains are (travelled + net) / 2, so no second sum is needed.
@@ -178,17 +184,17 @@ def _rsi(window: _Window) -> Array:
 
 
 def _log_volume(window: _Window) -> Array:
-    turnover = window.close * window.candles[:, :, 4]
-    mean = window.mean(_running_sums(turnover), MONTH)
-    # Where nothing is traded, both are TINY.
-    ratio = np.maximum(window.newest(turnover), mean * QUIET_VOLUME + TINY) / (mean + TINY)
+    mean = window.mean(TURNOVER, MONTH)
+    mean += TINY  # where nothing is traded, both sides of the ratio are this
+    turnover = window.newest(window.close) * window.newest(window.candles[:, :, 4])
+    turnover += TINY
+    ratio = np.maximum(turnover / mean, QUIET_VOLUME)
     return np.log(ratio)
 
 
 def _return_range_ratio(window: _Window) -> Array:
-    moves = window.mean(_running_sums(np.abs(window.log_return)), LONG)
-    ranges = window.mean(_running_sums(np.sqrt(np.maximum(window.variance, 0.0))), LONG)
-    return np.log(np.maximum(moves / np.maximum(ranges, math.sqrt(MIN_VARIANCE)), 0.2))
+    volatility = np.maximum(window.mean(VOLATILITY, LONG), math.sqrt(MIN_VARIANCE))
+    return np.log(np.maximum(window.mean(MOVE, LONG) / volatility, QUIET_MOVES))
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ class Feature:
     """One input of the network."""
 
     description: str
-    lookback: int  # candles that its newest value is a function of, this one included
+    lookback: int  # candles that its newest value needs, this one included
     values: Callable[[_Window], Array]  # the newest L steps of B windows, shape (B, L)
 
 
@@ -232,7 +238,7 @@ FEATURES: Final[Mapping[str, Feature]] = MappingProxyType(
             _range_volatility_120,
         ),
         "sma-ratio": Feature(
-            "close over its simple average of 20 candles, minus 1", SMA_CANDLES, _sma_ratio
+            "close over its simple average of 20 candles, minus 1", SMA_CANDLES + 1, _sma_ratio
         ),
         "rsi": Feature(
             "relative strength index of 14 candles, 0 to 100 (Wilder 1978), with simple averages "
@@ -242,7 +248,7 @@ FEATURES: Final[Mapping[str, Feature]] = MappingProxyType(
         ),
         "log-volume": Feature(
             "log of the turnover (close x volume) over its mean of 22 candles; 0 without volume",
-            MONTH,
+            MONTH + 1,
             _log_volume,
         ),
         "return-range-ratio": Feature(

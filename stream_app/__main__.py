@@ -23,6 +23,7 @@ from shared.settings import configure_logging
 from shared.status import Health, StatusServer
 from stream_app import dlq
 from stream_app.app import CandleWorker
+from stream_app.pipeline import StateError
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
 
@@ -92,6 +93,10 @@ async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) 
 
     @worker.table.on_recover
     async def recovered() -> None:
+        try:
+            await worker.check_offsets()
+        except StateError as error:
+            await worker.app.crash(error)
         health.recovered = True
         log.info("windows recovered: %d", len(worker.table.data.data))
 

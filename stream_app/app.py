@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import faust
@@ -13,7 +14,7 @@ from faust.types import ChannelT, EventT, StreamT
 
 from shared.forecaster import Forecaster
 from shared.metrics import WorkerMetrics
-from stream_app.pipeline import BatchResult, Incoming, advance
+from stream_app.pipeline import BatchResult, Incoming, StateError, advance
 from stream_app.progress import Progress
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
@@ -37,6 +38,8 @@ class CandleWorker:
         self._publisher = publisher
         self._metrics = metrics
         self._max_batch = settings.max_batch
+        self._changelog_topic = settings.changelog_topic
+        self._session_s = settings.session_seconds
         self.progress = Progress(settings.stall_seconds)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -57,6 +60,7 @@ class CandleWorker:
             partitions=settings.partitions,
         )
         self.app.tables.add(self.table)
+        self.app.on_partitions_revoked.connect(self._settle)
         self.app.agent(topic, name="forecast-candles")(self._forecast_candles)
 
     async def _forecast_candles(self, stream: StreamT[bytes]) -> AsyncIterator[None]:
@@ -71,29 +75,63 @@ class CandleWorker:
             batch.append(event)
             if len(batch) < self._max_batch and not queue.empty():
                 continue
+            # a rebalance redelivers what it found unprocessed, perhaps to another worker
+            batch = [one for one in batch if self._is_current(one)]
             self._idle.clear()
             try:
-                await self._handle(batch)
+                done = await self._handle(batch)
             except Exception as error:
                 # Faust would restart the agent and go on behind the failed batch (faust#315)
                 await self.app.crash(error)
                 raise
             finally:
                 self._idle.set()
-            for done in batch:
-                await stream.ack(done)
+            for one in batch if done else ():
+                await stream.ack(one)
             batch = []
             yield
 
-    async def _handle(self, batch: Sequence[EventT[bytes]]) -> None:
+    def _is_current(self, event: EventT[bytes]) -> bool:
+        return bool(event.message.generation_id == self.app.consumer_generation_id)
+
+    async def _is_ours_still(self, batch: Sequence[EventT[bytes]], started_s: float) -> bool:
+        """Tell whether the group has not gone on without this worker meanwhile.
+
+        After a pause long enough for that (SIGSTOP, a suspended machine) it waits for the next
+        heartbeat to tell, lest it write windows behind its successor's.
+        """
+        if time.monotonic() - started_s > self._session_s / 2:
+            await asyncio.sleep(self._session_s / 5)
+        return self._is_current(batch[0])
+
+    async def _settle(self, *_: Any, **__: Any) -> None:
+        """Finish the batch in hand before its partitions go to another worker."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._session_s / 2):
+                await self._idle.wait()
+                await asyncio.sleep(0)  # let the agent acknowledge what it has just published
+                await self.app.consumer.commit()
+
+    async def _handle(self, batch: Sequence[EventT[bytes]]) -> bool:
+        """Publish, then remember; return whether the batch may be committed.
+
+        A window in the changelog so proves that its forecasts are out, whenever the worker dies.
+        """
+        if not batch:
+            return False
+        started_s = time.monotonic()
         messages = [event.message for event in batch]
         incoming = [Incoming(m.key, m.value, m.partition, m.offset) for m in messages]
         with self._metrics.seconds.time():
             result = advance(incoming, self.table.data.get, self._forecaster, now_ms())
         with self._metrics.send_seconds.time():
-            await self._publisher.publish(messages, result)
+            await self._publisher.outputs(messages, result)
+            if not await self._is_ours_still(batch, started_s):
+                return False  # its successor repeats the batch
+            await self._publisher.windows(result)
         self.table.remember(result.states)
         self._count(batch, result)
+        return True
 
     def _count(self, batch: Sequence[EventT[bytes]], result: BatchResult) -> None:
         metrics, now = self._metrics, time.time()
@@ -113,15 +151,30 @@ class CandleWorker:
         """Ask the broker how far the partitions are, and note it; raises ``TimeoutError``."""
         consumer = cast("DirectConsumer", self.app.consumer)
         async with asyncio.timeout(OBSERVE_SECONDS):
-            offsets = await consumer.offsets()
+            ends = await consumer.ends()
         now_s = time.monotonic()
-        self.progress.assign({tp.partition for tp in offsets})
-        for tp, (end, committed) in offsets.items():
-            self.progress.note(tp.partition, end=end, committed=committed, now_s=now_s)
+        self.progress.assign({tp.partition for tp in ends})
+        for tp in ends.keys() & consumer.commits.keys():
+            self.progress.note(
+                tp.partition, end=ends[tp], committed=consumer.commits[tp], now_s=now_s
+            )
         self._metrics.lag.clear()
         for partition, lag in self.progress.lags().items():
             self._metrics.lag.labels(str(partition)).set(lag)
         self._metrics.commit_age_seconds.set(self.progress.age_s())
+
+    async def check_offsets(self) -> None:
+        """Compare what the recovered windows remember with the topic; raises ``StateError``."""
+        consumer = cast("DirectConsumer", self.app.consumer)
+        remembered = self.table.newest_offsets()
+        for tp, end in (await consumer.ends()).items():
+            newest = remembered.get(tp.partition, -1)
+            if newest >= end:
+                raise StateError(
+                    f"topic {tp.topic}, partition {tp.partition}: ends at offset {end}, but the "
+                    f"windows remember offset {newest}: the topic was recreated. Start with "
+                    f"another --group, or delete the topic {self._changelog_topic} too"
+                )
 
     async def drain(self) -> None:
         """Stop taking messages, finish the batch in hand and commit its offsets."""

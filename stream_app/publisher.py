@@ -41,20 +41,20 @@ class Publisher:
         """Send what is buffered and disconnect."""
         await self._producer.stop()
 
-    async def publish(self, messages: Sequence[Message], result: BatchResult) -> None:
-        """Send a batch: forecasts and dead letters first, windows once those are acknowledged.
-
-        So a window in the changelog proves that its forecasts are out, whenever the worker dies.
-        """
+    async def outputs(self, messages: Sequence[Message], result: BatchResult) -> None:
+        """Send a batch's forecasts and dead letters; return when the broker has them."""
         sent = [await self._forecast(messages[i], one) for i, one in result.forecasts]
         sent += [await self._dead_letter(messages[i], error) for i, error in result.rejected]
         await asyncio.gather(*sent)
+
+    async def windows(self, result: BatchResult) -> None:
+        """Send a batch's window records; return when the broker has them."""
         topic = self._settings.changelog_topic
-        remembered = [
+        sent = [
             await self._producer.send(topic, key=key, value=state, partition=partition)
             for key, (partition, state) in result.states.items()
         ]
-        await asyncio.gather(*remembered)
+        await asyncio.gather(*sent)
 
     async def _forecast(self, message: Message, one: Forecast) -> asyncio.Future[Any]:
         sent: asyncio.Future[Any] = await self._producer.send(

@@ -38,7 +38,7 @@ class DirectConsumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         await super().perform_seek()
-        sources = {tp for tp in self.assignment() if self._is_source(tp)}
+        sources = self._sources()
         # a partition that was never committed is read from its beginning
         begins = await self.earliest_offsets(*sources) if sources else {}
         self.commits = {tp: self._committed_offset[tp] or begins[tp] or 0 for tp in sources}
@@ -46,13 +46,17 @@ class DirectConsumer(driver.Consumer):
     def _is_source(self, tp: TP) -> bool:
         return self.app.topics.acks_enabled_for(tp.topic)
 
-    async def offsets(self) -> dict[TP, tuple[int, int]]:
-        """Return for each source partition its end offset and the committed offset."""
-        partitions = set(self.commits)
-        if not partitions:
-            return {}
-        ends = await self.highwaters(*partitions)
-        return {tp: (ends[tp] or 0, self.commits[tp]) for tp in partitions if tp in self.commits}
+    def _sources(self) -> set[TP]:
+        return {tp for tp in self.assignment() if self._is_source(tp)}
+
+    async def ends(self) -> dict[TP, int]:
+        """Return the end offset of each source partition that is assigned."""
+        sources = self._sources()
+        return (
+            {tp: end or 0 for tp, end in (await self.highwaters(*sources)).items()}
+            if sources
+            else {}
+        )
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
         since_yield = 0

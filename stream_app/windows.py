@@ -22,9 +22,20 @@ class WindowStore(Store[bytes, bytes]):
 
     bytes_held = 0
 
+    def newest_offsets(self) -> dict[int, int]:
+        """Return for each partition the highest source offset that a state remembers."""
+        newest: dict[int, int] = {}
+        for key, state in self.data.items():
+            partition = self._key_partition[key]
+            newest[partition] = max(newest.get(partition, -1), stored_offset(state))
+        return newest
+
     def remember(self, key: bytes, state: bytes, partition: int) -> None:
-        """Store a state that has been sent to the changelog's partition."""
-        self.bytes_held += len(state) - len(self.data.get(key, b""))
+        """Store a state of the changelog's partition, unless a later one is held."""
+        held = self.data.get(key)
+        if held is not None and stored_offset(state) <= stored_offset(held):
+            return
+        self.bytes_held += len(state) - len(held or b"")
         self.data[key] = state
         self._key_partition[key] = partition
 
@@ -38,9 +49,7 @@ class WindowStore(Store[bytes, bytes]):
             key, state = event.message.key, event.message.value
             if key is None or state is None:
                 continue
-            held = self.data.get(key)
-            if held is None or stored_offset(held) <= stored_offset(state):
-                self.remember(key, state, event.message.partition)
+            self.remember(key, state, event.message.partition)
 
 
 class WindowTable(faust.Table[bytes, bytes]):
@@ -58,6 +67,10 @@ class WindowTable(faust.Table[bytes, bytes]):
     def bytes_held(self) -> int:
         """Size of all states."""
         return self.store.bytes_held
+
+    def newest_offsets(self) -> dict[int, int]:
+        """Return for each partition the highest source offset that a state remembers."""
+        return self.store.newest_offsets()
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         await super().on_recovery_completed(active_tps, standby_tps)

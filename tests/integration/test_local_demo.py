@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from local.process import Process
+from local.settings import LocalSettings
 from shared import bundle
 from tests.integration.processes import Processes, runs, wait_until
 
@@ -24,16 +25,22 @@ pytestmark = pytest.mark.integration
 
 START_S = 120.0  # for everything to be up on a busy machine
 STOP_S = 60.0
-ROWS = 150
+FORECASTS = 30  # of each symbol
 SYMBOLS = ("ABC", "XYZ")
 
 
+@pytest.fixture(scope="session")
+def rows() -> int:
+    """Candles of each symbol that the small file holds."""
+    return bundle.load(LocalSettings.read([], "test").model).config.window_length + FORECASTS - 1
+
+
 @pytest.fixture
-def candles(tmp_path: Path) -> Path:
+def candles(tmp_path: Path, rows: int) -> Path:
     """A small file of daily candles that wander."""
     path = tmp_path / "candles.csv"
     lines = ["symbol,date,open,high,low,close,volume"]
-    for row in range(ROWS):
+    for row in range(rows):
         day = date(2020, 1, 1) + timedelta(days=row)
         for index, symbol in enumerate(SYMBOLS):
             open_, close = (
@@ -73,16 +80,15 @@ def watched(processes: Processes) -> Iterator[tuple[Process, dict[str, int]]]:
     wait_until(lambda: not any(runs(pid) for pid in pids.values()), STOP_S, f"{pids} have ended")
 
 
-def test_does_all_and_says_so_as_json(candles: Path) -> None:
+def test_does_all_and_says_so_as_json(candles: Path, rows: int) -> None:
     command = [sys.executable, "-m", "local", "--exit-when-done", "--json", "--path", str(candles)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    needed = bundle.load(bundle.default_path()).config.window_length
     latency = summary.pop("latency_ms")
     assert summary == {
-        "candles_in": len(SYMBOLS) * ROWS,
-        "forecasts_out": len(SYMBOLS) * (ROWS - needed + 1),
+        "candles_in": len(SYMBOLS) * rows,
+        "forecasts_out": len(SYMBOLS) * FORECASTS,
         "dead_letters": 0,
         "missing_forecasts": 0,
     }

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from local.broker import Broker
+from local.leash import Leash
 from local.process import Process
 from producer.closed import GRACE_MS
 from shared.candles import DAY_MS, Candle, decode_candle
@@ -145,6 +147,24 @@ def test_killed_in_the_middle_and_started_again_it_publishes_every_candle(
     got = by_symbol(producer.candles())
     for symbol, candles in by_symbol(expected).items():
         assert list(dict.fromkeys(got[symbol])) == candles
+
+
+def test_a_broker_killed_in_the_middle_costs_no_candle(
+    leash: Leash, processes: Processes, unique_name: Callable[[str], str]
+) -> None:
+    expected = list(bundled().candles)
+    with Broker(leash=leash) as broker:
+        broker.wait_ready()
+        producer = Producer(broker.bootstrap, unique_name("candles"), processes)
+        process = producer.start("--speed", "3000")
+        wait_until(lambda: producer.count() >= 2000, 60, "2000 candles", process=process)
+        broker.kill()
+        wait_until(lambda: "Unable" in log_of(process), 30, "its complaint", process=process)
+        broker.start()
+        broker.wait_ready()
+        wait_until(lambda: process.exit_code is not None, 60, "its end")
+        assert process.exit_code == 0, process.log_tail()
+        assert by_symbol(producer.candles()) == by_symbol(expected)
 
 
 def test_it_goes_on_after_its_candle_though_others_write_to_the_topic(producer: Producer) -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from local.accounting import Latency, Summary
-from local.screen import Addresses, Frame, LineScreen, Rate, close_time, counts, render
+from local.screen import Addresses, Frame, LineScreen, Rate, close_time, counts, price, render
 from shared.forecasts import Forecast, Horizon
 
 MIDNIGHT_MS = 951_782_400_000  # 2000-02-29T00:00Z
@@ -36,18 +36,26 @@ def frame(*forecasts: Forecast, missing: int = 0, dead: int = 0, p50: int | None
     return Frame("candles flow", forecasts, Summary(1234, 56, dead, missing, latency), 50.4, 9.0)
 
 
-def shown(what: Frame) -> str:
+def shown(what: Frame, width: int = 140) -> str:
     output = io.StringIO()
-    Console(file=output, width=140).print(render(what, ADDRESSES))
+    console = Console(file=output, width=width)
+    console.print(render(what, ADDRESSES, console))
     return output.getvalue()
 
 
 def test_shows_forecasts_with_their_interval() -> None:
     text = shown(frame(forecast("AAPL"), forecast("MSFT")))
     assert "90 % interval" in text
-    assert text.count("2,999.50 – 3,200.00") == 4  # noqa: RUF001 - a range
+    assert text.count("2,999.50 … 3,200.00") == 4
     for expected in ("AAPL", "MSFT", "2000-02-28", "3,000.00", "3,100.25", "+1", "+5", "lstm-1"):
         assert expected in text
+
+
+def test_a_narrow_terminal_shows_fewer_horizons_but_all_of_each() -> None:
+    text = shown(frame(forecast("AAPL")), width=72)
+    assert text.count("2,999.50 … 3,200.00") == 1
+    assert "3,000.00" in text
+    assert "+5" not in text
 
 
 def test_shows_where_everything_is() -> None:
@@ -69,6 +77,14 @@ def test_counts_tell_trouble_only_when_there_is_some() -> None:
     assert counts(frame(missing=7, dead=8, p50=None)) == (
         "candles 1,234 (50/s) · forecasts 56 (9/s) · waiting 7 · dead letters 8"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(64_321.5, "64,321.50"), (10.0, "10.00"), (1.2345, "1.2345"), (0.0000123456, "1.23e-05")],
+)
+def test_prices_keep_digits_that_tell(value: float, shown: str) -> None:
+    assert price(value) == shown
 
 
 def test_midnight_is_the_end_of_the_day_before() -> None:

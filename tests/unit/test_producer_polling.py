@@ -50,6 +50,7 @@ class Market:
     stand_in: YahooStandIn
     clock: Clock
     yahoo: Yahoo
+    cache: Path
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
@@ -78,6 +79,12 @@ class Market:
         candles = asyncio.run(all_candles())
         return {symbol: [one for one in candles if one.symbol == symbol] for symbol in symbols}
 
+    def lose_patience(self) -> None:
+        """Wait 2 s for an answer from now on, rather than the usual 10."""
+        self.yahoo = Yahoo(
+            self.cache, self.stand_in.proxy_url, self.stand_in.ca_bundle, timeout_s=2.0
+        )
+
     def truth(self, symbol: str, interval: str = "1m") -> list[TrueBar]:
         return self.stand_in.server.listings[symbol].closed(interval, self.clock.now_ms)
 
@@ -99,8 +106,8 @@ def market() -> Iterator[Market]:
         YahooStandIn(*listings, now_ms=clock) as stand_in,
         tempfile.TemporaryDirectory() as cache,
     ):
-        yahoo = Yahoo(Path(cache), stand_in.proxy_url, stand_in.ca_bundle, timeout_s=1.0)
-        yield Market(stand_in, clock, yahoo)
+        yahoo = Yahoo(Path(cache), stand_in.proxy_url, stand_in.ca_bundle)
+        yield Market(stand_in, clock, yahoo, Path(cache))
     process_state.forget()
 
 
@@ -222,6 +229,8 @@ def test_a_fault_of_one_symbol_is_counted_by_kind_and_stops_no_neighbour(
     # yfinance itself waits 10 s for a new symbol's zone, so a slow answer is only tried warm
     rounds = (True,) if fault is Fault.SLOW else (False, True)
     market.poll("MSFT", *(["AAPL"] if fault is Fault.SLOW else []), published=published)
+    if fault is Fault.SLOW:
+        market.lose_patience()
     for warm in rounds:
         market.stand_in.server.fail("AAPL", fault)
         got = market.poll("AAPL", "MSFT", published=published)

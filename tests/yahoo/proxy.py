@@ -43,8 +43,8 @@ class TunnelProxy:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # an end of a connection; the client sees it as what it is
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the end of a connection, which the client sees for itself
         finally:
             writer.close()
 
