@@ -60,7 +60,10 @@ class InvalidCandle(ValueError):
         self.detail = detail
 
 
-Price = Annotated[float, Field(gt=0)]
+MAX_NUMBER: Final = 1e30
+"""Of prices and volumes: a window holds 32-bit floats, which end at 3e38."""
+
+Price = Annotated[float, Field(ge=1 / MAX_NUMBER, le=MAX_NUMBER)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9^=.\-_/&:]{1,32}$")]
 Millis = Annotated[int, Field(ge=0, lt=1 << 53)]
 
@@ -75,10 +78,14 @@ class Ohlcv(Message):
     high: Price
     low: Price
     close: Price
-    volume: Annotated[float, Field(ge=0)]  # units traded; 0 where the market has none
+    volume: Annotated[
+        float, Field(ge=0, le=MAX_NUMBER)
+    ]  # units traded; 0 where the market has none
 
     @model_validator(mode="after")
     def _prices_agree(self) -> Self:
+        if self.low <= self.open <= self.high and self.low <= self.close <= self.high:
+            return self
         body_low, body_high = min(self.open, self.close), max(self.open, self.close)
         if self.high < self.low:
             raise _inconsistent("high", f"must be at least low {self.low:g}, got {self.high:g}")
@@ -86,11 +93,7 @@ class Ohlcv(Message):
             raise _inconsistent(
                 "high", f"must be at least open and close {body_high:g}, got {self.high:g}"
             )
-        if self.low > body_low:
-            raise _inconsistent(
-                "low", f"must be at most open and close {body_low:g}, got {self.low:g}"
-            )
-        return self
+        raise _inconsistent("low", f"must be at most open and close {body_low:g}, got {self.low:g}")
 
 
 class Candle(Ohlcv):
@@ -167,6 +170,7 @@ _REASON_OF_ERROR: Final[dict[str, RejectReason]] = {
     "greater_than": RejectReason.OUT_OF_RANGE,
     "greater_than_equal": RejectReason.OUT_OF_RANGE,
     "less_than": RejectReason.OUT_OF_RANGE,
+    "less_than_equal": RejectReason.OUT_OF_RANGE,
     "string_pattern_mismatch": RejectReason.OUT_OF_RANGE,
     "string_too_long": RejectReason.OUT_OF_RANGE,
     "inconsistent": RejectReason.INCONSISTENT,

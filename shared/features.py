@@ -28,7 +28,7 @@ VARIANCE_WEIGHTS: Final = np.array([1.0, -GARMAN_KLASS, 0.5])[:, None, None]
 """Of the squared gap, body and range."""
 
 MIN_VARIANCE: Final = 1e-10
-"""Floor of the mean range variance of a month or longer: 0.001 % a candle, below any real market."""
+"""Floor of the mean range variance of a month or longer: 0.001 % a candle, below any market."""
 
 QUIET_SHARE: Final = 0.01
 """Floor of a shorter mean, as a share of the month's: a candle without a range is called a tenth
@@ -149,7 +149,9 @@ def _scaled_gap(window: _Window) -> Array:
 
 
 def _range_volatility_1(window: _Window) -> Array:
-    return _log_root(np.maximum(window.newest(window.variance), window.month_variance * QUIET_SHARE))
+    return _log_root(
+        np.maximum(window.newest(window.variance), window.month_variance * QUIET_SHARE)
+    )
 
 
 def _range_volatility_5(window: _Window) -> Array:
@@ -270,15 +272,15 @@ def window_length(features: Sequence[str], sequence_length: int) -> int:
     """
     unknown = [name for name in features if name not in FEATURES]
     if unknown or not features:
-        raise ValueError(f"features: expected some of {', '.join(FEATURES)}, got {unknown or 'none'}")
+        raise ValueError(
+            f"features: expected some of {', '.join(FEATURES)}, got {unknown or 'none'}"
+        )
     if sequence_length < 1:
         raise ValueError(f"sequence_length: expected at least 1, got {sequence_length}")
     return max(FEATURES[name].lookback for name in features) + sequence_length - 1
 
 
-def compute(
-    candles: Array, features: Sequence[str], sequence_length: int
-) -> NDArray[np.float32]:
+def compute(candles: Array, features: Sequence[str], sequence_length: int) -> NDArray[np.float32]:
     """Return the features of B windows at their newest L steps.
 
     Args:

@@ -81,6 +81,12 @@ class ProducerMetrics:
             ["source"],
             registry=registry,
         )
+        self.rejects = Counter(
+            "candlecast_rejects",
+            "Rows of a source that are no valid candles and were left out, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.publish_seconds = Histogram(
             "candlecast_publish_seconds",
             "From handing a candle to the Kafka client to the broker's acknowledgement.",

@@ -6,6 +6,7 @@ Every setting is a flag and an environment variable: ``metrics_port`` is ``--met
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,11 @@ class ServiceSettings(BaseSettings):
         extra="ignore",
         frozen=True,
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        # --help shows the docstring, which Python before 3.13 leaves indented
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "")
 
     log_level: Annotated[str, AfterValidator(_known_level)] = Field(
         "INFO", description="least severe log level shown: DEBUG, INFO, WARNING or ERROR"

@@ -61,6 +61,21 @@ async def ensure(bootstrap: str, topics: Iterable[Topic], *, timeout_s: float = 
         await admin.close()
 
 
+async def partitions_of(bootstrap: str, name: str) -> list[int]:
+    """Return the numbers of a topic's partitions; none when there is no such topic.
+
+    Raises:
+        KafkaError: when no broker answers.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        [described] = await admin.describe_topics([name])
+        return sorted(one["partition"] for one in described["partitions"])
+    finally:
+        await admin.close()
+
+
 async def _connect(bootstrap: str, timeout_s: float) -> AIOKafkaAdminClient:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s

@@ -186,6 +186,13 @@ class CandleWorker:
         await consumer.commit()
 
 
+class DisklessApp(faust.App):
+    """A Faust app that keeps nothing on disk: the windows live in memory and the changelog."""
+
+    def _create_directories(self) -> None:
+        """Make none."""
+
+
 def make_app(settings: WorkerSettings) -> faust.App:
     """Return the Faust app with what the worker needs and nothing of what it does itself."""
     brokers = ";".join(f"kafka://{one.strip()}" for one in settings.bootstrap.split(","))
@@ -205,7 +212,7 @@ def make_app(settings: WorkerSettings) -> faust.App:
         "stream_buffer_maxsize": 4 * settings.max_batch,
         "stream_wait_empty": False,  # drain() waits
     }
-    app = faust.App(settings.group, **options)
+    app = DisklessApp(settings.group, **options)
     use_direct_transport(app, brokers)
     return app
 

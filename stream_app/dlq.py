@@ -21,6 +21,7 @@ from rich.table import Table
 
 from shared.candles import RejectReason
 from shared.settings import CommaSeparated, KafkaSettings
+from shared.topics import partitions_of
 from stream_app.publisher import ABOUT_PREFIX
 
 log = logging.getLogger(__name__)
@@ -137,12 +138,11 @@ async def _run(settings: DlqSettings, console: Console) -> int:
 
 async def read(settings: DlqSettings) -> list[DeadLetter]:
     """Return the dead letters that pass the filters, the oldest first, up to the limit."""
+    numbers = await partitions_of(settings.bootstrap, settings.dlq_topic)
+    partitions = [TopicPartition(settings.dlq_topic, number) for number in numbers]
+    if not partitions:
+        raise ValueError(f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}")
     async with _consumer(settings.bootstrap) as consumer:
-        await consumer.topics()  # brings the topic's metadata
-        numbers = consumer.partitions_for_topic(settings.dlq_topic) or ()
-        partitions = [TopicPartition(settings.dlq_topic, number) for number in sorted(numbers)]
-        if not partitions:
-            raise ValueError(f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}")
         found = [one async for one in _letters(consumer, partitions) if matches(one, settings)]
     found.sort(key=lambda one: (one.rejected_ms, one.partition, one.offset))
     return found[: settings.limit]

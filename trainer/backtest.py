@@ -20,6 +20,8 @@ BATCH: Final = 1024
 def run(
     forecaster: Forecaster,
     symbols: Mapping[str, Symbol],
+    start_ms: int | None = None,
+    stop_ms: int | None = None,
     advance: Callable[[str], object] = str,
 ) -> pd.DataFrame:
     """Return the forecasts after every candle that ends a full window, by symbol, time and step.
@@ -29,25 +31,36 @@ def run(
     Args:
         forecaster: the model, as the stream runs it.
         symbols: candles by symbol.
+        start_ms: forecast from candles that open then (UTC) or later; all by default.
+        stop_ms: forecast from candles that open before then; all by default.
         advance: called with each symbol that is done; by default nothing comes of it.
     """
     tables = []
     for name, symbol in symbols.items():
-        tables.append(_run_symbol(forecaster, name, symbol))
+        tables.append(_run_symbol(forecaster, name, symbol, start_ms, stop_ms))
         advance(name)
     return pd.concat(tables, ignore_index=True)
 
 
-def _run_symbol(forecaster: Forecaster, name: str, symbol: Symbol) -> pd.DataFrame:
-    first = min(forecaster.window_length - 1, len(symbol.candles))
+def _run_symbol(
+    forecaster: Forecaster, name: str, symbol: Symbol, start_ms: int | None, stop_ms: int | None
+) -> pd.DataFrame:
+    before = forecaster.window_length - 1  # candles of a window before its last
+    stop = len(symbol.open_ms) if stop_ms is None else _at(symbol, stop_ms)
+    start = max(before, 0 if start_ms is None else _at(symbol, start_ms))
+    last = slice(min(start, stop), stop)  # of the windows' last candles
     return forecast_table.build(
         name,
-        symbol.open_ms[first:],
-        symbol.candles[first:, 3],  # in 64 bits, as the stream takes it from the message
+        symbol.open_ms[last],
+        symbol.candles[last, 3],  # in 64 bits, as the stream takes it from the message
         forecaster.horizons,
         forecaster.quantile_levels,
-        predict_all(forecaster, symbol.candles),
+        predict_all(forecaster, symbol.candles[max(last.start - before, 0) : stop]),
     )
+
+
+def _at(symbol: Symbol, time_ms: int) -> int:
+    return int(np.searchsorted(symbol.open_ms, time_ms))
 
 
 def predict_all(forecaster: Forecaster, candles: NDArray[np.float64]) -> Prediction:

@@ -56,7 +56,7 @@ class Protocol(BaseModel):
     source: str  # of the candles
     sha256: str  # of the candles as used
     kind: str  # in words: rolling origins or a frozen model
-    embargo: int  # candles between the newest that training saw and the first forecast
+    separation: str  # of training from test, in words
     configurations_tried: int  # on validation data, before this
     folds: list[Fold]
 

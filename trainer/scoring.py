@@ -54,7 +54,9 @@ def join_outcomes(table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> pd.Data
         _with_outcomes(rows, str(name), symbols[str(name)])
         for name, rows in table.groupby("symbol", sort=False)
     ]
-    return pd.concat(parts).loc[lambda joined: joined.index.sort_values()]
+    if not parts:
+        return table.assign(close=table["last_close"], realised_variance=table["volatility"])
+    return pd.concat(parts).sort_index()
 
 
 def _with_outcomes(rows: pd.DataFrame, name: str, symbol: Symbol) -> pd.DataFrame:

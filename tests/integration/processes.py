@@ -39,10 +39,15 @@ class Processes:
             process.kill()
 
     def start(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> Process:
-        """Start ``python -m module args``, its output in ``process.log``."""
+        """Start ``python -m module args``, its output in ``process.log``.
+
+        Its temporary files go with the test's, for what is killed cannot remove them.
+        """
         log = self._logs / f"{len(self._started)}-{module}.log"
         argv = [sys.executable, "-m", module, *args]
-        process = Process(module, argv, log=log, leash=self._leash, env=env)
+        process = Process(
+            module, argv, log=log, leash=self._leash, env={"TMPDIR": str(self._logs), **(env or {})}
+        )
         self._started.append(process)
         return process
 

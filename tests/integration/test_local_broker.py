@@ -80,7 +80,13 @@ with Broker() as broker:
 
 def test_dies_with_its_parent(tmp_path: Path, leash: Leash) -> None:
     log = tmp_path / "parent.log"
-    parent = Process("parent", [sys.executable, "-c", _PARENT], log=log, leash=leash)
+    parent = Process(
+        "parent",
+        [sys.executable, "-c", _PARENT],
+        log=log,
+        leash=leash,
+        env={"TMPDIR": str(tmp_path)},
+    )
     try:
         pid = int(wait_until(log.read_text, timeout_s=120, what="the broker is up", process=parent))
         assert runs(pid)

@@ -280,5 +280,3 @@ def test_what_cannot_work_is_said_in_one_line(
     log = process.log.read_text()
     assert message in log
     assert "Traceback" not in log
-
-

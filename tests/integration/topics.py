@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from shared.candles import Candle
 from shared.forecasts import Forecast
+from shared.topics import partitions_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ async def _read(bootstrap: str, topic: str) -> list[Record]:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, max_partition_fetch_bytes=1 << 22)
     await consumer.start()
     try:
-        ends = await _ends(consumer, topic)
+        ends = await _ends(consumer, bootstrap, topic)
         records: list[Record] = []
         left = {partition for partition, end in ends.items() if end > 0}
         consumer.assign(list(left))
@@ -85,21 +86,17 @@ async def _count(bootstrap: str, topic: str) -> int:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
     try:
-        return sum((await _ends(consumer, topic)).values())
+        return sum((await _ends(consumer, bootstrap, topic)).values())
     finally:
         await consumer.stop()
 
 
-async def _ends(consumer: Any, topic: str) -> dict[TopicPartition, int]:
-    await consumer.topics()  # brings the topic's metadata
-    numbers = consumer.partitions_for_topic(topic) or ()
+async def _ends(consumer: Any, bootstrap: str, topic: str) -> dict[TopicPartition, int]:
     ends: dict[TopicPartition, int] = await consumer.end_offsets(
-        [TopicPartition(topic, number) for number in numbers]
+        [TopicPartition(topic, number) for number in await partitions_of(bootstrap, topic)]
     )
     return ends
 
 
 def _record(one: Any) -> Record:
-    return Record(
-        one.key, one.value, dict(one.headers), one.partition, one.offset, one.timestamp
-    )
+    return Record(one.key, one.value, dict(one.headers), one.partition, one.offset, one.timestamp)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from local.ports import free_ports
 from local.process import Process
-from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.processes import Processes, wait_until
 
 START_S = 60.0
@@ -57,7 +58,7 @@ class RunningWorker:
     def probe(self, path: str) -> int:
         """Return the HTTP status of a probe, or 0 when nothing answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as got:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as got:
                 return int(got.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -66,7 +67,7 @@ class RunningWorker:
 
     def metrics(self) -> dict[str, float]:
         """Return every sample as ``name{label=value,...}``, parsed by prometheus_client."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as got:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as got:
             text = got.read().decode()
         return {
             _sample_name(sample.name, sample.labels): sample.value

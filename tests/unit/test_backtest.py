@@ -101,3 +101,15 @@ def test_a_table_written_and_read_is_the_same_to_the_last_bit(tmp_path: Path, na
 def test_another_ending_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(forecast_table.TableError, match=r"out\.xlsx: expected a name ending in"):
         forecast_table.write(pd.DataFrame(), tmp_path / "out.xlsx")
+
+
+def test_a_span_gives_the_same_rows_as_the_whole() -> None:
+    data = {name: series(found) for name, found in real(60).items()}
+    whole = backtest.run(LastMove(), data)
+    start, stop = data["AAPL"].open_ms[[20, 50]].tolist()
+    kept = whole[(whole["open_ms"] >= start) & (whole["open_ms"] < stop)]
+    part = backtest.run(LastMove(), data, start, stop)
+    assert len(part) == 2 * 30 * 2
+    pd.testing.assert_frame_equal(part, kept.reset_index(drop=True), check_exact=True)
+    assert backtest.run(LastMove(), data, stop, start).empty
+    assert backtest.run(LastMove(), data, stop_ms=0).empty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from trainer.baselines.garch import Garch
 from trainer.baselines.har import Har
 from trainer.baselines.price_level import PriceLevelLstm
 from trainer.baselines.walk import Baseline, Walk
+from trainer.scoring import Symbol
 
 BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
     "persistence": Persistence,
@@ -29,7 +30,7 @@ BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
     "arima": Arima,
     "ets": Ets,
 }
-"""Every baseline by the name that ``--baselines`` takes."""
+"""Every baseline of ``NAMES``."""
 
 
 def forecast_symbol(
@@ -54,3 +55,27 @@ def forecast_symbol(
     return forecast_table.build(
         symbol, open_ms[first:], candles[first:, 3], walk.horizons, walk.levels, prediction
     )
+
+
+def forecast_all(
+    names: Sequence[str],
+    symbols: Mapping[str, Symbol],
+    walk: Walk,
+    advance: Callable[[str], object] = str,
+) -> dict[str, pd.DataFrame]:
+    """Return each baseline's table over all symbols, by the name that the report shows.
+
+    Args:
+        names: of ``BASELINES``.
+        symbols: candles by symbol.
+        walk: horizons, levels and refits.
+        advance: called with the baseline and symbol that are done; by default nothing comes of it.
+    """
+    tables = {}
+    for baseline in (BASELINES[name]() for name in names):
+        parts = []
+        for name, symbol in symbols.items():
+            parts.append(forecast_symbol(baseline, name, symbol.open_ms, symbol.candles, walk))
+            advance(f"{baseline.name} {name}")
+        tables[baseline.name] = pd.concat(parts, ignore_index=True)
+    return tables

@@ -1,0 +1,145 @@
+"""The evaluation and its report on made-up forecasts: fair, complete, self-contained."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shared.candles import DAY_MS
+from shared.forecaster import Prediction
+from tests.candles import START_MS
+from trainer import evaluation, forecast_table, report
+from trainer.evaluation import MODEL, NothingToCompare
+from trainer.scoring import Symbol
+
+HORIZONS = (1, 5)
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+UNIT = np.array([-1.645, -1.282, -0.674, 0.0, 0.674, 1.282, 1.645])
+
+
+def market(days: int = 90) -> dict[str, Symbol]:
+    """Return two symbols of 1 % volatility."""
+    rng = np.random.default_rng(0)
+    made: dict[str, Symbol] = {}
+    for name in ("AAA", "BBB"):
+        close = 50 * np.exp(np.cumsum(0.01 * rng.standard_normal(days)))
+        opened = np.concatenate([[50.0], close[:-1]])
+        high, low = np.maximum(opened, close) * 1.003, np.minimum(opened, close) * 0.997
+        candles = np.column_stack([opened, high, low, close, np.full(days, 1e6)])
+        open_ms = START_MS + DAY_MS * np.arange(days, dtype=np.int64)
+        made[name] = SimpleNamespace(open_ms=open_ms, candles=candles)
+    return made
+
+
+def forecasts(symbols: dict[str, Symbol], scale: float, first: int = 10) -> pd.DataFrame:
+    """Return the forecasts of a method that takes the volatility for ``scale`` per cent."""
+    tables = []
+    for name, symbol in symbols.items():
+        count = len(symbol.open_ms) - first
+        spread = 0.01 * scale * np.sqrt(HORIZONS)[:, None] * UNIT  # (H, Q)
+        prediction = Prediction(
+            np.tile(spread, (count, 1, 1)), np.full((count, len(HORIZONS)), 0.01 * scale)
+        )
+        tables.append(
+            forecast_table.build(
+                name, symbol.open_ms[first:], symbol.candles[first:, 3], HORIZONS, LEVELS,
+                prediction,
+            )
+        )  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def evaluated() -> tuple[evaluation.Evaluation, pd.DataFrame, dict[str, Symbol]]:
+    symbols = market()
+    table = forecasts(symbols, 1.0)
+    point = forecasts(symbols, 1.0, first=20)
+    point[[f"q{q:g}" for q in LEVELS if q != 0.5] + ["volatility"]] = np.nan
+    tables = {
+        MODEL: table, "HAR": forecasts(symbols, 1.0), "GARCH-t": forecasts(symbols, 3.0),
+        "persistence": point,
+    }  # fmt: skip
+    return evaluation.evaluate(tables, symbols), table, symbols
+
+
+def test_all_methods_are_scored_on_the_same_rows() -> None:
+    found, table, _ = evaluated()
+    rows = {step: 2 * (90 - 20 - step) for step in HORIZONS}
+    assert found.rows == sum(rows.values())
+    assert found.left_out == len(table) - found.rows
+    assert {(one.step, one.rows) for one in found.scores} == set(rows.items())
+    assert found.first_ms == START_MS + 20 * DAY_MS
+
+
+def test_skill_of_equal_and_of_better_forecasts() -> None:
+    found, _, _ = evaluated()
+    by = {(one.baseline, one.loss, one.step): one for one in found.comparisons}
+    assert by["HAR", "pinball", 1].skill == pytest.approx(0)
+    assert by["HAR", "pinball", 1].p_value is None
+    assert by["GARCH-t", "pinball", 1].low > 0.2
+    assert by["GARCH-t", "qlike", 5].low > 0
+    assert ("persistence", "pinball", 1) not in by
+    assert by["persistence", "squared", 1].skill == pytest.approx(0)
+
+
+def test_words_claim_no_more_than_the_intervals() -> None:
+    found, _, _ = evaluated()
+    said = " ".join(report.sentences(found))
+    assert "against GARCH-t: 1 candle ahead better by" in said
+    assert "against HAR: 1 candle ahead no clear difference (+0.0%)" in said
+
+
+def test_no_common_row_is_a_clear_error() -> None:
+    symbols = market(60)
+    tables = {MODEL: forecasts(symbols, 1.0), "HAR": forecasts(symbols, 1.0, first=60)}
+    with pytest.raises(NothingToCompare, match="two years of candles"):
+        evaluation.evaluate(tables, symbols)
+
+
+class Loads(HTMLParser):
+    """Collects what a page would load, and the ids that its links lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in {"script", "link", "img", "iframe"} or "src" in given:
+            self.loads.append(tag)
+        if tag == "a":
+            self.links.append(str(given["href"]))
+        self.ids.add(str(given.get("id")))
+
+
+def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
+    found, table, symbols = evaluated()
+    fold = report.Fold(
+        model_version="lstm-1", trained_until_ms=START_MS, first_ms=START_MS, last_ms=START_MS
+    )
+    protocol = report.Protocol(
+        source="<made up>", sha256="0" * 64, kind="rolling origins", separation="Apart.",
+        configurations_tried=7, folds=[fold],
+    )  # fmt: skip
+    made = report.Report(made_at_ms=0, protocol=protocol, evaluation=found)
+    page, numbers = report.write(made, table, symbols, tmp_path / "out")
+    assert report.Report.model_validate_json(numbers.read_text()) == made
+    assert "NaN" not in json.dumps(json.loads(numbers.read_text()))
+    text = page.read_text(encoding="utf-8")
+    parser = Loads()
+    parser.feed(text)
+    assert parser.loads == []
+    assert {link.removeprefix("#") for link in parser.links} <= parser.ids
+    assert "&lt;made up&gt;" in text, "what comes from outside is escaped"
+    assert "prefers-color-scheme: dark" in text
+    assert text.count("<svg") == 1 + 4 + 3, "mark, a skill figure a loss, calibration, fans"
+    assert not re.search(r"url\((?!#)", text)
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL).lower().split()

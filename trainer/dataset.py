@@ -1,0 +1,224 @@
+"""Histories to samples: one symbol's candles, windows of features, and splits that never leak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared import features
+from shared.candles import Candle
+from shared.history import History, RejectedRow, bundled, from_file
+
+BATCH: Final = 4096
+"""Windows whose features are computed at once: some 20 MB."""
+
+
+@dataclass(frozen=True)
+class SymbolCandles:
+    """One symbol's candles, oldest first."""
+
+    open_ms: NDArray[np.int64]  # (n,), UTC, rising
+    candles: NDArray[np.float64]  # (n, 5): open, high, low, close, volume
+
+    def until(self, stop_ms: int) -> SymbolCandles:
+        """Return the candles that open before ``stop_ms``."""
+        kept = int(np.searchsorted(self.open_ms, stop_ms))
+        return SymbolCandles(self.open_ms[:kept], self.candles[:kept])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something odd about a symbol's valid candles; they are used, but should be known of."""
+
+    symbol: str
+    rule: str
+    count: int
+    first_ms: int  # opening time of the first one, UTC
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a table holds, by symbol, and what is wrong or odd about it."""
+
+    name: str
+    symbols: Mapping[str, SymbolCandles]
+    rejected: tuple[RejectedRow, ...]  # rows that are no candles: left out
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Windows with known outcomes, N of them, by symbol and time."""
+
+    features: NDArray[np.float32]  # (N, L, F), raw
+    log_return: NDArray[np.float64]  # (N, H), from the window's last close
+    variance: NDArray[np.float64]  # (N, H), mean range variance of the candles ahead, per candle
+    open_ms: NDArray[np.int64]  # (N,), of the window's last candle
+    known_ms: NDArray[np.int64]  # (N,), of the last candle that an outcome uses
+
+    def __len__(self) -> int:
+        return len(self.open_ms)
+
+    def where(self, kept: NDArray[np.bool_]) -> Samples:
+        """Return the samples for which ``kept`` (N,) holds."""
+        return Samples(
+            self.features[kept],
+            self.log_return[kept],
+            self.variance[kept],
+            self.open_ms[kept],
+            self.known_ms[kept],
+        )
+
+
+def load(path: Path | None, interval: str = "1d") -> Dataset:
+    """Return the candles in a CSV or Parquet file, or the bundled ones for None.
+
+    Raises:
+        HistoryError: when the table cannot be read as candles at all.
+    """
+    return of_history(bundled() if path is None else from_file(path, interval))
+
+
+def of_history(history: History) -> Dataset:
+    """Return a history as arrays by symbol, with what is odd about them."""
+    by_symbol = sorted(history.candles, key=lambda candle: candle.symbol)  # stable: times rise
+    symbols = {
+        name: _symbol(list(candles)) for name, candles in groupby(by_symbol, lambda one: one.symbol)
+    }
+    findings = [one for name, candles in symbols.items() for one in _findings(name, candles)]
+    return Dataset(history.name, symbols, history.rejected, tuple(findings))
+
+
+def too_short(dataset: Dataset, window_length: int) -> tuple[Finding, ...]:
+    """Return a finding for each symbol that never fills one window."""
+    return tuple(
+        Finding(
+            name,
+            f"history too short: expected at least {window_length} candles",
+            len(one.open_ms),
+            int(one.open_ms[0]),
+        )
+        for name, one in dataset.symbols.items()
+        if len(one.open_ms) < window_length
+    )
+
+
+def samples_of(
+    symbols: Mapping[str, SymbolCandles],
+    names: Sequence[str],
+    sequence_length: int,
+    horizons: Sequence[int],
+) -> Samples:
+    """Return every window whose outcomes have all come.
+
+    Windows hold 32-bit prices, as the stream's do; outcomes have all their bits.
+
+    Args:
+        symbols: candles by symbol.
+        names: the features, F of them.
+        sequence_length: steps of each window, L.
+        horizons: candles ahead, rising, H of them.
+
+    Raises:
+        ValueError: when no symbol is long enough.
+    """
+    length = features.window_length(names, sequence_length)
+    enough = {
+        symbol: one for symbol, one in symbols.items() if len(one.open_ms) >= length + max(horizons)
+    }
+    if not enough:
+        raise ValueError(
+            f"candles: expected a symbol with at least {length + max(horizons)}, got "
+            f"{', '.join(f'{symbol} {len(one.open_ms)}' for symbol, one in symbols.items())}"
+        )
+    parts = [_samples(one, names, sequence_length, horizons) for one in enough.values()]
+    return Samples(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.log_return for part in parts]),
+        np.concatenate([part.variance for part in parts]),
+        np.concatenate([part.open_ms for part in parts]),
+        np.concatenate([part.known_ms for part in parts]),
+    )
+
+
+def split(samples: Samples, cut_ms: int) -> tuple[Samples, Samples]:
+    """Return the samples that were over before ``cut_ms``, and those made from then on.
+
+    Between them lies an embargo as long as the longest horizon: a sample whose outcome was still
+    open at the cut is in neither part, so nothing after the cut was seen before it.
+    """
+    return (
+        samples.where(samples.known_ms < cut_ms),
+        samples.where(samples.open_ms >= cut_ms),
+    )
+
+
+def cut_at(samples: Samples, share: float) -> int:
+    """Return the opening time before which ``share`` of the samples' distinct times lie."""
+    times = np.unique(samples.open_ms)
+    return int(times[min(int(len(times) * share), len(times) - 1)])
+
+
+def year_starts(first_year: int, last_year: int) -> list[int]:
+    """Return the midnights (UTC ms) that start these years and the one after: rolling origins."""
+    epoch = date(1970, 1, 1)
+    return [
+        (date(year, 1, 1) - epoch).days * 86_400_000 for year in range(first_year, last_year + 2)
+    ]
+
+
+def _symbol(candles: list[Candle]) -> SymbolCandles:
+    return SymbolCandles(
+        np.array([one.open_ms for one in candles], dtype=np.int64),
+        np.array([(one.open, one.high, one.low, one.close, one.volume) for one in candles]),
+    )
+
+
+def _findings(name: str, symbol: SymbolCandles) -> list[Finding]:
+    opened, high, low, closed, volume = symbol.candles.T
+    jumps = np.zeros(len(closed), dtype=np.bool_)
+    jumps[1:] = np.abs(np.diff(np.log(closed))) > np.log(2)
+    rules = {
+        "no volume": volume == 0,
+        "halted: one price all along": high == low,
+        "the close doubled or halved: a split that prices are not adjusted for?": jumps,
+    }
+    del opened
+    return [
+        Finding(name, rule, int(broken.sum()), int(symbol.open_ms[np.argmax(broken)]))
+        for rule, broken in rules.items()
+        if broken.any()
+    ]
+
+
+def _samples(
+    symbol: SymbolCandles, names: Sequence[str], sequence_length: int, horizons: Sequence[int]
+) -> Samples:
+    length = features.window_length(names, sequence_length)
+    longest = max(horizons)
+    at = np.arange(length - 1, len(symbol.open_ms) - longest)  # (N,), last candles of windows
+    held = symbol.candles.astype(np.float32).astype(np.float64)
+    windows = np.lib.stride_tricks.sliding_window_view(held, length, axis=0)  # (n-T+1, 5, T)
+    inputs = [
+        features.compute(
+            windows[i : min(i + BATCH, len(at))].transpose(0, 2, 1), names, sequence_length
+        )
+        for i in range(0, len(at), BATCH)
+    ]
+    log_close = np.log(symbol.candles[:, 3])
+    variance = features.range_variance(symbol.candles[None])[0]  # of candle 1, 2, ...
+    total = np.concatenate([[0.0], np.cumsum(variance)])  # up to and with candle i
+    return Samples(
+        np.concatenate(inputs),
+        np.column_stack([log_close[at + step] - log_close[at] for step in horizons]),
+        np.column_stack([(total[at + step] - total[at]) / step for step in horizons]),
+        symbol.open_ms[at],
+        symbol.open_ms[at + longest],
+    )

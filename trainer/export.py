@@ -1,0 +1,256 @@
+"""A fitted ensemble to files: ONNX with scaling inside, weights, scalers, config.
+
+The graph is built node by node from the weights, so that it has nothing but what serving needs
+and the same weights give the same bytes, whatever exporter PyTorch ships.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import joblib
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from shared import bundle
+from shared.bundle import BundleConfig, DataSpan
+from trainer.fit import Fitted
+from trainer.network import CLIP, MAX_LOG_SCALE, Ensemble
+
+OPSET: Final = 17
+IR_VERSION: Final = 8
+
+TOLERANCE: Final = 1e-5
+"""Largest difference between PyTorch and ONNX Runtime, of log returns and volatilities."""
+
+
+class ExportError(Exception):
+    """A graph that does not compute what the network does."""
+
+
+class _Graph:
+    """Nodes and constants, in order."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> list[str]:
+        """Append a node; return the names of its outputs."""
+        number = len(self.nodes)
+        names = [f"{kind}_{number}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names
+
+    def one(self, kind: str, *inputs: str, **attributes: object) -> str:
+        """Append a node with one output; return its name."""
+        return self.add(kind, *inputs, **attributes)[0]
+
+    def constant(self, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
+        """Append a constant; return its name."""
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def weight(self, tensor: torch.Tensor) -> str:
+        return self.constant(tensor.detach().numpy().astype(np.float32))
+
+    def number(self, value: float) -> str:
+        return self.constant(np.array(value, np.float32))
+
+    def shape(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def clip(self, value: str, limit: float) -> str:
+        return self.one("Clip", value, self.number(-limit), self.number(limit))
+
+
+def to_onnx(model: Ensemble, sequence_length: int) -> bytes:
+    """Return the graph ``features`` (B, L, F) -> ``log_return`` (B, H, Q), ``volatility`` (B, H).
+
+    It mirrors ``Ensemble.forward``, line by line.
+    """
+    graph = _Graph()
+    n, h, q = model.shape.members, model.shape.horizons, model.shape.levels
+    scaled = graph.one("MatMul", "features", graph.weight(model.input_weight))
+    inputs = graph.clip(graph.one("Add", scaled, graph.weight(model.input_bias)), CLIP)
+    state = _lstm(graph, model, inputs)
+    newest = graph.one("Gather", "features", graph.constant(np.array(-1)), axis=1)  # (B, F)
+    scales = graph.one(
+        "Gemm", newest, graph.weight(model.scale_weight), graph.weight(model.scale_bias)
+    )
+    log_spread, log_level, strangeness = graph.add(
+        "Split", scales, graph.shape(n * h, n * h, 1), outputs=3, axis=1
+    )
+    squared = graph.one("Mul", strangeness, strangeness)
+    trust = graph.one("Softmax", graph.one("Mul", squared, graph.weight(model.distrust)), axis=1)
+    head = graph.one("Gemm", state, graph.weight(model.head_weight), graph.weight(model.head_bias))
+    out = graph.one("Reshape", head, graph.shape(-1, n, h, q + 1))
+    log_scale, log_volatility, gaps = graph.add(
+        "Split", out, graph.shape(1, 1, q - 1), outputs=3, axis=3
+    )
+    unit = _quantiles(graph, model, gaps, log_scale)
+    spread = graph.one("Reshape", graph.one("Exp", log_spread), graph.shape(-1, n, h, 1))
+    weight = graph.one("Reshape", trust, graph.shape(-1, n, 1, 1))
+    weighted = graph.one("Mul", graph.one("Mul", unit, spread), weight)
+    _output(graph, "ReduceSum", "log_return", weighted, graph.shape(1), keepdims=0)
+    level = graph.one("Reshape", log_level, graph.shape(-1, n, h, 1))
+    log_sum = graph.one("Add", graph.clip(log_volatility, MAX_LOG_SCALE), level)
+    variance = graph.one("Exp", graph.one("Mul", graph.number(2.0), log_sum))
+    mean = graph.one("ReduceSum", graph.one("Mul", variance, weight), graph.shape(1, 3), keepdims=0)
+    _output(graph, "Sqrt", "volatility", mean)
+    return _serialised(graph, model, sequence_length)
+
+
+def _lstm(graph: _Graph, model: Ensemble, inputs: str) -> str:
+    """Return the name of the last state, (B, n x hidden). ONNX orders gates i, o, f, c."""
+    size = model.shape.members * model.shape.hidden
+
+    def gates(name: str) -> NDArray[np.float32]:
+        values = model.lstm.get_parameter(name).detach().numpy()
+        return values.reshape(4, size, -1)[[0, 3, 1, 2]].reshape(4 * size, -1)
+
+    bias = np.concatenate([gates("bias_ih_l0"), gates("bias_hh_l0")])[:, 0]
+    _, last = graph.add(
+        "LSTM",
+        graph.one("Transpose", inputs, perm=[1, 0, 2]),  # (L, B, F)
+        graph.constant(gates("weight_ih_l0")[None]),
+        graph.constant(gates("weight_hh_l0")[None]),
+        graph.constant(bias[None]),
+        outputs=2,
+        hidden_size=size,
+    )
+    return graph.one("Squeeze", last, graph.shape(0))
+
+
+def _quantiles(graph: _Graph, model: Ensemble, gaps: str, log_scale: str) -> str:
+    """Return the name of the unit quantiles (B, n, H, Q), as ``network.quantiles_of``."""
+    steps = graph.one("CumSum", graph.one("Softplus", gaps), graph.constant(np.array(3)))
+    heights = graph.one("Pad", steps, graph.shape(0, 0, 0, 1, 0, 0, 0, 0))
+    middle = graph.one("Gather", heights, graph.shape(model.shape.median), axis=3)
+    around = graph.one("Sub", heights, middle)
+    scale = graph.one("Exp", graph.clip(log_scale, MAX_LOG_SCALE))
+    location = graph.weight(model.location[..., None])
+    return graph.one("Add", graph.one("Mul", around, scale), location)
+
+
+def _output(graph: _Graph, kind: str, name: str, *inputs: str, **attributes: object) -> None:
+    graph.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+
+
+def _serialised(graph: _Graph, model: Ensemble, sequence_length: int) -> bytes:
+    shape = model.shape
+    made = helper.make_graph(
+        graph.nodes,
+        "candlecast",
+        [_tensor_info("features", "B", sequence_length, shape.features)],
+        [
+            _tensor_info("log_return", "B", shape.horizons, shape.levels),
+            _tensor_info("volatility", "B", shape.horizons),
+        ],
+        graph.constants,
+    )
+    opset = [helper.make_opsetid("", OPSET)]
+    proto = helper.make_model(made, opset_imports=opset, ir_version=IR_VERSION)
+    onnx.checker.check_model(proto)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def _tensor_info(name: str, *sizes: str | int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(sizes))
+
+
+def largest_difference(model: Ensemble, graph: bytes, features: NDArray[np.float32]) -> float:
+    """Return how far PyTorch and ONNX Runtime are apart at most, over windows (B, L, F)."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    theirs = session.run(None, {"features": features})
+    with torch.no_grad():
+        ours = model(torch.from_numpy(features))
+    return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def write_bundle(
+    folder: Path,
+    fitted: Fitted,
+    check_on: NDArray[np.float32],
+    name: str,
+    interval: str,
+    data: DataSpan,
+    metrics: dict[str, float],
+) -> BundleConfig:
+    """Write a bundle that ``shared.bundle.load`` accepts; return its config.
+
+    Args:
+        folder: made if missing; files of a former bundle are replaced.
+        fitted: what to write.
+        check_on: raw features (B, L, F), such as the test set's, on which PyTorch and ONNX
+            Runtime must agree within ``TOLERANCE``.
+        name: the model's, without a version.
+        interval: of the candles.
+        data: what it was trained on.
+        metrics: to keep with it.
+
+    Raises:
+        ExportError: when they do not agree; nothing is written then.
+    """
+    graph = to_onnx(fitted.model, fitted.config.sequence_length)
+    apart = largest_difference(fitted.model, graph, check_on)
+    if not apart <= TOLERANCE:
+        raise ExportError(f"PyTorch and ONNX: expected within {TOLERANCE:g}, got {apart:g} apart")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / bundle.ONNX_NAME).write_bytes(graph)
+    torch.save(fitted.model.state_dict(), folder / bundle.WEIGHTS_NAME)
+    joblib.dump(fitted.scalers, folder / bundle.SCALERS_NAME)
+    hashes = {file: bundle.file_hash(folder / file) for file in bundle.FILE_NAMES}
+    settings = fitted.config
+    config = BundleConfig(
+        name=name,
+        model_version=bundle.version_of(name, hashes),
+        interval=interval,
+        sequence_length=settings.sequence_length,
+        window_length=settings.window_length,
+        features=settings.features,
+        horizons=settings.horizons,
+        quantile_levels=settings.quantile_levels,
+        data=data,
+        training=_training(fitted),
+        metrics=metrics,
+        files=hashes,
+    )
+    (folder / bundle.CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
+    return config
+
+
+def _training(
+    fitted: Fitted,
+) -> dict[str, str | int | float | bool | list[int] | list[float] | None]:
+    config = fitted.config
+    return {
+        "scalings": ", ".join(config.scalings),
+        "hidden": config.hidden,
+        "dropout": config.dropout,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "batch": config.batch,
+        "max_epochs": config.max_epochs,
+        "patience": config.patience,
+        "average": config.average,
+        "volatility_weight": config.volatility_weight,
+        "stop_weight": config.stop_weight,
+        "drift_share": config.drift_share,
+        "ratio_power": config.ratio_power,
+        "reach": config.reach,
+        "validation_share": config.validation_share,
+        "seed": fitted.seed,
+        "epochs": [best + 1 for best in fitted.best_epochs],
+        "train_samples": fitted.train_samples,
+        "validation_samples": fitted.validation_samples,
+    }

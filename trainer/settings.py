@@ -1,0 +1,263 @@
+"""The settings of each command of the trainer."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+from shared.bundle import default_path
+from shared.candles import DAY_MS, INTERVALS_MS
+from shared.features import FEATURES
+from shared.settings import CommaSeparated, ServiceSettings
+from trainer.baselines import NAMES
+from trainer.tracking import DEFAULT_URI
+
+COLUMNS: Final = (
+    "CSV (also .csv.gz) or Parquet file with the columns symbol, date (or open_ms), open, high, "
+    "low, close, volume, and perhaps adj_close; any number of symbols"
+)
+
+_EPOCH: Final = date(1970, 1, 1)
+
+
+def _parts(value: object) -> object:
+    """Return the parts of a flag that holds several values by comma."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, list):  # a flag given several times
+        return tuple(part for item in value for part in str(item).split(","))
+    return value
+
+
+def _wrong(rule: str) -> PydanticCustomError:
+    """Return the error of a rule, which is told with the field and what it got."""
+    return PydanticCustomError("rule", "{rule}", {"rule": rule})
+
+
+def _levels(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(0 < one < 1 for one in values) or 0.5 not in values:
+        raise _wrong("expected levels between 0 and 1, 0.5 among them")
+    return tuple(sorted(set(values)))
+
+
+def _steps(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values or min(values) < 1:
+        raise _wrong("expected whole numbers of candles from 1")
+    return tuple(sorted(set(values)))
+
+
+def _known_features(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values or not FEATURES.keys() >= set(values):
+        raise _wrong(f"expected some of {', '.join(FEATURES)}")
+    return values
+
+
+def _known_baselines(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not set(NAMES) >= set(values):
+        raise _wrong(f"expected some of {', '.join(NAMES)}")
+    return values
+
+
+def _known_interval(value: str) -> str:
+    if value not in INTERVALS_MS:
+        raise _wrong(f"expected one of {', '.join(INTERVALS_MS)}")
+    return value
+
+
+Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]
+Steps = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_steps)]
+Features = Annotated[CommaSeparated, AfterValidator(_known_features)]
+Baselines = Annotated[CommaSeparated, AfterValidator(_known_baselines)]
+
+
+def midnight_ms(day: date) -> int:
+    """Return a date's midnight, UTC epoch milliseconds."""
+    return (day - _EPOCH).days * DAY_MS
+
+
+class DataSettings(ServiceSettings):
+    """Which candles."""
+
+    data: Path | None = Field(None, description=f"{COLUMNS}; by default the bundled candles")
+    interval: Annotated[str, AfterValidator(_known_interval)] = Field(
+        "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
+    )
+    progress: bool = Field(default=True, description="show a progress bar")
+
+    @model_validator(mode="after")
+    def _bundled_is_daily(self) -> Self:
+        if self.data is None and self.interval != "1d":
+            detail = f"interval: the bundled candles are 1d, got {self.interval!r}"
+            raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
+        return self
+
+
+class ModelSettings(DataSettings):
+    """How to train; what is not given was chosen on validation (``trainer.fit.FitConfig``)."""
+
+    horizons: Steps | None = Field(
+        None, description="candles ahead to forecast, by comma (default: 1,5,10)"
+    )
+    quantiles: Levels | None = Field(
+        None,
+        description="quantile levels, by comma, 0.5 among them "
+        "(default: 0.05,0.1,0.25,0.5,0.75,0.9,0.95)",
+    )
+    features: Features | None = Field(
+        None, description=f"inputs of the network, by comma, some of {', '.join(FEATURES)}"
+    )
+    sequence_length: int | None = Field(None, ge=1, le=512, description="steps of the LSTM")
+    hidden: int | None = Field(None, ge=1, le=512, description="size of each net's state")
+    dropout: float | None = Field(None, ge=0, lt=1, description="share of it dropped in training")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="of AdamW")
+    max_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="epochs at most; early stopping on validation ends sooner",
+    )
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of all that is random")
+
+    def chosen(self) -> dict[str, Any]:
+        """Return what was given of the network's settings, by the names of ``FitConfig``."""
+        given = {
+            "horizons": self.horizons,
+            "quantile_levels": self.quantiles,
+            "features": self.features,
+            "sequence_length": self.sequence_length,
+            "hidden": self.hidden,
+            "dropout": self.dropout,
+            "learning_rate": self.learning_rate,
+            "max_epochs": self.max_epochs,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class Tracked(ServiceSettings):
+    """Where runs are recorded."""
+
+    tracking_uri: str = Field(
+        DEFAULT_URI, description="MLflow store of runs; empty for none"
+    )
+    experiment: str = Field("candlecast", description="MLflow experiment of runs")
+
+
+class TrainSettings(ModelSettings, Tracked):
+    """Trains the default bundle on the bundled candles, and shows how good it is.
+
+    The newest candles are kept for the test: training sees no outcome that reaches them. Prints
+    the errors of the point forecast against persistence and drift. The run, with its curves and
+    files, goes to MLflow: mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+    Examples:
+      python -m trainer                               the default bundle, anew
+      python -m trainer train --out my-bundle --seed 7
+      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9 --out my-bundle
+    """
+
+    out: Path = Field(
+        default_factory=default_path,
+        description="folder of the bundle to write (default: the built-in one)",
+    )
+    test_share: float = Field(
+        0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
+    )
+
+
+class FitSettings(ModelSettings, Tracked):
+    """Trains a bundle on any candles.
+
+    Training sees the candles before --until alone; those from then on, if there are any, are the
+    test. Rows that are no valid candles are reported by row and rule, and left out.
+
+    Examples:
+      python -m trainer fit --data candles.parquet --out my-bundle
+      python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
+    """
+
+    until: date | None = Field(
+        None, description="train on the candles that open before this date (UTC); by default all"
+    )
+    out: Path = Field(description="folder of the bundle to write")
+
+
+class BacktestSettings(DataSettings):
+    """Forecasts after every candle of a data set, through the code that serves the stream.
+
+    Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
+    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are no
+    valid candles are reported by row and rule, and left out.
+
+    Examples:
+      python -m trainer backtest --out forecasts.csv
+      python -m trainer backtest --model my-bundle --data candles.parquet --out forecasts.parquet
+    """
+
+    model: Path = Field(
+        default_factory=default_path, description="folder of the model bundle (default: built in)"
+    )
+    out: Path = Field(description="file to write, .parquet or .csv")
+
+
+class EvaluateSettings(ModelSettings, Tracked):
+    """Measures forecasts against every baseline, and writes report.html and report.json.
+
+    Without --model: rolling origins. The span from --start to --end is cut into --folds parts;
+    for each a network is trained on the candles before it and forecasts it. With --model: that
+    bundle, as it is, forecasts the whole data set; what it was trained on is left out.
+
+    Examples:
+      python -m trainer evaluate                                  bundled candles, 2006 to 2012
+      python -m trainer evaluate --model shared/models/default --data candles.parquet
+      python -m trainer evaluate --data candles.csv --start 2018-01-01 --end 2024-01-01 --folds 6
+    """
+
+    model: Path | None = Field(
+        None, description="folder of a frozen bundle; by default networks are trained"
+    )
+    out: Path = Field(Path("report"), description="folder to write report.html and report.json to")
+    start: date | None = Field(
+        None,
+        description="first date to forecast from; by default 2006-01-01 for the bundled candles, "
+        "half-way through others, and all with --model",
+    )
+    end: date | None = Field(
+        None, description="date before which to forecast; by default 2013-01-01, or all"
+    )
+    folds: int = Field(7, ge=1, le=100, description="rolling origins, without --model")
+    baselines: Baselines = Field(
+        NAMES, description=f"methods to compare with, by comma: {', '.join(NAMES)}"
+    )
+    configurations_tried: int | None = Field(
+        None, ge=1, description="configurations tried on validation before; by default the bundle's"
+    )
+
+
+class SearchSettings(ModelSettings, Tracked):
+    """Looks for better settings by Optuna (TPE, hopeless trials pruned), on rolling windows.
+
+    Each trial trains before each of --folds validation years that end at --until, and is scored
+    by the pinball loss in them; no candle from --until on is seen. A search that was stopped goes
+    on where it was. Each trial is a run in MLflow, nested in the search's.
+
+    Examples:
+      python -m trainer search --trials 50
+      python -m trainer search --trials 50 --storage sqlite:///search.db --name wide
+      python -m trainer search --data candles.csv --until 2020-01-01 --trials 20
+    """
+
+    trials: int = Field(20, ge=1, description="trials to add")
+    folds: int = Field(3, ge=1, le=50, description="validation years before --until")
+    until: date = Field(
+        date(2006, 1, 1), description="search on the candles that open before this date (UTC)"
+    )
+    storage: str = Field(
+        "sqlite:///search.db", description="Optuna storage; the same one resumes a search"
+    )
+    name: str = Field("candlecast", description="the search's name in the storage")
+    out: Path = Field(Path("search"), description="folder to write best.json and the plots to")
