@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jgo.maven import Artifact
 
 KAFKA_VERSION: Final = "4.4.0"
-CACHE_VARIABLE: Final = "CANDLECAST_CACHE_DIR"
+CACHE_VARIABLE: Final = "CANDLECAST_KAFKA_CACHE"
 
 _COORDINATES: Final = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
@@ -34,7 +34,7 @@ class JarsError(Exception):
 
 
 def cache_dir() -> Path:
-    """Return the user's cache: $CANDLECAST_CACHE_DIR, else ~/.cache/candlecast."""
+    """Return the user's cache: $CANDLECAST_KAFKA_CACHE, else ~/.cache/candlecast."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, LiteralString, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -63,7 +63,7 @@ class InvalidCandle(ValueError):
 MAX_NUMBER: Final = 1e30
 """Of prices and volumes: a window holds 32-bit floats, which end at 3e38."""
 
-Price = Annotated[float, Field(ge=1 / MAX_NUMBER, le=MAX_NUMBER)]
+Price = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9^=.\-_/&:]{1,32}$")]
 Millis = Annotated[int, Field(ge=0, lt=1 << 53)]
 
@@ -84,6 +84,10 @@ class Ohlcv(Message):
 
     @model_validator(mode="after")
     def _prices_agree(self) -> Self:
+        if self.low < 1 / MAX_NUMBER:
+            raise _broken(
+                "out_of_range", "low", f"must be at least {1 / MAX_NUMBER:g}, got {self.low:g}"
+            )
         if self.low <= self.open <= self.high and self.low <= self.close <= self.high:
             return self
         body_low, body_high = min(self.open, self.close), max(self.open, self.close)
@@ -156,7 +160,7 @@ def decode_candle(key: bytes | None, value: bytes | None, now_ms: int) -> Candle
 def describe(error: ErrorDetails) -> str:
     """Return one validation error as ``field: rule, got value``."""
     field = ".".join(str(part) for part in error["loc"]) or "value"
-    if error["type"] == "inconsistent":
+    if error["type"] in {"inconsistent", "out_of_range"}:
         return error["msg"]
     got = "" if error["type"] in {"missing", "json_invalid"} else f", got {_shown(error['input'])}"
     message = error["msg"]
@@ -174,6 +178,7 @@ _REASON_OF_ERROR: Final[dict[str, RejectReason]] = {
     "string_pattern_mismatch": RejectReason.OUT_OF_RANGE,
     "string_too_long": RejectReason.OUT_OF_RANGE,
     "inconsistent": RejectReason.INCONSISTENT,
+    "out_of_range": RejectReason.OUT_OF_RANGE,
 }
 
 
@@ -184,7 +189,11 @@ def _as_invalid(error: ValidationError) -> InvalidCandle:
 
 
 def _inconsistent(field: str, rule: str) -> PydanticCustomError:
-    return PydanticCustomError("inconsistent", "{detail}", {"detail": f"{field}: {rule}"})
+    return _broken("inconsistent", field, rule)
+
+
+def _broken(kind: LiteralString, field: str, rule: str) -> PydanticCustomError:
+    return PydanticCustomError(kind, "{detail}", {"detail": f"{field}: {rule}"})
 
 
 def _shown(value: object) -> str:

@@ -90,11 +90,13 @@ class _Window:
         np.divide(this[:, :, 0], self.close[:, :-1], out=ratios[0])
         np.divide(self.close[:, 1:], this[:, :, 0], out=ratios[1])
         np.divide(this[:, :, 1], this[:, :, 2], out=ratios[2])
-        return np.log(ratios, out=ratios)
+        np.log(ratios, out=ratios)
+        return ratios
 
     @cached_property
     def log_return(self) -> Array:
-        return self.logs[0] + self.logs[1]  # (B, T-1)
+        total: Array = self.logs[0] + self.logs[1]  # (B, T-1)
+        return total
 
     @cached_property
     def variance(self) -> Array:
@@ -115,7 +117,8 @@ class _Window:
         np.abs(self.close[:, 1:] - self.close[:, :-1], out=series[TRAVEL, :, 1:])
         series[CLOSE] = self.close
         np.multiply(self.close, self.candles[:, :, 4], out=series[TURNOVER])
-        return np.add.accumulate(series, axis=2)
+        sums: Array = np.add.accumulate(series, axis=2)
+        return sums
 
     @cached_property
     def month_variance(self) -> Array:

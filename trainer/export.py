@@ -7,7 +7,7 @@ and the same weights give the same bytes, whatever exporter PyTorch ships.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import joblib
 import numpy as np
@@ -40,14 +40,14 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> list[str]:
+    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Append a node; return the names of its outputs."""
         number = len(self.nodes)
         names = [f"{kind}_{number}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names
 
-    def one(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def one(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output; return its name."""
         return self.add(kind, *inputs, **attributes)[0]
 
@@ -139,7 +139,7 @@ def _quantiles(graph: _Graph, model: Ensemble, gaps: str, log_scale: str) -> str
     return graph.one("Add", graph.one("Mul", around, scale), location)
 
 
-def _output(graph: _Graph, kind: str, name: str, *inputs: str, **attributes: object) -> None:
+def _output(graph: _Graph, kind: str, name: str, *inputs: str, **attributes: Any) -> None:
     graph.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
 
 
@@ -158,7 +158,7 @@ def _serialised(graph: _Graph, model: Ensemble, sequence_length: int) -> bytes:
     opset = [helper.make_opsetid("", OPSET)]
     proto = helper.make_model(made, opset_imports=opset, ir_version=IR_VERSION)
     onnx.checker.check_model(proto)
-    data: bytes = proto.SerializeToString(deterministic=True)
+    data: bytes = proto.SerializeToString(deterministic=True)  # type: ignore[no-untyped-call]
     return data
 
 

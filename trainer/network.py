@@ -97,6 +97,15 @@ class Ensemble(nn.Module):
     the raw features: all scales are exponentials of such maps.
     """
 
+    input_weight: Tensor  # (F, F), standardisation
+    input_bias: Tensor  # (F,)
+    scale_weight: Tensor  # (F, 2nH + 1): log spreads, log volatilities, level's deviation
+    scale_bias: Tensor  # (2nH + 1,)
+    head_weight: Tensor  # (n x hidden, nH(Q + 1)), block-diagonal
+    head_bias: Tensor  # (nH(Q + 1),)
+    location: Tensor  # (n, H), medians
+    distrust: Tensor  # (n,), at most 0
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
@@ -121,10 +130,10 @@ class Ensemble(nn.Module):
         inputs = (features @ self.input_weight + self.input_bias).clamp(-CLIP, CLIP)
         _, (state, _) = self.lstm(inputs)  # (1, B, n x hidden)
         scales = features[:, -1] @ self.scale_weight + self.scale_bias  # (B, 2nH + 1)
-        log_spread, log_level, strangeness = scales.split([n * h, n * h, 1], dim=1)
+        log_spread, log_level, strangeness = torch.split(scales, [n * h, n * h, 1], dim=1)
         trust = torch.softmax(strangeness * strangeness * self.distrust, dim=1)  # (B, n)
         out = (state[0] @ self.head_weight + self.head_bias).view(-1, n, h, q + 1)
-        log_scale, log_volatility, gaps = out.split([1, 1, q - 1], dim=-1)
+        log_scale, log_volatility, gaps = torch.split(out, [1, 1, q - 1], dim=-1)
         unit = quantiles_of(gaps, log_scale, self.location[..., None], self.shape.median)
         spread = torch.exp(log_spread).view(-1, n, h, 1)
         log_return = (unit * spread * trust[..., None, None]).sum(1)
@@ -148,7 +157,7 @@ class Ensemble(nn.Module):
         h, q = self.shape.horizons, self.shape.levels
         calm = torch.tensor([1.0, 1.0, *[CALM] * (q - 1)]).repeat(h)  # (H(Q+1),)
         outputs = slice(member * h * (q + 1), (member + 1) * h * (q + 1))
-        self.get_buffer("head_weight")[own, outputs] = net.head.weight.T * calm
+        self.head_weight[own, outputs] = net.head.weight.T * calm
         bias = (net.head.bias * calm).view(h, q + 1)
         bias[:, 2:] += net.base
-        self.get_buffer("head_bias")[outputs] = bias.flatten()
+        self.head_bias[outputs] = bias.flatten()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,6 +16,7 @@ from shared.candles import DAY_MS, INTERVALS_MS
 from shared.features import FEATURES
 from shared.settings import CommaSeparated, ServiceSettings
 from trainer.baselines import NAMES
+from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
 
 COLUMNS: Final = (
@@ -22,7 +24,10 @@ COLUMNS: Final = (
     "low, close, volume, and perhaps adj_close; any number of symbols"
 )
 
+SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
+
 _EPOCH: Final = date(1970, 1, 1)
+_DEFAULT: Final = FitConfig()
 
 
 def _parts(value: object) -> object:
@@ -51,16 +56,15 @@ def _steps(values: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(values)))
 
 
-def _known_features(values: tuple[str, ...]) -> tuple[str, ...]:
-    if not values or not FEATURES.keys() >= set(values):
-        raise _wrong(f"expected some of {', '.join(FEATURES)}")
-    return values
+def _some_of(known: Iterable[str]) -> AfterValidator:
+    names = tuple(known)
 
+    def check(values: tuple[str, ...]) -> tuple[str, ...]:
+        if not values or not set(values) <= set(names):
+            raise _wrong(f"expected some of {', '.join(names)}")
+        return values
 
-def _known_baselines(values: tuple[str, ...]) -> tuple[str, ...]:
-    if not set(NAMES) >= set(values):
-        raise _wrong(f"expected some of {', '.join(NAMES)}")
-    return values
+    return AfterValidator(check)
 
 
 def _known_interval(value: str) -> str:
@@ -71,8 +75,9 @@ def _known_interval(value: str) -> str:
 
 Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]
 Steps = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_steps)]
-Features = Annotated[CommaSeparated, AfterValidator(_known_features)]
-Baselines = Annotated[CommaSeparated, AfterValidator(_known_baselines)]
+Features = Annotated[CommaSeparated, _some_of(FEATURES)]
+Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
+Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
 
 def midnight_ms(day: date) -> int:
@@ -98,52 +103,62 @@ class DataSettings(ServiceSettings):
 
 
 class ModelSettings(DataSettings):
-    """How to train; what is not given was chosen on validation (``trainer.fit.FitConfig``)."""
+    """How to train."""
 
-    horizons: Steps | None = Field(
-        None, description="candles ahead to forecast, by comma (default: 1,5,10)"
+    horizons: Steps = Field(_DEFAULT.horizons, description="candles ahead to forecast, by comma")
+    quantiles: Levels = Field(
+        _DEFAULT.quantile_levels, description="quantile levels, by comma, 0.5 among them"
     )
-    quantiles: Levels | None = Field(
-        None,
-        description="quantile levels, by comma, 0.5 among them "
-        "(default: 0.05,0.1,0.25,0.5,0.75,0.9,0.95)",
+    features: Features = Field(
+        _DEFAULT.features, description=f"inputs of the network, by comma: {', '.join(FEATURES)}"
     )
-    features: Features | None = Field(
-        None, description=f"inputs of the network, by comma, some of {', '.join(FEATURES)}"
+    scalings: Scalings = Field(
+        _DEFAULT.scalings,
+        description=f"what targets are divided by, one net each, by comma: {', '.join(SCALINGS)}",
     )
-    sequence_length: int | None = Field(None, ge=1, le=512, description="steps of the LSTM")
-    hidden: int | None = Field(None, ge=1, le=512, description="size of each net's state")
-    dropout: float | None = Field(None, ge=0, lt=1, description="share of it dropped in training")
-    learning_rate: float | None = Field(None, gt=0, le=1, description="of AdamW")
-    max_epochs: int | None = Field(
-        None,
+    sequence_length: int = Field(
+        _DEFAULT.sequence_length, ge=1, le=512, description="steps of the LSTM"
+    )
+    hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of each net's state")
+    dropout: float = Field(
+        _DEFAULT.dropout, ge=0, lt=1, description="share of it dropped in training"
+    )
+    learning_rate: float = Field(_DEFAULT.learning_rate, gt=0, le=1, description="of AdamW")
+    max_epochs: int = Field(
+        _DEFAULT.max_epochs,
         ge=1,
         le=10_000,
-        description="epochs at most; early stopping on validation ends sooner",
+        description="epochs at most; early stopping ends sooner",
     )
     seed: int = Field(0, ge=0, lt=1 << 32, description="of all that is random")
 
-    def chosen(self) -> dict[str, Any]:
-        """Return what was given of the network's settings, by the names of ``FitConfig``."""
-        given = {
-            "horizons": self.horizons,
-            "quantile_levels": self.quantiles,
-            "features": self.features,
-            "sequence_length": self.sequence_length,
-            "hidden": self.hidden,
-            "dropout": self.dropout,
-            "learning_rate": self.learning_rate,
-            "max_epochs": self.max_epochs,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+    def config(self) -> FitConfig:
+        """Return how to train; raises ``ValueError`` for settings that cannot be together."""
+        return FitConfig(
+            features=self.features,
+            sequence_length=self.sequence_length,
+            horizons=self.horizons,
+            quantile_levels=self.quantiles,
+            scalings=self.scalings,  # type: ignore[arg-type]  # checked against SCALINGS
+            hidden=self.hidden,
+            dropout=self.dropout,
+            learning_rate=self.learning_rate,
+            max_epochs=self.max_epochs,
+        )
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        try:
+            self.config()
+        except ValueError as error:
+            raise PydanticCustomError("inconsistent", "{detail}", {"detail": str(error)}) from error
+        return self
 
 
 class Tracked(ServiceSettings):
     """Where runs are recorded."""
 
-    tracking_uri: str = Field(
-        DEFAULT_URI, description="MLflow store of runs; empty for none"
-    )
+    tracking_uri: str = Field(DEFAULT_URI, description="MLflow store of runs; empty for none")
     experiment: str = Field("candlecast", description="MLflow experiment of runs")
 
 
