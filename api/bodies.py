@@ -6,12 +6,25 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, FailFast, Field
 
-from shared.candles import Ohlcv
+from shared.candles import Millis, Ohlcv, Symbol
+from shared.forecasts import Forecast
 from shared.messages import Message
 
 MAX_BODY_BYTES: Final = 1 << 20
+MAX_BATCH_BYTES: Final = 32 << 20
+"""Of the bodies that may hold many histories: a thousand of 160 candles with times are 24 MB."""
+
 MAX_HISTORY: Final = 5_000
 """Candles in one history; the model looks at the newest ones only."""
+
+MAX_HISTORIES: Final = 1_000
+MAX_HORIZONS: Final = 64
+
+Step = Annotated[int, Field(ge=1)]
+
+
+class _Body(Message):
+    model_config = ConfigDict(extra="forbid")
 
 
 class HistoryCandle(Ohlcv):
@@ -20,13 +33,18 @@ class HistoryCandle(Ohlcv):
     model_config = ConfigDict(extra="forbid")
 
 
-class PredictRequest(Message):
+class TimedCandle(HistoryCandle):
+    """One candle of a history, with its times if the client has them."""
+
+    open_ms: Millis | None = Field(None, description="UTC; on all candles of a history or on none")
+    close_ms: Millis | None = Field(None, description="UTC; by default one interval after open_ms")
+
+
+class PredictRequest(_Body):
     """Closed candles of one symbol and interval, oldest first.
 
     Reading stops at the first candle that is wrong, so that a body full of errors costs little.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     history: Annotated[
         tuple[HistoryCandle, ...],
@@ -36,6 +54,28 @@ class PredictRequest(Message):
             description="candles, oldest first; of more than the model needs the newest are used",
         ),
     ]
+
+
+class History(_Body):
+    """Closed candles of one symbol and interval, oldest first."""
+
+    symbol: Symbol | None = Field(None, description="given back in the answer")
+    interval: str | None = Field(None, description="of the candles, as in 1d; needed for times")
+    candles: Annotated[
+        tuple[TimedCandle, ...], FailFast(), Field(min_length=1, max_length=MAX_HISTORY)
+    ]
+
+
+class ForecastsRequest(_Body):
+    """One or many histories."""
+
+    histories: Annotated[
+        tuple[History, ...], FailFast(), Field(min_length=1, max_length=MAX_HISTORIES)
+    ]
+    horizons: Annotated[tuple[Step, ...], Field(max_length=MAX_HORIZONS)] | None = Field(
+        None,
+        min_length=1, description="steps wanted, rising, up to the model's longest; by default the trained"
+    )
 
 
 class HorizonAnswer(Message):
@@ -55,6 +95,165 @@ class PredictAnswer(Message):
     latency_ms: float = Field(description="from the body received to the answer ready")
     model_version: str
     horizons: tuple[HorizonAnswer, ...] = Field(description="by step, rising")
+
+
+class FullHorizon(HorizonAnswer):
+    """The forecast of one candle ahead, in prices and in log returns."""
+
+    due_ms: int | None = Field(description="nominal close of that candle, UTC, if times were given")
+    log_return: dict[str, float] = Field(description="level to log return from the last close")
+    interpolated: bool = Field(description="whether the step lies between trained ones")
+
+
+class FullForecast(Message):
+    """The forecast ahead of one history."""
+
+    symbol: str | None
+    interval: str | None
+    as_of_ms: int | None = Field(description="close of the last candle, UTC, if times were given")
+    last_close: float
+    horizons: tuple[FullHorizon, ...] = Field(description="by step, rising")
+
+
+class DataSpanAnswer(Message):
+    """What a model was trained on."""
+
+    source: str
+    symbols: tuple[str, ...]
+    first_ms: int = Field(description="opening of the first candle, UTC")
+    last_ms: int = Field(description="opening of the last candle that training saw, UTC")
+    candles: int
+
+
+class FeatureAnswer(Message):
+    """One input of the network."""
+
+    name: str
+    description: str
+
+
+class ModelCard(Message):
+    """What is served, and how good it was found to be."""
+
+    name: str
+    model_version: str
+    interval: str | None = Field(description="of the candles that it was trained on")
+    window_length: int = Field(description="candles that a history must hold at least")
+    sequence_length: int | None = Field(description="steps of the network")
+    features: tuple[FeatureAnswer, ...]
+    horizons: tuple[int, ...] = Field(description="trained steps, in candles ahead")
+    quantile_levels: tuple[float, ...]
+    data: DataSpanAnswer | None = Field(description="training span; of a baseline none")
+    metrics: dict[str, float] = Field(description="against the baselines, as found by the trainer")
+    age_ms: int | None = Field(description="since the last candle that training saw")
+
+
+class ForecastsAnswer(Message):
+    """The forecasts ahead of all histories, in their order."""
+
+    latency_ms: float = Field(description="from the body received to the answer ready")
+    model: ModelCard
+    forecasts: tuple[FullForecast, ...]
+
+
+class LatestForecasts(Message):
+    """The newest forecast of each symbol and interval, by symbol."""
+
+    forecasts: tuple[Forecast, ...]
+
+
+class Outcome(Message):
+    """What came of one step of a forecast."""
+
+    step: int
+    close_ms: int
+    close: float
+    inside: dict[str, bool] = Field(description="nominal per cent of an interval: whether it held")
+
+
+class PastForecast(Message):
+    """A forecast of the stream with what came so far."""
+
+    forecast: Forecast
+    outcomes: tuple[Outcome, ...]
+
+
+class SeenCandle(Message):
+    """A candle of the stream."""
+
+    open_ms: int
+    close_ms: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+class ForecastHistory(Message):
+    """The last candles of a series and the forecasts made at them, oldest first."""
+
+    symbol: str
+    interval: str
+    candles: tuple[SeenCandle, ...]
+    forecasts: tuple[PastForecast, ...]
+
+
+class DriftAnswer(Message):
+    """How far outcomes lie from where the forecasts' distributions put them."""
+
+    magnitude: float = Field(description="0 to 1; Kolmogorov and Smirnov's statistic of the PIT")
+    threshold: float = Field(description="what a calibrated model exceeds in 5 % of such samples")
+
+
+class StepScores(Message):
+    """The newest scores of one step, taken together."""
+
+    step: int
+    count: int
+    mean_absolute_error: float = Field(description="of log returns")
+    baseline_mean_absolute_error: float = Field(description="of expecting no change")
+    skill: float | None = Field(description="1 - error / baseline's; null if no price moved")
+    pinball: float
+    coverage: dict[str, float] = Field(description="nominal per cent: share of outcomes inside")
+    drift: DriftAnswer
+
+
+class SeriesScores(Message):
+    """Live scores of one symbol and interval."""
+
+    symbol: str
+    interval: str
+    steps: tuple[StepScores, ...]
+
+
+class ScoresAnswer(Message):
+    """Live scores: of all series together, and of each."""
+
+    overall: tuple[StepScores, ...]
+    series: tuple[SeriesScores, ...]
+
+
+class StreamLatency(Message):
+    """From the broker's append of a candle to its append of the forecast."""
+
+    p50: float
+    p95: float
+    count: int
+
+
+class StreamStatus(Message):
+    """How the stream is seen from here."""
+
+    connected: bool
+    detail: str
+    lag: int | None = Field(description="messages of both topics that are not read yet")
+    series: int
+    subscribers: int
+    newest_ms: int | None = Field(description="when the newest forecast was made, UTC")
+    latency_ms: StreamLatency | None
+    model: ModelCard
+    drift: DriftAnswer | None = Field(description="of all series' next candle")
 
 
 class HealthAnswer(Message):

@@ -1,87 +1,219 @@
-"""A history to an answer, by the path that the worker takes: window, features, model, prices."""
+"""Histories to answers, by the path that the worker takes: window, features, model, prices."""
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from api.bodies import HistoryCandle, HorizonAnswer, PredictAnswer
-from shared.forecaster import MEDIAN, Forecaster, to_prices
+from api.histories import Series, newest
+from api.interpolate import Curve
+from shared.candles import DAY_MS
+from shared.forecaster import MEDIAN, Forecaster, Prediction, to_prices
+from shared.forecasts import WEEKEND, due_ms
 from shared.metrics import ApiMetrics
+
+Array = NDArray[np.float64]
+
+MAX_SHARED: Final = 64
+"""Requests that share one model call at most: more would only make the first ones wait."""
+
+CHUNK: Final = 128
+"""Histories of one request that go into one model call; others are answered between two."""
 
 
 class HistoryError(ValueError):
     """A history of valid candles that the model cannot work with."""
 
-    def __init__(self, rule: str, message: str) -> None:
+    def __init__(self, rule: str, message: str, number: int = 0) -> None:
         super().__init__(message)
         self.rule = rule
+        self.number = number  # which of the request's histories, from 0
 
 
-@dataclass(frozen=True)
 class Predictor:
-    """One model, and what is counted of its work."""
+    """One model, its calls shared by requests that come together.
 
-    forecaster: Forecaster
-    metrics: ApiMetrics
+    A request that finds the event loop idle is answered at once: the model runs as soon as the
+    loop has gone through what is ready now, and takes along whatever that has brought.
+    """
 
-    def answer(self, history: tuple[HistoryCandle, ...], received: float) -> PredictAnswer:
-        """Return the forecast ahead of a history, oldest candle first.
+    def __init__(self, forecaster: Forecaster, metrics: ApiMetrics) -> None:
+        self.forecaster = forecaster
+        self.curve = Curve(forecaster.horizons, forecaster.quantile_levels)
+        self._metrics = metrics
+        self._levels = [f"{level:g}" for level in forecaster.quantile_levels]
+        self._median = forecaster.quantile_levels.index(MEDIAN)
+        self._waiting: list[tuple[Array, asyncio.Future[Prediction]]] = []
+
+    async def answer(self, history: Array, received: float) -> dict[str, Any]:
+        """Return what ``POST /predict`` answers, as ``PredictAnswer`` has it.
 
         Args:
-            history: valid candles; of more than the model needs the newest are used.
+            history: valid candles, (N, 5); of more than the model needs the newest are used.
             received: when the request's body was there, on ``time.perf_counter``.
 
         Raises:
             HistoryError: when the history is too short, or its candles are so extreme that the
                 model gives no finite number.
         """
-        candles = newest(history, self.forecaster.window_length)
+        try:
+            window = newest(history, self.forecaster.window_length)
+        except ValueError as error:
+            raise HistoryError("too_short", str(error)) from None
+        prediction = await self._share(window)
+        last_close = float(history[-1, 3])
+        prices = to_prices(np.array([last_close]), prediction)
+        _require_finite(prices, prediction)
+        horizons = self._horizons(prices[0].tolist(), prediction.volatility[0].tolist())
+        self._metrics.candles.inc(len(history))
+        self._metrics.forecasts.inc()
+        return {
+            "predicted_close": horizons[0]["predicted_close"],
+            "last_close": last_close,
+            "latency_ms": round((time.perf_counter() - received) * 1e3, 3),
+            "model_version": self.forecaster.model_version,
+            "horizons": horizons,
+        }
+
+    async def forecasts(
+        self, series: Sequence[Series], steps: tuple[int, ...] | None
+    ) -> list[dict[str, Any]]:
+        """Return the forecast ahead of each history, as ``FullForecast`` has it.
+
+        Raises:
+            HistoryError: as ``answer`` does, with the number of the history.
+        """
+        windows = np.stack([self._window(i, one) for i, one in enumerate(series)])
+        wanted = steps or self.forecaster.horizons
+        answers: list[dict[str, Any]] = []
+        for first in range(0, len(series), CHUNK):
+            part = series[first : first + CHUNK]
+            trained = self.predict(windows[first : first + CHUNK])
+            prediction = self.curve.at(trained, wanted)
+            closes = np.array([one.candles[-1, 3] for one in part])
+            prices = to_prices(closes, prediction)
+            _require_finite(prices, prediction, first)
+            answers += self._full(part, wanted, prices, prediction)
+            await asyncio.sleep(0)
+        self._metrics.candles.inc(sum(len(one.candles) for one in series))
+        self._metrics.forecasts.inc(len(series))
+        return answers
+
+    def predict(self, windows: Array) -> Prediction:
+        """Return the prediction of full windows, (B, T, 5), by one model call."""
         started = time.perf_counter()
-        prediction = self.forecaster.predict(candles)
-        self.metrics.seconds.observe(time.perf_counter() - started)
-        last_close = history[-1].close
-        prices = to_prices(np.array([last_close]), prediction)[0].tolist()  # (H, Q)
-        horizons = self._horizons(prices, prediction.volatility[0].tolist())
-        self.metrics.candles.inc(len(history))
-        self.metrics.forecasts.inc()
-        return PredictAnswer.model_construct(
-            predicted_close=horizons[0].predicted_close,
-            last_close=last_close,
-            latency_ms=round((time.perf_counter() - received) * 1e3, 3),
-            model_version=self.forecaster.model_version,
-            horizons=horizons,
-        )
+        prediction = self.forecaster.predict(windows)
+        self._metrics.seconds.observe(time.perf_counter() - started)
+        self._metrics.batch_size.observe(len(windows))
+        return prediction
+
+    async def _share(self, window: Array) -> Prediction:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Prediction] = loop.create_future()
+        self._waiting.append((window, future))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._run)
+        return await future
+
+    def _run(self) -> None:
+        """Predict for all that wait, and wake them."""
+        waiting, self._waiting = self._waiting[:MAX_SHARED], self._waiting[MAX_SHARED:]
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._run)
+        futures = [future for _, future in waiting]
+        try:
+            prediction = self.predict(np.stack([window for window, _ in waiting]))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, each request must have it
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for row, future in enumerate(futures):
+            if not future.done():  # a client that has left has cancelled its own
+                future.set_result(_row(prediction, row))
+
+    def _window(self, number: int, series: Series) -> Array:
+        try:
+            return newest(series.candles, self.forecaster.window_length)
+        except ValueError as error:
+            raise HistoryError("too_short", str(error), number) from None
 
     def _horizons(
         self, prices: list[list[float]], volatility: list[float]
-    ) -> tuple[HorizonAnswer, ...]:
-        if not all(map(math.isfinite, (*volatility, *(price for row in prices for price in row)))):
-            raise HistoryError("not_finite", "expected prices that a finite forecast follows from")
-        levels = [f"{level:g}" for level in self.forecaster.quantile_levels]
-        median = self.forecaster.quantile_levels.index(MEDIAN)
-        return tuple(
-            HorizonAnswer.model_construct(
-                step=step,
-                predicted_close=row[median],
-                quantiles=dict(zip(levels, row, strict=True)),
-                volatility=spread,
-            )
+    ) -> list[dict[str, Any]]:
+        return [
+            {
+                "step": step,
+                "predicted_close": row[self._median],
+                "quantiles": dict(zip(self._levels, row, strict=True)),
+                "volatility": spread,
+            }
             for step, row, spread in zip(self.forecaster.horizons, prices, volatility, strict=True)
+        ]
+
+    def _full(
+        self, part: Sequence[Series], steps: Sequence[int], prices: Array, prediction: Prediction
+    ) -> list[dict[str, Any]]:
+        rows = zip(
+            part,
+            prices.tolist(),
+            prediction.log_return.tolist(),
+            prediction.volatility.tolist(),
+            strict=True,
         )
+        trained = self.forecaster.horizons
+        made = []
+        for one, price, log_return, volatility in rows:
+            weekends = _trades_weekends(one)
+            horizons = [
+                {
+                    "step": step,
+                    "due_ms": _due_ms(one, step, trades_weekends=weekends),
+                    "predicted_close": price[i][self._median],
+                    "quantiles": dict(zip(self._levels, price[i], strict=True)),
+                    "log_return": dict(zip(self._levels, log_return[i], strict=True)),
+                    "volatility": volatility[i],
+                    "interpolated": step not in trained,
+                }
+                for i, step in enumerate(steps)
+            ]
+            made.append(
+                {
+                    "symbol": one.symbol,
+                    "interval": one.interval,
+                    "as_of_ms": one.as_of_ms,
+                    "last_close": float(one.candles[-1, 3]),
+                    "horizons": horizons,
+                }
+            )
+        return made
 
 
-def newest(history: tuple[HistoryCandle, ...], needed: int) -> NDArray[np.float64]:
-    """Return the newest candles as a window holds them, shape (1, T, 5): rounded to 32 bits.
+def _row(prediction: Prediction, row: int) -> Prediction:
+    return Prediction(
+        prediction.log_return[row : row + 1], prediction.volatility[row : row + 1]
+    )
 
-    Raises:
-        HistoryError: when there are fewer than ``needed``.
-    """
-    if len(history) < needed:
-        raise HistoryError("too_short", f"expected at least {needed} candles, got {len(history)}")
-    rows = [(one.open, one.high, one.low, one.close, one.volume) for one in history[-needed:]]
-    return np.array(rows, np.float32).astype(np.float64)[np.newaxis]
+
+def _require_finite(prices: Array, prediction: Prediction, first: int = 0) -> None:
+    sums = prices.sum(axis=(1, 2)) + prediction.volatility.sum(axis=1)  # not finite if a part is not
+    if not np.isfinite(sums).all():
+        number = first + int(np.argmin(np.isfinite(sums)))
+        message = "expected prices that a finite forecast follows from"
+        raise HistoryError("not_finite", message, number)
+
+
+def _trades_weekends(series: Series) -> bool:
+    return any(open_ms // DAY_MS % 7 in WEEKEND for open_ms in series.newest_open_ms)
+
+
+def _due_ms(series: Series, step: int, *, trades_weekends: bool) -> int | None:
+    if series.as_of_ms is None or series.interval is None:
+        return None
+    weekends = series.interval == "1d" and trades_weekends
+    return due_ms(series.as_of_ms, series.interval, step, trades_weekends=weekends)

@@ -7,21 +7,21 @@ import logging
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from pathlib import Path
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from producer.replay import ReplaySource
+from producer.ranges import oldest_ms
 from producer.resume import ResumeError, newest_published
 from producer.settings import ProducerSettings
 from producer.sink import KafkaSink, PublishError
-from producer.source import CandleSource, SourceError
+from producer.source import CandleSource, SourceError, UnreachableError
+from producer.wiring import replay, source
 from shared import topics
-from shared.history import BUNDLED_SYMBOLS, History, HistoryError, bundled, from_file
+from shared.history import HistoryError
 from shared.metrics import ProducerMetrics
 from shared.settings import configure_logging
 from shared.status import Health, StatusServer
@@ -30,6 +30,10 @@ log = logging.getLogger("producer")
 
 STALLED_S = 30.0
 """How long the broker may leave candles unacknowledged before /readyz says so."""
+
+
+_AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
+"""Sources whose candles close while they run."""
 
 
 class StatusPortError(Exception):
@@ -109,9 +113,18 @@ async def _run(settings: ProducerSettings) -> None:
     registry = CollectorRegistry()
     metrics = ProducerMetrics(registry)
     progress = _Progress()
-    with _status(settings, registry, progress) as server, _source(settings, metrics) as source:
+    with _status(settings, registry, progress) as server, source(settings, metrics) as chosen:
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
-        await _publish(settings, source, metrics, progress)
+        try:
+            await _publish(settings, chosen, metrics, progress)
+        except UnreachableError as error:
+            if settings.fallback is None:
+                raise UnreachableError(
+                    f"{error}; --fallback replay replays stored candles instead"
+                ) from error
+            log.warning("%s; a replay of stored candles stands in", error)
+            stand_in = settings.model_copy(update={"source": "replay"})
+            await _publish(settings, replay(stand_in, metrics), metrics, progress)
 
 
 def _status(
@@ -128,23 +141,31 @@ def _status(
 
 async def _publish(
     settings: ProducerSettings,
-    source: CandleSource,
+    chosen: CandleSource,
     metrics: ProducerMetrics,
     progress: _Progress,
 ) -> None:
     await topics.ensure(settings.bootstrap, topics.market_topics(settings))
-    async with KafkaSink(settings.bootstrap, settings.candles_topic, metrics, source.name) as sink:
+    async with KafkaSink(
+        settings.bootstrap,
+        settings.candles_topic,
+        metrics,
+        chosen.name,
+        buffered=settings.buffer,
+        measure_lag=chosen.name in _AS_THEY_CLOSE,
+    ) as sink:
         published = await newest_published(
             settings.bootstrap,
             settings.candles_topic,
             await sink.partitions(),
-            source.symbols,
-            source.interval,
+            chosen.symbols,
+            chosen.interval,
+            since_ms=_looked_back_to_ms(chosen),
         )
         progress.sink = sink
-        async with aclosing(source.candles(published)) as candles:
-            async for candle in candles:
-                await sink.publish(candle)
+        async with aclosing(chosen.candles(published)) as publications:
+            async for publication in publications:
+                await sink.publish(publication)
         await sink.flush()
         log.info(
             "done: %d candles published to %s at %.0f a second",
@@ -152,40 +173,11 @@ async def _publish(
         )  # fmt: skip
 
 
-@contextmanager
-def _source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
-    if settings.source == "replay":
-        history = _history(settings)
-        for row in history.rejected[:10]:
-            log.warning("%s: row %d: %s: left out", history.name, row.row, row.detail)
-        if history.rejected:
-            log.warning(
-                "%s: %d rows left out, %d candles", history.name, len(history.rejected),
-                len(history.candles),
-            )  # fmt: skip
-        yield ReplaySource(history, settings.interval, settings.speed)
-        return
-    # yfinance takes a second and 100 MB to import, which a replay does without
-    from producer.polling import PollingSource  # noqa: PLC0415
-    from producer.yahoo import Yahoo  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory(prefix="candlecast-yahoo-") as temporary:
-        cache_dir = settings.cache_dir or Path(temporary)
-        yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
-        yield PollingSource(
-            settings.symbols or BUNDLED_SYMBOLS,
-            settings.interval,
-            yahoo.poll,
-            metrics,
-            poll_ms=round(settings.poll_seconds * 1000),
-            once=settings.once,
-        )
-
-
-def _history(settings: ProducerSettings) -> History:
-    if settings.path is None:
-        return bundled(settings.symbols or BUNDLED_SYMBOLS)
-    return from_file(settings.path, settings.interval, settings.symbols)
+def _looked_back_to_ms(chosen: CandleSource) -> int:
+    """Return the time before which a candle was appended that no longer matters."""
+    if chosen.name not in _AS_THEY_CLOSE:
+        return 0
+    return max(oldest_ms(chosen.interval, time.time_ns() // 1_000_000), 0)
 
 
 if __name__ == "__main__":

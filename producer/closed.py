@@ -8,7 +8,7 @@ argument.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, tzinfo
 from typing import Final
@@ -30,16 +30,27 @@ _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Regular trading hours of one day, [start_ms, end_ms)."""
+    """Regular trading hours of one day, [start_ms, end_ms), perhaps with a lunch break."""
 
     start_ms: int
     end_ms: int
+    break_start_ms: int | None = None
+    break_end_ms: int | None = None
+
+    @property
+    def is_round_the_clock(self) -> bool:
+        """Whether the market never closes."""
+        return self.end_ms - self.start_ms >= ROUND_THE_CLOCK_MS
 
     @property
     def trading_end_ms(self) -> int:
-        """The end, or a day after the start for a market that never closes."""
-        if self.end_ms - self.start_ms >= ROUND_THE_CLOCK_MS:
-            return self.start_ms + DAY_MS
+        """The end, or a day after the start for a market that never closes.
+
+        A day on which the clocks change is 23 or 25 hours long; the next session's start cuts
+        or extends none of its candles, since those of an hour and less begin on its grid.
+        """
+        if self.is_round_the_clock:
+            return max(self.end_ms, self.start_ms + DAY_MS)
         return self.end_ms
 
 
@@ -61,27 +72,46 @@ class Bar:
         return any(math.isnan(price) for price in (self.open, self.high, self.low, self.close))
 
 
-def intraday_end_ms(start_ms: int, step_ms: int, sessions: Iterable[Session]) -> int | None:
-    """Return when an intraday bar ends, or None when it is off its session's grid.
+def cell_of(at_ms: int, step_ms: int, sessions: Sequence[Session]) -> tuple[int, int] | None:
+    """Return the grid cell ``[start, end)`` that holds a moment, None outside the sessions.
 
-    The grid begins with the session, whose end cuts the last bar short: the NYSE's last hourly
-    bar is half an hour. Yahoo also appends a row stamped with the last trade's second, which is
-    no bar of the grid.
+    The grid begins with the session, and again after its lunch break. The break or the
+    session's end cuts the last cell short: the NYSE's last hourly bar is half an hour.
     """
     for session in sessions:
-        if session.start_ms <= start_ms < session.trading_end_ms:
-            if (start_ms - session.start_ms) % step_ms:
-                return None
-            return min(start_ms + step_ms, session.trading_end_ms)
+        if not session.start_ms <= at_ms < session.trading_end_ms:
+            continue
+        first, last = session.start_ms, session.trading_end_ms
+        if session.break_start_ms is not None and session.break_end_ms is not None:
+            if at_ms >= session.break_end_ms:
+                first = session.break_end_ms
+            elif at_ms < session.break_start_ms:
+                last = session.break_start_ms
+        start = first + (at_ms - first) // step_ms * step_ms
+        return start, min(start + step_ms, last)
     return None
+
+
+def intraday_end_ms(start_ms: int, step_ms: int, sessions: Sequence[Session]) -> int | None:
+    """Return when an intraday bar ends, or None when it is off its session's grid.
+
+    Yahoo also appends a row stamped with the last trade's second, which is no bar of the grid.
+    """
+    cell = cell_of(start_ms, step_ms, sessions)
+    if cell is not None and cell[0] == start_ms:
+        return cell[1]
+    # a source whose grid runs on through the lunch break
+    whole = [Session(one.start_ms, one.end_ms) for one in sessions if one.break_start_ms]
+    cell = cell_of(start_ms, step_ms, whole)
+    return cell[1] if cell is not None and cell[0] == start_ms else None
 
 
 def daily_end_ms(day: date, today: Session, zone: tzinfo) -> int:
     """Return when the bar of a trading day ends, given the newest session.
 
     For the newest session's own day that is its real end, half days included. For another day
-    it is the same clock time in the exchange's zone: right but for the rare half day that is
-    first seen later.
+    it is the same clock time in the exchange's zone: right but for a half day of a market
+    without a calendar.
     """
     start = datetime.fromtimestamp(today.start_ms / 1000, zone)
     if day == start.date():

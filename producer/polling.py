@@ -1,191 +1,240 @@
-"""Yahoo's candles as they close, symbol by symbol, poll after poll."""
+"""Yahoo's candles as they close, each symbol at its own pace."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
-from pydantic import ValidationError
-
-from producer.closed import GRACE_MS, Bar, closed_new
-from producer.source import Published, SourceError
-from producer.yahoo import Answer, PollError
-from shared.candles import DAY_MS, INTERVALS_MS, Candle
-from shared.history import broken_rules, make_candle
+from producer.asking import SOURCE, Asker
+from producer.closed import Session
+from producer.failures import UNREACHABLE, ErrorKind, PollError
+from producer.gate import Backoff
+from producer.handover import Handover
+from producer.ledger import Ledger, Seen, due, rescaled, rescaled_by
+from producer.ranges import Span, chunks, first_ms, oldest_ms, window_days
+from producer.schedule import expected_close_ms, next_due_ms
+from producer.source import Action, Kind, Publication, Published, SourceError, UnreachableError
+from producer.yahoo import Answer
+from shared.candles import DAY_MS, INTERVALS_MS, MINUTE_MS, Candle
 from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)
 
-THREADS: Final = 8
-"""Symbols polled at once; each thread keeps its connection to Yahoo."""
+LONGEST_WINDOW: Final = 160
+"""Candles that the longest window of a model holds; so many come again after a split."""
 
-_HOUR_MS: Final = 3_600_000
-
-_PERIODS: Final = {"5d": 4, "1mo": 27, "3mo": 88, "1y": 360, "2y": 725, "10y": 3600}
-"""Days that a period of Yahoo's surely covers, in rising order."""
-
-_LONGEST: Final = {"1m": "5d", "60m": "2y", "1h": "2y", "1d": "2y", "5d": "10y", "1wk": "10y"}
-"""The longest period asked for, "1mo" for other intervals: Yahoo has one-minute candles of 8
-days at once, others below an hour of 60 days, hourly ones of 730 days. Of days and weeks this
-is what fills any window."""
+_FIRST_RETRY_S: Final = 5.0
+_LONGEST_RETRY_S: Final = 3600.0
 
 
-class Poll(Protocol):
-    """Asks for the bars of one symbol; called in a thread. Raises ``PollError``."""
+def real_now_ms() -> int:
+    """Return the current time, UTC epoch milliseconds."""
+    return time.time_ns() // 1_000_000
 
-    def __call__(self, symbol: str, interval: str, period: str) -> Answer:
-        """Return the bars of the newest period."""
-        ...
+
+@dataclass
+class _Followed:
+    """A symbol and what is known of it."""
+
+    symbol: str
+    ledger: Ledger
+    backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST_RETRY_S, _LONGEST_RETRY_S))
+    answer: Answer | None = None  # the newest
 
 
 class PollingSource:
-    """Polls every symbol at fixed times and gives the candles that have closed since."""
+    """Polls each symbol when a candle of it may have closed, and gives what is new or changed."""
 
-    name = "yfinance"
+    name = SOURCE
 
     def __init__(
         self,
         symbols: tuple[str, ...],
-        interval: str,
-        poll: Poll,
-        metrics: ProducerMetrics,
+        asker: Asker,
         *,
         poll_ms: int,
         once: bool = False,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        window: int = LONGEST_WINDOW,
+        now_ms: Callable[[], int] = real_now_ms,
     ) -> None:
         """Take what to poll and how.
 
         Args:
             symbols: as Yahoo spells them.
-            interval: of the candles.
-            poll: asks for one symbol.
-            metrics: counts polls by outcome.
-            poll_ms: time from one poll of all symbols to the next.
-            once: whether to end after one poll of all symbols.
+            asker: asks for one symbol.
+            poll_ms: time from one poll of a symbol to the next while its exchange is open.
+            once: whether to end after one poll of each symbol.
+            window: candles to publish again after a split.
             now_ms: the current time.
         """
         self.symbols = symbols
-        self.interval = interval
-        self._poll = poll
-        self._metrics = metrics
+        self.interval = asker.interval
+        self._asker = asker
+        self._metrics: ProducerMetrics = asker.metrics
         self._poll_ms = poll_ms
         self._once = once
+        self._window = window
         self._now_ms = now_ms
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="yahoo")
+        self._followed: dict[str, _Followed] = {}
+        self._handover = Handover()
+        self._first_failures: dict[str, PollError] = {}
+        self._has_answer = False
 
-    async def candles(self, published: Published) -> AsyncGenerator[Candle, None]:
-        newest = dict(published)
+    async def candles(self, published: Published) -> AsyncGenerator[Publication, None]:
+        self._followed = {
+            symbol: _Followed(symbol, Ledger.of(published.get(symbol, ())))
+            for symbol in self.symbols
+        }
+        for one in self._followed.values():
+            self._metrics.staleness.labels(one.symbol).set_function(partial(self._stale_s, one))
+        polls = [self._follow(followed) for followed in self._followed.values()]
         try:
-            while True:
-                async for candle in self._round(newest):
-                    yield candle
-                if self._once:
-                    return
-                wait_ms = next_poll_ms(self._now_ms(), self._poll_ms) - self._now_ms()
-                await asyncio.sleep(wait_ms / 1000)
+            async with aclosing(self._handover.read(polls)) as publications:
+                async for publication in publications:
+                    yield publication
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._asker.close()
 
-    async def _round(self, newest: dict[str, int]) -> AsyncGenerator[Candle, None]:
-        """Yield what has closed, symbol by symbol as their answers come."""
-        polls = [
-            asyncio.ensure_future(self._ask(symbol, newest.get(symbol))) for symbol in self.symbols
-        ]
-        failed = 0
-        try:
-            for coming in asyncio.as_completed(polls):
-                candles = await coming
-                if candles is None:
-                    failed += 1
-                    continue
-                for candle in candles:
-                    newest[candle.symbol] = candle.open_ms
-                    yield candle
-        finally:
-            for poll in polls:
-                poll.cancel()
-        if self._once and failed == len(polls):
-            raise SourceError(f"none of the {failed} symbols could be polled")
+    async def provisional(self, candle: Candle) -> bool:
+        """Give a candle made from ticks, and return whether that was possible.
 
-    async def _ask(self, symbol: str, after_ms: int | None) -> list[Candle] | None:
-        """Return the closed candles of a symbol after a time; None when the poll failed."""
-        period = period_since(after_ms, self._now_ms(), self.interval)
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
+        It must be newer than all before, and not the first of its session: only a poll tells
+        whether that session trades on the scale of those before it.
+        """
+        followed = self._followed.get(candle.symbol)
+        newest_ms = None if followed is None else followed.ledger.newest_ms
+        if followed is None or newest_ms is None or candle.open_ms <= newest_ms:
+            return False
+        holds = [one for one in self.sessions(candle.symbol) if one.start_ms <= candle.open_ms]
+        if not holds or newest_ms < holds[0].start_ms:
+            return False
+        await self._give(followed, Publication(candle, Kind.PROVISIONAL))
+        return True
+
+    def sessions(self, symbol: str) -> Sequence[Session]:
+        """Return the sessions of a symbol that its newest answer told, newest first."""
+        followed = self._followed.get(symbol)
+        return () if followed is None or followed.answer is None else followed.answer.sessions
+
+    async def _follow(self, followed: _Followed) -> None:
+        while True:
+            pause_s = await self._poll(followed)
+            if self._once:
+                return
+            await asyncio.sleep(pause_s)
+
+    async def _poll(self, followed: _Followed) -> float:
+        """Poll a symbol and return the seconds until its next poll."""
         try:
-            answer = await loop.run_in_executor(
-                self._pool, self._poll, symbol, self.interval, period
-            )
+            await self._catch_up(followed)
         except PollError as error:
-            log.warning("%s %s: %s", symbol, self.interval, error)
-            self._metrics.polls.labels(error.kind.value).inc()
-            return None
-        finally:
-            self._metrics.poll_seconds.observe(loop.time() - started_s)
-        candles, invalid = self._judge(symbol, answer, after_ms)
-        self._metrics.polls.labels("invalid" if invalid else "ok").inc()
-        return candles
+            self._note_failure(followed, error)
+            return followed.backoff.failed()
+        followed.backoff.reset()
+        self._has_answer = True
+        now_ms = self._now_ms()
+        calendar = None if followed.answer is None else followed.answer.calendar
+        return (next_due_ms(now_ms, self._poll_ms, self.interval, calendar) - now_ms) / 1000
 
-    def _judge(self, symbol: str, answer: Answer, after_ms: int | None) -> tuple[list[Candle], int]:
-        if answer.bars and after_ms is not None and answer.bars[0].open_ms > after_ms:
+    async def _catch_up(self, followed: _Followed) -> None:
+        """Give all that has closed since the newest published candle, span by span."""
+        now_ms = self._now_ms()
+        start_ms = self._start_ms(followed, now_ms)
+        for span in chunks(start_ms, now_ms + MINUTE_MS, self.interval):
+            answer = await self._asker.ask(followed.symbol, span)
+            self._note_gap(followed, answer)
+            followed.answer = answer
+            seen = self._seen(answer)
+            splits = rescaled_by(followed.ledger, seen)
+            if splits is not None:
+                seen = await self._rescale(followed, splits)
+            for publication in due(followed.ledger, seen, self._make(followed)):
+                await self._give(followed, publication)
+
+    def _start_ms(self, followed: _Followed, now_ms: int) -> int:
+        """Return from when on to ask: what is checked again, or a symbol's whole history."""
+        since_ms = followed.ledger.oldest_ms
+        if since_ms is None:
+            return first_ms(self.interval, now_ms)
+        length = INTERVALS_MS[self.interval]
+        # a day's row is stamped with its session, which may begin before its midnight UTC
+        before_ms = length if length >= DAY_MS else 0
+        return max(since_ms - before_ms, oldest_ms(self.interval, now_ms))
+
+    async def _rescale(self, followed: _Followed, splits: tuple[Action, ...]) -> Seen:
+        """Give the window's candles again on the scale of today, and return what was seen."""
+        now_ms = self._now_ms()
+        days = window_days(self.interval, self._window)
+        ahead_ms = now_ms + MINUTE_MS
+        span: Span = next(chunks(0, ahead_ms, self.interval))
+        most_ms = span[1] - span[0]
+        start_ms = max(now_ms - days * DAY_MS, ahead_ms - most_ms)
+        seen = self._seen(await self._asker.ask(followed.symbol, (start_ms, ahead_ms)))
+        again = rescaled(followed.ledger, seen, splits, self._make(followed), self._window)
+        log.warning(
+            "%s %s: %s: its newest %d candles are published again on the new scale",
+            followed.symbol, self.interval,
+            ", ".join(f"split {one.value}" for one in splits) or "Yahoo has rescaled its history",
+            len(again),
+        )  # fmt: skip
+        for publication in again:
+            await self._give(followed, publication)
+        return seen
+
+    def _seen(self, answer: Answer) -> Seen:
+        return Seen(answer.bars, answer.actions, answer.market_ms, self._now_ms())
+
+    def _make(self, followed: _Followed) -> Callable[..., Candle | None]:
+        return partial(self._asker.candle, followed.symbol)
+
+    async def _give(self, followed: _Followed, publication: Publication) -> None:
+        """Hand a candle over; waits while the sink cannot take it, and remembers it then."""
+        followed.ledger.note(publication.candle)
+        await self._handover.put(publication)
+        self._metrics.publications.labels(publication.kind.value).inc()
+        for action in publication.actions:
+            if publication.kind is not Kind.RESCALED:
+                self._metrics.actions.labels(action.kind.value).inc()
+                log.warning("%s: %s %s", followed.symbol, action.kind.value, action.value)
+
+    def _note_gap(self, followed: _Followed, answer: Answer) -> None:
+        newest = followed.ledger.newest
+        limit_ms = oldest_ms(self.interval, self._now_ms())
+        if newest is not None and answer.bars and newest.close_ms < limit_ms:
             log.warning(
                 "%s %s: a gap: Yahoo has nothing between the candles opened at %d and %d ms",
-                symbol, self.interval, after_ms, answer.bars[0].open_ms,
+                followed.symbol, self.interval, newest.open_ms, answer.bars[0].open_ms,
             )  # fmt: skip
-        ready = closed_new(answer.bars, after_ms, answer.market_ms, self._now_ms())
-        candles: list[Candle] = []
-        for bar in ready:
-            try:
-                candles.append(as_candle(bar, symbol, self.interval))
-            except ValidationError as error:
-                log.warning("%s %s: %s: left out", symbol, self.interval, broken_rules(error))
-        return candles, len(ready) - len(candles)
 
+    def _note_failure(self, followed: _Followed, error: PollError) -> None:
+        """Raise ``SourceError`` when at the start no symbol at all could be polled."""
+        if self._has_answer:
+            return
+        self._first_failures[followed.symbol] = error
+        if len(self._first_failures) < len(self.symbols):
+            return
+        kinds = {one.kind for one in self._first_failures.values()}
+        if kinds <= UNREACHABLE:
+            raise UnreachableError(f"Yahoo cannot be reached: {error}")
+        if self._once:
+            raise SourceError(
+                f"none of the {len(self.symbols)} symbols could be polled; the last: {error}"
+            )
+        if kinds == {ErrorKind.UNKNOWN_SYMBOL}:
+            raise SourceError(f"Yahoo knows none of the {len(self.symbols)} symbols: {error}")
 
-def as_candle(bar: Bar, symbol: str, interval: str) -> Candle:
-    """Return the candle of a closed bar; raises ``ValidationError`` when it breaks a rule.
-
-    A day of a market that trades across midnight UTC may end more than a day after the opening
-    time of its candle; the candle's close is then cut to a day.
-    """
-    return make_candle(
-        symbol,
-        interval,
-        (bar.open_ms, min(bar.end_ms, bar.open_ms + INTERVALS_MS[interval])),
-        (bar.open, bar.high, bar.low, bar.close, bar.volume),
-        PollingSource.name,
-    )
-
-
-def period_since(after_ms: int | None, now_ms: int, interval: str) -> str:
-    """Return the shortest period of Yahoo's that reaches back to ``after_ms``.
-
-    Without one, or from further back than Yahoo goes, the longest it gives at once: a window
-    needs many candles before its first forecast. "1d" is the newest session only; it will do
-    when the last candle is hours old and of the same UTC day, since no session begins within
-    hours of another except at midnight.
-    """
-    longest = _LONGEST.get(interval, "1mo")
-    if after_ms is None:
-        return longest
-    age_ms = now_ms - after_ms
-    same_day = after_ms // DAY_MS == now_ms // DAY_MS
-    if INTERVALS_MS[interval] < DAY_MS and same_day and age_ms < 6 * _HOUR_MS:
-        return "1d"
-    for period, days in _PERIODS.items():
-        if period == longest or age_ms < days * DAY_MS:
-            return period
-    return longest
-
-
-def next_poll_ms(now_ms: int, poll_ms: int) -> int:
-    """Return the time of the next poll: a multiple of ``poll_ms``, past the grace.
-
-    So a poll a minute comes as soon as the candles of that minute count as closed.
-    """
-    return ((now_ms - GRACE_MS) // poll_ms + 1) * poll_ms + GRACE_MS
+    def _stale_s(self, followed: _Followed) -> float:
+        """Return how much older the newest candle is than the newest that could be there."""
+        newest, answer = followed.ledger.newest, followed.answer
+        if newest is None or answer is None:
+            return 0.0
+        expected_ms = expected_close_ms(
+            self.interval, answer.hours, self._now_ms(), newest.close_ms
+        )
+        return (expected_ms - newest.close_ms) / 1000

@@ -7,8 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from producer.source import Published
-from shared.candles import Candle
+from producer.source import Publication, Published
 from shared.history import History
 
 log = logging.getLogger(__name__)
@@ -34,11 +33,16 @@ class ReplaySource:
         self._history = history
         self._speed = speed
 
-    async def candles(self, published: Published) -> AsyncGenerator[Candle, None]:
+    async def candles(self, published: Published) -> AsyncGenerator[Publication, None]:
+        newest_ms = {
+            symbol: max(one.open_ms for one in candles)
+            for symbol, candles in published.items()
+            if candles
+        }
         remaining = [
             candle
             for candle in self._history.candles
-            if candle.open_ms > published.get(candle.symbol, -1)
+            if candle.open_ms > newest_ms.get(candle.symbol, -1)
         ]
         total = len(self._history.candles)
         log.info("%s: %d of %d candles to publish", self._history.name, len(remaining), total)
@@ -49,4 +53,4 @@ class ReplaySource:
                 ahead = start + index / self._speed - loop.time()
                 if ahead >= _SHORTEST_SLEEP_S:
                     await asyncio.sleep(ahead)
-            yield candle
+            yield Publication(candle)

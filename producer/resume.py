@@ -1,4 +1,4 @@
-"""Where a restarted producer goes on: the newest candle of each symbol in the topic."""
+"""Where a restarted producer goes on: the newest candles of each symbol in the topic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from shared.candles import InvalidCandle, decode_candle
+from producer.ledger import RECHECKED
+from shared.candles import Candle, InvalidCandle, decode_candle
 
 FIRST_SPAN: Final = 1000
 """Messages looked at first at a partition's end; each further look is four times as long."""
@@ -27,7 +28,7 @@ class Tail:
     """What is known of a partition, read span by span from its end. Pure."""
 
     def __init__(self, symbols: Iterable[str], interval: str) -> None:
-        self.newest: dict[str, int] = {}
+        self.newest: dict[str, list[Candle]] = {}
         self._missing = {symbol.encode() for symbol in symbols}
         self._interval = interval
 
@@ -40,22 +41,26 @@ class Tail:
         """Take the keys and values of the span before all spans read so far, in their order.
 
         What is no candle of a wanted symbol and interval is passed over: others may write to
-        the topic too. Of each symbol the latest opening time of the span is kept.
+        the topic too. Of each symbol the newest candles of the span are kept, of several with
+        one opening time the last: it corrects the others.
         """
-        found: dict[str, int] = {}
+        found: dict[str, dict[int, Candle]] = {}
         for key, value in messages:
             if key in self._missing:
                 self._note(found, key, value)
-        self.newest |= found
+        for symbol, candles in found.items():
+            self.newest[symbol] = [candles[at] for at in sorted(candles)[-RECHECKED:]]
         self._missing -= {symbol.encode() for symbol in found}
 
-    def _note(self, found: dict[str, int], key: bytes | None, value: bytes | None) -> None:
+    def _note(
+        self, found: dict[str, dict[int, Candle]], key: bytes | None, value: bytes | None
+    ) -> None:
         try:
             candle = decode_candle(key, value, _ANY_TIME_MS)
         except InvalidCandle:
             return
         if candle.interval == self._interval:
-            found[candle.symbol] = max(found.get(candle.symbol, -1), candle.open_ms)
+            found.setdefault(candle.symbol, {})[candle.open_ms] = candle
 
 
 def spans(beginning: int, end: int) -> Iterator[tuple[int, int]]:
@@ -68,12 +73,19 @@ def spans(beginning: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 async def newest_published(
-    bootstrap: str, topic: str, partitions: Sequence[int], symbols: Iterable[str], interval: str
-) -> dict[str, int]:
-    """Return the opening time of the newest candle in the topic, for each symbol that has one.
+    bootstrap: str,
+    topic: str,
+    partitions: Sequence[int],
+    symbols: Iterable[str],
+    interval: str,
+    *,
+    since_ms: int = 0,
+) -> dict[str, list[Candle]]:
+    """Return the newest candles in the topic, oldest first, for each symbol that has one.
 
     A symbol's candles lie in one partition, in order. That is read from its end backwards until
-    its symbols are found, or to its beginning for a symbol that has no candle.
+    its symbols are found; for a symbol that has no candle to its beginning, or to where it was
+    at ``since_ms``.
 
     Args:
         bootstrap: Kafka's host:port.
@@ -81,6 +93,7 @@ async def newest_published(
         partitions: the numbers of all its partitions.
         symbols: the ones to look for.
         interval: of the candles to look for.
+        since_ms: candles appended earlier are not looked for.
 
     Raises:
         ResumeError: when the topic cannot be read.
@@ -91,7 +104,7 @@ async def newest_published(
     try:
         await consumer.start()
         by_partition = _symbols_by_partition(topic, partitions, symbols)
-        return await _newest(consumer, by_partition, interval)
+        return await _newest(consumer, by_partition, interval, since_ms)
     except KafkaError as error:
         raise ResumeError(f"topic {topic}: its end cannot be read: {error!r}") from error
     finally:
@@ -99,12 +112,12 @@ async def newest_published(
 
 
 async def _newest(
-    consumer: Any, by_partition: dict[TopicPartition, list[str]], interval: str
-) -> dict[str, int]:
+    consumer: Any, by_partition: dict[TopicPartition, list[str]], interval: str, since_ms: int
+) -> dict[str, list[Candle]]:
     consumer.assign(list(by_partition))
-    beginnings = await consumer.beginning_offsets(list(by_partition))
     ends = await consumer.end_offsets(list(by_partition))
-    newest: dict[str, int] = {}
+    beginnings = await _beginnings(consumer, by_partition, ends, since_ms)
+    newest: dict[str, list[Candle]] = {}
     for partition, symbols in by_partition.items():
         tail = Tail(symbols, interval)
         for start, end in spans(beginnings[partition], ends[partition]):
@@ -113,6 +126,20 @@ async def _newest(
                 break
         newest |= tail.newest
     return newest
+
+
+async def _beginnings(
+    consumer: Any,
+    partitions: Iterable[TopicPartition],
+    ends: dict[TopicPartition, int],
+    since_ms: int,
+) -> dict[TopicPartition, int]:
+    if not since_ms:
+        beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets(list(partitions))
+        return beginnings
+    found = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
+    # None: nothing was appended since
+    return {one: ends[one] if at is None else at.offset for one, at in found.items()}
 
 
 def _symbols_by_partition(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.candles import INTERVALS_MS
+from producer.ranges import Span, why_impossible
+from producer.schedule import default_poll_ms
+from shared.candles import DAY_MS, INTERVALS_MS
+from shared.history import BUNDLED_SYMBOLS
 from shared.settings import CommaSeparated, KafkaSettings
 
 
@@ -16,6 +21,30 @@ def _known_interval(value: str) -> str:
     if value not in INTERVALS_MS:
         raise ValueError(f"expected one of {', '.join(INTERVALS_MS)}")
     return value
+
+
+def _time(value: str | None) -> str | None:
+    if value is not None:
+        time_ms(value)
+    return value
+
+
+def time_ms(text: str) -> int:
+    """Return an ISO date or time in UTC epoch milliseconds; without a zone it is UTC.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            "expected a date or time such as 2026-11-02 or 2026-11-02T14:30Z"
+        ) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+Time = Annotated[str | None, AfterValidator(_time)]
 
 
 class ProducerSettings(KafkaSettings):
@@ -29,15 +58,26 @@ class ProducerSettings(KafkaSettings):
       python -m producer --speed 50 --symbols AAPL,MSFT   50 candles a second
       python -m producer --path candles.csv --interval 1m
       python -m producer --source yfinance --symbols AAPL,^GSPC,BTC-USD --interval 1m
+      python -m producer --source live --symbols-file nasdaq.txt --interval 1m
+      python -m producer --source backfill --interval 1h --start 2026-01-01
     """
 
-    source: Literal["replay", "yfinance"] = Field(
-        "replay", description="replay: a finite history; yfinance: Yahoo's candles as they close"
+    source: Literal["replay", "yfinance", "live", "backfill"] = Field(
+        "replay",
+        description="replay: a finite history; yfinance: Yahoo's candles as they close; live: the "
+        "same, and provisional ones from Yahoo's ticks before them; backfill: a range of Yahoo's "
+        "once",
+    )
+    fallback: Literal["replay"] | None = Field(
+        None, description="what stands in for Yahoo if it cannot be reached at the start"
     )
     symbols: CommaSeparated = Field(
         (),
         description="symbols, by comma; by default all that the replayed file holds, or "
         "AAPL,GOOG,IBM,MSFT",
+    )
+    symbols_file: Path | None = Field(
+        None, description="text file of more symbols, one a line; what follows a # is left out"
     )
     interval: Annotated[str, AfterValidator(_known_interval)] = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
@@ -50,32 +90,92 @@ class ProducerSettings(KafkaSettings):
     speed: float | None = Field(
         None, gt=0, description="for replay: candles a second; by default as fast as it goes"
     )
-    poll_seconds: float = Field(
-        60.0, ge=1, description="for yfinance: time from one poll of all symbols to the next"
+    start: Time = Field(None, description="for backfill: first opening time, such as 2026-11-02")
+    end: Time = Field(
+        None, description="for backfill: opening time to end before; by default the present"
+    )
+    poll_seconds: float | None = Field(
+        None,
+        ge=1,
+        description="for yfinance and live: time from one poll of a symbol to the next while its "
+        "exchange is open; by default the interval, at most 300",
     )
     once: bool = Field(default=False, description="for yfinance: poll once and end")
+    rate: float = Field(
+        80.0, gt=0, le=1000, description="requests a second to Yahoo, of all symbols together"
+    )
+    threads: int = Field(
+        16, ge=1, le=64, description="requests to Yahoo at once, each with its connection"
+    )
+    window: int = Field(
+        160,
+        ge=1,
+        le=2000,
+        description="candles that are published again after a split: at least the model's window",
+    )
+    buffer: int = Field(
+        5000, ge=1, description="candles that may wait for Kafka before the source waits"
+    )
     proxy: str | None = Field(
-        None, description="for yfinance: URL of an HTTP or SOCKS proxy on the way to Yahoo"
+        None, description="for Yahoo: URL of an HTTP or SOCKS proxy on the way"
     )
     ca_bundle: Path | None = Field(
-        None, description="for yfinance: PEM file of the authorities to trust instead of the usual"
+        None, description="for Yahoo: PEM file of the authorities to trust instead of the usual"
     )
     cache_dir: Path | None = Field(
         None,
-        description="for yfinance: folder for Yahoo's cookie and time zones, one a process; "
-        "by default a temporary one",
+        description="for Yahoo: folder for its cookie, one a process; by default a temporary one",
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(
         9101, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
     )
 
+    @property
+    def poll_ms(self) -> int:
+        """Time from poll to poll."""
+        if self.poll_seconds is None:
+            return default_poll_ms(self.interval)
+        return round(self.poll_seconds * 1000)
+
+    def all_symbols(self) -> tuple[str, ...]:
+        """Return the symbols of flag and file, each once; those of the bundled data if none.
+
+        Raises:
+            OSError, UnicodeDecodeError: when the file cannot be read.
+        """
+        return self.named_symbols() or BUNDLED_SYMBOLS
+
+    def named_symbols(self) -> tuple[str, ...]:
+        """Return the symbols of flag and file, each once."""
+        listed: list[str] = []
+        if self.symbols_file is not None:
+            lines = self.symbols_file.read_text(encoding="utf-8").splitlines()
+            listed = [line.partition("#")[0].strip() for line in lines]
+        return tuple(dict.fromkeys([*self.symbols, *(one for one in listed if one)]))
+
+    def span(self, now_ms: int) -> Span:
+        """Return the range of a backfill."""
+        start_ms = time_ms(self.start) if self.start else now_ms
+        return start_ms, time_ms(self.end) if self.end else now_ms
+
     @model_validator(mode="after")
-    def _bundled_is_daily(self) -> Self:
+    def _agree(self) -> Self:
         if self.source == "replay" and self.path is None and self.interval != "1d":
-            raise PydanticCustomError(
-                "inconsistent",
-                "{detail}",
-                {"detail": f"interval: the bundled candles are 1d, got {self.interval!r}"},
-            )
+            raise _inconsistent(f"interval: the bundled candles are 1d, got {self.interval!r}")
+        if self.source == "live" and INTERVALS_MS[self.interval] >= DAY_MS:
+            raise _inconsistent(f"interval: live makes candles below a day, got {self.interval!r}")
+        if self.source == "backfill":
+            self._check_range(time.time_ns() // 1_000_000)
         return self
+
+    def _check_range(self, now_ms: int) -> None:
+        if self.start is None:
+            raise _inconsistent("start: a backfill needs the time where it begins")
+        why = why_impossible(self.interval, *self.span(now_ms), now_ms)
+        if why is not None:
+            raise _inconsistent(f"start: {why}")
+
+
+def _inconsistent(detail: str) -> PydanticCustomError:
+    return PydanticCustomError("inconsistent", "{detail}", {"detail": detail})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,17 +13,20 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from producer.source import ActionKind, Kind, Publication
 from shared.candles import Candle
 from shared.headers import cloud_event
 from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT: Final = 5000
-"""Candles handed to the client and not yet acknowledged; about 3 MB."""
+BUFFERED: Final = 5000
+"""Candles handed to the client and not yet acknowledged, by default; about 3 MB."""
 
 CLOSE_TIMEOUT_S: Final = 7.0
 """How long the end of the process waits for acknowledgements; SIGTERM allows 10 s."""
+
+_SLOW_S: Final = 2.0
 
 EVENT_TYPE: Final = "market.candle.v1"
 
@@ -37,10 +41,34 @@ class KafkaSink:
     The client sends one batch at a time to a partition and repeats it until the broker has it,
     so the candles of a symbol arrive in order and without holes: the newest in the topic tells
     a restart where to go on. After a refusal nothing more is sent, for the same reason.
+
+    While Kafka does not answer it buffers a bounded number of candles; then ``publish`` waits,
+    and with it the source. What it has not published a restart finds missing in the topic.
     """
 
-    def __init__(self, bootstrap: str, topic: str, metrics: ProducerMetrics, source: str) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        metrics: ProducerMetrics,
+        source: str,
+        *,
+        buffered: int = BUFFERED,
+        measure_lag: bool = False,
+    ) -> None:
+        """Prepare only; entering the context connects.
+
+        Args:
+            bootstrap: Kafka's host:port.
+            topic: of candles.
+            metrics: counts what is acknowledged.
+            source: the name of the source.
+            buffered: candles that may wait for Kafka.
+            measure_lag: whether the candles close while they are published.
+        """
         self._topic = topic
+        self._buffered = buffered
+        self._measure_from_ms = _now_ms() if measure_lag else None
         self._metrics = metrics
         self._event_source = f"candlecast/producer/{source}"
         self._acknowledged = metrics.candles.labels(source)
@@ -99,20 +127,42 @@ class KafkaSink:
         except KafkaError as error:
             raise PublishError(f"topic {self._topic}: {error!r}") from error
 
-    async def publish(self, candle: Candle) -> None:
-        """Hand a candle to the client; waits only while ``MAX_IN_FLIGHT`` are under way.
+    async def publish(self, publication: Publication) -> None:
+        """Hand a candle to the client; waits only while the buffer is full.
 
         Raises:
             PublishError: when the broker has refused this or an earlier candle.
         """
-        await self._room.wait()
+        if not self._room.is_set():
+            await self._wait_for_room()
         self._check()
+        candle = publication.candle
         value = candle.encode()
         headers = cloud_event(
-            _event_id(candle, value), EVENT_TYPE, self._event_source, candle.close_ms
+            _event_id(candle, value),
+            EVENT_TYPE,
+            self._event_source,
+            candle.close_ms,
+            **extensions(publication),
         )
         future = await self._send(candle.symbol.encode(), value, headers)
-        self._track(future, candle)
+        self._track(future, publication)
+
+    async def _wait_for_room(self) -> None:
+        # a fast source fills the buffer of a broker in good health too
+        try:
+            await asyncio.wait_for(self._room.wait(), _SLOW_S)
+            return
+        except TimeoutError:
+            pass
+        self._metrics.buffer_full.set(1)
+        log.warning(
+            "Kafka has acknowledged nothing for %.0f s and the buffer of %d candles is full: "
+            "the source waits", self.waiting_s(), self._buffered,
+        )  # fmt: skip
+        await self._room.wait()
+        self._metrics.buffer_full.set(0)
+        log.warning("Kafka answers again: the source goes on")
 
     async def flush(self) -> None:
         """Wait until every candle is acknowledged; raises ``PublishError``."""
@@ -144,35 +194,42 @@ class KafkaSink:
                 self._fail(error)
                 self._check()
 
-    def _track(self, future: asyncio.Future[Any], candle: Candle) -> None:
+    def _track(self, future: asyncio.Future[Any], publication: Publication) -> None:
         now_s = self._loop.time()
         if self._in_flight == 0:
             self._first_s = self._first_s or now_s
             self._last_ack_s = now_s
             self._idle.clear()
         self._in_flight += 1
-        if self._in_flight >= MAX_IN_FLIGHT:
+        self._metrics.buffered.set(self._in_flight)
+        if self._in_flight >= self._buffered:
             self._room.clear()
-        future.add_done_callback(partial(self._done, candle, now_s))
+        future.add_done_callback(partial(self._done, publication, now_s))
 
-    def _done(self, candle: Candle, sent_s: float, future: asyncio.Future[Any]) -> None:
+    def _done(self, publication: Publication, sent_s: float, future: asyncio.Future[Any]) -> None:
         self._in_flight -= 1
+        self._metrics.buffered.set(self._in_flight)
         error = None if future.cancelled() else future.exception()
         if error is not None:
             self._fail(error)
         elif not future.cancelled():
-            self._count(candle, sent_s)
-        if self._in_flight < MAX_IN_FLIGHT:
+            self._count(publication, sent_s)
+        if self._in_flight < self._buffered:
             self._room.set()
         if self._in_flight == 0:
             self._idle.set()
 
-    def _count(self, candle: Candle, sent_s: float) -> None:
+    def _count(self, publication: Publication, sent_s: float) -> None:
+        candle = publication.candle
         self._last_ack_s = self._loop.time()
         self.published += 1
         self._acknowledged.inc()
         self._metrics.publish_seconds.observe(self._last_ack_s - sent_s)
-        self._metrics.newest_close.labels(candle.symbol).set(candle.close_ms / 1000)
+        if publication.kind in {Kind.CLOSED, Kind.PROVISIONAL}:
+            self._metrics.newest_close.labels(candle.symbol).set(candle.close_ms / 1000)
+            if self._measure_from_ms is not None and candle.close_ms >= self._measure_from_ms:
+                lag_s = (_now_ms() - candle.close_ms) / 1000
+                self._metrics.publish_lag_seconds.observe(lag_s)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -184,6 +241,25 @@ class KafkaSink:
             raise PublishError(
                 f"topic {self._topic}: a candle was refused: {self._failure!r}"
             ) from self._failure
+
+
+def extensions(publication: Publication) -> dict[str, str]:
+    """Return what a reader should know beyond the values: our CloudEvents attributes.
+
+    ``kind``: one of ``Kind``. ``split``: ``4:1``, of the candles published again because of it
+    and of the first one that trades after it. ``dividend``: the amount a share, of the first
+    candle that trades without it.
+    """
+    found = {"kind": publication.kind.value}
+    for kind in ActionKind:
+        values = [one.value for one in publication.actions if one.kind is kind]
+        if values:
+            found[kind.value] = ",".join(values)
+    return found
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _event_id(candle: Candle, value: bytes) -> str:

@@ -1,73 +1,59 @@
-"""Yahoo's candles by the real yfinance client: one symbol, one answer, one kind of error."""
+"""Yahoo's candles through yfinance: one symbol, one answer, one kind of error."""
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
-import pandas as pd
+import orjson
+import peewee
 import yfinance
 from curl_cffi import requests as curl
-from curl_cffi.requests.exceptions import HTTPError, RequestException, Timeout
+from curl_cffi.requests.exceptions import RequestException, Timeout
 from yfinance.data import YfData
-from yfinance.exceptions import (
-    YFDataException,
-    YFPricesMissingError,
-    YFRateLimitError,
-    YFTzMissingError,
-)
+from yfinance.exceptions import YFRateLimitError
 
-from producer.closed import (
-    Bar,
-    Session,
-    daily_end_ms,
-    days_end_ms,
-    intraday_end_ms,
-    midnight_ms,
-)
-from shared.candles import DAY_MS, INTERVALS_MS
+from producer.calendars import Calendars, ExchangeCalendar
+from producer.chart import ASKED_AS, Bars, Calendar, Chart, bars_of, known_sessions, parse
+from producer.closed import Bar, Session
+from producer.failures import ErrorKind, PollError
+from producer.ranges import Span
+from producer.source import Action
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 10.0
 """For one HTTP request."""
 
-_COLUMNS: Final = ["Open", "High", "Low", "Close", "Volume"]
-
-
-class ErrorKind(StrEnum):
-    """Why a symbol could not be polled; a value of the metric's ``outcome``."""
-
-    RATE_LIMITED = "rate_limited"
-    UNKNOWN_SYMBOL = "unknown_symbol"
-    NO_DATA = "no_data"
-    TIMEOUT = "timeout"
-    NETWORK = "network"
-    MALFORMED = "malformed"
-    OTHER = "other"
-
-
-class PollError(Exception):
-    """A poll of one symbol that gave nothing."""
-
-    def __init__(self, kind: ErrorKind, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
+CHART_URL: Final = "https://query2.finance.yahoo.com/v8/finance/chart/"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What Yahoo says of one symbol."""
+    """What Yahoo says of one symbol over a span."""
 
-    bars: list[Bar]  # on the grid; the last may still be forming
-    market_ms: int  # time of the newest trade, UTC
-    off_grid: int  # rows that are no bar of the grid
+    bars: Sequence[Bar]  # on the grid, in order; the last may still be forming
+    actions: Sequence[Action] = ()
+    market_ms: int = 0  # time of the newest trade, UTC
+    off_grid: int = 0  # rows that are no bar of the grid
+    sessions: Sequence[Session] = ()  # newest first
+    calendar: Calendar | None = None  # of the exchange; None when it has none
+    hours: Calendar | None = None  # the calendar, or what the answer tells; None: always open
 
 
 class Yahoo:
     """Asks Yahoo; safe to use from several threads, which share one session.
 
+    The request goes through yfinance's ``YfData``, which knows how Yahoo wants to be asked:
+    cookie, crumb, consent and a browser's TLS. Its ``Ticker.history`` would turn the answer into
+    a table at a cost of 20 ms of CPU, drops the last minute of markets that never close and the
+    rows that Yahoo has yet to fill, and asks twice for a symbol that it does not know.
     yfinance keeps its settings and caches in the process, so there is one of these in it.
     """
 
@@ -78,107 +64,108 @@ class Yahoo:
         ca_bundle: Path | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        """Take where yfinance may keep its cookie, and the way to Yahoo."""
         self._timeout_s = timeout_s
-        # raise what went wrong, rather than log that the symbol is "possibly delisted"
-        yfinance.config.debug.hide_exceptions = False
+        self._calendars = Calendars()
         set_cache: Any = yfinance.set_tz_cache_location
         set_cache(str(cache_dir))
         # curl_cffi declares a bool, and takes a path as its documentation says
         verify: Any = True if ca_bundle is None else str(ca_bundle)
-        self._session: curl.Session[Any] = curl.Session(
-            impersonate="chrome", proxy=proxy, verify=verify
-        )
+        session: curl.Session[Any] = curl.Session(impersonate="chrome", proxy=proxy, verify=verify)
+        make: Any = YfData
+        self._data: Any = make(session=session)
 
-    def poll(self, symbol: str, interval: str, period: str) -> Answer:
-        """Return the bars of the newest ``period`` (such as ``5d``). Takes seconds.
+    def poll(self, symbol: str, interval: str, span: Span) -> Answer:
+        """Return the bars that open within a span. Takes seconds.
 
         Raises:
             PollError: of whatever kind; nothing else.
         """
         try:
-            return self._poll(symbol, interval, period)
+            chart = parse(self._document(symbol, ASKED_AS.get(interval, interval), span))
+            return _answer(chart, interval, self._calendars.of(chart.exchange))
+        except PollError:
+            raise
         except Exception as error:
-            # yfinance keeps answers of its first request by symbol, bad ones too
-            forget: Any = YfData.cache_get.cache_clear
-            forget()
-            raise _classified(error) from error
+            raise PollError(_kind(error), f"{type(error).__name__}: {error}"[:300]) from error
 
-    def _poll(self, symbol: str, interval: str, period: str) -> Answer:
-        make: Any = yfinance.Ticker
-        ticker = make(symbol, session=self._session)
-        frame: pd.DataFrame = ticker.history(
-            period=period,
-            interval=interval,
-            auto_adjust=False,
-            actions=True,
-            prepost=False,
-            repair=False,
+    def _document(self, symbol: str, interval: str, span: Span) -> Any:
+        response = self._data.get(
+            CHART_URL + quote(symbol),
+            params={
+                "period1": span[0] // 1000,
+                "period2": -(-span[1] // 1000),
+                "interval": interval,
+                "includePrePost": False,
+                "events": "div,splits",
+            },
             timeout=self._timeout_s,
         )
-        return answer(frame, ticker.history_metadata, interval)
+        status = int(response.status_code)
+        if status >= 500:
+            raise PollError(ErrorKind.SERVER_ERROR, f"HTTP {status}")
+        if status in {401, 403}:
+            raise PollError(ErrorKind.REFUSED, f"HTTP {status}: {response.text[:100]!r}")
+        return orjson.loads(response.content)
 
 
-def answer(frame: pd.DataFrame, metadata: Any, interval: str) -> Answer:
-    """Return what yfinance's table and metadata say, in our terms.
+def _answer(chart: Chart, interval: str, calendar: ExchangeCalendar | None) -> Answer:
+    known = calendar if calendar is not None and calendar.knows(chart.today.start_ms) else None
+    found: Bars = bars_of(chart, interval, known)
+    return Answer(
+        bars=found.bars,
+        actions=chart.actions,
+        market_ms=chart.market_ms,
+        off_grid=found.off_grid,
+        sessions=known_sessions(chart, known),
+        calendar=known,
+        hours=known or (None if chart.is_round_the_clock else _told_hours(chart)),
+    )
 
-    Args:
-        frame: as ``Ticker.history`` gives it, its index in the exchange's zone.
-        metadata: as ``Ticker.history_metadata`` gives it; lacking keys raise ``KeyError``.
-        interval: that was asked for.
+
+def _told_hours(chart: Chart) -> Calendar:
+    told = sorted({*chart.sessions, chart.today}, key=lambda one: one.start_ms)
+    return ExchangeCalendar(
+        {datetime.fromtimestamp(one.start_ms / 1000, chart.zone).date(): one for one in told}
+    )
+
+
+def usable_cache(wanted: Path, instead: Path) -> Path:
+    """Return the folder for yfinance's caches: the wanted one, unless it cannot be written.
+
+    On a read-only disk yfinance would ask for a new cookie with each request; on a locked one,
+    which another process uses, each request would wait and fail.
     """
-    step_ms = INTERVALS_MS[interval]
-    intraday = step_ms < DAY_MS
-    today = _session(metadata["currentTradingPeriod"]["regular"])
-    sessions = [today, *(_sessions(metadata["tradingPeriods"]) if intraday else ())]
-    bars: list[Bar] = []
-    for stamp, values in zip(frame.index, frame[_COLUMNS].itertuples(index=False), strict=True):
-        if intraday:
-            open_ms = _ms(stamp)
-            end_ms = intraday_end_ms(open_ms, step_ms, sessions)
-        else:
-            day: date = stamp.date()
-            open_ms = midnight_ms(day)
-            end_ms = (
-                daily_end_ms(day, today, stamp.tzinfo)
-                if step_ms == DAY_MS
-                else days_end_ms(day, step_ms // DAY_MS, stamp.tzinfo)
-            )
-        if end_ms is not None:
-            bars.append(Bar(open_ms, end_ms, *(float(value) for value in values)))
-    market = metadata.get("regularMarketTime")
-    return Answer(bars, _ms(market) if market is not None else 0, len(frame) - len(bars))
+    try:
+        wanted.mkdir(parents=True, exist_ok=True)
+        for name in ("cookies.db", "tkr-tz.db"):
+            _check_writable(wanted / name)
+    except (OSError, sqlite3.Error) as error:
+        log.warning("cache_dir: %s cannot be used (%s): a temporary one is", wanted, error)
+        return instead
+    return wanted
 
 
-def _sessions(periods: pd.DataFrame) -> list[Session]:
-    return [_session(row) for row in periods[["start", "end"]].to_dict("records")]
-
-
-def _session(period: Any) -> Session:
-    return Session(_ms(period["start"]), _ms(period["end"]))
-
-
-def _ms(stamp: Any) -> int:
-    return int(stamp.timestamp()) * 1000
-
-
-def _classified(error: Exception) -> PollError:
-    return PollError(_kind(error), f"{type(error).__name__}: {error}"[:300])
+def _check_writable(database: Path) -> None:
+    connection = sqlite3.connect(database, timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE candlecast_probe (at INTEGER)")
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
 
 
 def _kind(error: Exception) -> ErrorKind:
-    if isinstance(error, YFPricesMissingError):
-        return ErrorKind.UNKNOWN_SYMBOL if error.yahoo_reason else ErrorKind.NO_DATA
-    if isinstance(error, HTTPError) and getattr(error.response, "status_code", None) == 404:
-        return ErrorKind.UNKNOWN_SYMBOL
     return next((kind for types, kind in _KINDS if isinstance(error, types)), ErrorKind.OTHER)
 
 
 _KINDS: Final = (
     (YFRateLimitError, ErrorKind.RATE_LIMITED),
-    (YFTzMissingError, ErrorKind.UNKNOWN_SYMBOL),
     (Timeout, ErrorKind.TIMEOUT),
     (RequestException, ErrorKind.NETWORK),
+    ((sqlite3.Error, peewee.PeeweeException), ErrorKind.CACHE),
     # what parsing an answer raises that is not JSON, or not of the known shape
-    ((YFDataException, ValueError, LookupError, TypeError, AttributeError), ErrorKind.MALFORMED),
+    ((ValueError, LookupError, TypeError, AttributeError), ErrorKind.MALFORMED),
 )
 """In order: a time-out is a network error too, and a broken connection an ``OSError``."""

@@ -9,9 +9,8 @@ whatever batch it comes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
@@ -40,17 +39,27 @@ QUIET_MOVES: Final = 0.2
 QUIET_VOLUME: Final = 0.02
 """Floor of a candle's turnover, as a share of its month's mean, for the same reason."""
 
-VARIANCE, VOLATILITY, MOVE, TRAVEL, CLOSE, TURNOVER = range(6)
-"""Series that are summed: range variance and its root, absolute log return, absolute change of the
-close, close, close x volume."""
-
 TINY: Final = 1e-300
 """Keeps 0 / 0 out."""
+
+MAX_SMA_RATIO: Final = 100.0
+"""Keeps the ratio finite where a price fell so far that its old sums have swallowed it."""
 
 RSI_CANDLES: Final = 14
 SMA_CANDLES: Final = 20
 MONTH: Final = 22  # trading days, as in Corsi (2009)
+WEEK: Final = 5
 LONG: Final = 120  # the longest memory that a window of at most 160 candles has room for
+
+
+INVERSE_COUNTS: Final = np.array(
+    [1 / LONG, 1 / LONG, 1 / LONG, 1 / MONTH, 1 / MONTH, 1 / WEEK, 1 / SMA_CANDLES, 1.0]
+)[:, None, None]
+"""Of absolute return, volatility and variance (120), variance and turnover (22), variance (5),
+close (20), and the way that the close travelled, which stays a sum (14)."""
+
+MIN_VOLATILITY: Final = math.sqrt(MIN_VARIANCE)
+QUIET: Final = np.array([QUIET_MOVES, QUIET_VOLUME])[:, None, None]
 
 
 def range_variance(candles: Array) -> Array:
@@ -65,141 +74,7 @@ def range_variance(candles: Array) -> Array:
     Returns:
         Squared log returns, shape (B, T - 1), at least 0.
     """
-    return _Window(candles, 1).variance
-
-
-class _Window:
-    """The last candles of B windows, and what several features share, each computed once.
-
-    Calls of numpy are most of the time that a single window takes, hence the stacking.
-    """
-
-    def __init__(self, candles: Array, steps: int) -> None:
-        self.candles = candles  # (B, T, 5)
-        self.steps = steps  # L, the newest steps asked for
-
-    @cached_property
-    def close(self) -> Array:
-        return np.ascontiguousarray(self.candles[:, :, 3])  # (B, T)
-
-    @cached_property
-    def logs(self) -> Array:
-        """Overnight gap, body and range of each candle but the first, in logarithms."""
-        ratios = np.empty((3, self.candles.shape[0], self.candles.shape[1] - 1))  # (3, B, T-1)
-        this = self.candles[:, 1:]
-        np.divide(this[:, :, 0], self.close[:, :-1], out=ratios[0])
-        np.divide(self.close[:, 1:], this[:, :, 0], out=ratios[1])
-        np.divide(this[:, :, 1], this[:, :, 2], out=ratios[2])
-        np.log(ratios, out=ratios)
-        return ratios
-
-    @cached_property
-    def log_return(self) -> Array:
-        total: Array = self.logs[0] + self.logs[1]  # (B, T-1)
-        return total
-
-    @cached_property
-    def variance(self) -> Array:
-        squares = self.logs * self.logs  # (3, B, T-1)
-        squares *= VARIANCE_WEIGHTS
-        squares[0] += squares[1]
-        squares[0] += squares[2]
-        return np.maximum(squares[0], 0.0)  # (B, T-1)
-
-    @cached_property
-    def running_sums(self) -> Array:
-        """Sums along the window of the series named below, shape (6, B, T)."""
-        series = np.empty((6, *self.close.shape))
-        series[:CLOSE, :, 0] = 0.0  # these four have no value at the first candle
-        series[VARIANCE, :, 1:] = self.variance
-        np.sqrt(self.variance, out=series[VOLATILITY, :, 1:])
-        np.abs(self.log_return, out=series[MOVE, :, 1:])
-        np.abs(self.close[:, 1:] - self.close[:, :-1], out=series[TRAVEL, :, 1:])
-        series[CLOSE] = self.close
-        np.multiply(self.close, self.candles[:, :, 4], out=series[TURNOVER])
-        sums: Array = np.add.accumulate(series, axis=2)
-        return sums
-
-    @cached_property
-    def month_variance(self) -> Array:
-        return np.maximum(self.mean(VARIANCE, MONTH), MIN_VARIANCE)  # (B, L)
-
-    @cached_property
-    def month_volatility(self) -> Array:
-        return np.sqrt(self.month_variance)  # (B, L)
-
-    def mean(self, series: int, candles: int) -> Array:
-        """Return the means of a series over ``candles`` candles, at each of the newest L steps."""
-        sums = self.running_sums[series]
-        means = sums[:, -self.steps :] - sums[:, -self.steps - candles : -candles]  # (B, L)
-        means /= candles
-        return means
-
-    def newest(self, values: Array) -> Array:
-        return values[:, -self.steps :]  # (B, L)
-
-
-def _log_return(window: _Window) -> Array:
-    return window.newest(window.log_return)
-
-
-def _scaled_return(window: _Window) -> Array:
-    return window.newest(window.log_return) / window.month_volatility
-
-
-def _scaled_gap(window: _Window) -> Array:
-    return window.newest(window.logs[0]) / window.month_volatility
-
-
-def _range_volatility_1(window: _Window) -> Array:
-    return _log_root(
-        np.maximum(window.newest(window.variance), window.month_variance * QUIET_SHARE)
-    )
-
-
-def _range_volatility_5(window: _Window) -> Array:
-    mean = window.mean(VARIANCE, 5)
-    return _log_root(np.maximum(mean, window.month_variance * QUIET_SHARE))
-
-
-def _range_volatility_22(window: _Window) -> Array:
-    return _log_root(window.month_variance)
-
-
-def _range_volatility_120(window: _Window) -> Array:
-    return _log_root(np.maximum(window.mean(VARIANCE, LONG), MIN_VARIANCE))
-
-
-def _log_root(variance: Array) -> Array:
-    return 0.5 * np.log(variance)
-
-
-def _sma_ratio(window: _Window) -> Array:
-    return window.newest(window.close) / window.mean(CLOSE, SMA_CANDLES) - 1.0
-
-
-def _rsi(window: _Window) -> Array:
-    close = window.close
-    travelled = window.mean(TRAVEL, RSI_CANDLES) * RSI_CANDLES
-    before = close[:, -window.steps - RSI_CANDLES : -RSI_CANDLES]
-    net = window.newest(close) - before
-    # Gains are (travelled + net) / 2, so no second sum is needed.
-    share = net / np.maximum(travelled, TINY)
-    return 50.0 + 50.0 * np.minimum(np.maximum(share, -1.0), 1.0)
-
-
-def _log_volume(window: _Window) -> Array:
-    mean = window.mean(TURNOVER, MONTH)
-    mean += TINY  # where nothing is traded, both sides of the ratio are this
-    turnover = window.newest(window.close) * window.newest(window.candles[:, :, 4])
-    turnover += TINY
-    ratio = np.maximum(turnover / mean, QUIET_VOLUME)
-    return np.log(ratio)
-
-
-def _return_range_ratio(window: _Window) -> Array:
-    volatility = np.maximum(window.mean(VOLATILITY, LONG), math.sqrt(MIN_VARIANCE))
-    return np.log(np.maximum(window.mean(MOVE, LONG) / volatility, QUIET_MOVES))
+    return _variance(_logs(candles))
 
 
 @dataclass(frozen=True)
@@ -208,63 +83,52 @@ class Feature:
 
     description: str
     lookback: int  # candles that its newest value needs, this one included
-    values: Callable[[_Window], Array]  # the newest L steps of B windows, shape (B, L)
 
 
 FEATURES: Final[Mapping[str, Feature]] = MappingProxyType(
     {
-        "log-return": Feature("ln(c_t / c_{t-1})", 2, _log_return),
-        "scaled-return": Feature(
-            "log return over the root of the mean range variance of 22 candles",
-            MONTH + 1,
-            _scaled_return,
-        ),
+        "log-return": Feature("ln(c_t / c_{t-1})", 2),
         "scaled-gap": Feature(
-            "overnight gap ln(o_t / c_{t-1}), scaled likewise", MONTH + 1, _scaled_gap
-        ),
-        "range-volatility-1": Feature(
-            "log of the range volatility of this candle: the daily term of Corsi's HAR (2009)",
+            "overnight gap ln(o_t / c_{t-1}) over the root of the mean range variance of 22",
             MONTH + 1,
-            _range_volatility_1,
         ),
-        "range-volatility-5": Feature(
-            "log root of the mean range variance of 5 candles: HAR's weekly term",
-            MONTH + 1,
-            _range_volatility_5,
-        ),
-        "range-volatility-22": Feature(
-            "log root of the mean range variance of 22 candles: HAR's monthly term",
-            MONTH + 1,
-            _range_volatility_22,
-        ),
-        "range-volatility-120": Feature(
-            "log root of the mean range variance of 120 candles: the level to return to",
-            LONG + 1,
-            _range_volatility_120,
-        ),
+        "scaled-return": Feature("log return, scaled likewise", MONTH + 1),
         "sma-ratio": Feature(
-            "close over its simple average of 20 candles, minus 1", SMA_CANDLES + 1, _sma_ratio
+            "close over its simple average of 20 candles, minus 1", SMA_CANDLES + 1
         ),
         "rsi": Feature(
             "relative strength index of 14 candles, 0 to 100 (Wilder 1978), with simple averages "
             "(Cutler): Wilder's own smoothing would reach beyond any window",
             RSI_CANDLES + 1,
-            _rsi,
         ),
-        "log-volume": Feature(
-            "log of the turnover (close x volume) over its mean of 22 candles; 0 without volume",
+        "range-volatility-1": Feature(
+            "log of the range volatility of this candle: the daily term of Corsi's HAR (2009)",
             MONTH + 1,
-            _log_volume,
+        ),
+        "range-volatility-5": Feature(
+            "log root of the mean range variance of 5 candles: HAR's weekly term", MONTH + 1
+        ),
+        "range-volatility-22": Feature(
+            "log root of the mean range variance of 22 candles: HAR's monthly term", MONTH + 1
+        ),
+        "range-volatility-120": Feature(
+            "log root of the mean range variance of 120 candles: the level to return to", LONG + 1
         ),
         "return-range-ratio": Feature(
             "log of the mean absolute return over the mean range volatility, of 120 candles: what "
             "ranges understate, as in an index whose opening price is stale",
             LONG + 1,
-            _return_range_ratio,
+        ),
+        "log-volume": Feature(
+            "log of the turnover (close x volume) over its mean of 22 candles; 0 without volume",
+            MONTH + 1,
         ),
     }
 )
-"""Every feature by name, in the order of this table."""
+"""Every feature by name, in the order of the table's rows."""
+
+_LONGEST: Final = max(feature.lookback for feature in FEATURES.values())
+_ROWS: Final = {name: row for row, name in enumerate(FEATURES)}
 
 
 def window_length(features: Sequence[str], sequence_length: int) -> int:
@@ -301,8 +165,95 @@ def compute(candles: Array, features: Sequence[str], sequence_length: int) -> ND
     needed = window_length(features, sequence_length)
     if candles.shape[1] < needed:
         raise ValueError(f"candles: expected at least {needed} a window, got {candles.shape[1]}")
-    window = _Window(candles[:, -needed:], sequence_length)
-    result = np.empty((len(candles), sequence_length, len(features)), np.float32)
-    for column, name in enumerate(features):
-        result[:, :, column] = FEATURES[name].values(window)
-    return result
+    table = _table(_padded(candles[:, -needed:], sequence_length), sequence_length)
+    rows = [_ROWS[name] for name in features]
+    return table[rows].transpose(1, 2, 0).astype(np.float32)
+
+
+def _padded(candles: Array, steps: int) -> Array:
+    """Return candles that all features could be computed of; those asked for need no padding."""
+    missing = _LONGEST + steps - 1 - candles.shape[1]
+    if missing <= 0:
+        return candles
+    return np.concatenate([np.repeat(candles[:, :1], missing, axis=1), candles], axis=1)
+
+
+def _logs(candles: Array) -> Array:
+    """Return gap, body and range of each candle but the first, shape (3, B, T - 1)."""
+    opened, closed = candles[:, 1:, 0], candles[:, :, 3]
+    ratios = np.empty((3, candles.shape[0], candles.shape[1] - 1))
+    np.divide(opened, closed[:, :-1], out=ratios[0])
+    np.divide(closed[:, 1:], opened, out=ratios[1])
+    np.divide(candles[:, 1:, 1], candles[:, 1:, 2], out=ratios[2])
+    np.log(ratios, out=ratios)
+    return ratios
+
+
+def _variance(logs: Array) -> Array:
+    """Return the range variance, shape (B, T - 1)."""
+    squares = logs * logs
+    squares *= VARIANCE_WEIGHTS
+    variance: Array = squares[0]
+    variance += squares[1]
+    variance += squares[2]
+    return np.maximum(variance, 0.0, out=variance)
+
+
+def _table(candles: Array, steps: int) -> Array:
+    """Return all features of the newest L steps, shape (11, B, L), a row each.
+
+    Calls of numpy are most of the time that one window takes: hence rows in stacks.
+    """
+    logs = _logs(candles)  # (3, B, T-1)
+    variance = _variance(logs)  # (B, T-1)
+    moves = logs[:2]
+    moves[1] += moves[0]  # gap and return
+    close = candles[:, -steps:, 3]  # (B, L)
+    turnover = close * candles[:, -steps:, 4]
+    means = _means(candles, variance, moves[1], steps)
+    rows = np.empty((len(FEATURES), *close.shape))  # (11, B, L)
+    spans = rows[5:9]  # variances of 1, 5, 22 and 120 candles
+    spans[0] = variance[:, -steps:]
+    spans[1] = means[5]
+    np.maximum(means[3:1:-1], MIN_VARIANCE, out=spans[2:])  # 22, then 120
+    np.maximum(spans[:2], spans[2] * QUIET_SHARE, out=spans[:2])
+    rows[0] = moves[1, :, -steps:]
+    np.divide(moves[:, :, -steps:], np.sqrt(spans[2]), out=rows[1:3])
+    np.divide(close, np.maximum(means[6], close / MAX_SMA_RATIO), out=rows[3])
+    rows[3] -= 1.0
+    # Gains are half of the way travelled plus the net change: one sum is enough.
+    net = close - candles[:, -steps - RSI_CANDLES : -RSI_CANDLES, 3]
+    np.divide(net, np.maximum(means[7], np.maximum(np.abs(net), TINY)), out=rows[4])
+    rows[4] *= 50.0
+    rows[4] += 50.0
+    np.divide(means[0], np.maximum(means[1], MIN_VOLATILITY), out=rows[9])
+    # Where nothing is traded, both sides are TINY.
+    np.divide(turnover + TINY, means[4] + TINY, out=rows[10])
+    np.maximum(rows[9:], QUIET, out=rows[9:])
+    np.log(rows[5:], out=rows[5:])
+    spans *= 0.5
+    return rows
+
+
+def _means(candles: Array, variance: Array, returns: Array, steps: int) -> Array:
+    """Return sums over past candles times ``INVERSE_COUNTS`` at the newest L steps, (8, B, L)."""
+    close = candles[:, :, 3]
+    series = np.empty((6, *close.shape))  # (6, B, T)
+    series[:, :, 0] = 0.0  # most have no value at the first candle
+    np.abs(returns, out=series[0, :, 1:])
+    np.sqrt(variance, out=series[1, :, 1:])
+    series[2, :, 1:] = variance
+    np.multiply(close, candles[:, :, 4], out=series[3])
+    series[4] = close
+    np.subtract(close[:, 1:], close[:, :-1], out=series[5, :, 1:])
+    np.abs(series[5], out=series[5])
+    sums = np.add.accumulate(series, axis=2)
+    newest = sums[:, :, -steps:]
+    means = np.empty((8, *newest.shape[1:]))
+    np.subtract(newest[:3], sums[:3, :, -steps - LONG : -LONG], out=means[:3])
+    np.subtract(newest[2:4], sums[2:4, :, -steps - MONTH : -MONTH], out=means[3:5])
+    np.subtract(newest[2], sums[2, :, -steps - WEEK : -WEEK], out=means[5])
+    np.subtract(newest[4], sums[4, :, -steps - SMA_CANDLES : -SMA_CANDLES], out=means[6])
+    np.subtract(newest[5], sums[5, :, -steps - RSI_CANDLES : -RSI_CANDLES], out=means[7])
+    means *= INVERSE_COUNTS
+    return means

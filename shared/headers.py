@@ -9,7 +9,13 @@ _CONTENT_TYPE: Final = ("content-type", b"application/json")
 _SPEC_VERSION: Final = ("ce_specversion", b"1.0")
 
 
-def cloud_event(id: str, type: str, source: str, time_ms: int) -> list[tuple[str, bytes]]:  # noqa: A002
+def cloud_event(
+    id: str,  # noqa: A002
+    type: str,  # noqa: A002
+    source: str,
+    time_ms: int,
+    **extensions: str,
+) -> list[tuple[str, bytes]]:
     """Return a message's headers, named as CloudEvents 1.0 names its attributes.
 
     Args:
@@ -17,6 +23,7 @@ def cloud_event(id: str, type: str, source: str, time_ms: int) -> list[tuple[str
         type: what kind of event it is, with its version: ``market.candle.v1``.
         source: who made it, a URI reference: ``candlecast/producer/replay``.
         time_ms: when it happened, UTC epoch milliseconds, before the year 10000.
+        extensions: attributes of our own, lower-case letters and digits as CloudEvents asks.
     """
     return [
         _CONTENT_TYPE,
@@ -25,6 +32,7 @@ def cloud_event(id: str, type: str, source: str, time_ms: int) -> list[tuple[str
         ("ce_type", type.encode()),
         ("ce_source", source.encode()),
         ("ce_time", _rfc3339(time_ms)),
+        *((f"ce_{name}", value.encode()) for name, value in extensions.items()),
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from shared.candles import DAY_MS, INTERVALS_MS, Candle, describe
+from shared.candles import DAY_MS, INTERVALS_MS, Candle, RejectReason, describe
 
 BUNDLED: Final = "bokeh_sampledata/_data/stocks.csv.gz"
 BUNDLED_SYMBOLS: Final = ("AAPL", "GOOG", "IBM", "MSFT")
@@ -45,6 +45,7 @@ class RejectedRow:
 
     row: int  # as an editor numbers lines, the header being 1
     detail: str
+    reason: RejectReason
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,18 @@ def broken_rules(error: ValidationError) -> str:
     return "; ".join(describe(one) for one in error.errors(include_url=False))
 
 
+def rejected_for(error: ValidationError) -> RejectReason:
+    """Return the reason under which a candle that validation refused is counted."""
+    kind = error.errors(include_url=False, include_context=False)[0]["type"]
+    return _REASONS.get(kind, RejectReason.OUT_OF_RANGE)
+
+
+_REASONS: Final = {
+    "inconsistent": RejectReason.INCONSISTENT,
+    "finite_number": RejectReason.NOT_FINITE,
+}
+
+
 def _history(name: str, rows: Iterator[Row], interval: str, symbols: Sequence[str]) -> History:
     wanted = frozenset(symbols)
     found: dict[tuple[int, str], tuple[int, Candle]] = {}
@@ -156,15 +169,15 @@ def _history(name: str, rows: Iterator[Row], interval: str, symbols: Sequence[st
         try:
             candle = _candle(row, interval)
         except ValidationError as error:
-            rejected.append(RejectedRow(number, broken_rules(error)))
+            rejected.append(RejectedRow(number, broken_rules(error), rejected_for(error)))
             continue
         except _BadValue as error:
-            rejected.append(RejectedRow(number, str(error)))
+            rejected.append(RejectedRow(number, str(error), RejectReason.WRONG_TYPE))
             continue
         first, _ = found.setdefault((candle.open_ms, candle.symbol), (number, candle))
         if first != number:
             detail = f"{candle.symbol}: expected each candle once, got that of row {first} again"
-            rejected.append(RejectedRow(number, detail))
+            rejected.append(RejectedRow(number, detail, RejectReason.INCONSISTENT))
     _check_found(name, {symbol for _, symbol in found}, wanted, rejected)
     return History(name, tuple(found[key][1] for key in sorted(found)), tuple(rejected))
 

@@ -75,10 +75,28 @@ class ProducerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         registry.register(ProcessCollector())
+        self._count_candles(registry)
+        self._count_polls(registry)
+        self._measure_age(registry)
+        self._watch_buffer(registry)
+
+    def _count_candles(self, registry: CollectorRegistry) -> None:
         self.candles = Counter(
             "candlecast_candles_published",
             "Candles that the broker has acknowledged.",
             ["source"],
+            registry=registry,
+        )
+        self.publications = Counter(
+            "candlecast_publications",
+            "Candles of Yahoo handed to the sink: closed, provisional, correction or rescaled.",
+            ["kind"],
+            registry=registry,
+        )
+        self.actions = Counter(
+            "candlecast_corporate_actions",
+            "Splits and dividends that took effect, one a symbol.",
+            ["kind"],
             registry=registry,
         )
         self.rejects = Counter(
@@ -87,18 +105,37 @@ class ProducerMetrics:
             ["reason"],
             registry=registry,
         )
-        self.publish_seconds = Histogram(
-            "candlecast_publish_seconds",
-            "From handing a candle to the Kafka client to the broker's acknowledgement.",
-            registry=registry,
-            buckets=FLOW_SECONDS,
-        )
+
+    def _count_polls(self, registry: CollectorRegistry) -> None:
         self.polls = Counter(
-            "candlecast_polls", "Polls of a symbol's candles.", ["outcome"], registry=registry
+            "candlecast_polls",
+            "Requests for a symbol's candles: ok, empty, or the kind of error.",
+            ["outcome"],
+            registry=registry,
         )
         self.poll_seconds = Histogram(
             "candlecast_poll_seconds",
-            "Time of one poll of one symbol.",
+            "Time of one request for one symbol.",
+            registry=registry,
+            buckets=FLOW_SECONDS,
+        )
+        self.paused = Gauge(
+            "candlecast_source_paused",
+            "Whether a rate limit of Yahoo's pauses all symbols: the circuit is open.",
+            registry=registry,
+        )
+        self.ticks = Counter(
+            "candlecast_ticks",
+            "Messages of the live stream: ok, unreadable, or a lost connection.",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def _measure_age(self, registry: CollectorRegistry) -> None:
+        self.publish_lag_seconds = Histogram(
+            "candlecast_publish_lag_seconds",
+            "From a candle's close to the broker's acknowledgement, of candles that closed "
+            "after the start of the process; not of replays and corrections.",
             registry=registry,
             buckets=FLOW_SECONDS,
         )
@@ -106,6 +143,31 @@ class ProducerMetrics:
             "candlecast_newest_close_timestamp_seconds",
             "Close of the newest candle published, Unix time.",
             ["symbol"],
+            registry=registry,
+        )
+        self.staleness = Gauge(
+            "candlecast_staleness_seconds",
+            "How much older the newest candle is than the newest that the exchange's hours allow; "
+            "minutes without a trade count.",
+            ["symbol"],
+            registry=registry,
+        )
+
+    def _watch_buffer(self, registry: CollectorRegistry) -> None:
+        self.publish_seconds = Histogram(
+            "candlecast_publish_seconds",
+            "From handing a candle to the Kafka client to the broker's acknowledgement.",
+            registry=registry,
+            buckets=FLOW_SECONDS,
+        )
+        self.buffered = Gauge(
+            "candlecast_buffered_candles",
+            "Candles handed to the Kafka client and not acknowledged yet.",
+            registry=registry,
+        )
+        self.buffer_full = Gauge(
+            "candlecast_buffer_full",
+            "Whether so many candles wait for Kafka that polling has stopped.",
             registry=registry,
         )
 
@@ -199,4 +261,35 @@ class ApiMetrics(ModelMetrics):
         )
         self.candles = Counter(
             "candlecast_candles", "Candles in the histories received.", registry=registry
+        )
+        self.batch_size = Histogram(
+            "candlecast_batch_histories",
+            "Histories that shared one model call.",
+            registry=registry,
+            buckets=BATCH_SIZES,
+        )
+        self.connected = Gauge(
+            "candlecast_stream_connected", "1 while Kafka's topics are followed.", registry=registry
+        )
+        self.lag = Gauge(
+            "candlecast_stream_lag_messages",
+            "Messages of the candles and forecasts topics that this process has not read yet.",
+            registry=registry,
+        )
+        self.ignored = Counter(
+            "candlecast_stream_ignored",
+            "Messages of the topics that could not be used, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.subscribers = Gauge(
+            "candlecast_subscribers", "Clients of the event stream.", registry=registry
+        )
+        self.dropped = Counter(
+            "candlecast_subscribers_dropped",
+            "Clients of the event stream that were dropped since they read too slowly.",
+            registry=registry,
+        )
+        self.scores = Counter(
+            "candlecast_scores", "Horizons scored against what came.", registry=registry
         )

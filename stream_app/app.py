@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Final, cast
 
 import faust
@@ -18,7 +19,14 @@ from stream_app.pipeline import BatchResult, Incoming, StateError, advance
 from stream_app.progress import Progress
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
-from stream_app.transport import DirectConsumer, SilentMonitor, use_direct_transport
+from stream_app.transport import (
+    BUFFER_SIZE,
+    MAX_FETCH,
+    DirectConsumer,
+    KeepingFlowControl,
+    SilentMonitor,
+    use_direct_transport,
+)
 from stream_app.windows import WindowTable
 
 OBSERVE_SECONDS: Final = 5.0
@@ -63,13 +71,17 @@ class CandleWorker:
         self.app.on_partitions_revoked.connect(self._settle)
         self.app.agent(topic, name="forecast-candles")(self._forecast_candles)
 
+    @property
+    def _consumer(self) -> DirectConsumer:
+        return cast("DirectConsumer", self.app.consumer)
+
     async def _forecast_candles(self, stream: StreamT[bytes]) -> AsyncIterator[None]:
         """Take what has arrived, up to a batch, and publish all that it owes.
 
         At low load a batch is one candle and nothing waits; in a burst it grows by itself.
-        Offsets are committed only past acknowledged events, so nothing is lost on a crash.
         """
         queue = cast("ChannelT[bytes]", stream.channel).queue
+        self._consumer.waiting = queue.qsize
         batch: list[EventT[bytes]] = []
         async for event in cast("Stream[bytes]", stream).noack().events():
             batch.append(event)
@@ -79,15 +91,13 @@ class CandleWorker:
             batch = [one for one in batch if self._is_current(one)]
             self._idle.clear()
             try:
-                done = await self._handle(batch)
+                await self._handle(batch)
             except Exception as error:
                 # Faust would restart the agent and go on behind the failed batch (faust#315)
                 await self.app.crash(error)
                 raise
             finally:
                 self._idle.set()
-            for one in batch if done else ():
-                await stream.ack(one)
             batch = []
             yield
 
@@ -109,16 +119,15 @@ class CandleWorker:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._session_s / 2):
                 await self._idle.wait()
-                await asyncio.sleep(0)  # let the agent acknowledge what it has just published
-                await self.app.consumer.commit()
+                await self._consumer.commit()
 
-    async def _handle(self, batch: Sequence[EventT[bytes]]) -> bool:
-        """Publish, then remember; return whether the batch may be committed.
+    async def _handle(self, batch: Sequence[EventT[bytes]]) -> None:
+        """Publish, then remember, then let commit.
 
         A window in the changelog so proves that its forecasts are out, whenever the worker dies.
         """
         if not batch:
-            return False
+            return
         started_s = time.monotonic()
         messages = [event.message for event in batch]
         incoming = [Incoming(m.key, m.value, m.partition, m.offset) for m in messages]
@@ -127,11 +136,12 @@ class CandleWorker:
         with self._metrics.send_seconds.time():
             await self._publisher.outputs(messages, result)
             if not await self._is_ours_still(batch, started_s):
-                return False  # its successor repeats the batch
+                return  # its successor repeats the batch
             await self._publisher.windows(result)
         self.table.remember(result.states)
+        for message in messages:
+            self._consumer.finish(message.tp, message.offset + 1)
         self._count(batch, result)
-        return True
 
     def _count(self, batch: Sequence[EventT[bytes]], result: BatchResult) -> None:
         metrics, now = self._metrics, time.time()
@@ -149,7 +159,7 @@ class CandleWorker:
 
     async def observe(self) -> None:
         """Ask the broker how far the partitions are, and note it; raises ``TimeoutError``."""
-        consumer = cast("DirectConsumer", self.app.consumer)
+        consumer = self._consumer
         async with asyncio.timeout(OBSERVE_SECONDS):
             ends = await consumer.ends()
         now_s = time.monotonic()
@@ -165,9 +175,8 @@ class CandleWorker:
 
     async def check_offsets(self) -> None:
         """Compare what the recovered windows remember with the topic; raises ``StateError``."""
-        consumer = cast("DirectConsumer", self.app.consumer)
         remembered = self.table.newest_offsets()
-        for tp, end in (await consumer.ends()).items():
+        for tp, end in (await self._consumer.ends()).items():
             newest = remembered.get(tp.partition, -1)
             if newest >= end:
                 raise StateError(
@@ -178,19 +187,22 @@ class CandleWorker:
 
     async def drain(self) -> None:
         """Stop taking messages, finish the batch in hand and commit its offsets."""
-        consumer = self.app.consumer
-        consumer.stop_flow()
+        self._consumer.stop_flow()
         self.app.flow_control.suspend()
         await self._idle.wait()
-        await asyncio.sleep(0)  # let the agent acknowledge the events it has just published
-        await consumer.commit()
+        await self._consumer.commit()
 
 
-class DisklessApp(faust.App):
+class WorkerApp(faust.App):
     """A Faust app that keeps nothing on disk: the windows live in memory and the changelog."""
 
     def _create_directories(self) -> None:
         """Make none."""
+
+    @cached_property
+    def flow_control(self) -> KeepingFlowControl:
+        """Flow control of the streams' buffers."""
+        return KeepingFlowControl()
 
 
 def make_app(settings: WorkerSettings) -> faust.App:
@@ -209,10 +221,11 @@ def make_app(settings: WorkerSettings) -> faust.App:
         "broker_session_timeout": settings.session_seconds,
         "broker_heartbeat_interval": settings.session_seconds / 10,
         "consumer_auto_offset_reset": "earliest",
-        "stream_buffer_maxsize": 4 * settings.max_batch,
+        "stream_buffer_maxsize": BUFFER_SIZE,
+        "broker_max_poll_records": MAX_FETCH,
         "stream_wait_empty": False,  # drain() waits
     }
-    app = DisklessApp(settings.group, **options)
+    app = WorkerApp(settings.group, **options)
     use_direct_transport(app, brokers)
     return app
 

@@ -3,89 +3,158 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from faust.sensors.monitor import Monitor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT
 from mode.types import ServiceT
+from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
 YIELD_EVERY: Final = 128
 """Messages handed on between two turns of the event loop."""
 
+MAX_FETCH: Final = 2048
+"""Messages taken from the client at once."""
+
+MAX_WAITING: Final = 4096
+"""Messages in the stream's buffer beyond which nothing more is fetched."""
+
+BUFFER_SIZE: Final = 2 * (MAX_FETCH + MAX_WAITING)
+"""Of the stream's buffer: never full, so that handing on a message never waits."""
+
 
 class DirectConsumer(driver.Consumer):
-    """A consumer that hands messages on without a task for each.
+    """A consumer that hands messages on without a task for each, and commits what is finished.
 
-    Faust wraps every delivery in ``wait_first(callback, suspend_flow.wait())``: two tasks, an
-    event and their clean-up, some 50 µs a message. The delivery itself does not wait, for the
-    stream's buffer takes a message always and pauses the partition when it is full; a
-    suspended flow is looked at between messages instead.
+    Three things of Faust's own consumer are replaced:
+
+    - It wraps every delivery in ``wait_first(callback, suspend_flow.wait())``: two tasks, an
+      event and their clean-up, some 50 µs a message. Here a delivery cannot wait, for fetching
+      stops before the stream's buffer is full.
+    - It fetches while it seeks, so that a message of before a seek is delivered behind it; what
+      then comes again is taken for old. Here a lock keeps the two apart.
+    - It commits what was acknowledged message by message, and acknowledges also what a stream
+      skips while the flow is suspended, so that a stop or a rebalance under load loses
+      messages. Here ``finish`` alone says what may be committed.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.commits: dict[TP, int] = {}
         """Offsets that the broker has confirmed, of the next message to take."""
+        self.waiting: Callable[[], int] = lambda: 0
+        """Tells how many delivered messages the stream has not taken yet."""
+        self._finished: dict[TP, int] = {}
+        self._fetching = asyncio.Lock()
+        self._fetcher_task: asyncio.Task[Any] | None = None
 
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        confirmed = await super()._commit(offsets)
-        if confirmed:
-            self.commits.update(offsets)
-        return confirmed
+    def finish(self, tp: TP, next_offset: int) -> None:
+        """Note that everything of a partition before an offset may be committed."""
+        self._finished[tp] = next_offset
+
+    def ack(self, message: Any) -> bool:  # noqa: ARG002 - the base class's
+        return False
+
+    async def commit(
+        self,
+        topics: Any = None,  # noqa: ARG002 - the base class's; all are committed
+        start_new_transaction: bool = True,  # noqa: ARG002, FBT001, FBT002
+    ) -> bool:
+        """Commit what is finished; return whether the broker has confirmed anything new."""
+        assigned = self.assignment()
+        offsets = {
+            tp: offset
+            for tp, offset in self._finished.items()
+            if tp in assigned and offset > self.commits.get(tp, 0)
+        }
+        if not offsets or not await self._commit(offsets):
+            return False
+        self.commits.update(offsets)
+        self._committed_offset.update(offsets)  # Faust's own watch over stalls looks here
+        return True
 
     async def perform_seek(self) -> None:
+        if asyncio.current_task() is self._fetcher_task:
+            await self._seek_all()
+            return
+        async with self._fetching:
+            await self._seek_all()
+
+    async def _seek_all(self) -> None:
+        self._finished.clear()
         await super().perform_seek()
         sources = self._sources()
         # a partition that was never committed is read from its beginning
         begins = await self.earliest_offsets(*sources) if sources else {}
         self.commits = {tp: self._committed_offset[tp] or begins[tp] or 0 for tp in sources}
 
-    def _is_source(self, tp: TP) -> bool:
-        return self.app.topics.acks_enabled_for(tp.topic)
-
     def _sources(self) -> set[TP]:
-        return {tp for tp in self.assignment() if self._is_source(tp)}
+        acked = self.app.topics.acks_enabled_for
+        return {tp for tp in self.assignment() if acked(tp.topic)}
 
     async def ends(self) -> dict[TP, int]:
         """Return the end offset of each source partition that is assigned."""
         sources = self._sources()
-        return (
-            {tp: end or 0 for tp, end in (await self.highwaters(*sources)).items()}
-            if sources
-            else {}
-        )
+        ends = await self.highwaters(*sources) if sources else {}
+        return {tp: end or 0 for tp, end in ends.items()}
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
-        since_yield = 0
+        self._fetcher_task = asyncio.current_task()
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await asyncio.sleep(0)
-                async for tp, message in self.getmany(timeout=1.0):
-                    since_yield += 1
-                    if since_yield >= YIELD_EVERY:
-                        since_yield = 0
-                        await asyncio.sleep(0)
-                    if not self.flow_active:
-                        break
-                    await self._deliver(tp, message)
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow.wait())
+                elif self.waiting() > MAX_WAITING:
+                    await asyncio.sleep(0.001)
+                else:
+                    async with self._fetching:
+                        await self._fetch_once()
         except asyncio.CancelledError:
             if not self.app.should_stop:
                 raise
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+        finally:
+            self._fetcher_task = None
 
-    async def _deliver(self, tp: TP, message: Any) -> None:
-        offset, expected = message.offset, self._read_offset[tp]
-        if expected is not None and offset < expected:
-            return  # fetched before a seek
-        if expected and offset - expected > 1 and self._is_source(tp):
-            await self._add_gap(tp, expected + 1, offset)  # compacted or aborted offsets
-        await self.callback(message)
-        self._read_offset[tp] = offset
+    def _flows(self) -> bool:
+        return self.flow_active
+
+    async def _fetch_once(self) -> None:
+        if not self._flows():
+            return
+        since_yield = 0
+        async for tp, message in self.getmany(timeout=1.0):
+            since_yield += 1
+            if since_yield >= YIELD_EVERY:
+                since_yield = 0
+                await asyncio.sleep(0)
+            if not self._flows():
+                return  # the seek that precedes the next start of the flow fetches it again
+            expected = self._read_offset[tp]
+            if expected is not None and message.offset < expected:
+                continue  # fetched before a seek
+            message.tracked = True  # keeps Faust from following it to its acknowledgement
+            await self.callback(message)
+            self._read_offset[tp] = message.offset
+
+
+class KeepingFlowControl(FlowControlEvent):
+    """Flow control that does not lose what it has let through.
+
+    Faust's empties the streams' buffers whenever it resumes. At the end of a recovery it resumes
+    a flow that runs already, after the seek: what was fetched in between is gone, and no offset
+    behind it is committed for good (faust#596).
+    """
+
+    def resume(self) -> None:
+        if not self.is_active():
+            super().resume()
 
 
 class DirectTransport(driver.Transport):

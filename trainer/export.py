@@ -54,7 +54,7 @@ class _Graph:
     def constant(self, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
         """Append a constant; return its name."""
         name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
     def weight(self, tensor: torch.Tensor) -> str:
@@ -130,7 +130,11 @@ def _lstm(graph: _Graph, model: Ensemble, inputs: str) -> str:
 
 def _quantiles(graph: _Graph, model: Ensemble, gaps: str, log_scale: str) -> str:
     """Return the name of the unit quantiles (B, n, H, Q), as ``network.quantiles_of``."""
-    steps = graph.one("CumSum", graph.one("Softplus", gaps), graph.constant(np.array(3)))
+    square = graph.one("Add", graph.one("Mul", gaps, gaps), graph.number(4.0))
+    positive = graph.one(
+        "Mul", graph.one("Add", gaps, graph.one("Sqrt", square)), graph.number(0.5)
+    )
+    steps = graph.one("CumSum", positive, graph.constant(np.array(3)))
     heights = graph.one("Pad", steps, graph.shape(0, 0, 0, 1, 0, 0, 0, 0))
     middle = graph.one("Gather", heights, graph.shape(model.shape.median), axis=3)
     around = graph.one("Sub", heights, middle)

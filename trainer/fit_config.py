@@ -48,7 +48,7 @@ class FitConfig:
     average: float = 0.98  # decay of the moving average of the weights, which is what is kept
     volatility_weight: float = 0.3  # of QLIKE, beside the pinball loss
     stop_weight: float = 0.09  # of QLIKE in the validation loss, which it would else dominate
-    drift_share: float = 0.5  # of the training median; a full one is mostly noise
+    drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
     reach: float = 1.5  # deviations of volatility's level over which "absolute" is trusted
     validation_share: float = 0.15  # newest share of the times, for early stopping

@@ -1,7 +1,7 @@
 """The networks: a small LSTM as it is trained, and the ensemble of them as it is served.
 
-Both give non-crossing quantiles: gaps between neighbouring levels are positive by softplus and
-summed up, as in Gasthaus et al., "Probabilistic forecasting with spline quantile function RNNs"
+Both give non-crossing quantiles: gaps between neighbouring levels are positive by squareplus
+and summed up, as in Gasthaus et al., "Probabilistic forecasting with spline quantile function RNNs"
 (2019), and averages of non-crossing quantiles do not cross.
 """
 
@@ -59,7 +59,7 @@ class Net(nn.Module):
             self.head.weight.mul_(0.3)
             self.head.bias.zero_()
         gaps = torch.diff(unit_quantiles, dim=1).clamp_min(1e-3)  # (H, Q-1)
-        self.base = nn.Parameter(torch.log(torch.expm1(gaps)))
+        self.base = nn.Parameter(gaps - 1.0 / gaps)  # the inverse of squareplus
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return quantiles (N, H, Q) and log volatilities (N, H) after inputs (N, L, F)."""
@@ -70,9 +70,17 @@ class Net(nn.Module):
         return quantiles, out[..., 1].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
 
 
+def squareplus(values: Tensor) -> Tensor:
+    """Return positive numbers, (x + sqrt(x^2 + 4)) / 2; Barron, "Squareplus" (2021).
+
+    ONNX Runtime's Softplus rounds an element by its place in the batch; these steps do not.
+    """
+    return 0.5 * (values + torch.sqrt(values * values + 4.0))
+
+
 def quantiles_of(gaps: Tensor, log_scale: Tensor, location: Tensor, median: int) -> Tensor:
     """Return quantiles (..., Q) from raw gaps (..., Q-1), a log scale and a location (..., 1)."""
-    heights = functional.pad(torch.cumsum(functional.softplus(gaps), dim=-1), (1, 0))
+    heights = functional.pad(torch.cumsum(squareplus(gaps), dim=-1), (1, 0))
     around = heights - heights[..., median : median + 1]
     return around * torch.exp(log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)) + location
 

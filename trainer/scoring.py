@@ -62,10 +62,11 @@ def join_outcomes(table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> pd.Data
 def _with_outcomes(rows: pd.DataFrame, name: str, symbol: Symbol) -> pd.DataFrame:
     times, step = rows["open_ms"].to_numpy(), rows["step"].to_numpy()
     at = np.searchsorted(symbol.open_ms, times)
-    known = (at < len(symbol.open_ms)) & (symbol.open_ms[np.minimum(at, len(at) - 1)] == times)
+    newest = len(symbol.open_ms) - 1
+    known = symbol.open_ms[np.minimum(at, newest)] == times
     if not known.all():
         raise KeyError(f"{name}: no candle at open_ms {times[~known][0]}")
-    has_come = at + step < len(symbol.open_ms)
+    has_come = at + step <= newest
     at, step, rows = at[has_come], step[has_come], rows[has_come]
     variances = features.range_variance(symbol.candles[None])[0]  # of candle 1, 2, …
     total = np.concatenate([[0.0], np.cumsum(variances)])  # up to and with candle i

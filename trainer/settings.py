@@ -26,6 +26,9 @@ COLUMNS: Final = (
 
 SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
+CONFIGURATIONS_TRIED: Final = 60
+"""On validation data, before the defaults of ``FitConfig`` were chosen."""
+
 _EPOCH: Final = date(1970, 1, 1)
 _DEFAULT: Final = FitConfig()
 
@@ -248,8 +251,8 @@ class EvaluateSettings(ModelSettings, Tracked):
     baselines: Baselines = Field(
         NAMES, description=f"methods to compare with, by comma: {', '.join(NAMES)}"
     )
-    configurations_tried: int | None = Field(
-        None, ge=1, description="configurations tried on validation before; by default the bundle's"
+    configurations_tried: int = Field(
+        CONFIGURATIONS_TRIED, ge=1, description="configurations tried on validation, for the report"
     )
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow import MlflowClient
 
 DEFAULT_URI: Final = "sqlite:///mlflow.db"
 SQLITE: Final = "sqlite:///"
 ARTIFACTS: Final = "mlartifacts"
 """Folder of the artifacts, beside a SQLite database."""
 
-Value = str | int | float | bool | None | Sequence[int] | Sequence[float]
+Point = tuple[str, int, float]
+"""Of a curve: its name, the step (such as the epoch) and the value there."""
 
 
 class TrackingError(Exception):
@@ -27,33 +27,44 @@ class TrackingError(Exception):
 
 
 class Run:
-    """One run; what is logged is in the store at once."""
+    """One run; what is logged is in the store at once. Without a tracker nothing is."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
+    def __init__(self, tracker: Tracker | None, run_id: str = "") -> None:
+        self._tracker = tracker
         self.id = run_id
 
-    def params(self, values: Mapping[str, Value]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Log what the run was given."""
-        from mlflow.entities import Param  # noqa: PLC0415 -- as in Tracker
-
-        self._client.log_batch(self.id, params=[Param(k, str(v)) for k, v in values.items()])
+        if self._tracker:
+            self._tracker.log(self.id, params=values)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log what the run found; ``step`` is the epoch of a curve's point."""
-        from mlflow.entities import Metric  # noqa: PLC0415 -- as in Tracker
+        """Log what the run found."""
+        self.curves((name, step, value) for name, value in values.items())
 
-        now = int(time.time() * 1000)
-        found = [Metric(name, float(value), now, step) for name, value in values.items()]
-        self._client.log_batch(self.id, metrics=found)
+    def curves(self, points: Iterable[Point]) -> None:
+        """Log points of curves."""
+        if self._tracker:
+            self._tracker.log(self.id, points=points)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a copy of a file."""
-        self._client.log_artifact(self.id, str(path), folder)
+        if self._tracker:
+            self._tracker.client.log_artifact(self.id, str(path), folder)
 
     def figure(self, figure: Figure, name: str) -> None:
         """Store a figure under a file name, whose ending tells the format."""
-        self._client.log_figure(self.id, figure, name)
+        if self._tracker:
+            self._tracker.client.log_figure(self.id, figure, name)
+
+    @contextmanager
+    def nested(self, name: str) -> Iterator[Run]:
+        """Yield a new run inside this one."""
+        if self._tracker:
+            with self._tracker.run(name, self) as run:
+                yield run
+        else:
+            yield self
 
 
 class Tracker:
@@ -74,15 +85,15 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         try:
             folder = _artifacts(uri)
-            self._client = MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(experiment)
+            self.client = MlflowClient(tracking_uri=uri)
+            found = self.client.get_experiment_by_name(experiment)
             self._experiment = (
                 found.experiment_id
                 if found
-                else self._client.create_experiment(experiment, artifact_location=folder)
+                else self.client.create_experiment(experiment, artifact_location=folder)
             )
         except (MlflowException, OSError) as error:
-            line = str(error).splitlines()[0]
+            line = str(error).strip().splitlines()[0]
             raise TrackingError(f"{uri}: cannot be used for tracking: {line}") from error
 
     @contextmanager
@@ -91,20 +102,43 @@ class Tracker:
         tags = {"mlflow.runName": name}
         if parent:
             tags["mlflow.parentRunId"] = parent.id
-        run = Run(self._client, self._start(tags))
+        run_id: str = self.client.create_run(self._experiment, tags=tags).info.run_id
         try:
-            yield run
+            yield Run(self, run_id)
         except KeyboardInterrupt:
-            self._client.set_terminated(run.id, "KILLED")
+            self.client.set_terminated(run_id, "KILLED")
             raise
         except BaseException:
-            self._client.set_terminated(run.id, "FAILED")
+            self.client.set_terminated(run_id, "FAILED")
             raise
-        self._client.set_terminated(run.id)
+        self.client.set_terminated(run_id)
 
-    def _start(self, tags: dict[str, str]) -> str:
-        run_id: str = self._client.create_run(self._experiment, tags=tags).info.run_id
-        return run_id
+    def log(
+        self, run_id: str, params: Mapping[str, object] | None = None, points: Iterable[Point] = ()
+    ) -> None:
+        """Log parameters, and points of curves."""
+        from mlflow.entities import Metric, Param  # noqa: PLC0415 -- as above
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(name, float(value), now, step) for name, step, value in points],
+            params=[Param(name, str(value)) for name, value in (params or {}).items()],
+        )
+
+
+@contextmanager
+def run(uri: str, experiment: str, name: str) -> Iterator[Run]:
+    """Yield a new run in a store; one that keeps nothing where the URI is empty.
+
+    Raises:
+        TrackingError: when the store cannot be opened.
+    """
+    if not uri:
+        yield Run(None)
+        return
+    with Tracker(uri, experiment).run(name) as made:
+        yield made
 
 
 def _artifacts(uri: str) -> str | None:

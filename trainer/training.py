@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pandas as pd
 
-from shared.bundle import BundleConfig, DataSpan, load
+from shared.bundle import BundleConfig, load
 from shared.forecaster import LstmForecaster
 from trainer import backtest, export, scoring
 from trainer.baselines.empirical import Drift, Persistence
-from trainer.baselines.run import forecast_symbol
-from trainer.baselines.walk import Walk
-from trainer.dataset import Samples, SymbolCandles, samples_of, split
+from trainer.baselines.walk import Walk, forecast_symbol
+from trainer.dataset import Samples
 from trainer.evaluation import MODEL
-from trainer.fit import Epoch, Fitted, fit
+from trainer.fit import Fitted
 from trainer.fit_config import FitConfig
+from trainer.source import Source, data_span
 
 NAME: Final = "lstm"
 """Of the models trained here, before their version."""
 
-ERRORS: Final = ("mse", "rmse", "mae", "return_rmse", "return_mae")
-
 
 @dataclass(frozen=True)
-class Source:
-    """The candles that training may draw from."""
+class Errors:
+    """One method's errors of the predicted close at one horizon."""
 
-    name: str
-    interval: str
-    symbols: Mapping[str, SymbolCandles]
-
-    def samples(self, config: FitConfig) -> Samples:
-        """Return every window whose outcomes have all come; raises ``ValueError`` for none."""
-        return samples_of(self.symbols, config.features, config.sequence_length, config.horizons)
+    step: int
+    method: str
+    mse: float  # in the quote currency
+    rmse: float
+    mae: float
+    return_rmse: float  # of log returns
+    return_mae: float
 
 
 @dataclass(frozen=True)
@@ -48,25 +45,7 @@ class Test:
     __test__ = False  # no test of pytest's
 
     joined: pd.DataFrame  # the network's forecasts with what came
-    errors: pd.DataFrame  # by (step, method): the columns ERRORS
-
-
-def train(
-    source: Source,
-    samples: Samples,
-    config: FitConfig,
-    stop_ms: int,
-    seed: int,
-    on_epoch: Callable[[Epoch], object] | None = None,
-) -> tuple[Fitted, Samples]:
-    """Return what was trained on outcomes before ``stop_ms``, and the samples from then on.
-
-    Raises:
-        ValueError: when there are too few samples before it.
-    """
-    past, test = split(samples, stop_ms)
-    del source
-    return fit(past, config, seed, on_epoch), test
+    errors: list[Errors]  # by step and method
 
 
 def save(
@@ -97,30 +76,6 @@ def save(
     )
 
 
-def data_span(source: Source, stop_ms: int) -> DataSpan:
-    """Return what the candles before ``stop_ms`` are."""
-    seen = {name: one.until(stop_ms) for name, one in source.symbols.items()}
-    seen = {name: one for name, one in seen.items() if len(one.open_ms)}
-    return DataSpan(
-        source=source.name,
-        symbols=tuple(sorted(seen)),
-        first_ms=min(int(one.open_ms[0]) for one in seen.values()),
-        last_ms=max(int(one.open_ms[-1]) for one in seen.values()),
-        candles=sum(len(one.open_ms) for one in seen.values()),
-        sha256=candles_hash(seen),
-    )
-
-
-def candles_hash(symbols: Mapping[str, SymbolCandles]) -> str:
-    """Return the SHA-256 of candles as used: names, times and values, little-endian."""
-    digest = hashlib.sha256()
-    for name in sorted(symbols):
-        digest.update(name.encode() + b"\0")
-        digest.update(symbols[name].open_ms.astype("<i8").tobytes())
-        digest.update(symbols[name].candles.astype("<f8").tobytes())
-    return digest.hexdigest()
-
-
 def test(folder: Path, source: Source, stop_ms: int, config: FitConfig) -> Test:
     """Return the errors of a bundle, persistence and drift on the candles from ``stop_ms`` on."""
     table = backtest.run(LstmForecaster(load(folder)), source.symbols, stop_ms)
@@ -135,16 +90,23 @@ def test(folder: Path, source: Source, stop_ms: int, config: FitConfig) -> Test:
         )
         rows = rows[rows["open_ms"] >= stop_ms]
         joined[baseline.name] = scoring.join_outcomes(rows, source.symbols)
-    return Test(joined[MODEL], _errors(joined))
+    return Test(joined[MODEL], list(_errors(joined)))
+
+
+def curves(fitted: Fitted) -> Iterator[tuple[str, int, float]]:
+    """Yield the losses of each net by epoch: name, epoch, value."""
+    for one in fitted.history:
+        for name in ("train_loss", "pinball", "qlike"):
+            yield f"net{one.net}_{one.scaling}_{name}", one.epoch, getattr(one, name)
 
 
 def metrics_of(found: Test) -> dict[str, float]:
     """Return the test's figures by name, such as ``rmse_1`` and ``rmse_1_persistence``."""
     metrics = {}
-    for (step, method), row in found.errors.iterrows():
-        suffix = "" if method == MODEL else f"_{method}"
-        for name in ERRORS:
-            metrics[f"{name}_{step}{suffix}"] = float(row[name])
+    for row in found.errors:
+        suffix = "" if row.method == MODEL else f"_{row.method}"
+        for name in ("mse", "rmse", "mae", "return_rmse", "return_mae"):
+            metrics[f"{name}_{row.step}{suffix}"] = float(getattr(row, name))
     losses = scoring.losses(found.joined).groupby("step")
     for name in ("pinball", "crps", "qlike"):
         for step, value in losses[name].mean().items():
@@ -152,17 +114,17 @@ def metrics_of(found: Test) -> dict[str, float]:
     return metrics
 
 
-def _errors(joined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    parts = {}
-    for method, rows in joined.items():
-        mean = scoring.losses(rows).groupby("step").mean(numeric_only=True)
-        parts[method] = pd.DataFrame(
-            {
-                "mse": mean["price_squared"],
-                "rmse": np.sqrt(mean["price_squared"]),
-                "mae": mean["price_absolute"],
-                "return_rmse": np.sqrt(mean["squared"]),
-                "return_mae": mean["absolute"],
-            }
-        )
-    return pd.concat(parts, names=["method"]).swaplevel().sort_index(level=0, sort_remaining=False)
+def _errors(joined: Mapping[str, pd.DataFrame]) -> Iterator[Errors]:
+    losses = {method: scoring.losses(rows) for method, rows in joined.items()}
+    for step in sorted(losses[MODEL]["step"].unique()):
+        for method, rows in losses.items():
+            mean = rows[rows["step"] == step].mean(numeric_only=True)
+            yield Errors(
+                step=int(step),
+                method=method,
+                mse=mean["price_squared"],
+                rmse=math.sqrt(mean["price_squared"]),
+                mae=mean["price_absolute"],
+                return_rmse=math.sqrt(mean["squared"]),
+                return_mae=mean["absolute"],
+            )

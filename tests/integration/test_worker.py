@@ -14,6 +14,7 @@ import pytest
 from shared import bundle
 from shared.candles import FUTURE_TOLERANCE_MS, Candle, RejectReason
 from shared.forecasts import Forecast
+from stream_app.settings import WorkerSettings
 from tests.candles import candle, walk
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import (
@@ -27,7 +28,8 @@ from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
 
 pytestmark = pytest.mark.integration
 
-WARM_UP = bundle.load(bundle.default_path()).config.window_length - 1
+MODEL = bundle.load(WorkerSettings.read([], "tests").model).config
+WARM_UP = MODEL.window_length - 1
 DONE_S = 60.0
 
 
@@ -257,8 +259,7 @@ def test_metrics_tell_what_happened(processes: Processes, topics: WorkerTopics) 
     assert metrics["candlecast_inference_seconds_count"] >= 1
     assert metrics["process_cpu_seconds_total"] > 0
     assert metrics["process_resident_memory_bytes"] > 1e7
-    version = bundle.load(bundle.default_path()).config.model_version
-    assert metrics[f'candlecast_model_info{{"version": "{version}"}}'] == 1
+    assert metrics[f'candlecast_model_info{{"version": "{MODEL.model_version}"}}'] == 1
     assert worker.probe("/livez") == 200
     assert worker.probe("/nothing") == 404
 

@@ -17,8 +17,8 @@ from trainer.baselines.automatic import Arima
 from trainer.baselines.empirical import Drift, Ewma, Persistence, RollingQuantiles, ewma_variance
 from trainer.baselines.garch import Fit, Garch
 from trainer.baselines.har import Har, fitted_variance, har_inputs
-from trainer.baselines.run import BASELINES, forecast_symbol
-from trainer.baselines.walk import Walk
+from trainer.baselines.run import BASELINES
+from trainer.baselines.walk import Walk, forecast_symbol
 
 WALK = Walk(first=300, refit=60)
 
@@ -182,7 +182,14 @@ def test_volatility_has_the_level_of_the_range_variance() -> None:
 def test_distributions_of_a_garch_world_are_calibrated() -> None:
     candles = market(1400, seed=7)
     logs = np.log(candles[:, 3])
-    for baseline in (RollingQuantiles(), Ewma(), Garch(), Garch(asymmetric=True), Har()):
+    for baseline in (
+        RollingQuantiles(),
+        Ewma(),
+        Garch(),
+        Garch(asymmetric=True),
+        Har(),
+        Har(in_levels=True),
+    ):
         got = baseline.forecast(candles, WALK).log_return[:-10]
         for j, step in enumerate(WALK.horizons):
             moves = logs[300 + step : 1390 + step] - logs[300:1390]

@@ -10,6 +10,7 @@ NAMES: Final = (
     "garch",
     "gjr",
     "har",
+    "har-levels",
     "lstm",
     "arima",
     "ets",

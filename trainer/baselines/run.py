@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from trainer import forecast_table
 from trainer.baselines.automatic import Arima, Ets
 from trainer.baselines.empirical import Drift, Ewma, Persistence, RollingQuantiles
 from trainer.baselines.garch import Garch
 from trainer.baselines.har import Har
 from trainer.baselines.price_level import PriceLevelLstm
-from trainer.baselines.walk import Baseline, Walk
+from trainer.baselines.walk import Baseline, Walk, forecast_symbol
 from trainer.scoring import Symbol
 
 BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
@@ -26,35 +23,12 @@ BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
     "garch": Garch,
     "gjr": lambda: Garch(asymmetric=True),
     "har": Har,
+    "har-levels": lambda: Har(in_levels=True),
     "lstm": PriceLevelLstm,
     "arima": Arima,
     "ets": Ets,
 }
 """Every baseline of ``NAMES``."""
-
-
-def forecast_symbol(
-    baseline: Baseline,
-    symbol: str,
-    open_ms: NDArray[np.int64],
-    candles: NDArray[np.float64],
-    walk: Walk,
-) -> pd.DataFrame:
-    """Return a baseline's table of one symbol; empty when its history is too short.
-
-    Args:
-        baseline: the method.
-        symbol: whose candles these are.
-        open_ms: opening times, shape (n,), UTC.
-        candles: shape (n, 5).
-        walk: horizons, levels and refits.
-    """
-    enough = len(candles) > walk.first
-    prediction = baseline.forecast(candles, walk) if enough else walk.blank(len(candles))
-    first = min(walk.first, len(candles))
-    return forecast_table.build(
-        symbol, open_ms[first:], candles[first:, 3], walk.horizons, walk.levels, prediction
-    )
 
 
 def forecast_all(

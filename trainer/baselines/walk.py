@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from shared import features
 from shared.forecaster import MEDIAN, Prediction
+from trainer import forecast_table
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,30 @@ class Baseline(Protocol):
             where the method has nothing to say: point methods fill the median alone.
         """
         ...
+
+
+def forecast_symbol(
+    baseline: Baseline,
+    symbol: str,
+    open_ms: NDArray[np.int64],
+    candles: NDArray[np.float64],
+    walk: Walk,
+) -> pd.DataFrame:
+    """Return a baseline's table of one symbol; empty when its history is too short.
+
+    Args:
+        baseline: the method.
+        symbol: whose candles these are.
+        open_ms: opening times, shape (n,), UTC.
+        candles: shape (n, 5).
+        walk: horizons, levels and refits.
+    """
+    enough = len(candles) > walk.first
+    prediction = baseline.forecast(candles, walk) if enough else walk.blank(len(candles))
+    first = min(walk.first, len(candles))
+    return forecast_table.build(
+        symbol, open_ms[first:], candles[first:, 3], walk.horizons, walk.levels, prediction
+    )
 
 
 def past_moves(log_close: NDArray[np.float64], step: int) -> NDArray[np.float64]:

@@ -1,0 +1,90 @@
+"""Makes the source that the settings ask for."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from producer.replay import ReplaySource
+from producer.settings import ProducerSettings
+from producer.source import CandleSource, SourceError
+from shared.history import History, bundled, from_file
+from shared.metrics import ProducerMetrics
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
+    """Yield the source; raises ``SourceError`` or ``HistoryError`` when it cannot be made."""
+    if settings.source == "replay":
+        yield replay(settings, metrics)
+        return
+    with tempfile.TemporaryDirectory(prefix="candlecast-yahoo-") as temporary:
+        yield _of_yahoo(settings, metrics, Path(temporary))
+
+
+def replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource:
+    """Return the replay of a file, or of the bundled candles; says which rows it leaves out."""
+    history = _history(settings)
+    for row in history.rejected[:10]:
+        log.warning("%s: row %d: %s: left out", history.name, row.row, row.detail)
+    for row in history.rejected:
+        metrics.rejects.labels(row.reason.value).inc()
+    if history.rejected:
+        log.warning(
+            "%s: %d rows left out, %d candles", history.name, len(history.rejected),
+            len(history.candles),
+        )  # fmt: skip
+    return ReplaySource(history, settings.interval, settings.speed)
+
+
+def symbols_of(settings: ProducerSettings) -> tuple[str, ...]:
+    """Return the symbols that the settings name; raises ``SourceError`` for a bad file."""
+    try:
+        return settings.named_symbols()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"symbols_file: {settings.symbols_file}: {error}") from error
+
+
+def _history(settings: ProducerSettings) -> History:
+    named = symbols_of(settings)
+    if settings.path is None:
+        return bundled(named or settings.all_symbols())
+    return from_file(settings.path, settings.interval, named)
+
+
+def _of_yahoo(
+    settings: ProducerSettings, metrics: ProducerMetrics, temporary: Path
+) -> CandleSource:
+    # yfinance takes a second and 100 MB to import, which a replay does without
+    from producer.asking import Asker  # noqa: PLC0415
+    from producer.backfill import BackfillSource  # noqa: PLC0415
+    from producer.gate import Gate  # noqa: PLC0415
+    from producer.polling import PollingSource, real_now_ms  # noqa: PLC0415
+    from producer.yahoo import Yahoo, usable_cache  # noqa: PLC0415
+
+    cache_dir = temporary
+    if settings.cache_dir is not None:
+        cache_dir = usable_cache(settings.cache_dir, temporary)
+    yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
+    gate = Gate(metrics, rate=settings.rate, burst=settings.threads)
+    pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="yahoo")
+    asker = Asker(yahoo.poll, settings.interval, gate, metrics, pool=pool)
+    symbols = symbols_of(settings) or settings.all_symbols()
+    if settings.source == "backfill":
+        return BackfillSource(symbols, asker, settings.span(real_now_ms()))
+    polling = PollingSource(
+        symbols, asker, poll_ms=settings.poll_ms, once=settings.once, window=settings.window
+    )
+    if settings.source == "yfinance":
+        return polling
+    from producer.live import LiveSource  # noqa: PLC0415
+    from producer.stream import TickStream  # noqa: PLC0415
+
+    stream = TickStream(symbols, metrics, proxy=settings.proxy, ca_bundle=settings.ca_bundle)
+    return LiveSource(polling, stream)

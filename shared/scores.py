@@ -1,0 +1,163 @@
+"""The score: what one horizon of a forecast was worth, once its candle has come. Pure.
+
+Errors and losses are of log returns from the last close, so that symbols of any price can be
+pooled, and so is the forecast that they are compared with: no change, ``ln(close / last_close)``.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from shared.candles import Millis, Symbol
+from shared.forecasts import Forecast, Horizon
+from shared.messages import Message
+
+INTERVALS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {"50": ("0.25", "0.75"), "80": ("0.1", "0.9"), "90": ("0.05", "0.95")}
+)
+"""Central intervals: nominal per cent -> the levels of their ends."""
+
+KOLMOGOROV_5_PERCENT: Final = 1.358
+"""The statistic of Kolmogorov and Smirnov exceeds this over the root of n in 5 % of samples."""
+
+DRIFT_LEVELS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+ROUNDING: Final = 1e-9  # of a transform at a level
+
+
+class Score(Message):
+    """One horizon of one forecast against the candle that it awaited."""
+
+    forecast_id: str
+    symbol: Symbol
+    interval: str
+    as_of_ms: Millis  # close of the last candle that the forecast used, UTC
+    step: int  # candles ahead, from 1
+    close_ms: Millis  # close of the candle that came, UTC
+    model_version: str
+    close: float  # of the candle that came, quote currency
+    predicted_close: float  # median, quote currency
+    error: float  # ln(close / predicted_close)
+    baseline_error: float  # ln(close / last_close): of expecting no change
+    pinball: float  # mean over the levels, of log returns
+    pit: float  # share of the forecast distribution below what came, 0 to 1
+    inside: dict[str, bool]  # nominal per cent of a central interval -> whether it held
+
+
+def score(forecast: Forecast, horizon: Horizon, close: float, close_ms: int) -> Score:
+    """Return the score of a horizon whose candle closed at ``close``; raises nothing."""
+    quantiles = horizon.quantiles
+    levels = [float(level) for level in quantiles]
+    outcome = math.log(close / forecast.last_close)
+    returns = [math.log(price / forecast.last_close) for price in quantiles.values()]
+    return Score.trusted(
+        forecast_id=forecast.id,
+        symbol=forecast.symbol,
+        interval=forecast.interval,
+        as_of_ms=forecast.as_of_ms,
+        step=horizon.step,
+        close_ms=close_ms,
+        model_version=forecast.model_version,
+        close=close,
+        predicted_close=horizon.predicted_close,
+        error=math.log(close / horizon.predicted_close),
+        baseline_error=outcome,
+        pinball=pinball(outcome, returns, levels),
+        pit=pit(outcome, returns, levels),
+        inside={
+            percent: quantiles[low] <= close <= quantiles[high]
+            for percent, (low, high) in INTERVALS.items()
+            if low in quantiles and high in quantiles
+        },
+    )
+
+
+def pinball(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
+    """Return the mean pinball (quantile) loss over the levels.
+
+    ``(y - q)·level`` above the quantile, ``(q - y)·(1 - level)`` below; Koenker and Bassett,
+    "Regression quantiles" (1978).
+    """
+    total = 0.0
+    for level, quantile in zip(levels, quantiles, strict=True):
+        error = outcome - quantile
+        total += max(level * error, (level - 1) * error)
+    return total / len(levels)
+
+
+def pit(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
+    """Return the probability integral transform: the forecast's probability of less than came.
+
+    Linear between the quantiles. Beyond the outer ones, about which the forecast says nothing,
+    it is the middle of what is left. Dawid, "The prequential approach" (1984).
+    """
+    at = bisect_left(quantiles, outcome)
+    if at == 0:
+        return levels[0] / 2
+    if at == len(quantiles):
+        return (1 + levels[-1]) / 2
+    low, high = quantiles[at - 1], quantiles[at]
+    share = (outcome - low) / (high - low)
+    return levels[at - 1] + share * (levels[at] - levels[at - 1])
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far outcomes lie from where the forecasts' distributions put them."""
+
+    magnitude: float  # 0 to 1: the greatest gap between levels and the share of outcomes below
+    threshold: float  # what a calibrated forecast would exceed in 5 % of such samples
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores of one step, taken together."""
+
+    step: int
+    count: int
+    mean_absolute_error: float  # of log returns
+    baseline_mean_absolute_error: float  # of expecting no change
+    skill: float | None  # 1 - error / baseline's; None where the price never moved
+    pinball: float
+    coverage: dict[str, float]  # nominal per cent -> share of outcomes inside
+    drift: Drift
+
+
+def summarise(scores: Sequence[Score]) -> Summary:
+    """Return the summary of at least one score, all of one step."""
+    count = len(scores)
+    error = sum(abs(one.error) for one in scores) / count
+    baseline = sum(abs(one.baseline_error) for one in scores) / count
+    percents = scores[-1].inside
+    return Summary(
+        step=scores[-1].step,
+        count=count,
+        mean_absolute_error=error,
+        baseline_mean_absolute_error=baseline,
+        skill=1 - error / baseline if baseline > 0 else None,
+        pinball=sum(one.pinball for one in scores) / count,
+        coverage={
+            percent: sum(one.inside.get(percent, False) for one in scores) / count
+            for percent in percents
+        },
+        drift=drift([one.pit for one in scores], scores[-1].step),
+    )
+
+
+def drift(transforms: Sequence[float], step: int) -> Drift:
+    """Return the drift magnitude of at least one probability integral transform.
+
+    The statistic of Kolmogorov and Smirnov against the uniform distribution, taken at the ends
+    of the central intervals and the median: between quantiles a forecast says nothing. Forecasts
+    of ``step`` candles overlap, so only one in ``step`` counts as independent in the threshold.
+    """
+    count = len(transforms)
+    gap = max(
+        abs(sum(value <= level + ROUNDING for value in transforms) / count - level)
+        for level in DRIFT_LEVELS
+    )
+    return Drift(gap, KOLMOGOROV_5_PERCENT / math.sqrt(max(count / step, 1.0)))

@@ -1,0 +1,120 @@
+"""Data sets: what they hold, what is odd about them, and splits that never leak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.features import compute, range_variance, window_length
+from trainer import dataset
+from trainer.dataset import Samples, SymbolCandles
+
+NAMES = ("log-return", "rsi", "range-volatility-5")
+STEPS = 3
+HORIZONS = (1, 4)
+LENGTH = window_length(NAMES, STEPS)
+DAY_MS = 86_400_000
+
+
+def walk(count: int, seed: int = 0) -> SymbolCandles:
+    rng = np.random.default_rng(seed)
+    close = 50 * np.exp(np.cumsum(rng.normal(0, 0.02, count)))
+    opened = close * np.exp(rng.normal(0, 0.01, count))
+    high, low = np.maximum(opened, close) * 1.01, np.minimum(opened, close) * 0.99
+    volume = rng.uniform(1e5, 1e6, count)
+    candles = np.column_stack([opened, high, low, close, volume])
+    return SymbolCandles(np.arange(count, dtype=np.int64) * DAY_MS, candles)
+
+
+def samples(symbols: dict[str, SymbolCandles]) -> Samples:
+    return dataset.samples_of(symbols, NAMES, STEPS, HORIZONS)
+
+
+def test_the_bundled_data_are_clean_but_for_a_real_crash() -> None:
+    loaded = dataset.load(None)
+    assert {name: len(one.open_ms) for name, one in loaded.symbols.items()} == {
+        "AAPL": 3270,
+        "GOOG": 2148,
+        "IBM": 3270,
+        "MSFT": 3270,
+    }
+    assert loaded.rejected == ()
+    # AAPL lost half its price on 2000-09-29, by a profit warning.
+    assert [(one.symbol, one.count, one.first_ms) for one in loaded.findings] == [
+        ("AAPL", 1, 970_185_600_000)
+    ]
+
+
+def test_samples_are_windows_with_what_came_after_them() -> None:
+    symbol = walk(90)
+    made = samples({"A": symbol})
+    assert len(made) == 90 - (LENGTH - 1) - max(HORIZONS)
+    at = LENGTH - 1 + 7
+    held = symbol.candles[: at + 1].astype(np.float32).astype(np.float64)
+    np.testing.assert_array_equal(made.features[7], compute(held[None], NAMES, STEPS)[0])
+    close = symbol.candles[:, 3]
+    np.testing.assert_allclose(made.log_return[7], np.log(close[[at + 1, at + 4]] / close[at]))
+    variances = range_variance(symbol.candles[None, at : at + 5])[0]
+    np.testing.assert_allclose(made.variance[7], [variances[0], variances.mean()])
+    assert made.open_ms[7] == at * DAY_MS
+    assert made.known_ms[7] == (at + 4) * DAY_MS
+
+
+def test_a_split_embargoes_outcomes_that_are_open_at_the_cut() -> None:
+    made = samples({"A": walk(120), "B": walk(100, seed=1)})
+    cut_ms = dataset.cut_at(made, 0.7)
+    train, rest = dataset.split(made, cut_ms)
+    assert train.known_ms.max() < cut_ms <= rest.open_ms.min()
+    assert len(made) - len(train) - len(rest) == 2 * max(HORIZONS)
+    times = np.unique(made.open_ms)
+    assert (times < cut_ms).mean() == pytest.approx(0.7, abs=0.01)
+
+
+def test_nothing_before_a_cut_depends_on_what_comes_after() -> None:
+    whole = walk(150)
+    cut_ms = 100 * DAY_MS
+    train, _ = dataset.split(samples({"A": whole}), cut_ms)
+    truncated = samples({"A": whole.until(cut_ms)})
+    np.testing.assert_array_equal(train.features, truncated.features)
+    np.testing.assert_array_equal(train.log_return, truncated.log_return)
+    np.testing.assert_array_equal(train.variance, truncated.variance)
+    np.testing.assert_array_equal(train.open_ms, truncated.open_ms)
+
+
+def test_short_symbols_are_left_out_and_named() -> None:
+    symbols = {"A": walk(90), "B": walk(LENGTH + max(HORIZONS) - 1)}
+    assert len(samples(symbols)) == len(samples({"A": symbols["A"]}))
+    with pytest.raises(ValueError, match=rf"at least {LENGTH + 4}, got B {LENGTH + 3}"):
+        samples({"B": symbols["B"]})
+    held = dataset.Dataset("made", {"A": walk(90), "C": walk(5)}, (), ())
+    assert [one.symbol for one in dataset.too_short(held, LENGTH)] == ["C"]
+
+
+def test_dirty_rows_are_reported_by_row_and_rule(tmp_path: Path) -> None:
+    path = tmp_path / "dirty.csv"
+    path.write_text(
+        "symbol,date,open,high,low,close,volume\n"
+        "B,2020-01-02,10,11,9,10,100\n"
+        "A,2020-01-02,10,11,9,10,0\n"
+        "A,2020-01-03,10,10,10,10,100\n"
+        "A,2020-01-03,10,11,9,10,100\n"
+        "A,2020-01-06,10,nan,9,10,100\n"
+        "A,2020-01-07,10,8,9,10,100\n"
+        "A,2020-01-08,31,33,30,32,100\n",
+        "utf-8",
+    )
+    loaded = dataset.load(path)
+    assert {name: len(one.open_ms) for name, one in loaded.symbols.items()} == {"A": 3, "B": 1}
+    assert [one.row for one in loaded.rejected] == [5, 6, 7]
+    rules = {one.rule.split(":")[0]: (one.symbol, one.count) for one in loaded.findings}
+    assert rules == {
+        "no volume": ("A", 1),
+        "halted": ("A", 1),
+        "the close doubled or halved": ("A", 1),
+    }
+
+
+def test_year_starts_are_midnights_utc() -> None:
+    assert dataset.year_starts(2006, 2007) == [1136073600000, 1167609600000, 1199145600000]

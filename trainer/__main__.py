@@ -1,0 +1,274 @@
+"""``python -m trainer``: train, fit, backtest, evaluate, search; wiring only.
+
+Each command has settings of its own, each setting a flag and an environment variable, as those of
+the services. The libraries of a command are imported by it: they take seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.progress import Progress
+
+from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
+from shared.candles import DAY_MS
+from shared.forecaster import LstmForecaster
+from shared.history import HistoryError
+from shared.settings import ServiceSettings, configure_logging
+from trainer import console, dataset, forecast_table, tracking
+from trainer.settings import (
+    BacktestSettings,
+    DataSettings,
+    EvaluateSettings,
+    FitSettings,
+    SearchSettings,
+    TrainSettings,
+    midnight_ms,
+)
+from trainer.source import Source
+from trainer.tracking import Run, TrackingError
+
+if TYPE_CHECKING:
+    from trainer.assessment import Forecasts
+    from trainer.training import Test
+
+log = logging.getLogger("trainer")
+
+PROG: Final = "python -m trainer"
+
+HELP: Final = f"""usage: {PROG} [COMMAND] [OPTIONS]
+
+Trains, tests and searches for models; without a command it trains the default bundle anew.
+
+  train      train the default bundle on the bundled candles, and show how good it is
+  fit        train a bundle on any candles: --data PATH --until DATE --out BUNDLE
+  backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
+  evaluate   measure forecasts against every baseline and write an HTML and a JSON report
+  search     look for better settings: --trials N
+
+{PROG} COMMAND --help shows a command's options and examples."""
+
+BUNDLED_START: Final = date(2006, 1, 1)
+BUNDLED_END: Final = date(2013, 1, 1)
+"""Span of the rolling origins over the bundled candles; validation lies before it."""
+
+YEAR_MS: Final = 365 * DAY_MS
+
+SHOWN: Final = 10
+"""Bad rows that are told one by one; the others are counted."""
+
+
+EXPECTED: Final = (
+    BundleError,
+    HistoryError,
+    TrackingError,
+    forecast_table.TableError,
+    ValueError,  # what the candles or the settings cannot give
+    OSError,
+)
+"""What is told in one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in {"-h", "--help"}:
+        print(HELP)
+        return 0
+    name = given.pop(0) if given and not given[0].startswith("-") else "train"
+    if name not in COMMANDS:
+        print(f"{PROG}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
+        return 2
+    kind, run = COMMANDS[name]
+    settings = kind.read(given, f"{PROG} {name}")
+    configure_logging(settings.log_level)
+    try:
+        run(settings)
+    except EXPECTED as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _train(settings: TrainSettings) -> None:
+    source = _source(settings)
+    cut_ms = dataset.cut_at(source.samples(settings.config()), 1 - settings.test_share)
+    _fit_until(settings, source, cut_ms, settings.out)
+
+
+def _fit(settings: FitSettings) -> None:
+    source = _source(settings)
+    _, newest = source.span_ms()
+    stop_ms = midnight_ms(settings.until) if settings.until else newest + 1
+    _fit_until(settings, source, stop_ms, settings.out)
+
+
+def _fit_until(
+    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path
+) -> None:
+    """Train on the outcomes before a time, test on the candles from then on, write the bundle."""
+    from trainer import training  # noqa: PLC0415
+    from trainer.fit import fit  # noqa: PLC0415
+
+    config = settings.config()
+    past, later = dataset.split(source.samples(config), stop_ms)
+    with (
+        tracking.run(settings.tracking_uri, settings.experiment, "train") as run,
+        TemporaryDirectory(prefix="candlecast-train-") as folder,
+    ):
+        run.params({**asdict(config), "seed": settings.seed, "data": source.name})
+        with console.progress(shown=settings.progress) as display:
+            show = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
+            fitted = fit(past, config, settings.seed, show)
+            console.finish(display)
+        run.curves(training.curves(fitted))
+        check_on = later if len(later) else past
+        found = None
+        if len(later):
+            training.save(Path(folder), fitted, source, stop_ms, check_on, {})
+            found = training.test(Path(folder), source, stop_ms, config)
+            console.print_errors(found)
+        metrics = training.metrics_of(found) if found else {}
+        saved = training.save(out, fitted, source, stop_ms, check_on, metrics)
+        _record(run, out, metrics, found)
+    log.info("wrote %s to %s", saved.model_version, out)
+
+
+def _record(run: Run, out: Path, metrics: Mapping[str, float], found: Test | None) -> None:
+    from trainer import figures  # noqa: PLC0415
+
+    run.metrics(metrics)
+    for name in (*FILE_NAMES, CONFIG_NAME):
+        run.artifact(out / name, "bundle")
+    if found:
+        run.figure(figures.against_what_came(found.joined, 1), "forecasts.png")
+
+
+def _backtest(settings: BacktestSettings) -> None:
+    from trainer import backtest  # noqa: PLC0415
+
+    forecast_table.check_suffix(settings.out)
+    bundle = load(settings.model)
+    source = _source(settings, bundle.config)
+    started = time.perf_counter()
+    with console.progress(shown=settings.progress) as display:
+        done = console.steps(display, "Back-test", len(source.symbols))
+        table = backtest.run(LstmForecaster(bundle), source.symbols, advance=done)
+    forecast_table.write(table, settings.out)
+    log.info(
+        "%s: %d rows of %d symbols in %.1f s, to %s", bundle.config.model_version, len(table),
+        table["symbol"].nunique(), time.perf_counter() - started, settings.out,
+    )  # fmt: skip
+
+
+def _evaluate(settings: EvaluateSettings) -> None:
+    from trainer import assessment, report  # noqa: PLC0415
+
+    bundle = load(settings.model) if settings.model else None
+    source = _source(settings, bundle.config if bundle else None)
+    with tracking.run(settings.tracking_uri, settings.experiment, "evaluate") as run:
+        with console.progress(shown=settings.progress) as display:
+            found = (
+                assessment.of_bundle(source, bundle, *_span(settings))
+                if bundle
+                else _rolling(settings, source, display)
+            )
+            total = len(settings.baselines) * len(source.symbols)
+            done = console.steps(display, "Baselines", total)
+            made = assessment.assess(
+                source, found, settings.baselines, settings.configurations_tried, done
+            )
+        page, numbers = report.write(made, found.table, source.symbols, settings.out)
+        run.params({"data": source.name, "kind": found.kind})
+        run.metrics(assessment.metrics_of(made.evaluation))
+        run.artifact(page)
+        run.artifact(numbers)
+    console.print_evaluation(made.evaluation)
+    log.info("wrote %s and %s", page, numbers)
+
+
+def _span(settings: EvaluateSettings) -> tuple[int | None, int | None]:
+    return (
+        midnight_ms(settings.start) if settings.start else None,
+        midnight_ms(settings.end) if settings.end else None,
+    )
+
+
+def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> Forecasts:
+    from trainer import assessment, rolling  # noqa: PLC0415
+
+    config = settings.config()
+    start_ms, stop_ms = _span(settings)
+    if settings.data is None:
+        start_ms = midnight_ms(BUNDLED_START) if start_ms is None else start_ms
+        stop_ms = midnight_ms(BUNDLED_END) if stop_ms is None else stop_ms
+    first, last = source.span_ms()
+    start_ms = first + (last - first) // 2 if start_ms is None else start_ms
+    stop_ms = last + 1 if stop_ms is None else stop_ms
+    origins = rolling.origins(start_ms, stop_ms, settings.folds)
+    epochs = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
+    folds = console.steps(display, "Folds", settings.folds)
+    return assessment.of_rolling_origins(source, config, origins, settings.seed, epochs, folds)
+
+
+def _search(settings: SearchSettings) -> None:
+    from trainer import search  # noqa: PLC0415
+
+    stop_ms = midnight_ms(settings.until)
+    source = _source(settings).until(stop_ms)
+    origins = [stop_ms - years * YEAR_MS for years in range(settings.folds, -1, -1)]
+    task = search.Task(source, settings.config(), origins, settings.seed)
+    study = search.open_study(settings.storage, settings.name, settings.seed)
+    log.info("%s: %d trials so far", settings.name, len(study.trials))
+    with tracking.run(settings.tracking_uri, settings.experiment, "search") as run:
+        run.params({"folds": settings.folds, "until": settings.until, "data": source.name})
+        with console.progress(shown=settings.progress) as display:
+            done = console.steps(display, "Trials", settings.trials)
+            search.run(study, task, settings.trials, run, done)
+        for path in search.write(study, settings.out):
+            run.artifact(path)
+        run.metrics({"best": search.completed(study)[0].value or 0.0})
+    console.print_trials(search.completed(study)[:SHOWN])
+
+
+def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
+    """Return the candles of a data set, after telling what is wrong or odd about them."""
+    found = dataset.load(settings.data, settings.interval)
+    for row in found.rejected[:SHOWN]:
+        log.warning("%s: row %d: %s: left out", found.name, row.row, row.detail)
+    if found.rejected:
+        log.warning("%s: %d rows left out", found.name, len(found.rejected))
+    odd = found.findings
+    if model:
+        odd += dataset.too_short(found, model.window_length)
+        if model.interval != settings.interval:
+            log.warning(
+                "%s was trained on candles of %s, not %s", model.model_version, model.interval,
+                settings.interval,
+            )  # fmt: skip
+    for one in odd:
+        log.warning("%s: %s: %s (%d candles)", found.name, one.symbol, one.rule, one.count)
+    return Source(found.name, settings.interval, found.symbols)
+
+
+COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]]] = {
+    "train": (TrainSettings, _train),
+    "fit": (FitSettings, _fit),
+    "backtest": (BacktestSettings, _backtest),
+    "evaluate": (EvaluateSettings, _evaluate),
+    "search": (SearchSettings, _search),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Search for better settings: Optuna's TPE on rolling windows, hopeless trials pruned."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from trainer import rolling, scoring
+from trainer.fit_config import REQUIRED, FitConfig
+from trainer.source import Source
+from trainer.tracking import Run
+
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "returns": ("scaled-return", "scaled-gap"),
+    "momentum": ("sma-ratio", "rsi"),
+    "volume": ("log-volume",),
+}
+"""Inputs that a trial takes or leaves together; the others are required."""
+
+SCALINGS: Final = ("har", "level", "absolute", "har,level", "har,absolute", "har,level,absolute")
+
+Objective = Callable[[optuna.Trial], float]
+
+
+class SearchError(ValueError):
+    """A search whose storage cannot be used."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is searched on."""
+
+    source: Source  # no candle from the last origin on
+    config: FitConfig  # what is not searched
+    origins_ms: Sequence[int]
+    seed: int
+
+
+def open_study(storage: str, name: str, seed: int) -> optuna.Study:
+    """Return the study of that name, with the trials that it has.
+
+    Raises:
+        SearchError: when the storage cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # a resumed search must not propose the first one's trials again
+    try:
+        found = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        sampler = optuna.samplers.TPESampler(seed=seed + len(found.trials))
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
+        return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
+    except Exception as error:  # SQLAlchemy's own, which share no public class with Optuna's
+        line = str(error).splitlines()[0]
+        raise SearchError(f"{storage}: cannot be used for a search: {line}") from error
+
+
+def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
+    """Return the config of a trial."""
+    groups = [name for name in GROUPS if trial.suggest_categorical(name, [True, False])]
+    features = (*REQUIRED, *(one for name in groups for one in GROUPS[name]))
+    scalings = str(trial.suggest_categorical("scalings", SCALINGS))
+    return replace(
+        config,
+        features=features,
+        sequence_length=trial.suggest_int("sequence_length", 8, 40, step=4),
+        learning_rate=trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True),
+        hidden=trial.suggest_categorical("hidden", [8, 16, 24, 32, 48]),
+        dropout=trial.suggest_float("dropout", 0.0, 0.6, step=0.1),
+        scalings=tuple(scalings.split(",")),  # type: ignore[arg-type]  # of SCALINGS
+    )
+
+
+def objective(task: Task, parent: Run, done: Callable[[str], object]) -> Objective:
+    """Return what Optuna minimises: the mean relative pinball loss of the folds."""
+
+    def measure(trial: optuna.Trial) -> float:
+        config = propose(trial, task.config)
+        losses: list[float] = []
+        with parent.nested(f"trial {trial.number}") as run:
+            run.params(trial.params)
+            parts = rolling.forecast(task.source, config, task.origins_ms, task.seed)
+            for number, part in enumerate(parts):
+                losses.append(relative_pinball(part.table, task.source))
+                mean = float(np.mean(losses))
+                run.metrics({"relative_pinball": mean}, number)
+                trial.report(mean, number)
+                if trial.should_prune():
+                    run.metrics({"pruned": 1.0})
+                    done(f"trial {trial.number} pruned")
+                    raise optuna.TrialPruned
+        done(f"trial {trial.number}: {mean:.5f}")
+        return mean
+
+    return measure
+
+
+def relative_pinball(table: pd.DataFrame, source: Source) -> float:
+    """Return the pinball loss over the mean absolute move, averaged over the horizons."""
+    joined = scoring.join_outcomes(table, source.symbols)
+    moves = np.abs(np.log(joined["close"].to_numpy() / joined["last_close"].to_numpy()))
+    mean = scoring.losses(joined).assign(move=moves).groupby("step")[["pinball", "move"]].mean()
+    return float((mean["pinball"] / mean["move"]).mean())
+
+
+def run(
+    study: optuna.Study, task: Task, trials: int, parent: Run, done: Callable[[str], object]
+) -> None:
+    """Add trials to a study; the first of a new one is the config as it is."""
+    if not study.trials:
+        study.enqueue_trial(_as_trial(task.config), skip_if_exists=True)
+    study.optimize(objective(task, parent, done), n_trials=trials)
+
+
+def _as_trial(config: FitConfig) -> dict[str, object]:
+    taken = {name: set(group) <= set(config.features) for name, group in GROUPS.items()}
+    return {
+        **taken,
+        "scalings": ",".join(config.scalings),
+        "sequence_length": config.sequence_length,
+        "learning_rate": config.learning_rate,
+        "hidden": config.hidden,
+        "dropout": config.dropout,
+    }
+
+
+def completed(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that ran to their end, best first."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(trials, key=lambda one: one.value or 0.0)
+
+
+def write(study: optuna.Study, folder: Path) -> list[Path]:
+    """Write ``best.json``, and once there are two complete trials the two plots, as HTML.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    best = completed(study)
+    found = {
+        "trials": len(study.trials),
+        "complete": len(best),
+        "value": best[0].value if best else None,
+        "params": best[0].params if best else None,
+    }
+    files = [folder / "best.json"]
+    files[0].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if len(best) > 1:
+        files += _plots(study, folder)
+    return files
+
+
+def _plots(study: optuna.Study, folder: Path) -> list[Path]:
+    plots: dict[str, Callable[[optuna.Study], Any]] = {
+        "parallel-coordinate.html": optuna.visualization.plot_parallel_coordinate
+    }
+    if len({one.value for one in completed(study)}) > 1:  # equal values have no importance
+        plots["importance.html"] = optuna.visualization.plot_param_importances
+    files = []
+    for name, plot in plots.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            figure = plot(study)
+        path = folder / name
+        figure.write_html(path, include_plotlyjs=True)
+        files.append(path)
+    return files
