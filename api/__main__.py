@@ -1,68 +1,158 @@
-"""``python -m api``: reads the settings, loads the model and serves."""
+"""``python -m api``: reads the settings, loads the model and serves; ``... keys`` tends the keys."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
-import uvicorn
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from api.app import create_app
+from api import keys_command, logs
+from api.access import AccessRules
+from api.app import Options, create_app
+from api.follower import Follower, Live
+from api.hub import Hub
+from api.keys import KeyFileError, WatchedKeys
+from api.market import Market
+from api.middleware import request_id
 from api.openapi import example_history
+from api.server import Server, SocketLimits, Tls, make_config
 from api.settings import ApiSettings
+from api.stream_routes import StreamLimits
 from shared import bundle
 from shared.forecaster import Forecaster, LstmForecaster
-from shared.settings import configure_logging
+from shared.metrics import ApiMetrics
 
 log = logging.getLogger("api")
+
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+KEYS_CHECK_S: Final = 1.0
+
+
+class UnsafeError(Exception):
+    """Settings that would let anybody in."""
 
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
+    if sys.argv[1:2] == ["keys"]:
+        return keys_command.main(sys.argv[2:])
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, _end)
     settings = ApiSettings.read(sys.argv[1:], "python -m api")
-    configure_logging(settings.log_level)
+    logs.configure(settings.log_level, request_id.get)
     try:
-        forecaster = LstmForecaster(bundle.load(settings.model))
+        keys = open_keys(settings)
+        loaded = bundle.load(settings.model)
+        forecaster = LstmForecaster(loaded)
         listener = listen(settings.host, settings.port)
-    except (bundle.BundleError, OSError) as error:
+    except (bundle.BundleError, KeyFileError, UnsafeError, OSError) as error:
         log.error("%s", error)
         return 1
     warm_up(forecaster)
-    app = create_app(forecaster, CollectorRegistry())
-    log.info("serving %s on %s", forecaster.model_version, url(listener))
-    serve(app, listener)
+    log.info("serving %s on %s", forecaster.model_version, url(settings, listener))
+    return serve(settings, forecaster, loaded.config, keys, listener)
+
+
+def serve(
+    settings: ApiSettings,
+    forecaster: Forecaster,
+    config: bundle.BundleConfig,
+    keys: WatchedKeys | None,
+    listener: socket.socket,
+) -> int:
+    """Serve on a listening socket, until a signal ends it."""
+    registry = CollectorRegistry()
+    metrics = ApiMetrics(registry)
+    live = Live(Market(), Hub())
+    follower = Follower(settings, live, metrics, settings.lookback)
+    options = Options(
+        config=config,
+        access=access_rules(settings, keys),
+        streams=StreamLimits(settings.max_streams, settings.max_streams_a_client),
+        cors_origins=settings.cors_origins,
+        over_tls=settings.tls_certificate is not None,
+        log=logs.AccessLog(sys.stderr) if settings.access_log else None,
+        live=live,
+        background=(follower.run, *((lambda: watch(keys),) if keys else ())),
+    )
+    app = create_app(forecaster, metrics, registry, options)
+    limits = SocketLimits(
+        settings.max_connections, settings.receive_seconds, settings.send_seconds
+    )
+    try:
+        server_config = make_config(app, limits, tls_of(settings))
+        server_config.load()
+    except (OSError, ValueError) as error:  # ssl's errors are OSErrors
+        log.error("TLS: %s", error)
+        return 1
+    Server(server_config, live.hub).run([listener])
     return 0
+
+
+def open_keys(settings: ApiSettings) -> WatchedKeys | None:
+    """Return the keys that are needed; None where nothing but this machine can ask.
+
+    Raises:
+        UnsafeError: when there are no keys and others could ask.
+        KeyFileError: when the file cannot be used.
+    """
+    if settings.keys is not None:
+        return WatchedKeys.open(settings.keys, settings.rate_limit)
+    if not (settings.is_loopback or settings.without_keys):
+        raise UnsafeError(
+            f"refusing to serve on {settings.host} without API keys: give --keys FILE (made by "
+            "python -m api keys create NAME --file FILE), or --host 127.0.0.1"
+        )
+    return None
+
+
+def access_rules(settings: ApiSettings, keys: WatchedKeys | None) -> AccessRules:
+    """Return what has to be shown at the door."""
+    hosts = frozenset(name.lower() for name in settings.allowed_hosts)
+    if not hosts and keys is None and settings.is_loopback:
+        hosts = LOOPBACK_NAMES | {settings.host}
+    ring = (lambda: keys.ring) if keys is not None else None
+    return AccessRules(keys=ring, hosts=hosts or None)
+
+
+async def watch(keys: WatchedKeys) -> None:
+    """Read the key file when it changes; a damaged one leaves the keys as they are."""
+    complaint = ""
+    while True:
+        await asyncio.sleep(KEYS_CHECK_S)
+        try:
+            if keys.refresh():
+                log.info("the key file has changed and is read")
+            complaint = ""
+        except KeyFileError as error:
+            if str(error) != complaint:
+                log.error("%s; the keys stay as they were", error)
+            complaint = str(error)
+
+
+def tls_of(settings: ApiSettings) -> Tls | None:
+    """Return the files for TLS, None when it is not asked for."""
+    if settings.tls_certificate is None:
+        return None
+    authorities = settings.tls_client_authorities
+    return Tls(
+        certificate=str(settings.tls_certificate),
+        key=str(settings.tls_key) if settings.tls_key else None,
+        client_authorities=str(authorities) if authorities else None,
+    )
 
 
 def warm_up(forecaster: Forecaster) -> None:
     """Run the model once: its first call takes tens of milliseconds."""
     history = example_history(forecaster.window_length)
     forecaster.predict(np.array([[list(one.values()) for one in history]]))
-
-
-def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Serve an application on a listening socket, until a signal ends it."""
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        log_config=None,
-        log_level=logging.WARNING,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        timeout_graceful_shutdown=5,
-    )
-    uvicorn.Server(config).run([listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -74,10 +164,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
-def url(listener: socket.socket) -> str:
+def url(settings: ApiSettings, listener: socket.socket) -> str:
     """Return where a socket listens, as a URL."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if settings.tls_certificate else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _end(_: int, __: FrameType | None) -> NoReturn:

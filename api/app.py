@@ -2,36 +2,82 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from api.bodies import MAX_BODY_BYTES
+from api.access import Access, AccessRules
+from api.bodies import MAX_BODY_BYTES, ModelCard
+from api.card import card_of, name_of
+from api.follower import Live
+from api.hub import Hub
+from api.inference_routes import inference_routes
+from api.logs import AccessLog
+from api.market import Market
 from api.middleware import BodyLimit, Measure
 from api.openapi import describe
+from api.pages import page_routes
 from api.predict import Predictor
 from api.problems import ProblemError, problem
 from api.routes import predict_routes, status_routes
+from api.stream_routes import StreamLimits, stream_routes
+from shared.bundle import BundleConfig
 from shared.forecaster import Forecaster
 from shared.metrics import ApiMetrics
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Options:
+    """What may differ from one application to another; the defaults are those of a test."""
+
+    config: BundleConfig | None = None  # of the model, if it has a bundle
+    access: AccessRules = AccessRules()
+    streams: StreamLimits = StreamLimits()
+    max_body_bytes: int = MAX_BODY_BYTES
+    cors_origins: Sequence[str] = ()
+    over_tls: bool = False
+    log: AccessLog | None = None
+    live: Live = field(default_factory=lambda: Live(Market(), Hub()))
+    background: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()  # while it serves
 
 
 def create_app(
-    forecaster: Forecaster, registry: CollectorRegistry, *, max_body_bytes: int = MAX_BODY_BYTES
+    forecaster: Forecaster, metrics: ApiMetrics, registry: CollectorRegistry, options: Options
 ) -> FastAPI:
-    """Return the API over one model; its metrics go to ``registry``, which ``/metrics`` serves."""
-    metrics = ApiMetrics(registry)
+    """Return the API over one model; ``/metrics`` serves ``registry``, which has ``metrics``."""
     metrics.model.info({"version": forecaster.model_version})
     predictor = Predictor(forecaster, metrics)
+
+    def card() -> ModelCard:
+        return card_of(forecaster, options.config, time.time_ns() // 1_000_000)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(work()) for work in options.background]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if options.log is not None:
+                options.log.flush()
+
     app = FastAPI(
         title="Candlecast",
-        version="1.0.0",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -42,10 +88,24 @@ def create_app(
             Exception: _on_crash,
         },
     )
-    app.include_router(predict_routes(predictor))
-    app.include_router(status_routes(predictor, registry))
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-    app.add_middleware(Measure, metrics=metrics)  # outermost: it sees every answer
+    app.include_router(predict_routes(predictor, card))
+    app.include_router(status_routes(predictor, registry, card))
+    app.include_router(stream_routes(options.live, metrics, card, options.streams))
+    app.include_router(inference_routes(predictor, name_of(forecaster, options.config)))
+    app.include_router(page_routes())
+    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes)
+    app.add_middleware(Access, rules=options.access)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(options.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "last-event-id", "x-request-id"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(  # outermost: it sees every answer
+        Measure, metrics=metrics, log=options.log, over_tls=options.over_tls
+    )
     describe(app, forecaster.window_length)
     return app
 

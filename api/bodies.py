@@ -23,7 +23,9 @@ MAX_HORIZONS: Final = 64
 Step = Annotated[int, Field(ge=1)]
 
 
-class _Body(Message):
+class Body(Message):
+    """What a request holds: a misspelt field is an error, not a surprise."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -40,7 +42,7 @@ class TimedCandle(HistoryCandle):
     close_ms: Millis | None = Field(None, description="UTC; by default one interval after open_ms")
 
 
-class PredictRequest(_Body):
+class PredictRequest(Body):
     """Closed candles of one symbol and interval, oldest first.
 
     Reading stops at the first candle that is wrong, so that a body full of errors costs little.
@@ -56,7 +58,7 @@ class PredictRequest(_Body):
     ]
 
 
-class History(_Body):
+class History(Body):
     """Closed candles of one symbol and interval, oldest first."""
 
     symbol: Symbol | None = Field(None, description="given back in the answer")
@@ -66,7 +68,7 @@ class History(_Body):
     ]
 
 
-class ForecastsRequest(_Body):
+class ForecastsRequest(Body):
     """One or many histories."""
 
     histories: Annotated[

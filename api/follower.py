@@ -56,6 +56,7 @@ class Follower:
         self._metrics = metrics
         self._lookback = lookback
         self._caught_up = False
+        self._reason = ""
 
     async def run(self) -> None:
         """Follow until cancelled; whatever fails is tried again."""
@@ -140,6 +141,7 @@ class Follower:
         self._metrics.lag.set(self._live.lag)
         if self._caught_up and not self._live.connected:
             log.info("following %s", ", ".join(sorted({part.topic for part in parts})))
+            self._reason = ""
             self._state("following", connected=True)
         elif not self._caught_up:
             self._state("reading the topics' newest messages", connected=False)
@@ -165,11 +167,12 @@ class Follower:
             self._metrics.ignored.labels("invalid_forecast").inc()
         return []
 
-    def _lost(self, detail: str) -> None:
-        if self._live.connected or self._live.detail != detail:
-            log.warning("the stream is not followed: %s", detail)
+    def _lost(self, reason: str) -> None:
+        if self._reason != reason:  # the log has the details, clients do not
+            log.warning("the stream is not followed: %s", reason)
+        self._reason = reason
         self._live.lag = None
-        self._state(detail, connected=False)
+        self._state("Kafka, or one of its topics, is out of reach", connected=False)
 
     def _state(self, detail: str, *, connected: bool) -> None:
         self._live.connected = connected

@@ -1,47 +1,90 @@
-"""Around every request: its measurement, and the limit of its body. Plain ASGI, for speed."""
+"""Around every request: its id, measurement, log line, headers and the limit of its body.
+
+Plain ASGI, for speed.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import time
+from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Final
 
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.bodies import FieldError
+from api.bodies import MAX_BATCH_BYTES, MAX_BODY_BYTES, FieldError
+from api.logs import AccessLog
 from api.problems import ProblemError, problem
 from shared.metrics import ApiMetrics
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+Header = tuple[bytes, bytes]
+
+HEADERS: Final[tuple[Header, ...]] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+STRICT_POLICY: Final = b"default-src 'none'; frame-ancestors 'none'"
+PAGE_POLICY: Final = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that is being answered, for log lines."""
 
 
 class Measure:
-    """Observes the time and outcome of every request; labels have few values, whatever comes."""
+    """Gives every request an id, and observes its time and outcome.
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+    Labels have few values, whatever comes.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: ApiMetrics, log: AccessLog | None, *, over_tls: bool
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._log = log
         self._children: dict[tuple[str, str, int], Histogram] = {}
+        more = (HSTS,) if over_tls else ()
+        self._headers = [*HEADERS, *more]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        identity = _identity(scope["headers"])
+        token = request_id.set(identity.decode())
         status = 500
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = message["headers"] = [*message.get("headers", ()), *self._headers]
+                headers.append((b"x-request-id", identity))
+                if not any(name == b"content-security-policy" for name, _ in headers):
+                    headers.append((b"content-security-policy", STRICT_POLICY))
+                    headers.append((b"cache-control", b"no-store"))
             await send(message)
 
         try:
             await self._app(scope, receive, watched)
         finally:
-            self._observe(scope, status, time.perf_counter() - started)
+            request_id.reset(token)
+            self._observe(scope, status, time.perf_counter() - started, identity)
 
-    def _observe(self, scope: Scope, status: int, seconds: float) -> None:
+    def _observe(self, scope: Scope, status: int, seconds: float, identity: bytes) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         key = (method, route, status)
@@ -52,22 +95,34 @@ class Measure:
         child.observe(seconds)
         if 400 <= status < 500:
             self._metrics.rejects.labels(str(status)).inc()
+        if self._log is not None:
+            client = scope.get("client_name", "")
+            self._log.write(identity.decode(), method, route, status, seconds, client)
+
+
+def _identity(headers: Iterable[Header]) -> bytes:
+    """Return the client's id of a request if it is a plain one, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value
+    return os.urandom(8).hex().encode()
 
 
 class BodyLimit:
     """Refuses a body by its declared size, and one that turns out larger while it comes."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app
         self._max = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] == "GET":
             await self._app(scope, receive, send)
             return
+        limit = MAX_BATCH_BYTES if holds_many(scope["path"]) else self._max
         declared = _declared_bytes(scope)
-        if declared > self._max:
-            await self._too_large(declared).response()(scope, receive, send)
+        if declared > limit:
+            await _too_large(limit, declared).response()(scope, receive, send)
             return
         received = 0
 
@@ -75,15 +130,21 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max:
-                raise self._too_large(received)
+            if received > limit:
+                raise _too_large(limit, received)
             return message
 
         await self._app(scope, counted, send)
 
-    def _too_large(self, size: int) -> ProblemError:
-        message = f"expected at most {self._max} bytes, got at least {size}"
-        return problem(413, FieldError(field="body", rule="too_large", message=message))
+
+def holds_many(path: str) -> bool:
+    """Whether the bodies of a path may hold many histories."""
+    return path == "/v1/forecasts" or path.endswith("/infer")
+
+
+def _too_large(limit: int, size: int) -> ProblemError:
+    message = f"expected at most {limit} bytes, got at least {size}"
+    return problem(413, FieldError(field="body", rule="too_large", message=message))
 
 
 def _declared_bytes(scope: Scope) -> int:

@@ -1,27 +1,55 @@
-"""The paths that the API serves."""
+"""The paths of the model and of the service itself."""
 
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
+import orjson
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from pydantic import ValidationError
 from starlette.responses import Response
 
-from api.bodies import FieldError, HealthAnswer, PredictAnswer, PredictRequest, ProbeAnswer
-from api.openapi import PREDICT, PROBE
+from api.bodies import (
+    FieldError,
+    ForecastsAnswer,
+    HealthAnswer,
+    ModelCard,
+    PredictAnswer,
+    ProbeAnswer,
+)
+from api.histories import read_forecasts, read_predict
+from api.openapi import FORECASTS, METRICS, PREDICT, PROBE
 from api.predict import HistoryError, Predictor
-from api.problems import invalid_body, problem, shown
+from api.problems import problem, shown
 
 JSON: Final = "application/json"
 
+Card = Callable[[], ModelCard]
 
-def predict_routes(predictor: Predictor) -> APIRouter:
+
+class Bare(APIRoute):
+    """A route whose function takes the request and returns the response, with nothing between.
+
+    FastAPI describes it in the OpenAPI document; its validation of arguments and answers, which
+    takes longer than the model, is left out.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint  # type: ignore[no-any-return]
+
+
+def answer(content: Any) -> Response:
+    """Return an answer in JSON."""
+    return Response(orjson.dumps(content), media_type=JSON)
+
+
+def predict_routes(predictor: Predictor, card: Card) -> APIRouter:
     """Return the routes that the model answers."""
-    router = APIRouter(tags=["forecasts"])
+    router = APIRouter(tags=["forecasts"], route_class=Bare)
 
     @router.post("/predict", response_model=PredictAnswer, openapi_extra=PREDICT)
     async def predict(request: Request) -> Response:
@@ -33,18 +61,48 @@ def predict_routes(predictor: Predictor) -> APIRouter:
         require_json(request)
         body = await request.body()
         received = time.perf_counter()
-        history = read_request(body).history
         try:
-            answer = predictor.answer(history, received)
+            return answer(await predictor.answer(read_predict(body), received))
         except HistoryError as error:
             reason = FieldError(field="history", rule=error.rule, message=str(error))
             raise problem(422, reason) from error
-        return Response(answer.encode(), media_type=JSON)
+
+    @router.post("/v1/forecasts", response_model=ForecastsAnswer, openapi_extra=FORECASTS)
+    async def forecasts(request: Request) -> Response:
+        """Forecast the closes ahead of one or many histories, in full.
+
+        Steps between the trained ones are interpolated: medians linearly in time, the distances
+        of the quantiles from them, and the volatility, so that variances are linear in time.
+        """
+        require_json(request)
+        body = await request.body()
+        received = time.perf_counter()
+        series, steps = read_forecasts(body)
+        _require_steps(steps, predictor.forecaster.horizons[-1])
+        try:
+            made = await predictor.forecasts(series, steps)
+        except HistoryError as error:
+            field = f"histories[{error.number}].candles"
+            reason = FieldError(field=field, rule=error.rule, message=str(error))
+            raise problem(422, reason) from error
+        return answer(
+            {
+                "latency_ms": round((time.perf_counter() - received) * 1e3, 3),
+                "model": card().model_dump(mode="json"),
+                "forecasts": made,
+            }
+        )
 
     return router
 
 
-def status_routes(predictor: Predictor, registry: CollectorRegistry) -> APIRouter:
+def _require_steps(steps: tuple[int, ...] | None, longest: int) -> None:
+    if steps is not None and steps[-1] > longest:
+        message = f"expected steps of at most {longest}, got {steps[-1]}"
+        raise problem(422, FieldError(field="horizons", rule="less_than_equal", message=message))
+
+
+def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card) -> APIRouter:
     """Return the routes that operators and probes ask."""
     router = APIRouter(tags=["status"])
 
@@ -65,9 +123,14 @@ def status_routes(predictor: Predictor, registry: CollectorRegistry) -> APIRoute
     @router.get("/readyz", openapi_extra=PROBE)
     async def ready() -> ProbeAnswer:
         """Say that requests can be answered."""
-        return ProbeAnswer(ok=True, detail=f"model {predictor.forecaster.model_version} is loaded")
+        return ProbeAnswer(ok=True, detail="the model is loaded")
 
-    @router.get("/metrics", response_class=Response)
+    @router.get("/v1/model")
+    async def model() -> ModelCard:
+        """Give the model's card: version, training span, features, metrics, age."""
+        return card()
+
+    @router.get("/metrics", response_class=Response, openapi_extra=METRICS)
     async def metrics(request: Request) -> Response:
         """Give this process's metrics to Prometheus."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -76,21 +139,10 @@ def status_routes(predictor: Predictor, registry: CollectorRegistry) -> APIRoute
     return router
 
 
-def read_request(body: bytes) -> PredictRequest:
-    """Return the request in a body; raises ``ProblemError``."""
-    if not body:
-        message = 'expected {"history": [...]} as JSON, got nothing'
-        raise problem(400, FieldError(field="body", rule="empty", message=message))
-    try:
-        return PredictRequest.__pydantic_validator__.validate_json(body)  # type: ignore[no-any-return]
-    except ValidationError as error:
-        raise invalid_body(error) from None
-
-
 def require_json(request: Request) -> None:
     """Refuse a body that its headers do not declare as plain JSON; raises ``ProblemError``."""
     declared = request.headers.get("content-type", "")
-    if declared.partition(";")[0].strip().lower() != JSON:
+    if declared != JSON and declared.partition(";")[0].strip().lower() != JSON:
         _unsupported("content-type", JSON, declared)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from limits import RateLimitItem, parse
+from pydantic import AfterValidator, Field
 
 from shared.bundle import default_path
-from shared.settings import ServiceSettings
+from shared.settings import CommaSeparated, KafkaSettings
 
 
-class ApiSettings(ServiceSettings):
+def _known_rate(value: str) -> str:
+    try:
+        parse(value)
+    except ValueError:
+        raise ValueError("expected a rate as in 100/second") from None
+    return value
+
+
+class ApiSettings(KafkaSettings):
     """Answer forecasts over HTTP.
 
     Each flag is also an environment variable: --log-level is CANDLECAST_LOG_LEVEL.
@@ -21,3 +32,49 @@ class ApiSettings(ServiceSettings):
     model: Path = Field(
         default_factory=default_path, description="folder of the model bundle (default: built in)"
     )
+    lookback: int = Field(
+        50_000, ge=0, description="newest messages of each topic that are read at the start"
+    )
+    keys: Path | None = Field(
+        None, description="file of API keys: python -m api keys create NAME --file FILE"
+    )
+    without_keys: bool = Field(
+        False, description="serve without keys beyond loopback; something else must guard the port"
+    )
+    rate: Annotated[str, AfterValidator(_known_rate)] = Field(
+        "200/second", description="requests of one key, unless it has its own rate"
+    )
+    allowed_hosts: CommaSeparated = Field(
+        (), description="names in Host headers, by comma; by default any, or without keys loopback"
+    )
+    cors_origins: CommaSeparated = Field(
+        (), description="origins whose pages may use the API, by comma; by default none"
+    )
+    access_log: bool = Field(True, description="write a line for each request")
+    max_connections: int = Field(1_000, ge=1, description="connections at once")
+    max_streams: int = Field(200, ge=1, description="event streams at once")
+    max_streams_a_client: int = Field(
+        20, ge=1, description="event streams at once of one key, without keys of one address"
+    )
+    receive_seconds: float = Field(10.0, gt=0, description="time that a whole request may take")
+    send_seconds: float = Field(10.0, gt=0, description="time for which a client may not read")
+    tls_certificate: Path | None = Field(None, description="PEM file: serve over TLS")
+    tls_key: Path | None = Field(None, description="PEM file of its private key")
+    tls_client_authorities: Path | None = Field(
+        None, description="PEM file: clients must show a certificate of these authorities"
+    )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address is reached from this machine alone."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def rate_limit(self) -> RateLimitItem:
+        """The rate of keys that have no own."""
+        return parse(self.rate)

@@ -27,7 +27,7 @@ class Backoff:
     def __init__(self, first_s: float, longest_s: float) -> None:
         """Take the first pause and the longest, in seconds."""
         self._wait = wait_exponential_jitter(
-            initial=first_s, max=longest_s, jitter=first_s * _JITTER
+            multiplier=first_s, max=longest_s, jitter=first_s * _JITTER
         )
         self._state = RetryCallState(AsyncRetrying(), None, (), {})
         self._state.attempt_number = 0

@@ -32,6 +32,7 @@ class Ledger:
     """The newest candles of one symbol that are in the topic or on the way there."""
 
     recent: dict[int, Candle] = field(default_factory=dict)  # by open_ms, rising
+    done: set[Action] = field(default_factory=set)  # splits after which the candles came again
 
     @classmethod
     def of(cls, candles: Iterable[Candle]) -> Ledger:
@@ -133,7 +134,9 @@ def rescaled_by(ledger: Ledger, seen: Seen) -> tuple[Action, ...] | None:
     splits = tuple(
         one
         for one in seen.actions
-        if one.kind is ActionKind.SPLIT and newest.close_ms <= one.at_ms <= seen.now_ms
+        if one.kind is ActionKind.SPLIT
+        and one not in ledger.done
+        and newest.close_ms <= one.at_ms <= seen.now_ms
     )
     return splits if splits or _has_moved(ledger, seen) else None
 

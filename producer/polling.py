@@ -185,6 +185,7 @@ class PollingSource:
         )  # fmt: skip
         for publication in again:
             await self._give(followed, publication)
+        followed.ledger.done.update(splits)
         return seen
 
     def _seen(self, answer: Answer) -> Seen:

@@ -126,7 +126,8 @@ class TickStream:
 def decode(frame: str | bytes) -> Tick:
     """Return the tick in a frame; raises ``ValueError`` and its kin when there is none."""
     message = json.loads(frame)["message"]
-    quote: Any = PricingData.FromString(base64.b64decode(message, validate=True))
+    make: Any = PricingData
+    quote = make.FromString(base64.b64decode(message, validate=True))
     if not quote.id or not quote.price > 0 or not quote.time:
         raise ValueError("expected id, price and time")
     return Tick(quote.id, int(quote.time), float(quote.price), int(quote.day_volume))

@@ -83,7 +83,7 @@ class Yahoo:
         """
         try:
             chart = parse(self._document(symbol, ASKED_AS.get(interval, interval), span))
-            return _answer(chart, interval, self._calendars.of(chart.exchange))
+            return answer_of(chart, interval, self._calendars.of(chart.exchange))
         except PollError:
             raise
         except Exception as error:
@@ -109,7 +109,8 @@ class Yahoo:
         return orjson.loads(response.content)
 
 
-def _answer(chart: Chart, interval: str, calendar: ExchangeCalendar | None) -> Answer:
+def answer_of(chart: Chart, interval: str, calendar: ExchangeCalendar | None) -> Answer:
+    """Return what a chart says of an interval, by the calendar of its exchange if there is one."""
     known = calendar if calendar is not None and calendar.knows(chart.today.start_ms) else None
     found: Bars = bars_of(chart, interval, known)
     return Answer(

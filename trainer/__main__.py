@@ -93,11 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(settings)
     except EXPECTED as error:
-        log.error("%s", error)
+        log.error("%s", _line(error))
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _train(settings: TrainSettings) -> None:
@@ -121,7 +127,7 @@ def _fit_until(
     from trainer.fit import fit  # noqa: PLC0415
 
     config = settings.config()
-    past, later = dataset.split(source.samples(config), stop_ms)
+    past, later = training.split_at(source, source.samples(config), stop_ms)
     with (
         tracking.run(settings.tracking_uri, settings.experiment, "train") as run,
         TemporaryDirectory(prefix="candlecast-train-") as folder,

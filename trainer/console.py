@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -62,10 +64,10 @@ def steps(display: Progress, title: str, total: int) -> Callable[[str], None]:
 
 def print_errors(found: Test) -> None:
     """Print the errors of the predicted close by horizon and method."""
-    table = Table(title="Error of the predicted close on the test candles", title_justify="left")
+    table = _table("Error of the predicted close, in the quote currency and of the log return in %")
     table.add_column("ahead", justify="right")
     table.add_column("method")
-    for name in ("MSE", "RMSE", "MAE", "RMSE of log return, %", "MAE, %"):
+    for name in ("MSE", "RMSE", "MAE", "RMSE, %", "MAE, %"):
         table.add_column(name, justify="right")
     before = None
     for one in found.errors:
@@ -74,41 +76,50 @@ def print_errors(found: Test) -> None:
         returns = [f"{100 * value:.4f}" for value in (one.return_rmse, one.return_mae)]
         table.add_row(step, one.method, *prices, *returns)
         before = one.step
-    Console().print(table)
+    _out().print(table)
 
 
 def print_evaluation(found: Evaluation) -> None:
-    """Print the network's skills against each baseline."""
-    table = Table(
-        title="By how many % the loss is lower than the baseline's, with 95 % interval",
-        title_justify="left",
-    )
-    for name in ("loss", "against"):
-        table.add_column(name)
-    for step in found.horizons:
-        table.add_column(f"{step} ahead", justify="right")
-    rows: dict[tuple[str, str], dict[int, Comparison]] = {}
+    """Print the network's skills against each baseline, a table a loss."""
+    rows: dict[str, dict[str, dict[int, Comparison]]] = {}
     for one in found.comparisons:
-        rows.setdefault((one.loss, one.baseline), {})[one.step] = one
-    for (loss, baseline), by_step in rows.items():
-        cells = [_skill(by_step[step]) if step in by_step else "" for step in found.horizons]
-        table.add_row(loss, baseline, *cells)
-    Console().print(table)
+        rows.setdefault(one.loss, {}).setdefault(one.baseline, {})[one.step] = one
+    for loss, by_baseline in rows.items():
+        table = _table(f"{loss}: % lower than the baseline's, with 95 % interval")
+        table.add_column("against")
+        for step in found.horizons:
+            table.add_column(f"{step} ahead", justify="right")
+        for baseline, by_step in by_baseline.items():
+            cells = [_skill(by_step[step]) if step in by_step else "" for step in found.horizons]
+            table.add_row(baseline, *cells)
+        _out().print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+
+
+def _out() -> Console:
+    """Return the standard output; a file or a pipe takes lines of 110 characters."""
+    return Console() if sys.stdout.isatty() else Console(width=110)
 
 
 def _skill(one: Comparison) -> str:
     colour = "green" if one.low > 0 else "red" if one.high < 0 else "default"
     skill, low, high = (100 * value for value in (one.skill, one.low, one.high))
-    return f"[{colour}]{skill:+.2f}[/] ({low:+.2f} to {high:+.2f})"
+    return f"[{colour}]{skill:+.2f}[/] ({low:+.2f}, {high:+.2f})"
 
 
 def print_trials(trials: Sequence[FrozenTrial]) -> None:
     """Print the best trials."""
-    table = Table(title="Best trials", title_justify="left")
-    names = sorted({name for one in trials for name in one.params})
-    for name in ("trial", "relative pinball", *names):
+    table = _table("Best trials")
+    for name in ("trial", "relative pinball", "settings"):
         table.add_column(name)
     for one in trials:
-        given = [str(one.params.get(name, "")) for name in names]
-        table.add_row(str(one.number), f"{one.value:.5f}", *given)
-    Console().print(table)
+        given = ", ".join(f"{name} {_plain(value)}" for name, value in one.params.items())
+        table.add_row(str(one.number), f"{one.value:.5f}", given)
+    _out().print(table)
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

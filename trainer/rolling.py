@@ -13,12 +13,11 @@ import pandas as pd
 from shared.bundle import load
 from shared.forecaster import LstmForecaster
 from trainer import backtest
-from trainer.dataset import split
 from trainer.fit import Epoch, fit
 from trainer.fit_config import FitConfig
 from trainer.report import Fold
 from trainer.source import Source
-from trainer.training import save
+from trainer.training import save, split_at
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def forecast(
     """
     samples = source.samples(config)
     for start_ms, stop_ms in pairwise(origins_ms):
-        past, _ = split(samples, start_ms)
+        past, _ = split_at(source, samples, start_ms)
         fitted = fit(past, config, seed, on_epoch)
         with TemporaryDirectory(prefix="candlecast-fold-") as folder:
             saved = save(Path(folder), fitted, source, start_ms, past, {})

@@ -52,7 +52,7 @@ def open_study(storage: str, name: str, seed: int) -> optuna.Study:
     Raises:
         SearchError: when the storage cannot be used.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # a resumed search must not propose the first one's trials again
     try:
@@ -73,10 +73,10 @@ def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
     return replace(
         config,
         features=features,
-        sequence_length=trial.suggest_int("sequence_length", 8, 40, step=4),
-        learning_rate=trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True),
-        hidden=trial.suggest_categorical("hidden", [8, 16, 24, 32, 48]),
-        dropout=trial.suggest_float("dropout", 0.0, 0.6, step=0.1),
+        sequence_length=trial.suggest_int("sequence_length", 4, 60),
+        learning_rate=trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
+        hidden=trial.suggest_int("hidden", 4, 64, log=True),
+        dropout=trial.suggest_float("dropout", 0.0, 0.7),
         scalings=tuple(scalings.split(",")),  # type: ignore[arg-type]  # of SCALINGS
     )
 
@@ -116,8 +116,8 @@ def relative_pinball(table: pd.DataFrame, source: Source) -> float:
 def run(
     study: optuna.Study, task: Task, trials: int, parent: Run, done: Callable[[str], object]
 ) -> None:
-    """Add trials to a study; the first of a new one is the config as it is."""
-    if not study.trials:
+    """Add trials to a study; the first of a new one is the config as it is, if it can be."""
+    if not study.trials and ",".join(task.config.scalings) in SCALINGS:
         study.enqueue_trial(_as_trial(task.config), skip_if_exists=True)
     study.optimize(objective(task, parent, done), n_trials=trials)
 

@@ -15,7 +15,7 @@ from shared.forecaster import LstmForecaster
 from trainer import backtest, export, scoring
 from trainer.baselines.empirical import Drift, Persistence
 from trainer.baselines.walk import Walk, forecast_symbol
-from trainer.dataset import Samples
+from trainer.dataset import Samples, split
 from trainer.evaluation import MODEL
 from trainer.fit import Fitted
 from trainer.fit_config import FitConfig
@@ -46,6 +46,23 @@ class Test:
 
     joined: pd.DataFrame  # the network's forecasts with what came
     errors: list[Errors]  # by step and method
+
+
+def split_at(source: Source, samples: Samples, stop_ms: int) -> tuple[Samples, Samples]:
+    """Return the samples whose outcomes had come before ``stop_ms``, and those from then on.
+
+    Raises:
+        ValueError: when there is none before.
+    """
+    past, later = split(samples, stop_ms)
+    if not len(past):
+        first = pd.Timestamp(int(samples.known_ms.min()), unit="ms")
+        last = pd.Timestamp(stop_ms, unit="ms")
+        raise ValueError(
+            f"{source.name}: expected windows with outcomes before {last:%Y-%m-%d} to train on, "
+            f"got none: the first outcome comes on {first:%Y-%m-%d}"
+        )
+    return past, later
 
 
 def save(

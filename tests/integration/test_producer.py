@@ -292,7 +292,7 @@ def test_yahoos_closed_candles_are_published_though_one_symbol_is_bad(
         if interval == "1d":
             assert all(one.open_ms % DAY_MS == 0 for one in candles)
     assert "BAD" in log_of(process)
-    assert "malformed" in log_of(process)
+    assert "server_error" in log_of(process)
 
 
 def test_polling_goes_on_where_it_stopped_and_ends_on_sigterm(

@@ -167,10 +167,10 @@ def test_bad_messages_are_dead_lettered_and_every_good_one_is_forecast(
     assert Counter((one.key, one.value or None) for one in dead) == Counter(
         (key, value or None) for key, value in hundred
     )
-    for one in dead:
-        assert one.headers["candlecast-topic"].decode() == topics.candles
-        assert one.headers["candlecast-detail"]
-        assert int(one.headers["candlecast-offset"]) >= 0
+    for letter in dead:
+        assert letter.headers["candlecast-topic"].decode() == topics.candles
+        assert letter.headers["candlecast-detail"]
+        assert int(letter.headers["candlecast-offset"]) >= 0
 
 
 def test_a_killed_worker_leaves_no_candle_without_a_forecast(

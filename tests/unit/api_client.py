@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from api.app import create_app
+from api.app import Options, create_app
 from api.bodies import Problem
 from api.openapi import example_history
 from shared.forecaster import Forecaster, PersistenceForecaster
+from shared.metrics import ApiMetrics
 
 LENGTH = 20
 
 
 def application(forecaster: Forecaster | None = None, **options: Any) -> FastAPI:
     model = forecaster or PersistenceForecaster(LENGTH, horizons=(1, 5))
-    return create_app(model, CollectorRegistry(), **options)
+    registry = CollectorRegistry()
+    return create_app(model, ApiMetrics(registry), registry, replace(Options(), **options))
 
 
 def call(app: FastAPI, method: str, path: str, **request: Any) -> httpx.Response:
@@ -35,8 +38,8 @@ def predict(app: FastAPI, history: object) -> httpx.Response:
     return call(app, "POST", "/predict", json={"history": history})
 
 
-def post(app: FastAPI, body: bytes) -> httpx.Response:
-    return call(app, "POST", "/predict", content=body, headers={"content-type": "application/json"})
+def post(app: FastAPI, body: bytes, path: str = "/predict") -> httpx.Response:
+    return call(app, "POST", path, content=body, headers={"content-type": "application/json"})
 
 
 def history(length: int = LENGTH) -> list[dict[str, Any]]:

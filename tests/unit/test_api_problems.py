@@ -200,7 +200,7 @@ def test_a_body_of_just_the_limit_is_read() -> None:
     assert post(app, body + b" ").status_code == 413
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/predict/", "/v1/forecasts", "/redoc"])
+@pytest.mark.parametrize("path", ["/nowhere", "/predict/", "/v3/forecasts", "/redoc"])
 def test_an_unknown_path_is_a_problem(path: str) -> None:
     answer = call(APP, "GET", path)
     assert answer.status_code == 404

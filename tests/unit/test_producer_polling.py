@@ -13,10 +13,13 @@ from zoneinfo import ZoneInfo
 import pytest
 from prometheus_client import CollectorRegistry
 
+from producer.asking import Asker, as_candle
 from producer.closed import Bar
-from producer.polling import PollingSource, as_candle
-from producer.source import Published, SourceError
-from producer.yahoo import ErrorKind, Yahoo
+from producer.failures import ErrorKind
+from producer.gate import Gate
+from producer.polling import PollingSource
+from producer.source import Publication, SourceError, UnreachableError
+from producer.yahoo import Yahoo
 from shared.candles import DAY_MS, Candle
 from shared.metrics import ProducerMetrics
 from tests.yahoo import Fault, YahooStandIn, process_state
@@ -57,26 +60,43 @@ class Market:
         self.metrics = ProducerMetrics(self.registry)
 
     def source(self, *symbols: str, interval: str = "1m") -> PollingSource:
-        return PollingSource(
-            symbols,
-            interval,
-            self.yahoo.poll,
-            self.metrics,
-            poll_ms=60_000,
-            once=True,
-            now_ms=self.clock,
-        )
+        gate = Gate(self.metrics, rate=1000, burst=100)
+        asker = Asker(self.yahoo.poll, interval, gate, self.metrics)
+        return PollingSource(symbols, asker, poll_ms=60_000, once=True, now_ms=self.clock)
+
+    def published(self, symbol: str, open_ms: int, interval: str = "1m") -> list[Candle]:
+        """Return the candle that was published last, as it was then."""
+        listing = self.stand_in.server.listings[symbol]
+        bars = listing.bars(interval, open_ms + DAY_MS)
+        found = [
+            Bar(one.start_ms, one.end_ms, *one.ohlcv) for one in bars if one.start_ms == open_ms
+        ]
+        unknown = Bar(open_ms, open_ms + 60_000, 1.0, 1.0, 1.0, 1.0, 0.0)
+        return [as_candle(found[0] if found else unknown, symbol, interval)]
+
+    def publications(
+        self, *symbols: str, interval: str = "1m", published: dict[str, int] | None = None
+    ) -> list[Publication]:
+        """Poll once and return all that comes."""
+        source = self.source(*symbols, interval=interval)
+        before = {
+            symbol: self.published(symbol, open_ms, interval)
+            for symbol, open_ms in (published or {}).items()
+        }
+
+        async def everything() -> list[Publication]:
+            return [one async for one in source.candles(before)]
+
+        return asyncio.run(everything())
 
     def poll(
-        self, *symbols: str, interval: str = "1m", published: Published | None = None
+        self, *symbols: str, interval: str = "1m", published: dict[str, int] | None = None
     ) -> dict[str, list[Candle]]:
         """Poll once and return the candles by symbol."""
-        source = self.source(*symbols, interval=interval)
-
-        async def all_candles() -> list[Candle]:
-            return [one async for one in source.candles(published or {})]
-
-        candles = asyncio.run(all_candles())
+        candles = [
+            one.candle
+            for one in self.publications(*symbols, interval=interval, published=published)
+        ]
         return {symbol: [one for one in candles if one.symbol == symbol] for symbol in symbols}
 
     def lose_patience(self) -> None:
@@ -126,8 +146,8 @@ def test_every_closed_minute_comes_as_the_market_made_it(market: Market) -> None
         candles = got[symbol]
         assert_same(candles, market.truth(symbol)[-len(candles) :])
         assert candles[-1].close_ms == at(15, 43)
-        assert candles[0].open_ms == at(9, 30, day=date(2026, 7, 30))  # five sessions
         assert {one.source for one in candles} == {"yfinance"}
+        assert candles[0].open_ms == at(15, 44, day=date(2026, 7, 29))  # seven days
     coins = got["BTC-USD"]
     assert coins[-1].close_ms == at(15, 43)
     assert market.polls("ok") == 3
@@ -138,8 +158,8 @@ def test_only_what_comes_after_the_published_candle_is_given(market: Market) -> 
     got = market.poll("AAPL", "MSFT", published=published)
     assert [one.open_ms for one in got["AAPL"]] == [at(15, 40), at(15, 41), at(15, 42)]
     assert got["MSFT"] == []
-    asked = [query["range"] for _, path, query in market.stand_in.server.requests if "AAPL" in path]
-    assert asked[-1] == "1d"
+    asked = [query for _, path, query in market.stand_in.server.requests if "AAPL" in path]
+    assert [int(one["period1"]) * 1000 for one in asked] == [at(15, 39)]
 
 
 @pytest.mark.parametrize("lists_forming_bar", [True, False])
@@ -212,8 +232,7 @@ def test_a_day_of_a_coin_closes_at_midnight(market: Market) -> None:
     [
         (Fault.RATE_LIMIT, ErrorKind.RATE_LIMITED),
         (Fault.NOT_FOUND, ErrorKind.UNKNOWN_SYMBOL),
-        (Fault.SERVER_ERROR, ErrorKind.MALFORMED),
-        (Fault.EMPTY, ErrorKind.NO_DATA),
+        (Fault.SERVER_ERROR, ErrorKind.SERVER_ERROR),
         (Fault.NULL, ErrorKind.NO_DATA),
         (Fault.MALFORMED, ErrorKind.MALFORMED),
         (Fault.HTML, ErrorKind.MALFORMED),
@@ -226,18 +245,14 @@ def test_a_fault_of_one_symbol_is_counted_by_kind_and_stops_no_neighbour(
 ) -> None:
     """Cold, when the client does not know the symbol's zone yet, and warm; and it heals."""
     published = {"AAPL": at(15, 39), "MSFT": at(15, 39)}
-    # yfinance itself waits 10 s for a new symbol's zone, so a slow answer is only tried warm
-    rounds = (True,) if fault is Fault.SLOW else (False, True)
-    market.poll("MSFT", *(["AAPL"] if fault is Fault.SLOW else []), published=published)
     if fault is Fault.SLOW:
         market.lose_patience()
-    for warm in rounds:
+    for _ in ("cold", "warm"):
         market.stand_in.server.fail("AAPL", fault)
         got = market.poll("AAPL", "MSFT", published=published)
         assert got["AAPL"] == []
         assert len(got["MSFT"]) == 3
-        if warm:
-            assert market.polls(kind.value) >= 1
+        assert market.polls(kind.value) >= 1
         market.stand_in.server.heal("AAPL")
         assert len(market.poll("AAPL", published=published)["AAPL"]) == 3
 
@@ -253,6 +268,13 @@ def test_polling_once_without_any_success_is_an_error(market: Market) -> None:
     market.stand_in.server.fail("AAPL", Fault.RATE_LIMIT)
     with pytest.raises(SourceError, match="none of the 1 symbols could be polled"):
         market.poll("AAPL")
+
+
+def test_a_yahoo_that_does_not_answer_at_the_start_is_unreachable(market: Market) -> None:
+    for symbol in ("AAPL", "MSFT"):
+        market.stand_in.server.fail(symbol, Fault.RESET)
+    with pytest.raises(UnreachableError, match="Yahoo cannot be reached: network"):
+        market.poll("AAPL", "MSFT")
 
 
 def test_a_blank_bar_is_waited_for_and_then_passed_over(market: Market) -> None:
@@ -276,7 +298,10 @@ def test_a_bar_that_contradicts_itself_is_left_out_and_counted(
     listing.overrides[at(15, 41)] = {"high": 1.0}
     got = market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]
     assert [one.open_ms for one in got] == [at(15, 40), at(15, 42)]
-    assert market.polls("invalid") == 1
+    rejected = market.registry.get_sample_value(
+        "candlecast_rejects_total", {"reason": "inconsistent"}
+    )
+    assert rejected == 1
     assert "AAPL 1m: high: must be at least" in caplog.text
 
 
@@ -305,27 +330,6 @@ def test_a_gap_that_yahoo_cannot_fill_is_told(
 ) -> None:
     market.poll("AAPL", published={"AAPL": at(9, 30, day=date(2026, 7, 1))})
     assert "AAPL 1m: a gap" in caplog.text
-
-
-def test_it_polls_on_and_gives_each_candle_once(market: Market) -> None:
-    """The source sleeps by the real clock, and the market's clock jumps."""
-    source = PollingSource(
-        ("AAPL",), "1m", market.yahoo.poll, market.metrics, poll_ms=50, now_ms=market.clock
-    )
-
-    async def four() -> list[int]:
-        stream = source.candles({"AAPL": at(15, 39)})
-        got = []
-        async for one in stream:
-            got.append(one.open_ms)
-            if len(got) == 3:
-                market.clock.now_ms = at(15, 44, 30)
-            if len(got) == 4:
-                break
-        await stream.aclose()
-        return got
-
-    assert asyncio.run(four()) == [at(15, minute) for minute in (40, 41, 42, 43)]
 
 
 def test_a_day_that_ends_later_than_the_next_midnight_utc_is_cut_to_a_day() -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.closed import GRACE_MS
-from producer.polling import next_poll_ms, period_since
+from producer.ledger import RECHECKED
 from producer.replay import ReplaySource
 from producer.resume import FIRST_SPAN, Tail, spans
-from shared.candles import DAY_MS, Candle
+from producer.schedule import next_poll_ms
+from shared.candles import Candle
 from shared.history import History
 from tests.candles import candle, walk
-
-HOUR_MS = 3_600_000
 
 
 def message(one: Candle) -> tuple[bytes, bytes]:
@@ -42,14 +40,24 @@ def test_a_tail_is_complete_once_every_symbol_was_seen() -> None:
     seen = [tail.is_complete]
     tail.read([message(one) for one in walk(3, symbol="MSFT")])
     assert [*seen, tail.is_complete] == [False, True]
-    assert tail.newest == {"AAPL": candle(4).open_ms, "MSFT": candle(2).open_ms}
+    assert tail.newest == {"AAPL": walk(5), "MSFT": walk(3, symbol="MSFT")}
+
+
+def test_a_tail_keeps_the_newest_candles_as_they_were_last_corrected() -> None:
+    tail = Tail(["AAPL"], "1d")
+    old, corrected = candle(3, 90.0), candle(3, 91.0)
+    tail.read([message(one) for one in [*walk(3), old, candle(4), corrected]])
+    assert tail.newest["AAPL"] == [*walk(3), corrected, candle(4)]
+    longer = Tail(["AAPL"], "1d")
+    longer.read([message(one) for one in walk(RECHECKED + 5)])
+    assert longer.newest["AAPL"] == walk(RECHECKED + 5)[5:]
 
 
 def test_an_earlier_span_does_not_change_what_a_later_one_said() -> None:
     tail = Tail(["AAPL", "MSFT"], "1d")
     tail.read([message(candle(7))])
     tail.read([message(one) for one in [*walk(6), candle(1, symbol="MSFT")]])
-    assert tail.newest == {"AAPL": candle(7).open_ms, "MSFT": candle(1).open_ms}
+    assert tail.newest == {"AAPL": [candle(7)], "MSFT": [candle(1, symbol="MSFT")]}
 
 
 def test_a_tail_passes_over_what_is_none_of_its_candles() -> None:
@@ -65,7 +73,7 @@ def test_a_tail_passes_over_what_is_none_of_its_candles() -> None:
     tail.read(others)
     assert tail.newest == {}
     tail.read([*others, message(candle(3)), *others])
-    assert tail.newest == {"AAPL": candle(3).open_ms}
+    assert tail.newest == {"AAPL": [candle(3)]}
 
 
 @given(
@@ -78,13 +86,15 @@ def test_a_restarted_replay_gives_exactly_the_rest(
     candles = [*walk(lengths[0]), *walk(lengths[1], symbol="MSFT")]
     candles.sort(key=lambda one: (one.open_ms, one.symbol))
     source = ReplaySource(History("test", tuple(candles), ()), "1d")
-    newest = {symbol: candle(day).open_ms for symbol, day in published.items()}
+    newest = {symbol: [candle(day, symbol=symbol)] for symbol, day in published.items()}
 
     async def rest() -> list[Candle]:
-        return [one async for one in source.candles(newest)]
+        return [one.candle async for one in source.candles(newest)]
 
     assert asyncio.run(rest()) == [
-        one for one in candles if one.open_ms > newest.get(one.symbol, -1)
+        one
+        for one in candles
+        if one.symbol not in newest or one.open_ms > newest[one.symbol][0].open_ms
     ]
 
 
@@ -99,32 +109,6 @@ def test_the_speed_of_a_replay_is_kept() -> None:
         return loop.time() - start
 
     assert 0.19 <= asyncio.run(seconds()) < 2.0
-
-
-@pytest.mark.parametrize(
-    ("interval", "age_ms", "period"),
-    [
-        ("1m", None, "5d"),
-        ("5m", None, "1mo"),
-        ("1h", None, "2y"),
-        ("1d", None, "2y"),
-        ("1m", HOUR_MS, "1d"),
-        ("1m", 11 * HOUR_MS, "5d"),  # another session of the same day of UTC
-        ("1m", 13 * HOUR_MS, "5d"),  # another day of UTC
-        ("1m", 100 * DAY_MS, "5d"),  # more than Yahoo has
-        ("5m", 5 * DAY_MS, "1mo"),
-        ("1h", 40 * DAY_MS, "3mo"),
-        ("1d", HOUR_MS, "5d"),
-        ("1d", 200 * DAY_MS, "1y"),
-        ("1wk", 2000 * DAY_MS, "10y"),
-    ],
-)
-def test_the_period_asked_for_reaches_back_to_the_last_candle(
-    interval: str, age_ms: int | None, period: str
-) -> None:
-    now = 20_000 * DAY_MS + 12 * HOUR_MS
-    after = None if age_ms is None else now - age_ms
-    assert period_since(after, now, interval) == period
 
 
 @given(now=st.integers(0, 2**41), poll_s=st.integers(1, 3600))

@@ -19,6 +19,7 @@ HOSTS: Final = (
     "fc.yahoo.com",
     "guce.yahoo.com",
     "consent.yahoo.com",
+    "streamer.finance.yahoo.com",
 )
 
 

@@ -49,6 +49,13 @@ class Listing:
     lists_forming_bar: bool = True
     last_trade_ms: int | None = None  # where trading stopped before the session's end
     overrides: dict[int, Mapping[str, float | None]] = field(default_factory=dict)  # by start_ms
+    exchange: str = ""  # in Yahoo's letters
+    splits: list[tuple[int, int, int]] = field(
+        default_factory=list
+    )  # at_ms, numerator, denominator
+    dividends: list[tuple[int, float]] = field(default_factory=list)  # at_ms, amount
+    without: set[int] = field(default_factory=set)  # start_ms of minutes without a trade
+    breaks: dict[int, tuple[int, int]] = field(default_factory=dict)  # session start -> lunch
 
     def price_at(self, at_ms: int) -> float:
         """Return the price at a moment, a smooth function of time."""
@@ -56,31 +63,59 @@ class Listing:
         wave = 0.05 * math.sin(at_s / 777_600) + 0.004 * math.sin(at_s / 700)
         return round(self.price * (1 + wave), 6)
 
-    def bars(self, interval: str, now_ms: int) -> list[TrueBar]:
-        """Return every bar that began by now, the last as far as it has come."""
+    def bars(
+        self, interval: str, now_ms: int, span: tuple[int, int] = (0, 1 << 53)
+    ) -> list[TrueBar]:
+        """Return every bar of a span that began by now, the last as far as it has come.
+
+        They are on the scale of now: split since, they are divided.
+        """
         return [
-            self._bar(start, end, min(end, now_ms))
-            for start, end in self._grid(interval)
-            if start <= now_ms
+            self._bar(start, end, min(end, now_ms), self._scale(start, now_ms))
+            for start, end in self._grid(interval, span)
+            if start <= now_ms and span[0] <= start < span[1] and start not in self.without
         ]
+
+    def _scale(self, start_ms: int, now_ms: int) -> tuple[int, int]:
+        """Return by what the bar's shares are multiplied: the splits since it, up to now."""
+        numerator = denominator = 1
+        for at_ms, up, down in self.splits:
+            if start_ms < at_ms <= now_ms:
+                numerator, denominator = numerator * up, denominator * down
+        return numerator, denominator
 
     def closed(self, interval: str, now_ms: int) -> list[TrueBar]:
         """Return the bars that were over at ``now_ms``."""
         return [bar for bar in self.bars(interval, now_ms) if bar.end_ms <= now_ms]
 
-    def _grid(self, interval: str) -> Iterator[tuple[int, int]]:
+    def _grid(self, interval: str, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
         step = INTERVALS_MS[interval]
         for start, end in self.sessions:
+            if end <= span[0] or start >= span[1]:
+                continue
             if step >= DAY_MS:
                 yield start, end
                 continue
-            for at in range(start, end, step):
-                yield at, min(at + step, end)
+            lunch = self.breaks.get(start)
+            parts = [(start, end)] if lunch is None else [(start, lunch[0]), (lunch[1], end)]
+            for first, last in parts:
+                for at in range(first, last, step):
+                    yield at, min(at + step, last)
 
-    def _bar(self, start: int, end: int, until: int) -> TrueBar:
-        points = [self.price_at(start + (until - start) * part // 8) for part in range(9)]
-        volume = 1000 + (until - start) // 1000
+    def _bar(self, start: int, end: int, until: int, scale: tuple[int, int]) -> TrueBar:
+        up, down = scale
+        traded = [self._traded_at(start + (until - start) * part // 4) for part in range(5)]
+        points = [round(price * down / up, 6) for price in traded]
+        volume = (1000 + (until - start) // 1000) * up // down
         return TrueBar(start, end, points[0], max(points), min(points), points[-1], volume)
+
+    def _traded_at(self, at_ms: int) -> float:
+        """Return the price as it was traded: less after each split."""
+        price = self.price_at(at_ms)
+        for split_ms, up, down in self.splits:
+            if at_ms >= split_ms:
+                price = price * down / up
+        return price
 
     def session_at(self, now_ms: int) -> tuple[int, int]:
         """Return the newest session that has begun."""
@@ -103,7 +138,7 @@ def new_york(
         for day in reversed(weekdays)
         if day.weekday() < 5
     ]
-    return Listing(symbol, NEW_YORK, sessions, price)
+    return Listing(symbol, NEW_YORK, sessions, price, exchange="NMS")
 
 
 def round_the_clock(symbol: str, last: date, *, price: float, days: int = 10) -> Listing:
@@ -111,7 +146,7 @@ def round_the_clock(symbol: str, last: date, *, price: float, days: int = 10) ->
     zone = ZoneInfo("UTC")
     starts = [_ms(last - timedelta(days=back), time(0), zone) for back in reversed(range(days))]
     sessions = [(start, start + DAY_MS - 60_000) for start in starts]
-    return Listing(symbol, "UTC", sessions, price, kind="CRYPTOCURRENCY")
+    return Listing(symbol, "UTC", sessions, price, kind="CRYPTOCURRENCY", exchange="CCC")
 
 
 def open_now(symbol: str, now_ms: int, *, price: float, days: int = 12) -> Listing:
@@ -127,29 +162,71 @@ def open_now(symbol: str, now_ms: int, *, price: float, days: int = 12) -> Listi
     return Listing(symbol, zone, [(start, start + 7 * 3_600_000) for start in starts], price)
 
 
+def hong_kong(symbol: str, last: date, *, price: float, days: int = 10) -> Listing:
+    """Return a share of Hong Kong, which has lunch from 12 to 13."""
+    zone = ZoneInfo("Asia/Hong_Kong")
+    weekdays = [last - timedelta(days=back) for back in reversed(range(days))]
+    weekdays = [day for day in weekdays if day.weekday() < 5]
+    clocks = (time(9, 30), time(12), time(13), time(16))
+    times = [tuple(_ms(day, clock, zone) for clock in clocks) for day in weekdays]
+    sessions = [(one[0], one[3]) for one in times]
+    listing = Listing(symbol, "Asia/Hong_Kong", sessions, price, exchange="HKG")
+    listing.breaks = {one[0]: (one[1], one[2]) for one in times}
+    return listing
+
+
 def chart(listing: Listing, query: Mapping[str, str], now_ms: int) -> dict[str, Any]:
     """Return the ``result`` of Yahoo's chart endpoint for a symbol at a moment."""
     interval = query.get("interval", "1d")
-    count = _SESSIONS_OF_RANGE[query.get("range", "1mo")]
-    known = [one for one in listing.sessions if one[0] <= now_ms][-count:]
+    span = _span(listing, query, now_ms)
     rows = [
         (bar.start_ms, dict(zip(_FIELDS, bar.ohlcv, strict=True)))
-        for bar in listing.bars(interval, now_ms)
-        if bar.start_ms >= known[0][0] and (listing.lists_forming_bar or bar.end_ms <= now_ms)
+        for bar in listing.bars(interval, now_ms, span)
+        if listing.lists_forming_bar or bar.end_ms <= now_ms
     ]
     for start, values in rows:
         values.update(listing.overrides.get(start, {}))  # type: ignore[arg-type]
-    _add_live_row(listing, rows, interval, now_ms)
+    if span[0] <= now_ms:
+        _add_live_row(listing, rows, interval, now_ms)
+    known = [one for one in listing.sessions if one[0] < span[1] and one[1] > span[0]]
     intraday = INTERVALS_MS[interval] < DAY_MS
-    quote = {name: [values[name] for _, values in rows] for name in _FIELDS}
+    quote = {name: [values[name] for _, values in rows] for name in _FIELDS} if rows else {}
     indicators: dict[str, Any] = {"quote": [quote]}
     if not intraday:
-        indicators["adjclose"] = [{"adjclose": quote["close"]}]
-    return {
+        indicators["adjclose"] = [{"adjclose": quote["close"]} if rows else {}]
+    result = {
         "meta": _meta(listing, interval, known, now_ms, intraday=intraday),
-        "timestamp": [start // 1000 for start, _ in rows],
         "indicators": indicators,
     }
+    if rows:
+        result["timestamp"] = [start // 1000 for start, _ in rows]
+    events = _events(listing, span, now_ms)
+    return result | ({"events": events} if events else {})
+
+
+def _span(listing: Listing, query: Mapping[str, str], now_ms: int) -> tuple[int, int]:
+    if "period1" in query:
+        return int(query["period1"]) * 1000, int(query["period2"]) * 1000
+    count = _SESSIONS_OF_RANGE[query.get("range", "1mo")]
+    return [one for one in listing.sessions if one[0] <= now_ms][-count:][0][0], now_ms + 1
+
+
+def _events(listing: Listing, span: tuple[int, int], now_ms: int) -> dict[str, Any]:
+    def shown(at_ms: int) -> bool:
+        return span[0] <= at_ms < span[1] and at_ms <= now_ms
+
+    splits = {
+        str(at // 1000): {"date": at // 1000, "numerator": up, "denominator": down}
+        for at, up, down in listing.splits
+        if shown(at)
+    }
+    dividends = {
+        str(at // 1000): {"date": at // 1000, "amount": amount}
+        for at, amount in listing.dividends
+        if shown(at)
+    }
+    found = {"splits": splits, "dividends": dividends}
+    return {name: events for name, events in found.items() if events}
 
 
 def _add_live_row(
@@ -163,7 +240,7 @@ def _add_live_row(
     if INTERVALS_MS[interval] >= DAY_MS:
         rows[-1] = (trade_ms, rows[-1][1])
     elif trade_ms > rows[-1][0]:
-        price = listing.price_at(trade_ms)
+        price = rows[-1][1]["close"]
         rows.append((trade_ms, dict.fromkeys(_FIELDS[:4], price) | {"volume": 0}))
 
 
@@ -180,6 +257,7 @@ def _meta(
         "firstTradeDate": 345_479_400,
         "regularMarketTime": trade_ms // 1000,
         "regularMarketPrice": listing.price_at(trade_ms),
+        "exchangeName": listing.exchange,
         "exchangeTimezoneName": listing.zone,
         "gmtoffset": period["gmtoffset"],
         "timezone": period["timezone"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -40,6 +40,13 @@ _JSON_ERROR: Final = {
 }
 
 
+Script = Callable[[web.WebSocketResponse], Awaitable[None]]
+
+
+async def _silent(socket: web.WebSocketResponse) -> None:
+    del socket
+
+
 @dataclass
 class _Order:
     fault: Fault
@@ -53,6 +60,11 @@ class YahooServer:
         self.listings = dict(listings)
         self.now_ms = now_ms
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # host, path, query
+        self.delay_s = 0.0  # before each chart, as the way to Yahoo takes
+        self.canned: dict[str, bytes] = {}  # symbol -> a chart's document, for benchmarks
+        self.limits_crumbs = False  # 429 for the crumb alone
+        self.scripts: list[Script] = []  # for the next websockets
+        self.subscriptions: list[list[str]] = []
         self.port = 0
         self._orders: dict[str, _Order] = {}
         self._stopping = asyncio.Event()
@@ -69,7 +81,7 @@ class YahooServer:
     async def start(self, tls: ssl.SSLContext) -> None:
         """Listen on a free port of loopback."""
         app = web.Application()
-        app.router.add_get("/", self._cookie)
+        app.router.add_get("/", self._cookie_or_stream)
         app.router.add_get("/v1/test/getcrumb", self._crumb)
         app.router.add_get("/v8/finance/chart/{symbol}", self._chart)
         app.router.add_route("*", "/{path:.*}", self._nothing)
@@ -91,8 +103,29 @@ class YahooServer:
         cookie = "A3=d=standin; Max-Age=31557600; Domain=.yahoo.com; Path=/; Secure; HttpOnly"
         return web.Response(status=404, headers={"Set-Cookie": cookie})
 
+    async def _cookie_or_stream(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._stream(request)
+        return await self._cookie(request)
+
+    async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+        """Run the next script on a websocket; without one, stay silent until the end."""
+        self._note(request)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        script = self.scripts.pop(0) if self.scripts else _silent
+        playing = asyncio.ensure_future(script(socket))
+        try:
+            async for message in socket:
+                self.subscriptions.append(message.json()["subscribe"])
+        finally:
+            playing.cancel()
+        return socket
+
     async def _crumb(self, request: web.Request) -> web.Response:
         self._note(request)
+        if self.limits_crumbs:
+            return web.Response(status=429, text="Too Many Requests\r\n")
         return web.Response(text="crumb.of.the.standin")
 
     async def _nothing(self, request: web.Request) -> web.Response:
@@ -102,6 +135,10 @@ class YahooServer:
     async def _chart(self, request: web.Request) -> web.Response:
         self._note(request)
         symbol = request.match_info["symbol"]
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if symbol in self.canned:
+            return web.Response(body=self.canned[symbol], content_type="application/json")
         listing = self.listings.get(symbol)
         fault = self._next_fault(symbol) if listing else Fault.NOT_FOUND
         if fault is not None:

@@ -1,0 +1,120 @@
+"""Who may ask what, and how often: hosts, keys, scopes, rates. Plain ASGI, for speed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from limits import RateLimitItem
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
+
+from api.bodies import FieldError
+from api.keys import ANYONE, Client, KeyRing, Scope
+from api.problems import ProblemError, problem
+
+_OPEN: Final = frozenset({"/livez", "/readyz", "/dashboard", "/docs", "/openapi.json"})
+"""Probes, and pages that hold nothing but what is in the source code."""
+
+_OPEN_UNDER: Final = "/assets/"
+_PREDICT: Final = frozenset({"/predict", "/v1/forecasts"})
+_CHALLENGE: Final[Mapping[str, str]] = {"www-authenticate": 'Bearer realm="candlecast"'}
+
+
+@dataclass(frozen=True)
+class AccessRules:
+    """What has to be shown at the door."""
+
+    keys: Callable[[], KeyRing] | None = None  # None: no keys are in use
+    hosts: frozenset[str] | None = None  # names in the Host header; None: any
+
+
+def scope_of(method: str, path: str) -> Scope | None:
+    """Return the scope that a request needs; None where the door is open."""
+    if path in _OPEN or path.startswith(_OPEN_UNDER):
+        return None
+    if path == "/metrics":
+        return Scope.ADMIN
+    if method == "POST" and (path in _PREDICT or path.endswith("/infer")):
+        return Scope.PREDICT
+    return Scope.READ
+
+
+class Access:
+    """Refuses what may not be asked: 401 without a key, 403 without the scope, 429 too often."""
+
+    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
+        self._app = app
+        self._rules = rules
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._admit(scope)
+            except ProblemError as error:
+                await error.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: AsgiScope) -> None:
+        if self._rules.hosts is not None:
+            self._check_host(scope, self._rules.hosts)
+        needed = scope_of(scope["method"], scope["path"])
+        if needed is None:
+            return
+        client = self._client(scope)
+        scope["client_name"] = client.name
+        scope["client_id"] = client.id
+        if needed not in client.scopes:
+            message = f"expected the scope {needed}, the key {client.name!r} has not got it"
+            raise problem(403, FieldError(field="authorization", rule="scope", message=message))
+        if client.rate is not None and not self._limiter.hit(client.rate, client.id):
+            raise self._too_often(client.rate, client.id)
+
+    def _client(self, scope: AsgiScope) -> Client:
+        if self._rules.keys is None:
+            return ANYONE
+        key = _key_of(scope)
+        client = self._rules.keys().client(key) if key else None
+        if client is None:
+            got = "one that opens nothing" if key else "none"
+            message = f"expected an API key as in 'Bearer cc_...', got {got}"
+            reason = FieldError(field="authorization", rule="key", message=message)
+            raise problem(401, reason, headers=_CHALLENGE)
+        return client
+
+    def _too_often(self, rate: RateLimitItem, client_id: str) -> ProblemError:
+        stats = self._limiter.get_window_stats(rate, client_id)
+        wait_s = max(math.ceil(stats.reset_time - time.time()), 1)
+        message = f"expected at most {rate}, got more; try again in {wait_s} s"
+        reason = FieldError(field="authorization", rule="rate", message=message)
+        return problem(429, reason, headers={"retry-after": str(wait_s)})
+
+    def _check_host(self, scope: AsgiScope, hosts: frozenset[str]) -> None:
+        """Refuse a foreign name for this host: a page whose name was bound anew to loopback."""
+        header = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        if host_name(header.decode("latin-1")) not in hosts:
+            message = "expected a name that this API is known by, got another"
+            raise problem(421, FieldError(field="host", rule="unknown", message=message))
+
+
+def host_name(header: str) -> str:
+    """Return the name in a Host header, without its port."""
+    if header.startswith("["):
+        return header.partition("]")[0].removeprefix("[").lower()
+    return header.partition(":")[0].lower()
+
+
+def _key_of(scope: AsgiScope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, key = value.decode("latin-1").partition(" ")
+            return str(key).strip() if kind.lower() == "bearer" else ""
+        if name == b"x-api-key":
+            return str(value.decode("latin-1")).strip()
+    return ""

@@ -1,0 +1,44 @@
+"""The model's card: what is served, and how good it was found to be."""
+
+from __future__ import annotations
+
+from api.bodies import DataSpanAnswer, FeatureAnswer, ModelCard
+from shared.bundle import BundleConfig
+from shared.features import FEATURES
+from shared.forecaster import Forecaster
+
+
+def card_of(forecaster: Forecaster, config: BundleConfig | None, now_ms: int) -> ModelCard:
+    """Return the card of a bundle's model, or of a baseline, which has no bundle."""
+    return ModelCard(
+        name=name_of(forecaster, config),
+        model_version=forecaster.model_version,
+        interval=config.interval if config else None,
+        window_length=forecaster.window_length,
+        sequence_length=config.sequence_length if config else None,
+        features=tuple(
+            FeatureAnswer(name=name, description=FEATURES[name].description)
+            for name in (config.features if config else ())
+        ),
+        horizons=forecaster.horizons,
+        quantile_levels=forecaster.quantile_levels,
+        data=_span(config) if config else None,
+        metrics=config.metrics if config else {},
+        age_ms=max(now_ms - config.data.last_ms, 0) if config else None,
+    )
+
+
+def name_of(forecaster: Forecaster, config: BundleConfig | None) -> str:
+    """Return the name under which a model is asked for."""
+    return config.name if config else forecaster.model_version
+
+
+def _span(config: BundleConfig) -> DataSpanAnswer:
+    data = config.data
+    return DataSpanAnswer(
+        source=data.source,
+        symbols=data.symbols,
+        first_ms=data.first_ms,
+        last_ms=data.last_ms,
+        candles=data.candles,
+    )

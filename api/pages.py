@@ -1,0 +1,85 @@
+"""The pages for people: the dashboard and the API's documentation, all of it served from here."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.middleware import PAGE_POLICY
+from api.problems import problem
+
+_TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_HTML_SECONDS: Final = 0  # the page names its parts anew after an upgrade
+_ASSET_SECONDS: Final = 300
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file that a browser loads."""
+
+    content: bytes
+    media_type: str
+
+    @property
+    def tag(self) -> str:
+        """An entity tag, by content."""
+        return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+
+
+def load_assets() -> dict[str, Asset]:
+    """Return every file by name: our own, and those of the installed packages."""
+    own = files("api") / "static"
+    found = {one.name: _asset(one) for one in own.iterdir() if one.name.rpartition(".")[2] in _TYPES}
+    vendor = files("fastapi_offline") / "static"
+    charts = files("litecharts") / "js" / "lightweight-charts.js"
+    for one in (charts, vendor / "swagger-ui-bundle.js", vendor / "swagger-ui.css"):
+        found[one.name] = _asset(one)
+    return found
+
+
+def _asset(file: Traversable) -> Asset:
+    return Asset(file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
+
+
+def page_routes() -> APIRouter:
+    """Return the routes of the pages; the files are read now."""
+    router = APIRouter(include_in_schema=False)
+    assets = load_assets()
+
+    @router.get("/dashboard")
+    async def dashboard(request: Request) -> Response:
+        return _send(request, assets["dashboard.html"], _HTML_SECONDS)
+
+    @router.get("/docs")
+    async def docs(request: Request) -> Response:
+        return _send(request, assets["docs.html"], _HTML_SECONDS)
+
+    @router.get("/assets/{name}")
+    async def asset(request: Request, name: str) -> Response:
+        if name not in assets or name.endswith(".html"):
+            raise problem(404, detail="no such asset")
+        return _send(request, assets[name], _ASSET_SECONDS)
+
+    return router
+
+
+def _send(request: Request, asset: Asset, seconds: int) -> Response:
+    headers = {
+        "etag": asset.tag,
+        "cache-control": f"max-age={seconds}, must-revalidate",
+        "content-security-policy": PAGE_POLICY.decode(),
+    }
+    if request.headers.get("if-none-match") == asset.tag:
+        return Response(status_code=304, headers=headers)
+    return Response(asset.content, media_type=asset.media_type, headers=headers)

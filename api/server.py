@@ -1,0 +1,176 @@
+"""The sockets: how many connections, how long each may take to send and to read, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from dataclasses import dataclass
+from socket import socket
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.hub import Hub
+from api.problems import ProblemError, problem
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SocketLimits:
+    """What a connection may do."""
+
+    connections: int = 1_000
+    receive_s: float = 10.0  # from a connection, or a request's first byte, to its last
+    send_s: float = 10.0  # for which a client may read nothing of what is sent to it
+    idle_s: float = 75.0  # between two requests
+    head_bytes: int = 32_768  # of a request's path and headers
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files for uvicorn; a certificate alone may hold its key."""
+
+    certificate: str
+    key: str | None = None
+    key_password: str | None = None
+    client_authorities: str | None = None  # clients must show a certificate of these
+
+
+def make_config(app: Any, limits: SocketLimits, tls: Tls | None = None) -> uvicorn.Config:
+    """Return uvicorn's configuration for an application."""
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=_protocol(limits),
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_keep_alive=int(limits.idle_s),
+        timeout_graceful_shutdown=5,
+    )
+    if tls is not None:
+        config.ssl_certfile = tls.certificate
+        config.ssl_keyfile = tls.key
+        config.ssl_keyfile_password = tls.key_password
+        config.ssl_ca_certs = tls.client_authorities
+        config.ssl_cert_reqs = ssl.CERT_REQUIRED if tls.client_authorities else ssl.CERT_NONE
+    return config
+
+
+class Server(uvicorn.Server):
+    """Ends the event streams before it waits for requests in flight."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self._hub.close()
+        await super().shutdown(sockets)
+
+
+def _raw(error: ProblemError) -> bytes:
+    """Return a problem as the bytes of a whole answer, after which the connection closes."""
+    response = error.response()
+    lines = [f"HTTP/1.1 {response.status_code} {error.problem.title}".encode()]
+    lines += [name + b": " + value for name, value in response.raw_headers]
+    lines += [b"x-content-type-options: nosniff", b"connection: close", b"", b""]
+    return b"\r\n".join(lines) + bytes(response.body)
+
+
+_TOO_SLOW: Final = _raw(problem(408, detail="the request did not come in time"))
+_TOO_MANY: Final = _raw(
+    problem(503, detail="too many connections; try again", headers={"retry-after": "1"})
+)
+_INVALID: Final = _raw(problem(400, detail="this is no HTTP request"))
+
+
+def _protocol(limits: SocketLimits) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol with these limits."""
+
+    class Guarded(HttpToolsProtocol):
+        _receiving: asyncio.TimerHandle | None = None
+        _sending: asyncio.TimerHandle | None = None
+        _head_bytes = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.write(_TOO_MANY)
+                transport.close()
+                return
+            self._expect()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timers()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if not self.transport.is_closing():
+                super().data_received(data)
+
+        def on_message_begin(self) -> None:
+            self._head_bytes = 0
+            self._expect()
+            super().on_message_begin()
+
+        def on_url(self, url: bytes) -> None:
+            self._count(len(url))
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._count(len(name) + len(value))
+            super().on_header(name, value)
+
+        def on_message_complete(self) -> None:
+            if self._receiving is not None:
+                self._receiving.cancel()
+                self._receiving = None
+            super().on_message_complete()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._sending = self.loop.call_later(limits.send_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._sending is not None:
+                self._sending.cancel()
+                self._sending = None
+
+        def send_400_response(self, msg: str) -> None:
+            del msg
+            self.transport.write(_INVALID)
+            self.transport.close()
+
+        def _count(self, size: int) -> None:
+            self._head_bytes += size
+            if self._head_bytes > limits.head_bytes:  # the parser hands this on as invalid
+                raise ValueError("too large a head")
+
+        def _expect(self) -> None:
+            """Begin the time in which a request must have come."""
+            if self._receiving is None:
+                self._receiving = self.loop.call_later(limits.receive_s, self._too_slow)
+
+        def _too_slow(self) -> None:
+            self._receiving = None
+            if self.transport.is_closing():
+                return
+            answered = self.cycle is not None and self.cycle.response_started
+            if not answered or self.cycle.response_complete:
+                self.transport.write(_TOO_SLOW)
+            self.transport.close()
+
+        def _stop_timers(self) -> None:
+            for timer in (self._receiving, self._sending):
+                if timer is not None:
+                    timer.cancel()
+
+    return Guarded

@@ -1,0 +1,171 @@
+"""A load of candles, each known by its identity, and the account of what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from shared.candles import Candle
+from shared.forecaster import Forecaster
+from shared.forecasts import Forecast
+from stream_app.pipeline import Incoming, advance, stored_offset
+from tests.candles import walk
+from tests.integration.topics import Record, read
+from tests.integration.workers import WorkerTopics
+
+SYMBOLS = 200
+DAYS_AHEAD = 2000  # more than any test needs
+
+
+class Load:
+    """Sends candles of many symbols in a thread of its own: the warm-up at once, then paced.
+
+    A broker that goes away is waited for; what it did not acknowledge is sent again.
+    """
+
+    def __init__(
+        self, topics: WorkerTopics, warm_up: int, *, rate: float, symbols: int = SYMBOLS
+    ) -> None:
+        self._topics = topics
+        self._rate = rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._send()), name="load")
+        names = [f"S{i:03d}" for i in range(symbols)]
+        self._series = [walk(warm_up + DAYS_AHEAD, symbol=name) for name in names]
+        self._warm_up = warm_up
+        self.sent = 0  # acknowledged, warm-up included
+        self.warm = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Stop after the day that is being sent."""
+        self._stop.set()
+        self._thread.join(120)
+
+    def owed(self) -> set[tuple[str, int]]:
+        """Return symbol and close of every candle sent that is past the warm-up."""
+        days = self.sent // len(self._series)
+        return {
+            (one.symbol, one.close_ms)
+            for series in self._series
+            for one in series[self._warm_up : days]
+        }
+
+    async def _send(self) -> None:
+        days = [list(day) for day in zip(*self._series, strict=True)]
+        await self._send_all([one for day in days[: self._warm_up] for one in day])
+        self.warm.set()
+        start = time.monotonic()
+        for number, day in enumerate(days[self._warm_up :]):
+            due = start + number * len(day) / self._rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if self._stop.is_set():
+                return
+            await self._send_all(day)
+
+    async def _send_all(self, candles: list[Candle]) -> None:
+        while True:
+            try:
+                await self._send_once(candles)
+            except (KafkaError, OSError):
+                await asyncio.sleep(0.2)
+            else:
+                self.sent += len(candles)
+                return
+
+    async def _send_once(self, candles: list[Candle]) -> None:
+        producer = await self._connected()
+        sent = [
+            await producer.send(self._topics.candles, one.encode(), one.symbol.encode())
+            for one in candles
+        ]
+        await asyncio.gather(*sent)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        held: AIOKafkaProducer | None = getattr(self, "_producer", None)
+        if held is None:
+            held = AIOKafkaProducer(
+                bootstrap_servers=self._topics.bootstrap,
+                enable_idempotence=True,
+                request_timeout_ms=120_000,
+            )
+            await held.start()
+            self._producer = held
+        return held
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a topic of forecasts says of a load."""
+
+    missing: set[tuple[str, int]]
+    contradictions: int  # repeats whose numbers differ
+    out_of_order: int  # first forecasts of a symbol that came behind a later one's
+    repeats: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is missing, contradicted or out of order; repeats are allowed."""
+        return not self.missing and not self.contradictions and not self.out_of_order
+
+
+def settle(records: list[Record], owed: set[tuple[str, int]]) -> Account:
+    """Count forecasts by identity."""
+    forecasts = [Forecast.decode(one.value) for one in records if one.value]
+    by_id: dict[str, list[dict[str, object]]] = defaultdict(list)
+    newest: Counter[str] = Counter()
+    out_of_order = 0
+    for one in forecasts:
+        if one.id not in by_id:
+            out_of_order += one.as_of_ms < newest[one.symbol]
+            newest[one.symbol] = max(newest[one.symbol], one.as_of_ms)
+        by_id[one.id].append(one.model_dump(exclude={"made_at_ms"}))
+    return Account(
+        missing=owed - {(one.symbol, one.as_of_ms) for one in forecasts},
+        contradictions=sum(one != same[0] for same in by_id.values() for one in same),
+        out_of_order=out_of_order,
+        repeats=len(forecasts) - len(by_id),
+    )
+
+
+def recovered_windows(topics: WorkerTopics) -> dict[bytes, bytes]:
+    """Return the windows that a recovery from the changelog gives, by its rule."""
+    held: dict[bytes, bytes] = {}
+    for one in read(topics.bootstrap, f"{topics.group}-windows-changelog"):
+        if one.key is None or one.value is None:
+            continue
+        if one.key not in held or stored_offset(one.value) > stored_offset(held[one.key]):
+            held[one.key] = one.value
+    return held
+
+
+def replayed_windows(topics: WorkerTopics, forecaster: Forecaster) -> dict[bytes, bytes]:
+    """Return the windows that a fresh replay of the candles topic gives."""
+    table: dict[bytes, bytes] = {}
+    messages = [
+        Incoming(one.key, one.value, one.partition, one.offset)
+        for one in read(topics.bootstrap, topics.candles)
+    ]
+    for start in range(0, len(messages), 512):
+        result = advance(messages[start : start + 512], table.get, forecaster, 1 << 52)
+        table.update({key: state for key, (_, state) in result.states.items()})
+    return table

@@ -1,0 +1,205 @@
+"""Kill anything at any time and count: every candle has its forecast.
+
+CANDLECAST_FAULT_ROUNDS scales how often a thing is killed: 1 by default, which CI has time for;
+``make faults`` runs 10 times as many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from local.broker import Broker
+from local.leash import Leash
+from shared import bundle
+from shared.forecaster import LstmForecaster
+from stream_app.settings import WorkerSettings
+from tests.integration.faults.load import Account, Load, recovered_windows, replayed_windows, settle
+from tests.integration.processes import Processes, wait_until
+from tests.integration.topics import read
+from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+ROUNDS = int(os.environ.get("CANDLECAST_FAULT_ROUNDS", "1"))
+RATE = 1000.0  # candles a second
+SESSION_S = 6.0
+FLAGS = ("--session-seconds", str(SESSION_S))
+DONE_S = 90.0
+
+FORECASTER = LstmForecaster(bundle.load(WorkerSettings.read([], "tests").model))
+WARM_UP = FORECASTER.window_length - 1
+
+
+class Crew:
+    """Workers of one group, each restarted when it has ended, as a supervisor would."""
+
+    def __init__(self, processes: Processes, topics: WorkerTopics) -> None:
+        self._processes = processes
+        self.topics = topics
+        self.workers: list[RunningWorker] = []
+
+    def hire(self) -> RunningWorker:
+        """Start a worker and wait until it is ready."""
+        worker = start_worker(self._processes, self.topics, *FLAGS)
+        self.workers.append(worker)
+        return worker
+
+    def mend(self) -> None:
+        """Replace the workers that have ended."""
+        for worker in [one for one in self.workers if one.process.exit_code is not None]:
+            self.workers.remove(worker)
+            self.hire()
+
+    def kill(self, worker: RunningWorker) -> None:
+        """End a worker by SIGKILL."""
+        worker.process.kill()
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path, leash: Leash) -> Iterator[Broker]:
+    """A broker of the test's own, on data that survive it."""
+    with Broker(tmp_path / "kafka", leash=leash) as broker:
+        yield broker
+
+
+@pytest.fixture
+def crew(own_broker: Broker, processes: Processes, unique_name: Callable[[str], str]) -> Crew:
+    """No worker yet, on topics of its own."""
+    return Crew(processes, WorkerTopics.make(own_broker.bootstrap, unique_name))
+
+
+def warmed_up(crew: Crew, load: Load) -> None:
+    """Wait until forecasts flow."""
+    wait_until(load.warm.is_set, 60, "the warm-up is sent")
+    wait_until(
+        lambda: crew.workers[0].metrics().get("candlecast_forecasts_total", 0) > 100,
+        60,
+        "forecasts flow",
+        process=crew.workers[0].process,
+    )
+
+
+def let_run(seconds: float) -> None:
+    """Let the load run on for a while; what happens in it is the test."""
+    time.sleep(seconds)
+
+
+def account(crew: Crew, load: Load) -> Account:
+    """Finish the load, wait until all is forecast, and settle."""
+    load.finish()
+    owed = load.owed()
+    deadline = time.monotonic() + DONE_S
+    while True:
+        crew.mend()
+        settled = settle(read(crew.topics.bootstrap, crew.topics.forecasts), owed)
+        if not settled.missing or time.monotonic() > deadline:
+            break
+    assert len(owed) > 1000, "the load was too small to say anything"
+    print(
+        json.dumps({"owed": len(owed), "missing": len(settled.missing), "repeats": settled.repeats})
+    )
+    assert settled.is_clean, settled
+    assert recovered_windows(crew.topics) == replayed_windows(crew.topics, FORECASTER)
+    return settled
+
+
+def test_without_a_fault_nothing_is_repeated(crew: Crew) -> None:
+    crew.hire()
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        let_run(3)
+        assert account(crew, load).repeats == 0
+
+
+def test_worker_killed_at_random_instants(crew: Crew) -> None:
+    crew.hire()
+    chance = random.Random(1)
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        for _ in range(2 * ROUNDS):
+            let_run(chance.uniform(0.2, 2.0))
+            crew.kill(crew.workers[0])
+            crew.mend()
+        account(crew, load)
+
+
+def test_broker_killed_and_restarted_on_its_data(crew: Crew, own_broker: Broker) -> None:
+    crew.hire()
+    chance = random.Random(2)
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        for _ in range((ROUNDS + 1) // 2):
+            let_run(chance.uniform(0.5, 2.0))
+            own_broker.kill()
+            own_broker.restart()
+            let_run(2)
+            crew.mend()
+        account(crew, load)
+
+
+def test_worker_and_broker_killed_at_once(crew: Crew, own_broker: Broker) -> None:
+    crew.hire()
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        crew.kill(crew.workers[0])
+        own_broker.kill()
+        own_broker.restart()
+        crew.mend()
+        account(crew, load)
+
+
+def test_a_worker_paused_past_its_session_does_no_harm(crew: Crew) -> None:
+    paused, _ = crew.hire(), crew.hire()
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        os.kill(paused.process.pid, signal.SIGSTOP)
+        let_run(SESSION_S * 2)
+        os.kill(paused.process.pid, signal.SIGCONT)
+        let_run(3)
+        account(crew, load)
+
+
+def test_workers_join_and_leave_under_load(crew: Crew) -> None:
+    crew.hire()
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        second, third = crew.hire(), crew.hire()
+        let_run(2)
+        for leaving in (second, third):
+            assert leaving.process.stop(15) == 0
+            crew.workers.remove(leaving)
+            let_run(1)
+        account(crew, load)
+
+
+def test_broker_unreachable_for_a_while(crew: Crew, own_broker: Broker) -> None:
+    crew.hire()
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        os.kill(own_broker.pid, signal.SIGSTOP)
+        let_run(60 if ROUNDS > 1 else 15)
+        os.kill(own_broker.pid, signal.SIGCONT)
+        let_run(3)
+        account(crew, load)
+
+
+def test_sigterm_under_full_load_drains_and_ends_with_0(crew: Crew) -> None:
+    crew.hire()
+    with Load(crew.topics, WARM_UP, rate=5 * RATE) as load:
+        warmed_up(crew, load)
+        for _ in range(max(2, ROUNDS)):
+            let_run(1)
+            [worker] = crew.workers
+            started = time.monotonic()
+            assert worker.process.stop(10) == 0, worker.process.log_tail()
+            assert time.monotonic() - started < 10
+            crew.mend()
+        account(crew, load)

@@ -1,0 +1,324 @@
+"""Real trainings on real candles, from the command line to MLflow, the bundle and the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import joblib
+import numpy as np
+import onnxruntime as ort
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from shared import bundle, features
+from shared.forecaster import Due, LstmForecaster, forecast
+from shared.forecasts import Horizon
+from shared.history import History, bundled
+from shared.window import Window
+from trainer import backtest, dataset, report
+from trainer.__main__ import main
+from trainer.network import Ensemble, Shape
+from trainer.scaling import relative
+from trainer.settings import TrainSettings
+
+pytestmark = pytest.mark.integration
+
+SMALL = ("--max-epochs", "3", "--hidden", "6", "--sequence-length", "8", "--no-progress")
+
+
+@pytest.fixture(scope="module")
+def candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a CSV of 1,000 real candles of two symbols, with three bad rows."""
+    rows = [
+        {
+            "symbol": one.symbol, "open_ms": one.open_ms, "open": one.open, "high": one.high,
+            "low": one.low, "close": one.close, "volume": one.volume,
+        }
+        for one in bundled(("IBM", "MSFT")).candles[:2000]
+    ]  # fmt: skip
+    rows += [rows[-1], {**rows[-1], "open_ms": 1, "close": -1}, {**rows[-1], "symbol": "a b"}]
+    path = tmp_path_factory.mktemp("data") / "candles.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Keep what main() sets up for the log out of other tests."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow") / "runs" / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def trained(candles: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("model") / "bundle"
+    argv = ["train", "--data", str(candles), "--out", str(out), *SMALL]
+    assert main([*argv, "--tracking-uri", f"sqlite:///{store}", "--experiment", "test"]) == 0
+    return out
+
+
+def runs(store: Path) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{store}")
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
+    (run,) = [one for one in runs(store) if one.info.run_name == "train"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["sequence_length"] == "8"
+    assert run.data.params["seed"] == "0"
+    client = MlflowClient(f"sqlite:///{store}")
+    curve = client.get_metric_history(run.info.run_id, "net0_har_train_loss")
+    assert [point.step for point in curve] == list(range(len(curve)))
+    assert len(curve) > 1
+    for name in ("mse", "rmse", "mae"):
+        assert run.data.metrics[f"{name}_1"] > 0
+        assert run.data.metrics[f"{name}_1_persistence"] > 0
+        assert run.data.metrics[f"{name}_10_drift"] > 0
+    stored = {one.path for one in client.list_artifacts(run.info.run_id, "bundle")}
+    assert stored == {
+        f"bundle/{name}" for name in ("config.json", "model.onnx", "model.pth", "scalers.joblib")
+    }
+    local = Path(client.download_artifacts(run.info.run_id, "bundle"))
+    assert bundle.load(local).config == bundle.load(trained).config
+    plot = Path(client.download_artifacts(run.info.run_id, "forecasts.png"))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert plot.stat().st_size > 20_000
+
+
+def test_the_bundle_says_what_it_was_trained_on(trained: Path, candles: Path) -> None:
+    config = bundle.load(trained).config
+    assert config.sequence_length == 8
+    assert config.data.symbols == ("IBM", "MSFT")
+    assert config.data.source == str(candles)
+    test_from = dataset.load(candles).symbols["IBM"].open_ms[-1] - config.data.last_ms
+    assert test_from > 60 * 86_400_000, "the newest tenth was kept for the test"
+    assert config.metrics["rmse_1"] == pytest.approx(math.sqrt(config.metrics["mse_1"]))
+    assert (trained / "model.onnx").stat().st_size < 200_000
+
+
+def test_the_same_seed_gives_the_same_files_in_another_process(
+    trained: Path, candles: Path, tmp_path: Path
+) -> None:
+    for seed, same in (("0", True), ("1", False)):
+        out = tmp_path / seed
+        subprocess.run(
+            [
+                sys.executable, "-m", "trainer", "--data", str(candles), "--out", str(out),
+                "--tracking-uri", "", "--seed", seed, *SMALL,
+            ],
+            check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
+        )  # fmt: skip
+        hashes = {path.name: bundle.file_hash(path) for path in out.iterdir()}
+        expected = {path.name: bundle.file_hash(path) for path in trained.iterdir()}
+        assert (hashes == expected) is same
+        assert (hashes["model.onnx"] == expected["model.onnx"]) is same
+
+
+def test_the_table_names_the_baselines(
+    candles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["fit", "--data", str(candles), "--until", "2003-06-01", "--out", str(tmp_path / "b")]
+    assert main([*argv, "--tracking-uri", "", *SMALL]) == 0
+    shown = capsys.readouterr().out
+    for word in ("MSE", "RMSE", "MAE", "persistence", "drift", "Candlecast"):
+        assert word in shown
+
+
+def test_fit_until_the_end_has_no_test(
+    candles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["fit", "--data", str(candles), "--out", str(tmp_path / "b"), "--tracking-uri", ""]
+    assert main([*argv, *SMALL]) == 0
+    assert capsys.readouterr().out == ""
+    config = bundle.load(tmp_path / "b").config
+    assert config.metrics == {}
+    assert config.data.last_ms == dataset.load(candles).symbols["IBM"].open_ms[-1]
+
+
+def test_what_comes_after_until_changes_nothing(candles: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(candles, float_precision="round_trip")
+    cut = 1_054_425_600_000  # 2003-06-01
+    later = table["open_ms"] >= cut
+    table.loc[later, ["open", "high", "low", "close"]] *= 3
+    table.to_csv(tmp_path / "other.csv", index=False)
+    for name, path in (("a", candles), ("b", tmp_path / "other.csv")):
+        argv = ["fit", "--data", str(path), "--until", "2003-06-01", "--out", str(tmp_path / name)]
+        assert main([*argv, "--tracking-uri", "", *SMALL]) == 0
+    first, second = (bundle.load(tmp_path / name).config for name in ("a", "b"))
+    assert first.files == second.files
+    assert first.data.sha256 == second.data.sha256
+
+
+def test_backtest_writes_every_forecast_and_tells_bad_rows(
+    trained: Path, candles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "forecasts.parquet"
+    argv = ["backtest", "--model", str(trained), "--data", str(candles), "--out", str(out)]
+    assert main([*argv, "--no-progress"]) == 0
+    table = pd.read_parquet(out)
+    length = bundle.load(trained).config.window_length
+    assert len(table) == 2 * (1000 - length + 1) * 3
+    assert list(table.columns) == [
+        "symbol", "open_ms", "step", "last_close", "predicted_close", "q0.05", "q0.1", "q0.25",
+        "q0.5", "q0.75", "q0.9", "q0.95", "volatility",
+    ]  # fmt: skip
+    assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
+    told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert sum(": row 200" in line and "left out" in line for line in told) == 3
+    assert f"{candles}: 3 rows left out" in told
+
+
+def test_the_back_test_is_what_the_stream_forecasts(trained: Path) -> None:
+    forecaster = LstmForecaster(bundle.load(trained))
+    candles = bundled(("AAPL",)).candles[:400]
+    source = dataset.of_history(History("AAPL", candles, ()))
+    table = backtest.run(forecaster, source.symbols)
+    window = Window(forecaster.window_length)
+    made: list[Horizon] = []
+    for one in candles:
+        window, _ = window.push(one)
+        if window.is_full:
+            due = Due(one.symbol, one.interval, one.close_ms, one.close, window)
+            made += forecast(forecaster, [due], 0)[0].horizons
+    expected = [[one.predicted_close, *one.quantiles.values(), one.volatility] for one in made]
+    names = ["predicted_close", *(f"q{level:g}" for level in forecaster.quantile_levels)]
+    np.testing.assert_allclose(table[[*names, "volatility"]], expected, rtol=1e-9)
+
+
+def test_evaluate_reports_rolling_origins(
+    candles: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["evaluate", "--data", str(candles), "--folds", "2", "--out", str(tmp_path), *SMALL]
+    some = ["--baselines", "persistence,har,rolling", "--experiment", "test"]
+    assert main([*argv, *some, "--tracking-uri", f"sqlite:///{store}"]) == 0
+    assert "HAR" in capsys.readouterr().out
+    made = report.Report.model_validate_json((tmp_path / "report.json").read_text())
+    assert made.protocol.kind == "rolling origins"
+    assert len({fold.model_version for fold in made.protocol.folds}) == 2
+    for fold in made.protocol.folds:
+        assert fold.trained_until_ms < fold.first_ms
+    assert {one.method for one in made.evaluation.scores} == {
+        "Candlecast", "persistence", "HAR", "rolling quantiles",
+    }  # fmt: skip
+    (run,) = [one for one in runs(store) if one.info.run_name == "evaluate"]
+    assert math.isfinite(run.data.metrics["pinball_skill_1_HAR"])
+    assert (tmp_path / "report.html").stat().st_size > 50_000
+
+
+def test_evaluate_leaves_out_what_a_frozen_model_was_trained_on(
+    trained: Path, candles: Path, tmp_path: Path
+) -> None:
+    argv = ["evaluate", "--model", str(trained), "--data", str(candles), "--out", str(tmp_path)]
+    assert main([*argv, "--baselines", "har", "--tracking-uri", "", "--no-progress"]) == 0
+    made = report.Report.model_validate_json((tmp_path / "report.json").read_text())
+    assert made.protocol.kind == "frozen model"
+    assert made.evaluation.first_ms > bundle.load(trained).config.data.last_ms
+
+
+def test_a_search_is_tracked_and_resumes(candles: Path, store: Path, tmp_path: Path) -> None:
+    argv = [
+        "search", "--data", str(candles), "--until", "2003-09-01", "--folds", "1", *SMALL,
+        "--storage", f"sqlite:///{tmp_path}/search.db", "--out", str(tmp_path / "out"),
+        "--tracking-uri", f"sqlite:///{store}", "--experiment", "test",
+    ]  # fmt: skip
+    assert main([*argv, "--trials", "1"]) == 0
+    assert main([*argv, "--trials", "2"]) == 0
+    best = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert best["trials"] == 3
+    assert best["complete"] >= 2
+    for name in ("parallel-coordinate.html", "importance.html"):
+        assert "plotly" in (tmp_path / "out" / name).read_text(encoding="utf-8")
+    parents = [one.info.run_id for one in runs(store) if one.info.run_name == "search"]
+    nested = [one for one in runs(store) if one.info.run_name.startswith("trial ")]
+    assert len(parents) == 2
+    assert sorted(one.info.run_name for one in nested) == ["trial 0", "trial 1", "trial 2"]
+    assert all(one.data.tags["mlflow.parentRunId"] in parents for one in nested)
+    assert all("relative_pinball" in one.data.metrics for one in nested)
+
+
+@pytest.fixture(scope="module")
+def default() -> bundle.Bundle:
+    return bundle.load(bundle.default_path())
+
+
+@pytest.fixture(scope="module")
+def windows(default: bundle.Bundle) -> np.ndarray:
+    """Return 500 real windows of all symbols, (B, T, 5)."""
+    length = default.config.window_length
+    views = [
+        np.lib.stride_tricks.sliding_window_view(one.candles.astype("f4").astype("f8"), length, 0)
+        for one in dataset.load(None).symbols.values()
+    ]
+    each = [view[np.linspace(0, len(view) - 1, 125).astype(int)] for view in views]
+    return np.concatenate(each).transpose(0, 2, 1)
+
+
+def test_the_default_bundle_is_small_and_of_the_bundled_candles(default: bundle.Bundle) -> None:
+    assert sum(path.stat().st_size for path in default.path.iterdir()) < 500_000
+    assert default.config.data.source == "bokeh_sampledata/_data/stocks.csv.gz"
+    assert default.config.data.symbols == ("AAPL", "GOOG", "IBM", "MSFT")
+
+
+def test_the_default_bundle_is_rebuilt_from_its_weights(
+    default: bundle.Bundle, windows: np.ndarray
+) -> None:
+    config = default.config
+    weights = torch.load(default.path / bundle.WEIGHTS_NAME, weights_only=True)
+    members = weights["location"].shape[0]
+    model = Ensemble(
+        Shape(
+            features=len(config.features),
+            members=members,
+            hidden=weights["lstm.weight_hh_l0"].shape[1] // members,
+            horizons=len(config.horizons),
+            levels=len(config.quantile_levels),
+            median=config.quantile_levels.index(0.5),
+        )
+    )
+    model.load_state_dict(weights)
+    model.eval()
+    inputs = features.compute(windows, config.features, config.sequence_length)
+    with torch.no_grad():
+        log_return, volatility = (one.numpy() for one in model(torch.from_numpy(inputs)))
+    session = ort.InferenceSession(
+        default.onnx, ort.SessionOptions(), providers=["CPUExecutionProvider"]
+    )
+    served = session.run(None, {"features": inputs})
+    np.testing.assert_allclose(log_return, served[0], atol=1e-5)
+    np.testing.assert_allclose(volatility, served[1], atol=1e-5)
+    prediction = LstmForecaster(default).predict(windows)
+    np.testing.assert_allclose(prediction.log_return, served[0], atol=1e-6)
+
+
+def test_the_scaling_in_the_graph_is_that_of_the_scalers(
+    default: bundle.Bundle, windows: np.ndarray
+) -> None:
+    config = default.config
+    scalers = joblib.load(default.path / bundle.SCALERS_NAME)
+    weights = torch.load(default.path / bundle.WEIGHTS_NAME, weights_only=True)
+    inputs = features.compute(windows, config.features, config.sequence_length)
+    newest = inputs[:, -1].astype(np.float64)
+    expected = scalers.inputs.transform(newest @ relative(TrainSettings.read([], "x").config()))
+    got = newest @ weights["input_weight"].double().numpy() + weights["input_bias"].numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
