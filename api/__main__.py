@@ -83,9 +83,7 @@ def serve(
         background=(follower.run, *((lambda: watch(keys),) if keys else ())),
     )
     app = create_app(forecaster, metrics, registry, options)
-    limits = SocketLimits(
-        settings.max_connections, settings.receive_seconds, settings.send_seconds
-    )
+    limits = SocketLimits(settings.max_connections, settings.receive_seconds, settings.send_seconds)
     try:
         server_config = make_config(app, limits, tls_of(settings))
         server_config.load()

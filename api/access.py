@@ -11,7 +11,8 @@ from typing import Final
 from limits import RateLimitItem
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
-from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from api.bodies import FieldError
 from api.keys import ANYONE, Client, KeyRing, Scope

@@ -76,7 +76,8 @@ class ForecastsRequest(Body):
     ]
     horizons: Annotated[tuple[Step, ...], Field(max_length=MAX_HORIZONS)] | None = Field(
         None,
-        min_length=1, description="steps wanted, rising, up to the model's longest; by default the trained"
+        min_length=1,
+        description="steps wanted, rising, up to the model's longest; by default the trained",
     )
 
 

@@ -76,8 +76,8 @@ class Follower:
             request_timeout_ms=int(_ANSWER_S * 1000),
             retry_backoff_ms=200,
         )
-        await consumer.start()
         try:
+            await consumer.start()
             parts = [
                 *await self._parts(self._kafka.candles_topic),
                 *await self._parts(self._kafka.forecasts_topic),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from api.bodies import FieldError, Body
+from api.bodies import Body, FieldError
 from api.histories import are_valid
 from api.predict import Predictor
 from api.problems import invalid_body, problem

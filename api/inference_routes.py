@@ -56,14 +56,18 @@ def inference_routes(predictor: Predictor, name: str) -> APIRouter:
         return answer({"ready": True})
 
     @router.get("/models/{name}", response_model=ModelMeta, openapi_extra=MODEL)
-    @router.get("/models/{name}/versions/{version}", response_model=ModelMeta, openapi_extra=MODEL_VERSION)
+    @router.get(
+        "/models/{name}/versions/{version}", response_model=ModelMeta, openapi_extra=MODEL_VERSION
+    )
     async def model(request: Request) -> Response:
         """Give the model's metadata: the names and forms of its tensors."""
         require(request)
         return Response(meta_of(predictor, name).encode(), media_type=JSON)
 
     @router.get("/models/{name}/ready", response_model=Ready, openapi_extra=MODEL)
-    @router.get("/models/{name}/versions/{version}/ready", response_model=Ready, openapi_extra=MODEL_VERSION)
+    @router.get(
+        "/models/{name}/versions/{version}/ready", response_model=Ready, openapi_extra=MODEL_VERSION
+    )
     async def model_ready(request: Request) -> Response:
         """Say that the model can infer."""
         require(request)
@@ -71,7 +75,9 @@ def inference_routes(predictor: Predictor, name: str) -> APIRouter:
 
     @router.post("/models/{name}/infer", response_model=InferAnswer, openapi_extra=INFER)
     @router.post(
-        "/models/{name}/versions/{version}/infer", response_model=InferAnswer, openapi_extra=INFER_VERSION
+        "/models/{name}/versions/{version}/infer",
+        response_model=InferAnswer,
+        openapi_extra=INFER_VERSION,
     )
     async def infer(request: Request) -> Response:
         """Give the distributions of the log return ahead of windows of candles."""

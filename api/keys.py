@@ -89,11 +89,7 @@ class KeyRing:
     def __init__(self, entries: tuple[KeyEntry, ...], rate: RateLimitItem | None) -> None:
         """Take the entries that are not revoked; ``rate`` is for those without their own."""
         self._by_id: Mapping[str, tuple[str, Client]] = MappingProxyType(
-            {
-                one.id: (one.hash, _client(one, rate))
-                for one in entries
-                if one.revoked_ms is None
-            }
+            {one.id: (one.hash, _client(one, rate)) for one in entries if one.revoked_ms is None}
         )
 
     def client(self, key: str) -> Client | None:

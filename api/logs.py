@@ -42,6 +42,8 @@ def configure(level: str, request_id: Callable[[], str]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(request_id))
     logging.basicConfig(level=level, handlers=[handler])
+    # the follower says what is the matter, once; the client would repeat it every second
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 class AccessLog:

@@ -40,7 +40,9 @@ class Asset:
 def load_assets() -> dict[str, Asset]:
     """Return every file by name: our own, and those of the installed packages."""
     own = files("api") / "static"
-    found = {one.name: _asset(one) for one in own.iterdir() if one.name.rpartition(".")[2] in _TYPES}
+    found = {
+        one.name: _asset(one) for one in own.iterdir() if one.name.rpartition(".")[2] in _TYPES
+    }
     vendor = files("fastapi_offline") / "static"
     charts = files("litecharts") / "js" / "lightweight-charts.js"
     for one in (charts, vendor / "swagger-ui-bundle.js", vendor / "swagger-ui.css"):

@@ -143,9 +143,7 @@ class Predictor:
         except ValueError as error:
             raise HistoryError("too_short", str(error), number) from None
 
-    def _horizons(
-        self, prices: list[list[float]], volatility: list[float]
-    ) -> list[dict[str, Any]]:
+    def _horizons(self, prices: list[list[float]], volatility: list[float]) -> list[dict[str, Any]]:
         return [
             {
                 "step": step,
@@ -195,13 +193,13 @@ class Predictor:
 
 
 def _row(prediction: Prediction, row: int) -> Prediction:
-    return Prediction(
-        prediction.log_return[row : row + 1], prediction.volatility[row : row + 1]
-    )
+    return Prediction(prediction.log_return[row : row + 1], prediction.volatility[row : row + 1])
 
 
 def _require_finite(prices: Array, prediction: Prediction, first: int = 0) -> None:
-    sums = prices.sum(axis=(1, 2)) + prediction.volatility.sum(axis=1)  # not finite if a part is not
+    sums = prices.sum(axis=(1, 2)) + prediction.volatility.sum(
+        axis=1
+    )  # not finite if a part is not
     if not np.isfinite(sums).all():
         number = first + int(np.argmin(np.isfinite(sums)))
         message = "expected prices that a finite forecast follows from"

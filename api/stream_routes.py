@@ -289,5 +289,3 @@ def _too_many(status: int, limit: int, whose: str) -> Exception:
     message = f"expected at most {limit} event streams {whose}, got one more"
     reason = FieldError(field="streams", rule="too_many", message=message)
     return problem(status, reason, headers={"retry-after": "5"})
-
-

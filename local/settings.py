@@ -35,8 +35,13 @@ class LocalSettings(BrokerSettings):
 
     model_config = SettingsConfigDict(cli_shortcuts={"json-summary": "json"})
 
-    source: Literal["replay", "yfinance"] = Field(
-        "replay", description="replay: a finite history; yfinance: Yahoo's candles as they close"
+    source: Literal["replay", "yfinance", "live"] = Field(
+        "replay",
+        description="replay: a finite history; yfinance: Yahoo's candles as they close; live: the "
+        "same, and provisional ones from ticks before them",
+    )
+    fallback: Literal["replay"] | None = Field(
+        None, description="what stands in for Yahoo if it cannot be reached at the start"
     )
     symbols: CommaSeparated = Field((), description="symbols, by comma; by default the source's")
     interval: str = Field("1d", description="length of the candles, such as 1m or 1d")

@@ -140,8 +140,11 @@ def source_flags(settings: LocalSettings) -> list[str]:
         flags += ["--symbols", ",".join(settings.symbols)]
     if settings.path is not None:
         flags += ["--path", str(settings.path)]
-    if settings.source == "yfinance":
-        return [*flags, "--once"] if settings.exit_when_done else flags
+    if settings.fallback is not None:
+        flags += ["--fallback", settings.fallback]
+    if settings.source != "replay":
+        is_once = settings.exit_when_done and settings.source == "yfinance"
+        return [*flags, "--once"] if is_once else flags
     speed = settings.speed or (None if settings.exit_when_done else WATCHING_SPEED)
     return flags if speed is None else [*flags, "--speed", f"{speed:g}"]
 

@@ -102,7 +102,7 @@ class ProducerSettings(KafkaSettings):
     )
     once: bool = Field(default=False, description="for yfinance: poll once and end")
     rate: float = Field(
-        80.0, gt=0, le=1000, description="requests a second to Yahoo, of all symbols together"
+        100.0, gt=0, le=1000, description="requests a second to Yahoo, of all symbols together"
     )
     threads: int = Field(
         16, ge=1, le=64, description="requests to Yahoo at once, each with its connection"

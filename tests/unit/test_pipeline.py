@@ -182,3 +182,17 @@ def test_step_is_pure() -> None:
     assert moved.offset == 7
     assert SymbolState.decode(moved.encode(), 3) == moved
     assert table_key(candle()) == b"AAPL|1d"
+
+
+def test_after_a_split_the_republished_window_is_on_one_scale() -> None:
+    """The producer republishes the window's candles, oldest first, before it goes on."""
+    table: dict[bytes, bytes] = {}
+    warm(table)
+    rescaled = [candle(day, one.close / 4) for day, one in enumerate(walk(5))][2:]
+    result = run(incoming(rescaled, first_offset=5), table)
+    assert result.outcomes == {"replaced": 2, "replaced_newest": 1}
+    [(_, forecast)] = result.forecasts
+    assert forecast.last_close == walk(5)[-1].close / 4
+    state = SymbolState.decode(table[b"AAPL|1d"], 3)
+    closes = [float(row[3]) for row in state.window.ohlcv()]
+    assert closes == pytest.approx([one.close / 4 for one in walk(5)[2:]], rel=1e-6)

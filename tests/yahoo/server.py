@@ -40,6 +40,7 @@ _JSON_ERROR: Final = {
 }
 
 
+Canned = Callable[[str, Mapping[str, str]], bytes | None]
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
 
 
@@ -61,7 +62,7 @@ class YahooServer:
         self.now_ms = now_ms
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # host, path, query
         self.delay_s = 0.0  # before each chart, as the way to Yahoo takes
-        self.canned: dict[str, bytes] = {}  # symbol -> a chart's document, for benchmarks
+        self.canned: Canned = lambda _symbol, _query: None  # made beforehand, for benchmarks
         self.limits_crumbs = False  # 429 for the crumb alone
         self.scripts: list[Script] = []  # for the next websockets
         self.subscriptions: list[list[str]] = []
@@ -109,17 +110,19 @@ class YahooServer:
         return await self._cookie(request)
 
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
-        """Run the next script on a websocket; without one, stay silent until the end."""
+        """Run the next script once a client subscribes; without one, stay silent until the end."""
         self._note(request)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         script = self.scripts.pop(0) if self.scripts else _silent
-        playing = asyncio.ensure_future(script(socket))
+        playing: asyncio.Future[None] | None = None
         try:
             async for message in socket:
                 self.subscriptions.append(message.json()["subscribe"])
+                playing = playing or asyncio.ensure_future(script(socket))
         finally:
-            playing.cancel()
+            if playing is not None:
+                playing.cancel()
         return socket
 
     async def _crumb(self, request: web.Request) -> web.Response:
@@ -137,8 +140,9 @@ class YahooServer:
         symbol = request.match_info["symbol"]
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
-        if symbol in self.canned:
-            return web.Response(body=self.canned[symbol], content_type="application/json")
+        canned = self.canned(symbol, request.query)
+        if canned is not None:
+            return web.Response(body=canned, content_type="application/json")
         listing = self.listings.get(symbol)
         fault = self._next_fault(symbol) if listing else Fault.NOT_FOUND
         if fault is not None:

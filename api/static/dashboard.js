@@ -1,0 +1,217 @@
+// The dashboard: state in one place, drawn a few times a second whatever comes.
+
+import { FanChart } from "./chart.js";
+import { bands } from "./fan.js";
+import { days, day, millis, percent, price, signed } from "./format.js";
+import { EventStream, KeyNeeded, load, setKey } from "./stream.js";
+import { SymbolTable } from "./table.js";
+
+const DRAW_MS = 250;
+const STATUS_MS = 2000;
+const SCORES_MS = 5000;
+const KEPT_CANDLES = 400;
+const DAY_MS = 86400000;
+
+const byId = (id) => document.getElementById(id);
+const rows = new Map(); // "AAPL 1d" -> a row of the table
+const view = { key: null, step: 1, back: 0 };
+let series = null; // of the chosen symbol: {symbol, interval, candles, forecasts by as_of_ms}
+let dirty = true;
+let chart = null;
+
+const keyOf = (one) => `${one.symbol} ${one.interval}`;
+
+// --- what comes
+
+function takeForecast(forecast, isNew) {
+  const key = keyOf(forecast);
+  const row = rows.get(key) ?? { symbol: forecast.symbol, interval: forecast.interval, skill: null, coverage: null };
+  const horizon = forecast.horizons[0];
+  const [low, , , , high] = bands(horizon);
+  Object.assign(row, {
+    last: forecast.last_close, median: horizon.predicted_close, low, high, isNew,
+    move: horizon.predicted_close / forecast.last_close - 1, madeMs: forecast.made_at_ms,
+  });
+  rows.set(key, row);
+  if (series && key === view.key) {
+    series.forecasts.set(forecast.as_of_ms, forecast);
+    if (isNew && view.back > 0) view.back += 1; // the past forecast that is looked at stays
+  }
+  dirty = true;
+}
+
+function takeCandle(candle) {
+  if (!series || keyOf(candle) !== view.key) return;
+  const at = series.candles.findIndex((one) => one.open_ms >= candle.open_ms);
+  if (at < 0) series.candles.push(candle);
+  else series.candles.splice(at, series.candles[at].open_ms === candle.open_ms ? 1 : 0, candle);
+  series.candles.splice(0, Math.max(series.candles.length - KEPT_CANDLES, 0));
+  dirty = true;
+}
+
+function takeEvent(kind, data) {
+  if (kind === "forecast") takeForecast(data, true);
+  else if (kind === "candle") takeCandle(data);
+  else if (kind === "hello" || kind === "reset") reload();
+}
+
+async function reload() {
+  await quietly(async () => {
+    const { forecasts } = await load("/v1/forecasts");
+    const known = new Set(forecasts.map(keyOf));
+    for (const key of rows.keys()) if (!known.has(key)) rows.delete(key);
+    for (const forecast of forecasts) takeForecast(forecast, false);
+    await loadScores();
+    await select(rows.has(view.key) ? view.key : (location.hash && rows.has(hashKey()) ? hashKey() : rows.keys().next().value), true);
+  });
+}
+
+const hashKey = () => decodeURIComponent(location.hash.slice(1));
+
+async function select(key, again = false) {
+  if (key === undefined || (key === view.key && !again)) { dirty = true; return; }
+  if (key !== view.key) Object.assign(view, { key, back: 0 });
+  const { symbol, interval } = rows.get(key);
+  const found = await load(`/v1/forecasts/${encodeURIComponent(symbol)}/history?interval=${interval}&limit=300`);
+  if (view.key !== key) return; // another one was chosen meanwhile
+  series = {
+    symbol, interval, candles: found.candles,
+    forecasts: new Map(found.forecasts.map(({ forecast }) => [forecast.as_of_ms, forecast])),
+  };
+  history.replaceState(null, "", `#${encodeURIComponent(key)}`);
+  drawHorizons();
+  dirty = true;
+}
+
+async function loadScores() {
+  const scores = await load("/v1/scores");
+  for (const one of scores.series) {
+    const row = rows.get(keyOf(one));
+    if (row) Object.assign(row, { skill: one.steps[0].skill, coverage: one.steps[0].coverage["90"] ?? null });
+  }
+  const overall = scores.overall[0];
+  byId("coverage").textContent = overall ? percent(overall.coverage["90"]) : "–";
+  byId("coverage-note").textContent = overall ? `of 90 % intervals, ${overall.count} scored` : "of 90 % intervals";
+  dirty = true;
+}
+
+async function loadStatus() {
+  const status = await load("/v1/status");
+  byId("lag").textContent = status.lag ?? "–";
+  byId("latency").textContent = millis(status.latency_ms?.p50);
+  byId("latency-note").textContent = status.latency_ms ? `candle to forecast; p95 ${millis(status.latency_ms.p95)}` : "candle to forecast";
+  byId("model").textContent = status.model.model_version;
+  const { age_ms: age, data } = status.model;
+  byId("model-note").textContent = age === null ? "" : `trained on data to ${day(data.last_ms, "1d")}, ${days(age / DAY_MS)} ago`;
+  const drift = status.drift;
+  byId("drift").textContent = drift ? drift.magnitude.toFixed(3) : "–";
+  byId("drift-note").textContent = drift ? `${drift.magnitude > drift.threshold ? "above" : "within"} chance (${drift.threshold.toFixed(3)})` : "of the distribution";
+  byId("drift").parentElement.classList.toggle("warn", Boolean(drift && drift.magnitude > drift.threshold));
+}
+
+// --- what is seen
+
+function draw() {
+  if (!dirty || document.hidden) return;
+  dirty = false;
+  const now = Date.now();
+  for (const row of rows.values()) row.age = Math.max(now - row.madeMs, 0) / 1000;
+  table.draw(rows, view.key);
+  byId("count").textContent = rows.size ? String(rows.size) : "";
+  drawChart();
+}
+
+function drawChart() {
+  const isEmpty = !series || !series.candles.length;
+  byId("empty").hidden = !isEmpty;
+  byId("chart").parentElement.classList.toggle("is-empty", isEmpty);
+  byId("chart").style.visibility = isEmpty ? "hidden" : "visible";
+  if (isEmpty) return;
+  chart ??= new FanChart(byId("chart"));
+  const most = Math.max(series.forecasts.size - 1, 0);
+  view.back = Math.min(view.back, most);
+  byId("back").max = most;
+  byId("back").value = most - view.back; // right is now
+  const chosen = chart.show(series, view);
+  const last = series.candles[series.candles.length - 1];
+  byId("title").textContent = series.symbol;
+  byId("subtitle").textContent = `${series.interval} candles · last ${day(last.open_ms, series.interval)}`;
+  byId("back-text").textContent = view.back ? `${view.back} candles ago` : "now";
+  drawFigures(last, chosen);
+}
+
+function drawFigures(last, chosen) {
+  const figures = [["last close", price(last.close), 0]];
+  for (const horizon of chosen?.horizons ?? []) {
+    const move = horizon.predicted_close / chosen.last_close - 1;
+    const [low, , , , high] = bands(horizon);
+    figures.push([`+${horizon.step}: ${price(low)} – ${price(high)}`, `${price(horizon.predicted_close)} ${signed(move)}`, move]);
+  }
+  byId("figures").replaceChildren(...figures.map(([note, text, tone]) => {
+    const element = Object.assign(document.createElement("div"), { className: "figure" });
+    element.append(Object.assign(document.createElement("b"), { textContent: text, className: tone > 0 ? "up" : tone < 0 ? "down" : "" }));
+    element.append(Object.assign(document.createElement("span"), { textContent: note }));
+    return element;
+  }));
+  const next = chosen?.horizons[0];
+  byId("reading").textContent = next && view.back === 0 ? `${series.symbol}: last ${price(last.close)}, next ${price(next.predicted_close)}` : "";
+}
+
+function drawHorizons() {
+  const newest = [...series.forecasts.values()].pop();
+  const steps = newest ? newest.horizons.map((one) => one.step) : [1];
+  if (!steps.includes(view.step)) view.step = steps[0];
+  byId("horizon").replaceChildren(...steps.map((step) => new Option(`${step} ahead`, step, false, step === view.step)));
+}
+
+const STATES = { live: "Live", connecting: "Reconnecting", down: "Stream down", key: "Key needed" };
+
+async function setState(state) {
+  byId("state").dataset.state = state;
+  byId("state").textContent = STATES[state];
+  if (state === "key") await askForKey();
+}
+
+let asking = null;
+function askForKey() {
+  asking ??= new Promise((resolve) => {
+    const dialog = byId("key-dialog");
+    dialog.addEventListener("close", () => { setKey(byId("key").value.trim()); asking = null; resolve(); }, { once: true });
+    dialog.showModal();
+  });
+  return asking;
+}
+
+async function quietly(work) {
+  try { await work(); } catch (error) { if (error instanceof KeyNeeded) await setState("key"); }
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  chart?.paint();
+}
+
+// --- start
+
+const table = new SymbolTable(byId("head"), byId("rows"), byId("none"), (key) => quietly(() => select(key)));
+const darkness = matchMedia("(prefers-color-scheme: dark)");
+setTheme(localStorage.getItem("theme") ?? (darkness.matches ? "dark" : "light"));
+darkness.addEventListener("change", () => { if (!localStorage.getItem("theme")) setTheme(darkness.matches ? "dark" : "light"); });
+byId("theme").addEventListener("click", () => {
+  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  localStorage.setItem("theme", theme);
+  setTheme(theme);
+});
+byId("filter").addEventListener("input", (event) => table.setFilter(event.target.value));
+byId("horizon").addEventListener("change", (event) => { view.step = Number(event.target.value); dirty = true; });
+byId("back").addEventListener("input", (event) => { view.back = Number(event.target.max) - Number(event.target.value); dirty = true; });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "/" && !/INPUT|SELECT/.test(document.activeElement.tagName)) { event.preventDefault(); byId("filter").focus(); }
+});
+document.addEventListener("visibilitychange", () => { dirty = true; });
+setInterval(draw, DRAW_MS);
+setInterval(() => { dirty = true; }, 1000); // ages grow
+setInterval(() => quietly(loadStatus), STATUS_MS);
+setInterval(() => { if (byId("state").dataset.state === "live") quietly(loadScores); }, SCORES_MS);
+quietly(loadStatus);
+new EventStream("/v1/stream?events=candle,forecast", takeEvent, setState).run();

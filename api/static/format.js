@@ -1,0 +1,42 @@
+// Numbers and times as people read them.
+
+const NOTHING = "–";
+
+export function price(value) {
+  if (value === null || value === undefined) return NOTHING;
+  const digits = Math.abs(value) >= 1000 ? 1 : Math.abs(value) >= 1 ? 2 : 5;
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+export function percent(share, digits = 1) {
+  return share === null || share === undefined ? NOTHING : `${(share * 100).toFixed(digits)} %`.replace("-", "−");
+}
+
+export function signed(share) {
+  if (share === null || share === undefined) return NOTHING;
+  return `${share > 0 ? "+" : ""}${(share * 100).toFixed(2)} %`.replace("-", "−");
+}
+
+export function ago(seconds) {
+  if (seconds === null || seconds === undefined) return NOTHING;
+  if (seconds < 1) return "now";
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
+  return days(seconds / 86400);
+}
+
+export function days(count) {
+  if (count < 730) return `${Math.floor(count)} days`;
+  return `${(count / 365.25).toFixed(1)} years`;
+}
+
+export function millis(value) {
+  if (value === null || value === undefined) return NOTHING;
+  return value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`;
+}
+
+export function day(ms, interval) {
+  const text = new Date(ms).toISOString();
+  return /[mh]$/.test(interval) ? `${text.slice(0, 10)} ${text.slice(11, 16)} UTC` : text.slice(0, 10);
+}

@@ -1,0 +1,212 @@
+"""How fast many symbols are polled, against ``yf.download`` with threads, on the stand-in of Yahoo.
+
+The stand-in runs in a process of its own and answers each chart after a delay. ``producer_first``
+is the first poll of a session, all of whose candles are new: the same rows that ``yf.download``
+gets. ``producer`` is what happens each minute thereafter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+import yfinance
+from curl_cffi import requests as curl
+from prometheus_client import CollectorRegistry
+
+from producer.asking import THREADS, Asker
+from producer.gate import Gate
+from producer.ledger import RECHECKED
+from producer.polling import PollingSource, real_now_ms
+from producer.settings import ProducerSettings
+from producer.yahoo import Yahoo
+from shared.candles import Candle
+from shared.metrics import ProducerMetrics
+
+SYMBOLS: Final = 500
+QUICK_SYMBOLS: Final = 60
+LATENCY_S: Final = 0.1
+GOAL_S: Final = 8.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one poll of all symbols took."""
+
+    seconds: float
+    cpu_ms_per_symbol: float
+    symbols: int
+
+    @classmethod
+    def of(cls, work: Callable[[], int]) -> Self:
+        """Run a poll that returns of how many symbols candles came."""
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        symbols = work()
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        return cls(round(wall_s, 2), round(cpu_s * 1000 / max(symbols, 1), 2), symbols)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return it for JSON."""
+        return {
+            "seconds": self.seconds,
+            "cpu_ms_per_symbol": self.cpu_ms_per_symbol,
+            "symbols": self.symbols,
+        }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; the last line printed is one JSON object."""
+    parser = argparse.ArgumentParser("python -m benchmarks producer", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SYMBOLS} symbols")
+    parser.add_argument("--symbols", type=int, default=SYMBOLS)
+    parser.add_argument("--latency", type=float, default=LATENCY_S, help="seconds of each answer")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    count = QUICK_SYMBOLS if options.quick else options.symbols
+    if options.serve:
+        return _serve(count, options.latency)
+    with _stand_in(count, options.latency) as (proxy, ca_bundle):
+        result = _compare(count, proxy, Path(ca_bundle))
+    result |= {"latency_ms": options.latency * 1000, "goal_s": GOAL_S}
+    print(json.dumps(result))
+    return 0
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(f"SYM{number:03d}" for number in range(count))
+
+
+def _compare(count: int, proxy: str, ca_bundle: Path) -> dict[str, Any]:
+    symbols = _names(count)
+    with tempfile.TemporaryDirectory() as cache:
+        yahoo = Yahoo(Path(cache), proxy, ca_bundle)
+        ours = _Ours(yahoo, symbols)
+        first = Round.of(ours.poll)
+        ours.forget_newest()
+        again = Round.of(ours.poll)
+        ours.close()
+        verify: Any = str(ca_bundle)
+        session: Any = curl.Session(impersonate="chrome", proxy=proxy, verify=verify)
+        _download(symbols[:4], session)
+        theirs = Round.of(lambda: _download(symbols, session))
+    return {
+        "producer_first": first.as_dict(),
+        "producer": again.as_dict(),
+        "yf_download": theirs.as_dict(),
+        "times_faster": round(theirs.seconds / again.seconds, 1),
+        "times_less_cpu": round(theirs.cpu_ms_per_symbol / again.cpu_ms_per_symbol, 1),
+    }
+
+
+class _Ours:
+    """The polling source with the producer's own defaults, all of a session's candles new."""
+
+    def __init__(self, yahoo: Yahoo, symbols: tuple[str, ...]) -> None:
+        self._yahoo = yahoo
+        self._symbols = symbols
+        self._pool = _KeptPool(THREADS)
+        self._published: dict[str, list[Candle]] = {}
+
+    def poll(self) -> int:
+        return asyncio.run(self._poll())
+
+    async def _poll(self) -> int:
+        settings = ProducerSettings.read([], "benchmarks")
+        metrics = ProducerMetrics(CollectorRegistry())
+        gate = Gate(metrics, rate=settings.rate, burst=settings.threads)
+        asker = Asker(self._yahoo.poll, "1m", gate, metrics, pool=self._pool)
+        source = PollingSource(self._symbols, asker, poll_ms=60_000, once=True)
+        seen: dict[str, list[Candle]] = {}
+        async for publication in source.candles(self._published):
+            seen.setdefault(publication.candle.symbol, []).append(publication.candle)
+        self._published = {symbol: candles[-RECHECKED:] for symbol, candles in seen.items()}
+        return len(seen)
+
+    def forget_newest(self) -> None:
+        """Let the newest candle of each symbol be new again, as if a minute had passed."""
+        self._published = {symbol: one[:-1] for symbol, one in self._published.items()}
+
+    def close(self) -> None:
+        self._pool.end()
+
+
+class _KeptPool(ThreadPoolExecutor):
+    """Threads that stay from poll to poll, as those of a running producer do."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        del wait, cancel_futures
+
+    def end(self) -> None:
+        super().shutdown(wait=True)
+
+
+def _download(symbols: Sequence[str], session: Any) -> int:
+    download: Any = yfinance.download
+    frame = download(
+        list(symbols), period="1d", interval="1m", threads=True, progress=False, session=session,
+        auto_adjust=False, group_by="ticker",
+    )  # fmt: skip
+    closes = frame.xs("Close", axis=1, level=1)
+    return int(closes.notna().any().sum())
+
+
+def _serve(count: int, latency_s: float) -> int:
+    from tests.yahoo import YahooStandIn  # noqa: PLC0415 -- only the server's process needs it
+    from tests.yahoo.market import chart, open_now  # noqa: PLC0415
+
+    now_ms = real_now_ms()
+    listing = open_now("SYM000", now_ms, price=100.0)
+    names = frozenset(_names(count))
+
+    @cache
+    def document(whole: bool) -> bytes:  # noqa: FBT001
+        range_ = (
+            {"range": "1d"} if whole else {"period1": _seconds_ago(17), "period2": "9999999999"}
+        )
+        result = chart(listing, {"interval": "1m"} | range_, now_ms)
+        return json.dumps({"chart": {"result": [result], "error": None}}).encode()
+
+    def canned(symbol: str, query: Mapping[str, str]) -> bytes | None:
+        since = int(query.get("period1", "0"))
+        return document(since < now_ms // 1000 - 3600) if symbol in names else None
+
+    with YahooStandIn() as stand_in:
+        stand_in.server.delay_s = latency_s
+        stand_in.server.canned = canned
+        print(json.dumps([stand_in.proxy_url, str(stand_in.ca_bundle)]), flush=True)
+        sys.stdin.read()  # until the benchmark ends
+    return 0
+
+
+def _seconds_ago(minutes: int) -> str:
+    return str(int(time.time()) - minutes * 60)
+
+
+@contextmanager
+def _stand_in(count: int, latency_s: float) -> Any:
+    command = [
+        sys.executable, "-m", "benchmarks", "producer", "--serve",
+        "--symbols", str(count), "--latency", str(latency_s),
+    ]  # fmt: skip
+    with subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None  # noqa: S101
+        assert process.stdout is not None  # noqa: S101
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.stdin.close()
+            process.wait(20)

@@ -1,0 +1,255 @@
+"""The dashboard in a real Chromium, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from prometheus_client import CollectorRegistry
+
+from api.access import AccessRules
+from api.app import Options, create_app
+from api.follower import Live
+from api.hub import Hub
+from api.keys import KeyFile, KeyRing, Scope, create
+from api.market import Market
+from api.server import Server, SocketLimits, make_config
+from local.ports import HOST, free_ports
+from shared.candles import Candle
+from shared.forecaster import Due, PersistenceForecaster, forecast
+from shared.metrics import ApiMetrics
+from shared.window import Window
+from tests.candles import walk
+
+pytestmark = pytest.mark.integration
+
+LENGTH: Final = 40
+FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WIDE: Final = {"width": 1360, "height": 900}
+PHONE: Final = {"width": 390, "height": 844}
+
+
+class Site:
+    """The API in a thread, with a stream that the test plays."""
+
+    def __init__(self, port: int, **options: Any) -> None:
+        self.live = Live(Market(), Hub(), connected=True, detail="following", lag=0)
+        self.url = f"http://{HOST}:{port}"
+        self._forecaster = PersistenceForecaster(LENGTH)
+        self._windows: dict[str, Window] = {}
+        registry = CollectorRegistry()
+        app = create_app(
+            self._forecaster, ApiMetrics(registry), registry, Options(live=self.live, **options)
+        )
+        self._config = make_config(app, SocketLimits())
+        self._config.host, self._config.port = HOST, port
+        self._server = Server(self._config, self.live.hub)
+        self._thread = threading.Thread(target=self._run)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await self._server.serve()
+
+        asyncio.run(serve())
+
+    def __enter__(self) -> Site:
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started:
+            assert time.monotonic() < deadline, "the site does not start"
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=20)
+
+    def play(self, candles: list[Candle], *, lag_ms: int = 12) -> None:
+        """Let candles, and the forecasts made at them, come in."""
+        assert self._loop is not None
+        done = threading.Event()
+
+        def take() -> None:
+            for candle in candles:
+                self._take(candle, lag_ms)
+            done.set()
+
+        self._loop.call_soon_threadsafe(take)
+        assert done.wait(30)
+
+    def _take(self, candle: Candle, lag_ms: int) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        window = self._windows.get(candle.symbol, Window(LENGTH))
+        window, _ = window.push(candle)
+        self._windows[candle.symbol] = window
+        events = self.live.market.add_candle(candle, now_ms)
+        if window.is_full:
+            due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
+            [made] = forecast(self._forecaster, [due], now_ms)
+            events += self.live.market.add_forecast(made, now_ms + lag_ms)
+        for event in events:
+            self.live.hub.publish(event)
+
+
+@contextmanager
+def opened(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, list[str]]]:
+    """Open a page; give it, and a list that collects what its console complains of."""
+    complaints: list[str] = []
+
+    def hear(message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            complaints.append(message.text)
+
+    context = browser.new_context(**({"viewport": WIDE} | options))
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.on("console", hear)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(url)
+    try:
+        yield page, complaints
+    finally:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site(free_ports(1)[0]) as site:
+        yield site
+
+
+def symbols(page: Page) -> list[str]:
+    return [
+        text.removesuffix("1d") for text in page.locator("#rows td:first-child").all_inner_texts()
+    ]
+
+
+def test_an_empty_stream_is_said_to_be_empty(browser: Browser, site: Site) -> None:
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        expect(page.locator("#state")).to_have_text("Live")
+        expect(page.get_by_text("Nothing has been forecast yet")).to_be_visible()
+        expect(page.locator("#none")).to_have_text("No symbols yet.")
+        expect(page.locator("#model")).to_have_text("persistence")
+        assert complaints == []
+
+
+def test_a_new_candle_is_shown_within_two_seconds(browser: Browser, site: Site) -> None:
+    candles = walk(120)
+    site.play(candles[:100])
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        expect(page.locator("#title")).to_have_text("AAPL")
+        expect(page.locator("#rows tr")).to_have_count(1)
+        for candle in candles[100:103]:
+            started = time.monotonic()
+            site.play([candle])
+            date = time.strftime("%Y-%m-%d", time.gmtime(candle.open_ms / 1000))
+            expect(page.locator("#subtitle")).to_contain_text(date, timeout=2_000)
+            assert time.monotonic() - started < 2
+        assert complaints == []
+
+
+def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
+    port = free_ports(1)[0]
+    candles = walk(120)
+    with Site(port) as site:
+        site.play(candles[:80])
+        with opened(browser, f"{site.url}/dashboard") as (page, _):
+            expect(page.locator("#rows tr")).to_have_count(1)
+            site.__exit__()
+            expect(page.locator("#state")).to_have_text("Reconnecting")
+            with Site(port) as again:
+                again.play(candles[:110])
+                expect(page.locator("#state")).to_have_text("Live")
+                expect(page.locator("#subtitle")).to_contain_text("last 2010-04-23")
+                again.play(candles[110:111])
+                expect(page.locator("#subtitle")).to_contain_text("last 2010-04-24")
+
+
+def test_500_symbols_sort_filter_and_obey_the_keyboard(browser: Browser, site: Site) -> None:
+    names = [f"S{number:03}" for number in range(500)]
+    for number, name in enumerate(names):
+        site.play(walk(LENGTH + 2, symbol=name, start=50.0 + number))
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        expect(page.locator("#rows tr")).to_have_count(500)
+        assert symbols(page) == names
+        page.get_by_role("button", name="Last").click()
+        page.get_by_role("button", name="Last").click()
+        assert symbols(page) == names[::-1]
+        page.keyboard.press("/")
+        page.keyboard.type("s04")
+        expect(page.locator("#rows tr")).to_have_count(10)
+        page.locator("#rows tr").first.focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_have_text("S048")
+        page.locator("#filter").fill("nothing like it")
+        expect(page.locator("#none")).to_have_text("No symbol matches.")
+        assert complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_in_light_and_dark(browser: Browser, site: Site, scheme: str) -> None:
+    site.play(walk(90))
+    options = {"viewport": PHONE, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
+    with opened(browser, f"{site.url}/dashboard", **options) as (page, complaints):
+        expect(page.locator("#title")).to_have_text("AAPL")
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= PHONE["width"]
+        assert complaints == []
+
+
+def test_a_key_is_asked_for_once(browser: Browser) -> None:
+    file, key = create(KeyFile(), "me", (Scope.READ,), None, now_ms=0)
+    ring = KeyRing(file.keys, None)
+    with Site(free_ports(1)[0], access=AccessRules(keys=lambda: ring)) as site:
+        site.play(walk(60))
+        with opened(browser, f"{site.url}/dashboard") as (page, _):
+            page.get_by_label("API key", exact=True).last.fill(key)
+            page.get_by_role("button", name="Use it").click()
+            expect(page.locator("#state")).to_have_text("Live")
+            expect(page.locator("#title")).to_have_text("AAPL")
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(browser: Browser, site: Site) -> None:
+    asked: list[str] = []
+    with opened(browser, "about:blank") as (page, complaints):
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{site.url}/docs")
+        expect(page.get_by_text("/v1/forecasts").first).to_be_visible()
+        assert all(one.startswith((site.url, "data:")) for one in asked)
+        assert complaints == []
+
+
+def save(page: Page, path: Path) -> None:
+    page.screenshot(path=path, full_page=True)
