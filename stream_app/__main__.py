@@ -23,7 +23,6 @@ from shared.settings import configure_logging
 from shared.status import Health, StatusServer
 from stream_app import dlq
 from stream_app.app import CandleWorker
-from stream_app.pipeline import StateError
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
 
@@ -35,13 +34,20 @@ STOP_SECONDS = 8.0
 STALE_LOOP_SECONDS = 30.0
 WATCH_SECONDS = 2.0
 
+CHANGELOG_CONFIG = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(32 << 20),  # what is compacted is closed segments
+    "segment.ms": "600000",
+    "min.cleanable.dirty.ratio": "0.2",
+}
+"""Keeps short what a recovery reads: a window is written with every candle."""
+
 
 class WorkerHealth:
     """What the probes say; written by the event loop, read by the status thread."""
 
     def __init__(self) -> None:
         self.worker: CandleWorker | None = None
-        self.recovered = False
         self.pulse = time.monotonic()
 
     def live(self) -> Health:
@@ -55,7 +61,7 @@ class WorkerHealth:
 
     def ready(self) -> Health:
         """Succeed while the windows are recovered and no rebalance is under way."""
-        if self.worker is None or not self.recovered:
+        if self.worker is None or not self.worker.recovered:
             return Health(ok=False, detail="recovering the windows")
         if self.worker.app.rebalancing or self.worker.app.in_recovery:
             return Health(ok=False, detail="partitions are being reassigned")
@@ -90,16 +96,6 @@ async def serve(settings: WorkerSettings, forecaster: Forecaster) -> int:
 
 async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> None:
     """Start the worker and watch it until it is told to stop or has crashed."""
-
-    @worker.table.on_recover
-    async def recovered() -> None:
-        try:
-            await worker.check_offsets()
-        except StateError as error:
-            await worker.app.crash(error)
-        health.recovered = True
-        log.info("windows recovered: %d", len(worker.table.data.data))
-
     health.worker = worker
     await worker.app.start()
     watcher = asyncio.create_task(_watch(worker))
@@ -145,7 +141,7 @@ def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
         settings.changelog_topic,
         settings.partitions,
         settings.replication,
-        {"cleanup.policy": "compact", "segment.ms": "600000"},
+        CHANGELOG_CONFIG,
     )
     return (*topics.market_topics(settings), changelog)
 

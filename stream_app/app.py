@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ from stream_app.transport import (
 )
 from stream_app.windows import WindowTable
 
+log = logging.getLogger("stream_app")
+
 OBSERVE_SECONDS: Final = 5.0
 
 
@@ -49,6 +52,8 @@ class CandleWorker:
         self._changelog_topic = settings.changelog_topic
         self._session_s = settings.session_seconds
         self.progress = Progress(settings.stall_seconds)
+        self.recovered = False
+        self._assigned_s = time.monotonic()
         self._idle = asyncio.Event()
         self._idle.set()
         self.app = make_app(settings)
@@ -69,6 +74,8 @@ class CandleWorker:
         )
         self.app.tables.add(self.table)
         self.app.on_partitions_revoked.connect(self._settle)
+        self.app.on_partitions_assigned.connect(self._begin_recovery)
+        self.table.on_recover(self._end_recovery)
         self.app.agent(topic, name="forecast-candles")(self._forecast_candles)
 
     @property
@@ -157,6 +164,19 @@ class CandleWorker:
         for i, _ in result.forecasts:
             metrics.latency_seconds.observe(max(0.0, now - batch[i].message.timestamp))
 
+    async def _begin_recovery(self, *_: Any, **__: Any) -> None:
+        self._assigned_s = time.monotonic()
+
+    async def _end_recovery(self) -> None:
+        try:
+            await self._check_offsets()
+        except StateError as error:
+            await self.app.crash(error)
+        seconds = time.monotonic() - self._assigned_s
+        self._metrics.recovery_seconds.set(seconds)
+        self.recovered = True
+        log.info("%d windows recovered in %.1f s", len(self.table.data.data), seconds)
+
     async def observe(self) -> None:
         """Ask the broker how far the partitions are, and note it; raises ``TimeoutError``."""
         consumer = self._consumer
@@ -173,7 +193,7 @@ class CandleWorker:
             self._metrics.lag.labels(str(partition)).set(lag)
         self._metrics.commit_age_seconds.set(self.progress.age_s())
 
-    async def check_offsets(self) -> None:
+    async def _check_offsets(self) -> None:
         """Compare what the recovered windows remember with the topic; raises ``StateError``."""
         remembered = self.table.newest_offsets()
         for tp, end in (await self._consumer.ends()).items():
