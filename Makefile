@@ -47,7 +47,7 @@ train: $(VENV)/.train  ## Train the default bundle anew from the bundled candles
 
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
-	  .import_linter_cache mlruns mlflow.db mlartifacts
+	  .import_linter_cache mlruns mlflow.db mlartifacts search.db search report
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

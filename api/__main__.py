@@ -1,4 +1,4 @@
-"""``python -m api``: reads the settings, loads the model and serves; ``... keys`` tends the keys."""
+"""``python -m api``: reads the settings and serves; ``python -m api keys`` tends the keys."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from api.hub import Hub
 from api.inference_routes import inference_routes
 from api.logs import AccessLog
 from api.market import Market
-from api.middleware import BodyLimit, Measure
+from api.middleware import BodyLimit, Direct, Measure
 from api.openapi import describe
 from api.pages import page_routes
 from api.predict import Predictor
@@ -41,8 +41,8 @@ class Options:
     """What may differ from one application to another; the defaults are those of a test."""
 
     config: BundleConfig | None = None  # of the model, if it has a bundle
-    access: AccessRules = AccessRules()
-    streams: StreamLimits = StreamLimits()
+    access: AccessRules = field(default_factory=AccessRules)
+    streams: StreamLimits = field(default_factory=StreamLimits)
     max_body_bytes: int = MAX_BODY_BYTES
     cors_origins: Sequence[str] = ()
     over_tls: bool = False
@@ -88,11 +88,13 @@ def create_app(
             Exception: _on_crash,
         },
     )
-    app.include_router(predict_routes(predictor, card))
+    hot = predict_routes(predictor, card)
+    app.include_router(hot)
     app.include_router(status_routes(predictor, registry, card))
     app.include_router(stream_routes(options.live, metrics, card, options.streams))
     app.include_router(inference_routes(predictor, name_of(forecaster, options.config)))
     app.include_router(page_routes())
+    app.add_middleware(Direct, method="POST", path="/predict", router=hot)
     app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes)
     app.add_middleware(Access, rules=options.access)
     if options.cors_origins:

@@ -64,7 +64,9 @@ class History(Body):
     symbol: Symbol | None = Field(None, description="given back in the answer")
     interval: str | None = Field(None, description="of the candles, as in 1d; needed for times")
     candles: Annotated[
-        tuple[TimedCandle, ...], FailFast(), Field(min_length=1, max_length=MAX_HISTORY)
+        tuple[TimedCandle, ...],
+        FailFast(),
+        Field(max_length=MAX_HISTORY, json_schema_extra={"minItems": 1}),
     ]
 
 
@@ -72,7 +74,9 @@ class ForecastsRequest(Body):
     """One or many histories."""
 
     histories: Annotated[
-        tuple[History, ...], FailFast(), Field(min_length=1, max_length=MAX_HISTORIES)
+        tuple[History, ...],
+        FailFast(),
+        Field(max_length=MAX_HISTORIES, json_schema_extra={"minItems": 1}),
     ]
     horizons: Annotated[tuple[Step, ...], Field(max_length=MAX_HORIZONS)] | None = Field(
         None,

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _CHECK_S: Final = 1.0
 _ANSWER_S: Final = 4.0
-_BACK_OFF_S: Final = 1.0
+_BACK_OFF_S: Final = (0.5, 4.0)  # first, longest
 _MAX_RECORDS: Final = 200
 
 
@@ -60,12 +60,16 @@ class Follower:
 
     async def run(self) -> None:
         """Follow until cancelled; whatever fails is tried again."""
+        wait_s, longest_s = _BACK_OFF_S
         while True:
             try:
                 await self._follow()
             except (KafkaError, OSError, TimeoutError, _TopicsLost) as error:
+                if self._live.connected:
+                    wait_s = _BACK_OFF_S[0]
                 self._lost(str(error) or type(error).__name__)
-            await asyncio.sleep(_BACK_OFF_S)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 1.5, longest_s)
 
     async def _follow(self) -> None:
         bootstrap = self._kafka.bootstrap

@@ -25,6 +25,7 @@ from api.bodies import (
     History,
     HistoryCandle,
     PredictRequest,
+    TimedCandle,
 )
 from api.problems import ProblemError, invalid_body, problem
 from shared.candles import INTERVALS_MS, MAX_NUMBER
@@ -99,6 +100,8 @@ def read_forecasts(body: bytes) -> tuple[list[Series], tuple[int, ...] | None]:
     if fast is not None:
         return fast
     request = _validate(ForecastsRequest, body, '{"histories": [...]}')
+    if not request.histories:
+        raise _broken("histories", "too_short", "at least 1 history", "none")
     series = [_timed(i, one, _array(one.candles)) for i, one in enumerate(request.histories)]
     return series, _rising(request.horizons)
 
@@ -175,12 +178,14 @@ def _timed(number: int, history: _HistoryBody | History, candles: Array) -> Seri
     if not _has_times(history):
         return Series(candles, history.symbol, interval)
     as_of_ms = _as_of_ms(where, history)
-    opened = tuple(one.open_ms for one in history.candles[-7:] if one.open_ms is not None)
+    latest: Sequence[_Timed | TimedCandle] = history.candles[-7:]
+    opened = tuple(one.open_ms for one in latest if one.open_ms is not None)
     return Series(candles, history.symbol, interval, as_of_ms, opened)
 
 
 def _has_times(history: _HistoryBody | History) -> bool:
-    return any(one.open_ms is not None or one.close_ms is not None for one in history.candles)
+    candles: Sequence[_Timed | TimedCandle] = history.candles
+    return any(one.open_ms is not None or one.close_ms is not None for one in candles)
 
 
 def _as_of_ms(where: str, history: _HistoryBody | History) -> int:
@@ -190,7 +195,8 @@ def _as_of_ms(where: str, history: _HistoryBody | History) -> int:
     length = INTERVALS_MS[history.interval]
     before = -1
     close_ms = 0
-    for i, one in enumerate(history.candles):
+    candles: Sequence[_Timed | TimedCandle] = history.candles
+    for i, one in enumerate(candles):
         field = f"{where}.candles[{i}]"
         if one.open_ms is None:
             raise _broken(f"{field}.open_ms", "missing", "a time as on the others", "nothing")

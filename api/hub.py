@@ -1,4 +1,4 @@
-"""Events to many clients: each with a bounded queue, the slow ones dropped, the lost ones resumed."""
+"""Events to many clients: bounded queues, slow ones dropped, lost ones resumed."""
 
 from __future__ import annotations
 

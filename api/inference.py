@@ -42,14 +42,14 @@ class InputTensor(Body):
     shape: tuple[int, int, int] = Field(description="windows, candles of each, 5")
     datatype: Literal["FP64", "FP32"]
     data: list[Any] = Field(description="flat, in row-major order, or nested")
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class WantedOutput(Body):
     """The name of a tensor that the answer shall hold."""
 
     name: Literal["log_return", "volatility"]
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class InferRequest(Body):
@@ -58,7 +58,7 @@ class InferRequest(Body):
     id: Annotated[str, Field(max_length=256)] | SkipJsonSchema[None] = None
     inputs: Annotated[tuple[InputTensor, ...], Field(min_length=1, max_length=1)]
     outputs: Annotated[tuple[WantedOutput, ...], Field(max_length=2)] = ()
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class InferAnswer(Message):

@@ -8,8 +8,8 @@ A random walk's variance grows linearly with time, so between the trained steps 
 - the variance over the step, ``h v_h^2`` for a volatility of ``v_h`` a candle, is
   ``(1 - w) a v_a^2 + w b v_b^2``.
 
-Before the first trained step ``a`` is now, where nothing is uncertain: ``m = d = 0``. Quantiles stay in
-order, since the distances on either side rise with the level at both ends.
+Before the first trained step ``a`` is now, where nothing is uncertain: ``m = d = 0``. Quantiles
+stay in order, since the distances on either side rise with the level at both ends.
 """
 
 from __future__ import annotations

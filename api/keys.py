@@ -1,8 +1,8 @@
 """API keys: named, scoped, revocable; a file holds their hashes, never the keys.
 
-A key is ``cc_<id>_<secret>``. The secret is 256 random bits, which nobody can guess or try through, so a
-fast hash is enough (a slow one is for passwords that people think up), and it has to be fast: it
-is computed for every request.
+A key is ``cc_<id>_<secret>``. The secret is 256 random bits, which nobody can guess or try
+through, so a fast hash is enough (a slow one is for passwords that people think up), and it has
+to be fast: it is computed for every request.
 """
 
 from __future__ import annotations

@@ -13,6 +13,9 @@ from contextvars import ContextVar
 from typing import Final
 
 from prometheus_client import Histogram
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.bodies import MAX_BATCH_BYTES, MAX_BODY_BYTES, FieldError
@@ -106,6 +109,35 @@ def _identity(headers: Iterable[Header]) -> bytes:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
     return os.urandom(8).hex().encode()
+
+
+class Direct:
+    """Answers the busiest path without the router, whose work is as much as the model's."""
+
+    def __init__(self, app: ASGIApp, method: str, path: str, router: Router) -> None:
+        """Find the route of a path, which stays in the OpenAPI document and the router."""
+        self._app = app
+        self._method = method
+        self._path = path
+        self._route = next(
+            one
+            for one in router.routes
+            if isinstance(one, Route) and one.path == path and method in (one.methods or ())
+        )
+        self._endpoint = self._route.endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") != self._path or scope.get("method") != self._method:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = self._route
+        try:
+            response: Response = await self._endpoint(Request(scope, receive))
+        except ProblemError as error:
+            response = error.response()
+        except ClientDisconnect:
+            response = problem(400, detail="the client left before its body had come").response()
+        await response(scope, receive, send)
 
 
 class BodyLimit:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
-from api.bodies import MAX_HISTORY, FieldError, Problem
+from api.bodies import FieldError, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_ERRORS: Final = 20
@@ -80,10 +80,13 @@ def _field_error(error: ErrorDetails) -> FieldError:
         return FieldError(
             field=name, rule=rule, message=f"expected JSON in UTF-8, got: {context['error']}"
         )
-    expected = _EXPECTED.get(rule, error["msg"])
-    limit = next((context[key] for key in ("gt", "ge", "lt", "le") if key in context), 0)
+    limit = next((context[key] for key in ("gt", "ge", "lt", "le", "max_length") if key in context), 0)
     got = "nothing" if rule == "missing" else shown(error["input"])
-    message = f"expected {expected.format(limit=limit)}, got {got}"
+    known = _EXPECTED.get(rule)
+    expected = error["msg"].removeprefix("Input should be ")
+    noun = "candles" if name == "history" else name.rpartition(".")[2]
+    text = known.format(limit=limit, noun=noun) if known else expected
+    message = f"expected {text}, got {got}"
     return FieldError(field=name, rule=rule, message=message)
 
 
@@ -96,9 +99,13 @@ _EXPECTED: Final[dict[str, str]] = {
     "greater_than_equal": "at least {limit:g}",
     "less_than": "less than {limit:g}",
     "less_than_equal": "at most {limit:g}",
+    "string_type": "a string",
+    "string_pattern_mismatch": "a symbol of up to 32 letters, digits and ^ = . - _ / & :",
+    "int_type": "a whole number",
+    "literal_error": "a name that is known",
     "model_type": "an object",
     "tuple_type": "an array",
-    "too_long": f"at most {MAX_HISTORY} candles",
+    "too_long": "at most {limit:g} {noun}",
 }
 
 

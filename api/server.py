@@ -7,7 +7,7 @@ import logging
 import ssl
 from dataclasses import dataclass
 from socket import socket
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -91,86 +91,89 @@ _TOO_MANY: Final = _raw(
 _INVALID: Final = _raw(problem(400, detail="this is no HTTP request"))
 
 
-def _protocol(limits: SocketLimits) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol with these limits."""
+class Guarded(HttpToolsProtocol):
+    """uvicorn's protocol with limits, which a subclass has to bring."""
 
-    class Guarded(HttpToolsProtocol):
-        _receiving: asyncio.TimerHandle | None = None
-        _sending: asyncio.TimerHandle | None = None
-        _head_bytes = 0
+    limits: ClassVar[SocketLimits]
+    _receiving: asyncio.TimerHandle | None = None
+    _sending: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.write(_TOO_MANY)
-                transport.close()
-                return
-            self._expect()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.write(_TOO_MANY)
+            transport.close()
+            return
+        self._expect()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timers()
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timers()
+        super().connection_lost(exc)
 
-        def data_received(self, data: bytes) -> None:
-            if not self.transport.is_closing():
-                super().data_received(data)
+    def data_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            super().data_received(data)
 
-        def on_message_begin(self) -> None:
-            self._head_bytes = 0
-            self._expect()
-            super().on_message_begin()
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        self._expect()
+        super().on_message_begin()
 
-        def on_url(self, url: bytes) -> None:
-            self._count(len(url))
-            super().on_url(url)
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
 
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._count(len(name) + len(value))
-            super().on_header(name, value)
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
 
-        def on_message_complete(self) -> None:
-            if self._receiving is not None:
-                self._receiving.cancel()
-                self._receiving = None
-            super().on_message_complete()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._sending = self.loop.call_later(limits.send_s, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._sending is not None:
-                self._sending.cancel()
-                self._sending = None
-
-        def send_400_response(self, msg: str) -> None:
-            del msg
-            self.transport.write(_INVALID)
-            self.transport.close()
-
-        def _count(self, size: int) -> None:
-            self._head_bytes += size
-            if self._head_bytes > limits.head_bytes:  # the parser hands this on as invalid
-                raise ValueError("too large a head")
-
-        def _expect(self) -> None:
-            """Begin the time in which a request must have come."""
-            if self._receiving is None:
-                self._receiving = self.loop.call_later(limits.receive_s, self._too_slow)
-
-        def _too_slow(self) -> None:
+    def on_message_complete(self) -> None:
+        if self._receiving is not None:
+            self._receiving.cancel()
             self._receiving = None
-            if self.transport.is_closing():
-                return
-            answered = self.cycle is not None and self.cycle.response_started
-            if not answered or self.cycle.response_complete:
-                self.transport.write(_TOO_SLOW)
-            self.transport.close()
+        super().on_message_complete()
 
-        def _stop_timers(self) -> None:
-            for timer in (self._receiving, self._sending):
-                if timer is not None:
-                    timer.cancel()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._sending = self.loop.call_later(self.limits.send_s, self.transport.abort)
 
-    return Guarded
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+
+    def send_400_response(self, msg: str) -> None:
+        del msg
+        self.transport.write(_INVALID)
+        self.transport.close()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self.limits.head_bytes:  # the parser hands this on as invalid
+            raise ValueError("too large a head")
+
+    def _expect(self) -> None:
+        """Begin the time in which a request must have come."""
+        if self._receiving is None:
+            self._receiving = self.loop.call_later(self.limits.receive_s, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._receiving = None
+        if self.transport.is_closing():
+            return
+        answered = self.cycle is not None and self.cycle.response_started
+        if not answered or self.cycle.response_complete:
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._receiving, self._sending):
+            if timer is not None:
+                timer.cancel()
+
+
+def _protocol(limits: SocketLimits) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol with these limits; uvicorn makes its instances itself."""
+    return type("Limited", (Guarded,), {"limits": limits})

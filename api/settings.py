@@ -39,7 +39,8 @@ class ApiSettings(KafkaSettings):
         None, description="file of API keys: python -m api keys create NAME --file FILE"
     )
     without_keys: bool = Field(
-        False, description="serve without keys beyond loopback; something else must guard the port"
+        default=False,
+        description="serve without keys beyond loopback; something else must guard the port",
     )
     rate: Annotated[str, AfterValidator(_known_rate)] = Field(
         "200/second", description="requests of one key, unless it has its own rate"
@@ -50,7 +51,7 @@ class ApiSettings(KafkaSettings):
     cors_origins: CommaSeparated = Field(
         (), description="origins whose pages may use the API, by comma; by default none"
     )
-    access_log: bool = Field(True, description="write a line for each request")
+    access_log: bool = Field(default=True, description="write a line for each request")
     max_connections: int = Field(1_000, ge=1, description="connections at once")
     max_streams: int = Field(200, ge=1, description="event streams at once")
     max_streams_a_client: int = Field(

@@ -41,10 +41,10 @@ PACKAGES: Final = ("producer", "stream_app", "api", "trainer", "shared", "local"
 
 SETTINGS: Final[dict[str, tuple[type[ServiceSettings], type[ServiceSettings] | None]]] = {
     "All": (ServiceSettings, None),
-    "producer, stream_app": (KafkaSettings, ServiceSettings),
+    "producer, stream_app, api": (KafkaSettings, ServiceSettings),
     "producer": (ProducerSettings, KafkaSettings),
     "stream_app": (WorkerSettings, KafkaSettings),
-    "api": (ApiSettings, ServiceSettings),
+    "api": (ApiSettings, KafkaSettings),
     "local": (LocalSettings, ServiceSettings),
 }
 """Of each process its settings, and those that an earlier row has."""

@@ -142,9 +142,10 @@ def source_flags(settings: LocalSettings) -> list[str]:
         flags += ["--path", str(settings.path)]
     if settings.fallback is not None:
         flags += ["--fallback", settings.fallback]
-    if settings.source != "replay":
-        is_once = settings.exit_when_done and settings.source == "yfinance"
-        return [*flags, "--once"] if is_once else flags
+    if settings.source == "yfinance" and settings.exit_when_done:
+        flags.append("--once")
+    if settings.source != "replay" and settings.fallback is None:
+        return flags
     speed = settings.speed or (None if settings.exit_when_done else WATCHING_SPEED)
     return flags if speed is None else [*flags, "--speed", f"{speed:g}"]
 

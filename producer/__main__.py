@@ -123,8 +123,15 @@ async def _run(settings: ProducerSettings) -> None:
                     f"{error}; --fallback replay replays stored candles instead"
                 ) from error
             log.warning("%s; a replay of stored candles stands in", error)
-            stand_in = settings.model_copy(update={"source": "replay"})
-            await _publish(settings, replay(stand_in, metrics), metrics, progress)
+            await _publish(settings, _stand_in(settings, metrics), metrics, progress)
+
+
+def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSource:
+    """Return a replay of the given file, or of all bundled candles, whatever was to be polled."""
+    update: dict[str, object] = {"source": "replay"}
+    if settings.path is None:
+        update |= {"symbols": (), "symbols_file": None}
+    return replay(settings.model_copy(update=update), metrics)
 
 
 def _status(

@@ -161,7 +161,8 @@ class ProducerSettings(KafkaSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.source == "replay" and self.path is None and self.interval != "1d":
+        replays = self.source == "replay" or self.fallback == "replay"
+        if replays and self.path is None and self.interval != "1d":
             raise _inconsistent(f"interval: the bundled candles are 1d, got {self.interval!r}")
         if self.source == "live" and INTERVALS_MS[self.interval] >= DAY_MS:
             raise _inconsistent(f"interval: live makes candles below a day, got {self.interval!r}")

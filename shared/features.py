@@ -1,9 +1,12 @@
 """Candles to the network's inputs: one batched function for training, stream, API and back-test.
 
 Every feature is a function of the window alone, free of the scales of price and volume, and finite
-for any valid candles: flat ones, and markets whose volume is always 0, included. Only element-wise
-steps and running sums along a window are used, so a window's numbers are the same, bit for bit, in
-whatever batch it comes.
+for any valid candles: flat ones, and markets whose volume is always 0, included. Only gathers,
+element-wise steps and running sums along a window are used, so a window's numbers are the same, bit
+for bit, in whatever batch it comes.
+
+One window costs calls of numpy, not arithmetic: so all features are rows of one table, and each
+step is done to as many rows at once as need it. The order of the rows is what makes that possible.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -23,7 +27,7 @@ GARMAN_KLASS: Final = 2 * math.log(2) - 1
 """Weight of the squared body in Garman and Klass (1980), "On the Estimation of Security Price
 Volatilities from Historical Data", Journal of Business 53."""
 
-VARIANCE_WEIGHTS: Final = np.array([1.0, -GARMAN_KLASS, 0.5])[:, None, None]
+VARIANCE_WEIGHTS: Final = np.array([1.0, -GARMAN_KLASS, 0.5])[:, None]
 """Of the squared gap, body and range."""
 
 MIN_VARIANCE: Final = 1e-10
@@ -52,14 +56,10 @@ WEEK: Final = 5
 LONG: Final = 120  # the longest memory that a window of at most 160 candles has room for
 
 
-INVERSE_COUNTS: Final = np.array(
-    [1 / LONG, 1 / LONG, 1 / LONG, 1 / MONTH, 1 / MONTH, 1 / WEEK, 1 / SMA_CANDLES, 1.0]
-)[:, None, None]
-"""Of absolute return, volatility and variance (120), variance and turnover (22), variance (5),
-close (20), and the way that the close travelled, which stays a sum (14)."""
-
 MIN_VOLATILITY: Final = math.sqrt(MIN_VARIANCE)
-QUIET: Final = np.array([QUIET_MOVES, QUIET_VOLUME])[:, None, None]
+
+SLICE: Final = 32
+"""Windows computed at once, so that their intermediate numbers, half a megabyte, stay in cache."""
 
 
 def range_variance(candles: Array) -> Array:
@@ -74,7 +74,10 @@ def range_variance(candles: Array) -> Array:
     Returns:
         Squared log returns, shape (B, T - 1), at least 0.
     """
-    return _variance(_logs(candles))
+    opened, high, low, close = (candles[:, :, i] for i in range(4))
+    over = np.stack([opened[:, 1:], close[:, 1:], high[:, 1:]], axis=1)
+    under = np.stack([close[:, :-1], opened[:, 1:], low[:, 1:]], axis=1)
+    return _variance(np.log(over / under), VARIANCE_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -162,98 +165,226 @@ def compute(candles: Array, features: Sequence[str], sequence_length: int) -> ND
     Raises:
         ValueError: for too few candles, or as ``window_length`` does.
     """
-    needed = window_length(features, sequence_length)
-    if candles.shape[1] < needed:
-        raise ValueError(f"candles: expected at least {needed} a window, got {candles.shape[1]}")
-    table = _table(_padded(candles[:, -needed:], sequence_length), sequence_length)
-    rows = [_ROWS[name] for name in features]
-    return table[rows].transpose(1, 2, 0).astype(np.float32)
+    plan = _plan(tuple(features), sequence_length)
+    if candles.shape[1] < plan.needed:
+        raise ValueError(
+            f"candles: expected at least {plan.needed} a window, got {candles.shape[1]}"
+        )
+    windows = _padded(candles[:, -plan.needed :], plan.length)
+    if len(windows) <= SLICE:
+        return _slice(windows, plan)
+    starts = range(0, len(windows), SLICE)
+    return np.concatenate([_slice(windows[i : i + SLICE], plan) for i in starts])
 
 
-def _padded(candles: Array, steps: int) -> Array:
+def _padded(candles: Array, length: int) -> Array:
     """Return candles that all features could be computed of; those asked for need no padding."""
-    missing = _LONGEST + steps - 1 - candles.shape[1]
+    missing = length - candles.shape[1]
     if missing <= 0:
         return candles
     return np.concatenate([np.repeat(candles[:, :1], missing, axis=1), candles], axis=1)
 
 
-def _logs(candles: Array) -> Array:
-    """Return gap, body and range of each candle but the first, shape (3, B, T - 1)."""
-    opened, closed = candles[:, 1:, 0], candles[:, :, 3]
-    ratios = np.empty((3, candles.shape[0], candles.shape[1] - 1))
-    np.divide(opened, closed[:, :-1], out=ratios[0])
-    np.divide(closed[:, 1:], opened, out=ratios[1])
-    np.divide(candles[:, 1:, 1], candles[:, 1:, 2], out=ratios[2])
-    np.log(ratios, out=ratios)
-    return ratios
-
-
-def _variance(logs: Array) -> Array:
-    """Return the range variance, shape (B, T - 1)."""
+def _variance(logs: Array, weights: Array, out: Array | None = None) -> Array:
+    """Return the range variance (B, T) after gap, body and range (B, 3, T)."""
     squares = logs * logs
-    squares *= VARIANCE_WEIGHTS
-    variance: Array = squares[0]
-    variance += squares[1]
-    variance += squares[2]
-    return np.maximum(variance, 0.0, out=variance)
+    squares *= weights
+    # Never below 0: a body is within its range, and its weight is smaller.
+    variance: Array = np.add.reduce(squares, axis=1, out=out)
+    return variance
 
 
-def _table(candles: Array, steps: int) -> Array:
-    """Return all features of the newest L steps, shape (11, B, L), a row each.
+# A window's history: one row for each of these, as long as the window. What compares a candle with
+# the one before it is 0 at the first candle.
+_GAP, _BODY, _RANGE, _CLOSE, _VARIANCE, _VOLATILITY, _TURNOVER, _MOVE, _WAY, _RETURN, _CHANGE = (
+    range(11)
+)
+_SUMMED: Final = slice(_CLOSE, _WAY + 1)
+_SUMS: Final = slice(_CHANGE + 1, _CHANGE + 7)
+_HISTORY: Final = _SUMS.stop
 
-    Calls of numpy are most of the time that one window takes: hence rows in stacks.
-    """
-    logs = _logs(candles)  # (3, B, T-1)
-    variance = _variance(logs)  # (B, T-1)
-    moves = logs[:2]
-    moves[1] += moves[0]  # gap and return
-    close = candles[:, -steps:, 3]  # (B, L)
-    turnover = close * candles[:, -steps:, 4]
-    means = _means(candles, variance, moves[1], steps)
-    rows = np.empty((len(FEATURES), *close.shape))  # (11, B, L)
-    spans = rows[5:9]  # variances of 1, 5, 22 and 120 candles
-    spans[0] = variance[:, -steps:]
-    spans[1] = means[5]
-    np.maximum(means[3:1:-1], MIN_VARIANCE, out=spans[2:])  # 22, then 120
-    np.maximum(spans[:2], spans[2] * QUIET_SHARE, out=spans[:2])
-    rows[0] = moves[1, :, -steps:]
-    np.divide(moves[:, :, -steps:], np.sqrt(spans[2]), out=rows[1:3])
-    np.divide(close, np.maximum(means[6], close / MAX_SMA_RATIO), out=rows[3])
-    rows[3] -= 1.0
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table: what of the history it begins with, and what becomes of it."""
+
+    of: int  # row of the history
+    span: int = 0  # candles over which it is summed up
+    lag: int = 0  # candles over which its difference is taken instead
+    factor: float = 1.0
+    floor: float = 0.0  # of divisors and floors
+    share: float = 0.0  # of what is divided: a floor of its divisor
+    scale: float = 1.0  # and shift, of the outcome
+    shift: float = 0.0
+
+
+def _mean(of: int, span: int, floor: float = 0.0, *, scale: float = 1.0) -> _Row:
+    return _Row(of, span, factor=1 / span, floor=floor, scale=scale)
+
+
+_QUIET: Final = _Row(_VARIANCE, MONTH, factor=QUIET_SHARE / MONTH, floor=QUIET_SHARE * MIN_VARIANCE)
+_TABLE: Final = (
+    # Divided by the divisors below:
+    _Row(_GAP),
+    _Row(_RETURN),
+    _Row(_CLOSE, share=1 / MAX_SMA_RATIO, shift=-1.0),
     # Gains are half of the way travelled plus the net change: one sum is enough.
-    net = close - candles[:, -steps - RSI_CANDLES : -RSI_CANDLES, 3]
-    np.divide(net, np.maximum(means[7], np.maximum(np.abs(net), TINY)), out=rows[4])
-    rows[4] *= 50.0
-    rows[4] += 50.0
-    np.divide(means[0], np.maximum(means[1], MIN_VOLATILITY), out=rows[9])
-    # Where nothing is traded, both sides are TINY.
-    np.divide(turnover + TINY, means[4] + TINY, out=rows[10])
-    np.maximum(rows[9:], QUIET, out=rows[9:])
-    np.log(rows[5:], out=rows[5:])
-    spans *= 0.5
-    return rows
+    _Row(_CLOSE, lag=RSI_CANDLES, share=1.0, scale=50.0, shift=50.0),
+    # These two as well; and from here to the variances of 120 candles, at least the floors below,
+    # and in logarithms:
+    _mean(_MOVE, LONG),
+    _Row(_TURNOVER),
+    _Row(_VARIANCE, scale=0.5),
+    _mean(_VARIANCE, WEEK, scale=0.5),
+    _mean(_VARIANCE, MONTH, scale=0.5),
+    _mean(_VARIANCE, LONG, scale=0.5),
+    _Row(_RETURN),
+    # Divisors; the roots of the first two:
+    _mean(_VARIANCE, MONTH, MIN_VARIANCE),
+    _mean(_VARIANCE, MONTH, MIN_VARIANCE),
+    _mean(_CLOSE, SMA_CANDLES, TINY),
+    _Row(_WAY, RSI_CANDLES, floor=TINY),
+    _mean(_VOLATILITY, LONG, MIN_VOLATILITY),
+    _mean(_TURNOVER, MONTH, TINY),
+    # Floors:
+    _Row(_GAP, factor=0.0, floor=QUIET_MOVES),
+    _Row(_GAP, factor=0.0, floor=QUIET_VOLUME),
+    _QUIET,
+    _QUIET,
+    _Row(_GAP, factor=0.0, floor=MIN_VARIANCE),
+    _Row(_GAP, factor=0.0, floor=MIN_VARIANCE),
+)
+_DIVIDED: Final = slice(0, 6)
+_LOGARITHMS: Final = slice(4, 10)
+_OUTCOMES: Final = 11
+_DIVISORS: Final = slice(11, 17)
+_ROOTS: Final = slice(11, 13)
+_FLOORS: Final = slice(17, 23)
+_FLOORED: Final = slice(11, 23)
+
+_OUTPUTS: Final = {
+    "log-return": 10,
+    "scaled-gap": 0,
+    "scaled-return": 1,
+    "sma-ratio": 2,
+    "rsi": 3,
+    "range-volatility-1": 6,
+    "range-volatility-5": 7,
+    "range-volatility-22": 8,
+    "range-volatility-120": 9,
+    "return-range-ratio": 4,
+    "log-volume": 5,
+}
+"""The row of each feature."""
 
 
-def _means(candles: Array, variance: Array, returns: Array, steps: int) -> Array:
-    """Return sums over past candles times ``INVERSE_COUNTS`` at the newest L steps, (8, B, L)."""
-    close = candles[:, :, 3]
-    series = np.empty((6, *close.shape))  # (6, B, T)
-    series[:, :, 0] = 0.0  # most have no value at the first candle
-    np.abs(returns, out=series[0, :, 1:])
-    np.sqrt(variance, out=series[1, :, 1:])
-    series[2, :, 1:] = variance
-    np.multiply(close, candles[:, :, 4], out=series[3])
-    series[4] = close
-    np.subtract(close[:, 1:], close[:, :-1], out=series[5, :, 1:])
-    np.abs(series[5], out=series[5])
-    sums = np.add.accumulate(series, axis=2)
-    newest = sums[:, :, -steps:]
-    means = np.empty((8, *newest.shape[1:]))
-    np.subtract(newest[:3], sums[:3, :, -steps - LONG : -LONG], out=means[:3])
-    np.subtract(newest[2:4], sums[2:4, :, -steps - MONTH : -MONTH], out=means[3:5])
-    np.subtract(newest[2], sums[2, :, -steps - WEEK : -WEEK], out=means[5])
-    np.subtract(newest[4], sums[4, :, -steps - SMA_CANDLES : -SMA_CANDLES], out=means[6])
-    np.subtract(newest[5], sums[5, :, -steps - RSI_CANDLES : -RSI_CANDLES], out=means[7])
-    means *= INVERSE_COUNTS
-    return means
+@dataclass(frozen=True)
+class _Plan:
+    """Where everything lies in flattened windows, histories and tables, and what it is worked with.
+
+    Numbers have an axis of 1 for the windows: of equal shapes, numpy makes short work.
+    """
+
+    needed: int  # candles
+    length: int  # candles with padding, T
+    steps: int  # L
+    over: NDArray[np.intp]  # (5T,), of the window; see ``_history``
+    under: NDArray[np.intp]  # (4T,)
+    weights: Array  # (1, 3, T), of the squares in the variance
+    minuend: NDArray[np.intp]  # (23L,), of the history
+    subtrahend: NDArray[np.intp]  # (23L,)
+    factor: Array  # (1, 23L)
+    floor: Array  # (1, 12, L)
+    share: Array  # (1, 6, L)
+    output: NDArray[np.intp]  # (LF,), of the table
+    scale: Array  # (1, LF)
+    shift: Array  # (1, LF)
+
+
+@lru_cache(maxsize=64)
+def _plan(features: tuple[str, ...], steps: int) -> _Plan:
+    needed = window_length(features, steps)
+    length = _LONGEST + steps - 1
+    opened, high, low, close, volume = np.arange(5)[:, None] + 5 * np.arange(1, length)
+    rows = np.array([_OUTPUTS[name] for name in features])
+    minuend, subtrahend = zip(*(_source(row, length, steps) for row in _TABLE), strict=True)
+
+    def numbers(values: list[float]) -> Array:
+        return np.repeat(values, steps).reshape(1, len(values), steps)
+
+    return _Plan(
+        needed=needed,
+        length=length,
+        steps=steps,
+        over=np.concatenate([[0], opened, [0], close, [0], high, [3], close, [4], volume]),
+        under=np.concatenate([[0], close - 5, [0], opened, [0], low, [3], close - 5]),
+        weights=np.repeat(VARIANCE_WEIGHTS, length, axis=1)[None],
+        minuend=np.concatenate(minuend),
+        subtrahend=np.concatenate(subtrahend),
+        factor=numbers([row.factor for row in _TABLE]).reshape(1, -1),
+        floor=numbers([row.floor for row in _TABLE[_FLOORED]]),
+        share=numbers([row.share for row in _TABLE[_DIVIDED]]),
+        output=(rows * steps + np.arange(steps)[:, None]).ravel(),
+        scale=np.tile([_TABLE[row].scale for row in rows], steps)[None],
+        shift=np.tile([_TABLE[row].shift for row in rows], steps)[None],
+    )
+
+
+def _source(row: _Row, length: int, steps: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return where in a flattened history a row begins, and what is taken off it, (L,) each."""
+    lag = row.span or row.lag
+    of = _SUMS.start + row.of - _SUMMED.start if row.span else row.of
+    newest = of * length + np.arange(length - steps, length)
+    if lag:
+        return newest, newest - lag
+    nothing = _BODY if row.of == _TURNOVER else _GAP  # at the first candle; -TINY and 0
+    return newest, np.full(steps, nothing * length)
+
+
+def _history(candles: Array, plan: _Plan) -> Array:
+    """Return the history of windows (B, T, 5), flattened, shape (B, 17 T)."""
+    windows, length, columns = candles.shape
+    flat = candles.reshape(windows, length * columns)
+    # (B, 5, T): open, close, high, close, volume, over or less
+    over = flat.take(plan.over, axis=1).reshape(windows, 5, length)
+    # (B, 4, T): close before, open, low, close before
+    under = flat.take(plan.under, axis=1).reshape(windows, 4, length)
+    history = np.empty((windows, _HISTORY, length))
+    logs = history[:, :3]
+    np.divide(over[:, :3], under[:, :3], out=logs)
+    np.log(logs, out=logs)
+    np.add(logs[:, _GAP], logs[:, _BODY], out=history[:, _RETURN])
+    close = over[:, 3]
+    np.subtract(close, under[:, 3], out=history[:, _CHANGE])
+    np.abs(history[:, _RETURN : _CHANGE + 1], out=history[:, _MOVE : _WAY + 1])
+    variance = _variance(logs, plan.weights, history[:, _VARIANCE])
+    np.sqrt(variance, out=history[:, _VOLATILITY])
+    history[:, _CLOSE] = close
+    np.multiply(close, over[:, 4], out=history[:, _TURNOVER])
+    np.add.accumulate(history[:, _SUMMED], axis=2, out=history[:, _SUMS])
+    history[:, _BODY, 0] = -TINY  # taken off turnover: where nothing is traded, the ratio is 1
+    return history.reshape(windows, _HISTORY * length)
+
+
+def _slice(candles: Array, plan: _Plan) -> NDArray[np.float32]:
+    """Return the features (B, L, F) of windows (B, T, 5)."""
+    windows = len(candles)
+    history = _history(candles, plan)
+    flat = history.take(plan.minuend, axis=1)
+    flat -= history.take(plan.subtrahend, axis=1)
+    flat *= plan.factor
+    table = flat.reshape(windows, len(_TABLE), plan.steps)  # (B, 23, L)
+    divided, divisors, floored = table[:, _DIVIDED], table[:, _DIVISORS], table[:, _FLOORED]
+    roots, logs = table[:, _ROOTS], table[:, _LOGARITHMS]
+    np.maximum(floored, plan.floor, out=floored)
+    np.sqrt(roots, out=roots)
+    shares = divided * plan.share
+    np.abs(shares, out=shares)
+    np.maximum(divisors, shares, out=divisors)
+    divided /= divisors
+    np.maximum(logs, table[:, _FLOORS], out=logs)
+    np.log(logs, out=logs)
+    outputs = flat.take(plan.output, axis=1)
+    outputs *= plan.scale
+    outputs += plan.shift
+    return outputs.astype(np.float32).reshape(windows, plan.steps, -1)

@@ -20,6 +20,9 @@ from shared.window import Window, stack
 
 MEDIAN: Final = 0.5
 
+CALL_WINDOWS: Final = 128
+"""Windows in one model call at most: more of them outgrow the processor's cache, and cost more."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -148,25 +151,31 @@ class Due:
 
 
 def forecast(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
-    """Return the forecast of each due window, in order, by one model call.
+    """Return the forecast of each due window, in order, by as few model calls as are good.
 
     Raises:
         ValueError: when a window does not hold exactly the candles that the model needs.
     """
-    if not due:
-        return []
     for one in due:
         if len(one.window) != forecaster.window_length:
             raise ValueError(
                 f"{one.symbol} {one.interval}: the model needs {forecaster.window_length} "
                 f"candles, the window holds {len(one.window)}"
             )
+    made: list[Forecast] = []
+    for start in range(0, len(due), CALL_WINDOWS):
+        made += _forecast_some(forecaster, due[start : start + CALL_WINDOWS], now_ms)
+    return made
+
+
+def _forecast_some(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
     prediction = forecaster.predict(stack([one.window for one in due]))
     closes = np.array([one.last_close for one in due])  # (B,)
     prices = to_prices(closes, prediction).tolist()
-    volatility = prediction.volatility.tolist()
+    writer = _Writer(forecaster, now_ms)
     return [
-        _message(forecaster, one, prices[i], volatility[i], now_ms) for i, one in enumerate(due)
+        writer.message(*one)
+        for one in zip(due, prices, prediction.volatility.tolist(), strict=True)
     ]
 
 
@@ -175,34 +184,39 @@ def to_prices(last_close: NDArray[np.float64], prediction: Prediction) -> NDArra
     return last_close[:, None, None] * np.exp(prediction.log_return)
 
 
-def _message(
-    forecaster: Forecaster,
-    due: Due,
-    prices: list[list[float]],
-    volatility: list[float],
-    now_ms: int,
-) -> Forecast:
-    levels = [f"{level:g}" for level in forecaster.quantile_levels]
-    median = forecaster.quantile_levels.index(MEDIAN)
-    weekends = due.interval == "1d" and due.window.trades_weekends
-    return Forecast.trusted(
-        id=forecast_id(
-            due.symbol, due.interval, due.as_of_ms, due.window.records, forecaster.model_version
-        ),
-        symbol=due.symbol,
-        interval=due.interval,
-        as_of_ms=due.as_of_ms,
-        last_close=due.last_close,
-        model_version=forecaster.model_version,
-        made_at_ms=now_ms,
-        horizons=tuple(
+class _Writer:
+    """Puts numbers into messages; made once a call, for asking the forecaster costs time."""
+
+    def __init__(self, forecaster: Forecaster, now_ms: int) -> None:
+        self._model_version = forecaster.model_version
+        self._steps = forecaster.horizons
+        self._levels = tuple(f"{level:g}" for level in forecaster.quantile_levels)
+        self._median = forecaster.quantile_levels.index(MEDIAN)
+        self._now_ms = now_ms
+
+    def message(self, due: Due, prices: list[list[float]], volatility: list[float]) -> Forecast:
+        """Return the forecast of prices (H, Q) and volatilities (H,)."""
+        symbol, interval, as_of_ms = due.symbol, due.interval, due.as_of_ms
+        weekends = interval == "1d" and due.window.trades_weekends
+        levels, median = self._levels, self._median
+        horizons = [
             Horizon.trusted(
                 step=step,
-                due_ms=due_ms(due.as_of_ms, due.interval, step, trades_weekends=weekends),
+                due_ms=due_ms(as_of_ms, interval, step, trades_weekends=weekends),
                 predicted_close=row[median],
                 quantiles=dict(zip(levels, row, strict=True)),
                 volatility=spread,
             )
-            for step, row, spread in zip(forecaster.horizons, prices, volatility, strict=True)
-        ),
-    )
+            for step, row, spread in zip(self._steps, prices, volatility, strict=True)
+        ]
+        version = self._model_version
+        return Forecast.trusted(
+            id=forecast_id(symbol, interval, as_of_ms, due.window.records, version),
+            symbol=symbol,
+            interval=interval,
+            as_of_ms=as_of_ms,
+            last_close=due.last_close,
+            model_version=version,
+            made_at_ms=self._now_ms,
+            horizons=tuple(horizons),
+        )

@@ -7,6 +7,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 
+_set = object.__setattr__  # a frozen model's own raises
+
+
 class Message(BaseModel):
     """A frozen message; unknown fields are ignored so that producers may add some."""
 
@@ -24,8 +27,8 @@ class Message(BaseModel):
         defaults and aliases at each call.
         """
         message = cls.__new__(cls)
-        object.__setattr__(message, "__dict__", fields)
-        object.__setattr__(message, "__pydantic_fields_set__", set(fields))
-        object.__setattr__(message, "__pydantic_extra__", None)
-        object.__setattr__(message, "__pydantic_private__", None)
+        _set(message, "__dict__", fields)
+        _set(message, "__pydantic_fields_set__", set(fields))
+        _set(message, "__pydantic_extra__", None)
+        _set(message, "__pydantic_private__", None)
         return message

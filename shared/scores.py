@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from shared.candles import Millis, Symbol
 from shared.forecasts import Forecast, Horizon
@@ -105,6 +105,23 @@ def pit(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> 
     return levels[at - 1] + share * (levels[at] - levels[at - 1])
 
 
+class Scored(Protocol):
+    """As much of a score as a summary looks at."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def error(self) -> float: ...
+    @property
+    def baseline_error(self) -> float: ...
+    @property
+    def pinball(self) -> float: ...
+    @property
+    def pit(self) -> float: ...
+    @property
+    def inside(self) -> Mapping[str, bool]: ...
+
+
 @dataclass(frozen=True)
 class Drift:
     """How far outcomes lie from where the forecasts' distributions put them."""
@@ -127,7 +144,7 @@ class Summary:
     drift: Drift
 
 
-def summarise(scores: Sequence[Score]) -> Summary:
+def summarise(scores: Sequence[Scored]) -> Summary:
     """Return the summary of at least one score, all of one step."""
     count = len(scores)
     error = sum(abs(one.error) for one in scores) / count

@@ -36,7 +36,7 @@ WATCH_SECONDS = 2.0
 
 CHANGELOG_CONFIG = {
     "cleanup.policy": "compact",
-    "segment.bytes": str(32 << 20),  # what is compacted is closed segments
+    "segment.bytes": str(8 << 20),  # what is compacted is closed segments
     "segment.ms": "600000",
     "min.cleanable.dirty.ratio": "0.2",
 }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from faust.types import Message
 
 from shared.candles import InvalidCandle
-from shared.forecasts import Forecast
 from shared.headers import cloud_event
 from stream_app.pipeline import BatchResult
 from stream_app.settings import WorkerSettings
@@ -19,6 +19,11 @@ SOURCE: Final = "candlecast/stream_app"
 FORECAST_TYPE: Final = "market.forecast.v1"
 ABOUT_PREFIX: Final = "candlecast-"
 """Of the headers that a dead letter has beyond its original ones."""
+
+MAX_BATCH_BYTES: Final = 1 << 19
+"""Of the records of one partition that go together; a broker refuses more than 1 MB by default."""
+
+Record = tuple[bytes | None, bytes, list[tuple[str, bytes]]]  # key, value, headers
 
 
 class Publisher:
@@ -30,7 +35,7 @@ class Publisher:
             bootstrap_servers=settings.bootstrap,
             enable_idempotence=True,
             acks="all",
-            max_batch_size=1 << 18,
+            max_batch_size=MAX_BATCH_BYTES,
         )
 
     async def start(self) -> None:
@@ -43,28 +48,38 @@ class Publisher:
 
     async def outputs(self, messages: Sequence[Message], result: BatchResult) -> None:
         """Send a batch's forecasts and dead letters; return when the broker has them."""
-        sent = [await self._forecast(messages[i], one) for i, one in result.forecasts]
-        sent += [await self._dead_letter(messages[i], error) for i, error in result.rejected]
-        await asyncio.gather(*sent)
+        records: dict[int, list[Record]] = defaultdict(list)
+        for i, one in result.forecasts:
+            headers = cloud_event(one.id, FORECAST_TYPE, SOURCE, one.made_at_ms)
+            records[messages[i].partition].append((messages[i].key, one.encode(), headers))
+        dead = [await self._dead_letter(messages[i], error) for i, error in result.rejected]
+        await asyncio.gather(self._send(self._settings.forecasts_topic, records), *dead)
 
     async def windows(self, result: BatchResult) -> None:
         """Send a batch's window records; return when the broker has them."""
-        topic = self._settings.changelog_topic
-        sent = [
-            await self._producer.send(topic, key=key, value=state, partition=partition)
-            for key, (partition, state) in result.states.items()
-        ]
-        await asyncio.gather(*sent)
+        records: dict[int, list[Record]] = defaultdict(list)
+        for key, (partition, state) in result.states.items():
+            records[partition].append((key, state, []))
+        await self._send(self._settings.changelog_topic, records)
 
-    async def _forecast(self, message: Message, one: Forecast) -> asyncio.Future[Any]:
-        sent: asyncio.Future[Any] = await self._producer.send(
-            self._settings.forecasts_topic,
-            key=message.key,
-            value=one.encode(),
-            partition=message.partition,
-            headers=cloud_event(one.id, FORECAST_TYPE, SOURCE, one.made_at_ms),
+    async def _send(self, topic: str, records: Mapping[int, Iterable[Record]]) -> None:
+        """Send records by partition; return when the broker has them."""
+        await asyncio.gather(
+            *(self._send_partition(topic, partition, of) for partition, of in records.items())
         )
-        return sent
+
+    async def _send_partition(self, topic: str, partition: int, records: Iterable[Record]) -> None:
+        """Send in whole batches: ``send`` costs a future and a look-up for each message."""
+        sent: list[asyncio.Future[Any]] = []
+        batch = self._producer.create_batch()
+        for key, value, headers in records:
+            fits = batch.append(key=key, value=value, headers=headers, timestamp=None)
+            if fits is None:
+                sent.append(await self._producer.send_batch(batch, topic, partition=partition))
+                batch = self._producer.create_batch()
+                batch.append(key=key, value=value, headers=headers, timestamp=None)
+        sent.append(await self._producer.send_batch(batch, topic, partition=partition))
+        await asyncio.gather(*sent)
 
     async def _dead_letter(self, message: Message, error: InvalidCandle) -> asyncio.Future[Any]:
         about = {

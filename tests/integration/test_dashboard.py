@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
@@ -71,7 +70,7 @@ class Site:
 
         asyncio.run(serve())
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> Self:
         self._thread.start()
         deadline = time.monotonic() + 20
         while not self._server.started:
@@ -249,7 +248,3 @@ def test_the_documentation_needs_nothing_from_elsewhere(browser: Browser, site: 
         expect(page.get_by_text("/v1/forecasts").first).to_be_visible()
         assert all(one.startswith((site.url, "data:")) for one in asked)
         assert complaints == []
-
-
-def save(page: Page, path: Path) -> None:
-    page.screenshot(path=path, full_page=True)

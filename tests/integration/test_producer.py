@@ -111,6 +111,7 @@ def test_a_replay_publishes_every_candle_keyed_in_order_and_with_its_headers(
     assert first.headers["ce_specversion"] == b"1.0"
     assert first.headers["ce_type"] == b"market.candle.v1"
     assert first.headers["ce_source"] == b"candlecast/producer/replay"
+    assert first.headers["ce_kind"] == b"closed"
     ids = {one.headers["ce_id"] for one in records}
     assert len(ids) == len(records)
 
@@ -156,14 +157,18 @@ def test_a_broker_killed_in_the_middle_costs_no_candle(
     with Broker(leash=leash) as broker:
         broker.wait_ready()
         producer = Producer(broker.bootstrap, unique_name("candles"), processes)
-        process = producer.start("--speed", "3000")
+        process = producer.start("--speed", "3000", "--buffer", "400")
         wait_until(lambda: producer.count() >= 2000, 60, "2000 candles", process=process)
         broker.kill()
-        wait_until(lambda: "Unable" in log_of(process), 30, "its complaint", process=process)
+        told = "the buffer of 400 candles is full: the source waits"
+        wait_until(lambda: told in log_of(process), 30, "its complaint", process=process)
+        full = samples(process, "candlecast_buffer_full"), samples(process, "candlecast_buffered")
+        assert [list(one.values()) for one in full] == [[1.0], [400.0]]
         broker.start()
         broker.wait_ready()
         wait_until(lambda: process.exit_code is not None, 60, "its end")
         assert process.exit_code == 0, process.log_tail()
+        assert "Kafka answers again: the source goes on" in log_of(process)
         assert by_symbol(producer.candles()) == by_symbol(expected)
 
 
@@ -313,10 +318,91 @@ def test_polling_goes_on_where_it_stopped_and_ends_on_sigterm(
         assert opened == sorted(set(opened))
 
 
-def polls_done(process: Process) -> float:
+def samples(process: Process, name: str) -> dict[str, float]:
+    """Return the samples of a metric whose name begins so, by the value of its first label."""
     families = text_string_to_metric_families(status(process, "/metrics"))
-    polls = next(family for family in families if family.name == "candlecast_polls")
-    return sum(one.value for one in polls.samples if one.labels.get("outcome") == "ok")
+    found = [one for family in families if family.name.startswith(name) for one in family.samples]
+    return {next(iter(one.labels.values()), ""): one.value for one in found}
+
+
+def polls_done(process: Process) -> float:
+    return samples(process, "candlecast_polls").get("ok", 0.0)
+
+
+def test_a_backfill_gives_a_range_once(
+    producer: Producer, yahoo: YahooStandIn, tmp_path: Path
+) -> None:
+    named = tmp_path / "symbols.txt"
+    named.write_text("GOOD  # the first\n\n# none\nOTHER\n")
+    now_ms = real_now_ms()
+    start_ms, end_ms = now_ms - 9 * DAY_MS, now_ms - DAY_MS
+    flags = [
+        *("--source", "backfill", "--symbols-file", str(named), "--interval", "1m"),
+        *("--start", iso(start_ms), "--end", iso(end_ms)),
+        *("--proxy", yahoo.proxy_url, "--ca-bundle", str(yahoo.ca_bundle)),
+    ]
+    producer.finish(*flags)
+    got = by_symbol(producer.candles())
+    assert sorted(got) == ["GOOD", "OTHER"]
+    start_ms, end_ms = start_ms // 1000 * 1000, end_ms // 1000 * 1000
+    for symbol, candles in got.items():
+        truth = yahoo.server.listings[symbol].bars("1m", now_ms, (start_ms, end_ms))
+        assert [one.open_ms for one in candles] == [one.start_ms for one in truth]
+    count = producer.count()
+    assert "done: 0 candles" in log_of(producer.finish(*flags))
+    assert producer.count() == count
+
+
+def iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms // 1000, UTC).isoformat()
+
+
+def test_live_subscribes_polls_and_ends_on_sigterm(producer: Producer, yahoo: YahooStandIn) -> None:
+    flags = through(yahoo, "1m")
+    flags[flags.index("yfinance")] = "live"
+    process = producer.start(*flags)
+    subscribed = yahoo.server.subscriptions
+    wait_until(lambda: subscribed, 60, "a subscription", process=process)
+    assert subscribed[0] == ["BAD", "GOOD", "OTHER"]
+    wait_until(lambda: producer.count() >= 1000, 60, "its history", process=process)
+    assert process.stop(10) == 0, log_of(process)
+    assert "Traceback" not in log_of(process)
+
+
+def test_a_yahoo_out_of_reach_is_told_and_replaced_only_when_asked(producer: Producer) -> None:
+    unreachable = ("--source", "yfinance", "--proxy", "http://127.0.0.1:9", "--symbols", "IBM,^X")
+    process = producer.start(*unreachable)
+    wait_until(lambda: process.exit_code is not None, 60, "its end")
+    assert process.exit_code == 1, log_of(process)
+    assert "Yahoo cannot be reached: network" in log_of(process)
+    assert "--fallback replay replays stored candles instead" in log_of(process)
+    assert "Traceback" not in log_of(process)
+    assert producer.count() == 0
+    process = producer.finish(*unreachable, "--fallback", "replay")
+    assert "a replay of stored candles stands in" in log_of(process)
+    assert producer.count() == len(bundled().candles)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--interval", "7m"), "interval: value error, expected one of 1m, 2m"),
+        (("--source", "live"), "interval: live makes candles below a day, got '1d'"),
+        (("--source", "backfill"), "start: a backfill needs the time where it begins"),
+        (
+            ("--source", "backfill", "--interval", "1m", "--start", "2020-01-01"),
+            "Yahoo has 1m candles of the last 29 days, asked in parts of 7; the range begins",
+        ),
+        (("--source", "backfill", "--start", "soon"), "expected a date or time such as"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_start(
+    processes: Processes, flags: tuple[str, ...], told: str
+) -> None:
+    process = processes.start("producer", *flags)
+    wait_until(lambda: process.exit_code is not None, 30, "its end")
+    assert process.exit_code == 2
+    assert told in log_of(process)
 
 
 def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(

@@ -40,6 +40,8 @@ def test_the_source_s_flags_are_handed_on() -> None:
     polled = ["--source", "yfinance", "--interval", "1d"]
     assert source_flags(read("--source", "yfinance")) == polled
     assert source_flags(read("--source", "yfinance", "--exit-when-done")) == [*polled, "--once"]
+    falls_back = source_flags(read("--source", "yfinance", "--fallback", "replay"))
+    assert falls_back == [*polled, "--fallback", "replay", "--speed", "100"]
 
 
 def test_json_is_a_flag() -> None:

@@ -125,7 +125,12 @@ def test_candles_are_valid_closed_in_order_and_once(market: Market, make: Make) 
     began_ms = market.loop.now_ms()
     seen: list[tuple[Publication, int]] = []
     stock = topic.take
-    topic.take = lambda one: (seen.append((one, market.loop.now_ms())), stock(one))[1]  # type: ignore[func-returns-value,method-assign]
+
+    def timed(publication: Publication) -> None:
+        seen.append((publication, market.loop.now_ms()))
+        stock(publication)
+
+    topic.take = timed  # type: ignore[method-assign]
     take(market, source, topic)
     assert source.interval == "1m"
     assert set(source.symbols) == {one.candle.symbol for one, _ in seen} == set(SYMBOLS)
@@ -174,7 +179,7 @@ def test_a_bad_symbol_stops_no_other(market: Market, make: Make) -> None:
     assert set(topic.candles) == {"MSFT"}
 
 
-@pytest.mark.parametrize("make", (backfilled, followed, live))
+@pytest.mark.parametrize("make", [backfilled, followed, live])
 def test_an_error_that_passes_leaves_no_gap(market: Market, make: Make) -> None:
     market.yahoo.fault = lambda symbol, now_ms: (
         ErrorKind.TIMEOUT if symbol == "AAPL" and now_ms % 180_000 < 90_000 else None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import yfinance
 from prometheus_client import CollectorRegistry
 
 from producer.asking import Asker, as_candle
@@ -19,7 +23,7 @@ from producer.failures import ErrorKind
 from producer.gate import Gate
 from producer.polling import PollingSource
 from producer.source import Publication, SourceError, UnreachableError
-from producer.yahoo import Yahoo
+from producer.yahoo import Yahoo, usable_cache
 from shared.candles import DAY_MS, Candle
 from shared.metrics import ProducerMetrics
 from tests.yahoo import Fault, YahooStandIn, process_state
@@ -255,6 +259,80 @@ def test_a_fault_of_one_symbol_is_counted_by_kind_and_stops_no_neighbour(
         assert market.polls(kind.value) >= 1
         market.stand_in.server.heal("AAPL")
         assert len(market.poll("AAPL", published=published)["AAPL"]) == 3
+
+
+def test_an_empty_answer_is_no_error_and_counted(market: Market) -> None:
+    market.stand_in.server.fail("AAPL", Fault.EMPTY)
+    got = market.poll("AAPL", "MSFT", published={"AAPL": at(15, 39), "MSFT": at(15, 39)})
+    assert got["AAPL"] == []
+    assert len(got["MSFT"]) == 3
+    assert market.polls("empty") == 1
+
+
+def test_a_429_that_the_client_itself_survives_is_none(market: Market) -> None:
+    market.stand_in.server.fail("AAPL", Fault.RATE_LIMIT, times=1)
+    assert len(market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]) == 3
+
+
+def test_a_cache_folder_that_cannot_be_written_is_replaced(tmp_path: Path) -> None:
+    instead = tmp_path / "instead"
+    assert usable_cache(tmp_path / "new", instead) == tmp_path / "new"
+    assert usable_cache(Path("/proc/candlecast"), instead) == instead  # as on a read-only disk
+    garbage = tmp_path / "garbage"
+    garbage.mkdir()
+    (garbage / "cookies.db").write_text("no database")
+    assert usable_cache(garbage, instead) == instead
+
+
+def test_a_locked_cache_is_told_as_such_and_harms_no_candle(
+    market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    locked = tmp_path / "locked"
+    assert usable_cache(locked, tmp_path) == locked
+    with closing(sqlite3.connect(locked / "cookies.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert usable_cache(locked, market.cache) == market.cache
+        assert "locked" in caplog.text
+    assert len(market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]) == 3
+
+
+def test_a_rate_limit_on_the_crumb_alone_costs_nothing(market: Market) -> None:
+    market.stand_in.server.limits_crumbs = True
+    assert len(market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("symbol", "interval"),
+    [
+        *(("AAPL", interval) for interval in ("1m", "5m", "30m", "90m", "1h", "1d")),
+        ("BTC-USD", "1m"),
+        ("BTC-USD", "1d"),
+    ],
+)
+def test_yfinance_s_own_table_says_the_same(market: Market, interval: str, symbol: str) -> None:
+    """But for what it gets wrong: it drops the last minute of the day of a coin."""
+    market.clock.now_ms = at(17, 0)
+    ours = market.poll(symbol, interval=interval)[symbol]
+    ticker: Any = yfinance.Ticker(symbol)
+    table = ticker.history(
+        period="5d", interval=interval, auto_adjust=False, actions=False, prepost=False
+    )
+    known = {int(stamp.timestamp()) * 1000: row for stamp, row in table.iterrows()}
+    if interval == "1d":
+        known = {midnight(stamp.date()): row for stamp, row in table.iterrows()}
+    both = [one for one in ours if one.open_ms in known]
+    missing = [one for one in ours if one.open_ms >= min(known) and one.open_ms not in known]
+    assert len(both) >= 5 or interval == "1d"
+    for one in both[-500:]:
+        row = known[one.open_ms]
+        assert (one.open, one.high, one.low, one.close) == tuple(
+            row[["Open", "High", "Low", "Close"]]
+        )
+        assert one.volume == row["Volume"]
+    if symbol == "BTC-USD" and interval == "1m":
+        assert {one.open_ms % DAY_MS for one in missing} == {DAY_MS - 60_000}
+    else:
+        assert missing == []
 
 
 def test_a_symbol_that_yahoo_does_not_know_stops_no_other(market: Market) -> None:

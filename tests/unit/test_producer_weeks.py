@@ -17,7 +17,7 @@ from producer.failures import ErrorKind
 from producer.gate import Gate
 from producer.polling import PollingSource
 from producer.source import ActionKind, Kind, SourceError
-from shared.candles import DAY_MS, MINUTE_MS, Candle
+from shared.candles import MINUTE_MS, Candle
 from shared.metrics import ProducerMetrics
 from tests.yahoo.direct import Topic, polling
 from tests.yahoo.market import Listing, TrueBar, hong_kong, new_york, round_the_clock
@@ -156,9 +156,8 @@ def test_the_clocks_change(loop: VirtualLoop, metrics: ProducerMetrics, sunday: 
 def test_a_coin_trades_on_at_midnight_and_at_weekends(
     loop: VirtualLoop, metrics: ProducerMetrics
 ) -> None:
-    loop.set_ms(at(date(2026, 11, 6), 12))
-    listing = round_the_clock("BTC-USD", date(2026, 11, 8), price=60_000.0)
-    listing.sessions = [(start, start + DAY_MS) for start, _ in listing.sessions]
+    loop.set_ms(at(date(2026, 11, 7), 12))
+    listing = round_the_clock("BTC-USD", date(2026, 11, 8), price=60_000.0, days=4)
     source, _ = polling(loop, [listing], metrics)
     topic, end_ms = Topic(), at(date(2026, 11, 8), 15, 0, 20)
     run(loop, topic, source, end_ms)
@@ -401,9 +400,9 @@ def test_a_crash_at_any_instant_leaves_no_gap(loop: VirtualLoop, metrics: Produc
     chance = random.Random(6)
     day = date(2026, 11, 4)
     loop.set_ms(at(day, 9, 35))
-    listings = [nyse("AAPL", day), nyse("MSFT", day, price=50.0)]
+    listings = [nyse("AAPL", day, days=3), nyse("MSFT", day, price=50.0, days=3)]
     topic = Topic()
-    for _ in range(25):
+    for _ in range(12):
         lives = chance.randrange(1, 60)
         left = iter(range(lives))
         source, _ = polling(loop, listings, metrics)

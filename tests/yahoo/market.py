@@ -90,7 +90,9 @@ class Listing:
 
     def _grid(self, interval: str, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
         step = INTERVALS_MS[interval]
-        for start, end in self.sessions:
+        for start, told_end in self.sessions:
+            # of a coin Yahoo tells 23:59 and has bars up to midnight
+            end = start + DAY_MS if self.kind == "CRYPTOCURRENCY" else told_end
             if end <= span[0] or start >= span[1]:
                 continue
             if step >= DAY_MS:
@@ -194,7 +196,7 @@ def chart(listing: Listing, query: Mapping[str, str], now_ms: int) -> dict[str, 
     indicators: dict[str, Any] = {"quote": [quote]}
     if not intraday:
         indicators["adjclose"] = [{"adjclose": quote["close"]} if rows else {}]
-    result = {
+    result: dict[str, Any] = {
         "meta": _meta(listing, interval, known, now_ms, intraday=intraday),
         "indicators": indicators,
     }

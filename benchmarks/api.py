@@ -1,0 +1,318 @@
+"""``python -m benchmarks api``: the API beside a seed-style service, in one run.
+
+Both serve histories as long as our model needs, on one uvicorn worker. Requests are sent over
+keep-alive connections by this process; the two take turns, round by round, so that what else the
+machine does hits both. The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psutil
+
+from api.openapi import example_history
+from local.ports import HOST, free_ports
+from shared import bundle
+from shared.forecaster import Forecaster, LstmForecaster
+
+CONNECTIONS: Final = (1, 16)
+START_S: Final = 60.0
+HISTORIES: Final = 1_000
+
+
+class _Client(asyncio.Protocol):
+    """One keep-alive connection that sends a prepared request and waits for the whole answer."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._parts = b""
+        self._need = 0
+        self._answered: asyncio.Future[bytes] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parts += data
+        if not self._need:
+            head, found, _ = self._parts.partition(b"\r\n\r\n")
+            if not found:
+                return
+            if not head.startswith(b"HTTP/1.1 200"):
+                self._finish(error=head.decode())
+                return
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            self._need = len(head) + 4 + length
+        if len(self._parts) >= self._need:
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(ConnectionError(str(exc)))
+
+    def _finish(self, error: str = "") -> None:
+        whole, self._parts, self._need = self._parts, b"", 0
+        if self._answered is not None and not self._answered.done():
+            if error:
+                self._answered.set_exception(RuntimeError(error))
+            else:
+                self._answered.set_result(whole.partition(b"\r\n\r\n")[2])
+
+    async def ask(self) -> bytes:
+        """Return the body of one answer."""
+        assert self._transport is not None
+        self._answered = asyncio.get_running_loop().create_future()
+        self._transport.write(self._request)
+        return await self._answered
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+@dataclass
+class Load:
+    """What one round of load has measured."""
+
+    requests: int = 0
+    seconds: float = 0.0
+    client_ms: list[float] = field(default_factory=list)
+    server_ms: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
+
+
+async def saturate(port: int, request: bytes, connections: int, seconds: float) -> Load:
+    """Ask as fast as the answers come."""
+    clients = [await _connect(port, request) for _ in range(connections)]
+    load = Load()
+    started = time.perf_counter()
+
+    async def run(client: _Client) -> None:
+        while time.perf_counter() - started < seconds:
+            await _timed(client, load)
+
+    await asyncio.gather(*map(run, clients))
+    load.seconds = time.perf_counter() - started
+    for client in clients:
+        client.close()
+    return load
+
+
+async def pace(port: int, request: bytes, rate: float, connections: int, seconds: float) -> Load:
+    """Ask at a fixed rate, spread over the connections."""
+    clients = [await _connect(port, request) for _ in range(connections)]
+    load = Load()
+    gap = connections / rate
+    started = time.perf_counter()
+
+    async def run(number: int, client: _Client) -> None:
+        due = started + number * gap / connections
+        while due < started + seconds:
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            await _timed(client, load)
+            due += gap
+
+    await asyncio.gather(*(run(i, one) for i, one in enumerate(clients)))
+    load.seconds = time.perf_counter() - started
+    for client in clients:
+        client.close()
+    return load
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that it has used."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+async def _connect(port: int, request: bytes) -> _Client:
+    loop = asyncio.get_running_loop()
+    _, client = await loop.create_connection(lambda: _Client(request), HOST, port)
+    return client
+
+
+async def _timed(client: _Client, load: Load) -> None:
+    began = time.perf_counter()
+    body = await client.ask()
+    load.client_ms.append((time.perf_counter() - began) * 1e3)
+    load.server_ms.append(_latency_ms(body))
+    load.requests += 1
+
+
+def _latency_ms(body: bytes) -> float:
+    return float(body.partition(b'"latency_ms":')[2].partition(b",")[0].rstrip(b"}"))
+
+
+@contextmanager
+def served(argv: Sequence[str], port: int) -> Iterator[Service]:
+    """Run a service until the end of the context; yields it once it answers."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(  # noqa: S603 -- our own command
+        [sys.executable, *argv], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait(process, port)
+        yield Service(port, psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+    async def answers() -> bool:
+        try:
+            _, writer = await asyncio.open_connection(HOST, port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    deadline = time.monotonic() + START_S
+    while not asyncio.run(answers()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("a service does not start")
+        time.sleep(0.1)
+
+
+def request_of(history: list[dict[str, float]], port: int) -> bytes:
+    """Return a whole HTTP request for ``POST /predict``."""
+    body = json.dumps({"history": history}, separators=(",", ":")).encode()
+    head = (
+        f"POST /predict HTTP/1.1\r\nhost: {HOST}:{port}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def compare(
+    services: Mapping[str, Service], length: int, rounds: int, seconds: float
+) -> dict[str, Any]:
+    """Return requests a second, CPU and latencies of the services, by connections."""
+    history = example_history(length)
+    rates: Found = {name: {} for name in services}
+    cpu: Found = {name: {} for name in services}
+    delays: Found = {name: {} for name in services}
+    for one in services.values():
+        asyncio.run(saturate(one.port, request_of(history, one.port), 4, 1.0))  # warm
+    for _ in range(rounds):
+        for connections in CONNECTIONS:
+            for name, one in services.items():
+                before = one.cpu_s()
+                request = request_of(history, one.port)
+                load = asyncio.run(saturate(one.port, request, connections, seconds))
+                key = str(connections)
+                rates[name].setdefault(key, []).append(load.rate)
+                cpu[name].setdefault(key, []).append((one.cpu_s() - before) * 1e3 / load.requests)
+                delays[name].setdefault(key, []).extend(load.client_ms)
+    return {
+        "requests_per_second": _medians(rates, 1),
+        "cpu_ms_a_request": _medians(cpu, 3),
+        "latency_ms": {
+            name: {key: quantiles(found) for key, found in by.items()}
+            for name, by in delays.items()
+        },
+    }
+
+
+Found = dict[str, dict[str, list[float]]]
+
+
+def _medians(found: Found, digits: int) -> dict[str, dict[str, float]]:
+    return {
+        name: {key: round(statistics.median(values), digits) for key, values in by.items()}
+        for name, by in found.items()
+    }
+
+
+def half_load(port: int, length: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Return latencies at half of the saturating load, as the server and as clients see them."""
+    request = request_of(example_history(length), port)
+    load = asyncio.run(pace(port, request, rate / 2, 8, seconds))
+    return {
+        "requests_per_second": round(load.rate, 1),
+        "server_ms": quantiles(load.server_ms),
+        "client_ms": quantiles(load.client_ms),
+    }
+
+
+def model_path(forecaster: Forecaster, rounds: int) -> dict[str, float]:
+    """Return histories a second of CPU in the model path, 1,000 of them at once."""
+    candle = np.array([list(one.values()) for one in example_history(forecaster.window_length)])
+    noise = np.random.default_rng(0).uniform(0.9, 1.1, (HISTORIES, 1, 1))
+    windows = candle[None] * noise  # (B, T, 5)
+    best = float("inf")
+    for _ in range(rounds + 1):
+        started = time.process_time()
+        for first in range(0, HISTORIES, 128):
+            forecaster.predict(windows[first : first + 128])
+        best = min(best, time.process_time() - started)
+    return {"histories": HISTORIES, "histories_per_cpu_second": round(HISTORIES / best, 1)}
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Return the median, the 95th and the 99th per cent."""
+    at = np.quantile(values, [0.5, 0.95, 0.99])
+    return dict(zip(("p50", "p95", "p99"), (round(float(one), 3) for one in at), strict=True))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; return the exit code."""
+    parser = argparse.ArgumentParser("python -m benchmarks api", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under two minutes")
+    parser.add_argument("--model", type=Path, default=bundle.default_path(), help="bundle to serve")
+    arguments = parser.parse_args(argv)
+    rounds, seconds = (3, 2.0) if arguments.quick else (7, 5.0)
+    forecaster = LstmForecaster(bundle.load(arguments.model))
+    length = forecaster.window_length
+    result: dict[str, Any] = {"history": length, "rounds": rounds, "cores": os.cpu_count()}
+    result["model_path"] = model_path(forecaster, rounds)
+    ports = free_ports(2)
+    ours = ["-m", "api", "--port", str(ports[0]), "--model", str(arguments.model)]
+    seed = ["-m", "benchmarks.seed_service", str(ports[1])]
+    with served(ours, ports[0]) as first, served(seed, ports[1]) as second:
+        result |= compare({"ours": first, "seed_style": second}, length, rounds, seconds)
+        rate = result["requests_per_second"]["ours"]["16"]
+        result["half_load"] = half_load(ports[0], length, rate, seconds * 3)
+    rates, cpu = result["requests_per_second"], result["cpu_ms_a_request"]
+    result["times_as_many"] = {
+        key: round(rates["ours"][key] / rates["seed_style"][key], 1) for key in rates["ours"]
+    }
+    result["times_less_cpu"] = {
+        key: round(cpu["seed_style"][key] / cpu["ours"][key], 1) for key in rates["ours"]
+    }
+    for key, times in result["times_as_many"].items():
+        print(f"{key} connections: {rates['ours'][key]} against {rates['seed_style'][key]}: {times} x")
+    print(json.dumps(result))
+    return 0

@@ -1,0 +1,82 @@
+"""The ceiling: aiokafka alone, consume, forecast, produce, without state.
+
+Every candle is decoded and forecast from the window of its symbol as it was at the start, in one
+model call for all that a fetch has brought, and sent with the same headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import uvloop
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from benchmarks.peers.options import Options, row_of
+from shared import bundle
+from shared.candles import decode_candle
+from shared.forecaster import Due, LstmForecaster, forecast
+from shared.forecasts import Forecast
+from shared.headers import cloud_event
+from shared.window import Window
+
+MAX_BATCH = 512
+
+
+async def main(options: Options) -> None:
+    """Consume, forecast and produce until killed."""
+    forecaster = LstmForecaster(bundle.load(options.model))
+    length = forecaster.window_length
+    windows = [Window(length, row.tobytes()) for row in np.load(options.windows)]
+    consumer = AIOKafkaConsumer(
+        options.candles,
+        bootstrap_servers=options.bootstrap,
+        group_id=options.group,
+        auto_offset_reset="earliest",
+        enable_auto_commit=True,
+        auto_commit_interval_ms=1000,
+    )
+    producer = AIOKafkaProducer(
+        bootstrap_servers=options.bootstrap,
+        enable_idempotence=True,
+        acks="all",
+        max_batch_size=1 << 18,
+    )
+    await producer.start()
+    await consumer.start()
+    while True:
+        fetched = await consumer.getmany(timeout_ms=1000, max_records=MAX_BATCH)
+        records = [one for of in fetched.values() for one in of]
+        now_ms = time.time_ns() // 1_000_000
+        due = [_due(one, windows, now_ms) for one in records]
+        made = forecast(forecaster, due, now_ms)
+        await _send(producer, options.forecasts, records, made)
+
+
+def _due(record: Any, windows: Sequence[Window], now_ms: int) -> Due:
+    candle = decode_candle(record.key, record.value, now_ms)
+    window = windows[row_of(candle.symbol)]
+    return Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
+
+
+async def _send(
+    producer: AIOKafkaProducer, topic: str, records: Sequence[Any], made: Sequence[Forecast]
+) -> None:
+    sent = [
+        await producer.send(
+            topic,
+            value=one.encode(),
+            key=record.key,
+            partition=record.partition,
+            headers=cloud_event(one.id, "market.forecast.v1", "benchmark/bare", one.made_at_ms),
+        )
+        for record, one in zip(records, made, strict=True)
+    ]
+    await asyncio.gather(*sent)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(Options.read()))

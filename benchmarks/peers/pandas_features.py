@@ -1,0 +1,64 @@
+"""The default bundle's features as a notebook has them: pandas, one window at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+GARMAN_KLASS: Final = 2 * np.log(2) - 1
+Rows = Sequence[Mapping[str, Any]]
+
+
+def compute(rows: Rows, features: Sequence[str], steps: int) -> pd.DataFrame:
+    """Return the features of the newest steps of a window of candles, oldest first."""
+    frame = pd.DataFrame(list(rows))
+    made = _volatility(frame)
+    made = made.join(_levels(frame))
+    return made.loc[:, list(features)].tail(steps)
+
+
+def _variance(frame: pd.DataFrame) -> pd.Series[float]:
+    gap = np.log(frame["open"] / frame["close"].shift(1))
+    body = np.log(frame["close"] / frame["open"])
+    spread = np.log(frame["high"] / frame["low"])
+    return (gap**2 + 0.5 * spread**2 - GARMAN_KLASS * body**2).clip(lower=0)
+
+
+def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
+    variance = _variance(frame)
+    month = variance.rolling(22).mean().clip(lower=1e-10)
+    level = variance.rolling(120).mean().clip(lower=1e-10)
+    returns = np.log(frame["close"] / frame["close"].shift(1))
+    moves = returns.abs().rolling(120).mean()
+    ranges = np.sqrt(variance).rolling(120).mean().clip(lower=1e-5)
+    week = np.maximum(variance.rolling(5).mean(), month * 0.01)
+    return pd.DataFrame(
+        {
+            "log-return": returns,
+            "range-volatility-1": np.log(np.maximum(variance, month * 0.01)) / 2,
+            "range-volatility-5": np.log(week) / 2,
+            "range-volatility-22": np.log(month) / 2,
+            "range-volatility-120": np.log(level) / 2,
+            "scaled-return": returns / np.sqrt(month),
+            "scaled-gap": np.log(frame["open"] / frame["close"].shift(1)) / np.sqrt(month),
+            "return-range-ratio": np.log((moves / ranges).clip(lower=0.2)),
+        }
+    )
+
+
+def _levels(frame: pd.DataFrame) -> pd.DataFrame:
+    close = frame["close"]
+    change = close.diff()
+    gains, losses = change.clip(lower=0).rolling(14).mean(), (-change.clip(upper=0)).rolling(14)
+    turnover = close * frame["volume"]
+    share = (turnover / turnover.rolling(22).mean()).clip(lower=0.02)
+    return pd.DataFrame(
+        {
+            "sma-ratio": close / close.rolling(20).mean() - 1,
+            "rsi": 100 * gains / (gains + losses.mean()),
+            "log-volume": np.log(share),
+        }
+    )

@@ -1,0 +1,140 @@
+"""A month of minutes of 20 symbols by the real client, with faults at random."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Final
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from producer.asking import Asker
+from producer.gate import Gate
+from producer.polling import PollingSource
+from producer.source import Kind, Publication
+from producer.yahoo import Yahoo
+from shared.candles import MINUTE_MS
+from shared.metrics import ProducerMetrics
+from tests.unit.test_producer_weeks import assert_holds, at, nyse
+from tests.yahoo import Fault, YahooStandIn, process_state
+from tests.yahoo.direct import Topic
+from tests.yahoo.market import Listing
+from tests.yahoo.virtual_time import VirtualLoop
+
+pytestmark = pytest.mark.integration
+
+FIRST: Final = date(2026, 10, 26)  # the clocks change on November 1; a holiday and a half day
+LAST: Final = date(2026, 11, 27)
+COUNT: Final = 20
+POLL_MS: Final = 150 * MINUTE_MS
+"""So that the month's polls take a minute; the rule for what is closed is that of each minute."""
+
+FAULTS: Final = [fault for fault in Fault if fault is not Fault.SLOW]
+
+
+class Chaos:
+    """Faults, blank bars filled late, minutes without trades: all from one seed."""
+
+    def __init__(self, stand_in: YahooStandIn, listings: list[Listing], seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._server = stand_in.server
+        self._listings = listings
+        self.failed = 0
+        for one in listings:
+            for _ in range(30):
+                start, end = self._chance.choice(one.sessions)
+                one.without.add(
+                    start + self._chance.randrange((end - start) // MINUTE_MS) * MINUTE_MS
+                )
+
+    async def rage(self) -> None:
+        """Break something every quarter of an hour, mostly for one symbol."""
+        while True:
+            await asyncio.sleep(900)
+            one = self._chance.choice(self._listings)
+            if self._chance.random() < 0.4:
+                self._server.fail(
+                    one.symbol, self._chance.choice(FAULTS), self._chance.randrange(1, 4)
+                )
+                self.failed += 1
+            if self._chance.random() < 0.05:
+                for each in self._listings:
+                    self._server.fail(each.symbol, Fault.RATE_LIMIT, 2)
+
+
+def test_a_month_ends_with_every_closed_candle_as_yahoo_has_it() -> None:
+    process_state.forget()
+    loop = VirtualLoop(at(FIRST, 9))
+    listings = [nyse(f"S{i:02d}", LAST, price=10.0 + i, days=45) for i in range(COUNT)]
+    split_ms = at(date(2026, 11, 10), 9, 30)
+    listings[3].splits.append((split_ms, 4, 1))
+    listings[4].dividends.append((split_ms, 0.5))
+    topic, lives = Topic(), 0
+    with YahooStandIn(*listings, now_ms=loop.now_ms) as stand_in, temporary() as cache:
+        chaos = Chaos(stand_in, listings, seed=6)
+        yahoo = Yahoo(Path(cache), stand_in.proxy_url, stand_in.ca_bundle)
+        end_ms = at(LAST, 16)
+        while loop.now_ms() < end_ms:
+            loop.run(
+                live(loop, yahoo, listings, topic, chaos, min(end_ms, loop.now_ms() + WEEK_MS))
+            )
+            lives += 1
+    process_state.forget()
+    assert chaos.failed > 100
+    assert lives > 3  # killed and started again
+    total = 0
+    for one in listings:
+        held = topic.candles[one.symbol]
+        truth = one.bars("1m", end_ms, (min(held), end_ms))
+        before_ms = split_ms if one.splits else 0
+        # after the split the window came again, not what lay before it
+        recent = {open_ms: held[open_ms] for open_ms in held if open_ms >= before_ms}
+        assert_holds(recent, [bar for bar in truth if bar.start_ms >= before_ms])
+        assert sorted(held) == [bar.start_ms for bar in truth]
+        total += len(held)
+    assert total > 160_000
+    assert len(topic.of_kind(Kind.RESCALED)) == 160
+    assert [one for one in topic.publications if one.actions and one.kind is Kind.CLOSED]
+
+
+WEEK_MS: Final = int(timedelta(days=6.3).total_seconds() * 1000)
+
+
+def temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="soak-")
+
+
+async def live(
+    loop: VirtualLoop,
+    yahoo: Yahoo,
+    listings: list[Listing],
+    topic: Topic,
+    chaos: Chaos,
+    until_ms: int,
+) -> None:
+    """Run one life of a producer, which ends without warning."""
+    metrics = ProducerMetrics(CollectorRegistry())
+    gate = Gate(metrics, rate=1000, burst=COUNT)
+    pool = ThreadPoolExecutor(4)
+    asker = Asker(yahoo.poll, "1m", gate, metrics, pool=pool)
+    symbols = tuple(one.symbol for one in listings)
+    source = PollingSource(symbols, asker, poll_ms=POLL_MS, now_ms=loop.now_ms)
+    stock = topic.take
+
+    def take(publication: Publication) -> None:
+        assert publication.candle.close_ms <= loop.now_ms()
+        stock(publication)
+
+    topic.take = take  # type: ignore[method-assign]
+    raging = asyncio.ensure_future(chaos.rage())
+    with suppress(TimeoutError):
+        async with asyncio.timeout((until_ms - loop.now_ms()) / 1000):
+            await topic.fill(source, lambda: False)
+    raging.cancel()
+    topic.take = stock  # type: ignore[method-assign]
