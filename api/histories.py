@@ -120,14 +120,13 @@ def newest(candles: Array, needed: int) -> Array:
 def are_valid(candles: Array) -> bool:
     """Whether all candles, (N, 5), obey the rules of ``shared.candles.Ohlcv``."""
     opened, high, low, close, volume = candles.T
-    return bool(
-        (low >= 1 / MAX_NUMBER).all()
-        and (high <= MAX_NUMBER).all()
-        and (low <= np.minimum(opened, close)).all()
-        and (high >= np.maximum(opened, close)).all()
-        and (volume >= 0).all()
-        and (volume <= MAX_NUMBER).all()
-    )
+    valid = low >= 1 / MAX_NUMBER
+    valid &= high <= MAX_NUMBER
+    valid &= low <= np.minimum(opened, close)
+    valid &= high >= np.maximum(opened, close)
+    valid &= volume >= 0
+    valid &= volume <= MAX_NUMBER
+    return bool(valid.all())
 
 
 def _array(candles: Sequence[_Ohlcv | HistoryCandle]) -> Array:

@@ -80,7 +80,9 @@ def _field_error(error: ErrorDetails) -> FieldError:
         return FieldError(
             field=name, rule=rule, message=f"expected JSON in UTF-8, got: {context['error']}"
         )
-    limit = next((context[key] for key in ("gt", "ge", "lt", "le", "max_length") if key in context), 0)
+    limit = next(
+        (context[key] for key in ("gt", "ge", "lt", "le", "max_length") if key in context), 0
+    )
     got = "nothing" if rule == "missing" else shown(error["input"])
     known = _EXPECTED.get(rule)
     expected = error["msg"].removeprefix("Input should be ")

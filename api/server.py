@@ -7,7 +7,7 @@ import logging
 import ssl
 from dataclasses import dataclass
 from socket import socket
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -91,6 +91,42 @@ _TOO_MANY: Final = _raw(
 _INVALID: Final = _raw(problem(400, detail="this is no HTTP request"))
 
 
+class JoinedWrites:
+    """A transport that holds an answer's head back until its body comes.
+
+    Both then go out by one system call, and wake the client once.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write, or hold back."""
+        if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
+            self.flush()
+            self._head = data
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Write what is held back, then close."""
+        self.flush()
+        self._transport.close()
+
+
 class Guarded(HttpToolsProtocol):
     """uvicorn's protocol with limits, which a subclass has to bring."""
 
@@ -100,7 +136,9 @@ class Guarded(HttpToolsProtocol):
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._joined = JoinedWrites(transport)
+        super().connection_made(cast("asyncio.Transport", self._joined))
+        transport = self.transport
         if len(self.connections) > self.limits.connections:
             transport.write(_TOO_MANY)
             transport.close()
@@ -133,6 +171,10 @@ class Guarded(HttpToolsProtocol):
             self._receiving.cancel()
             self._receiving = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._joined.flush()  # of an answer without a body
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import psutil
@@ -42,11 +42,10 @@ class _Client(asyncio.Protocol):
         self._parts = b""
         self._need = 0
         self._answered: asyncio.Future[bytes] | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._parts += data
@@ -76,15 +75,13 @@ class _Client(asyncio.Protocol):
 
     async def ask(self) -> bytes:
         """Return the body of one answer."""
-        assert self._transport is not None
         self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(self._request)
         return await self._answered
 
     def close(self) -> None:
         """Close the connection."""
-        if self._transport is not None:
-            self._transport.close()
+        self._transport.close()
 
 
 @dataclass
@@ -313,6 +310,8 @@ def main(argv: Sequence[str]) -> int:
         key: round(cpu["seed_style"][key] / cpu["ours"][key], 1) for key in rates["ours"]
     }
     for key, times in result["times_as_many"].items():
-        print(f"{key} connections: {rates['ours'][key]} against {rates['seed_style'][key]}: {times} x")
+        print(
+            f"{key} connections: {rates['ours'][key]} against {rates['seed_style'][key]}: {times} x"
+        )
     print(json.dumps(result))
     return 0

@@ -67,7 +67,7 @@ def features_of(candles: pd.DataFrame) -> pd.DataFrame:
     change = close.diff()
     gain = change.clip(lower=0).rolling(14).mean()
     loss = (-change.clip(upper=0)).rolling(14).mean()
-    log_return = np.log(close / close.shift(1))
+    log_return = pd.Series(np.log((close / close.shift(1)).to_numpy()))
     return pd.DataFrame(
         {
             "log_return": log_return,
@@ -85,7 +85,9 @@ def make_app() -> FastAPI:
     torch.manual_seed(0)
     model = Lstm().eval()
     rng = np.random.default_rng(0)
-    scaler = StandardScaler().fit(pd.DataFrame(rng.normal(size=(500, len(FEATURES))), columns=list(FEATURES)))
+    scaler = StandardScaler().fit(
+        pd.DataFrame(rng.normal(size=(500, len(FEATURES))), columns=list(FEATURES))
+    )
     app = FastAPI()
 
     @app.post("/predict")

@@ -2,9 +2,9 @@
 
 All get the same candles (500 symbols whose windows are full) and the same bundle. Each process is
 measured by its own CPU time, so that the broker, the sender and other work on the machine do not
-count; ``candles_per_second`` is candles by second of CPU time, which is what one core does. Rates by
-the clock and the number of cores in use stand beside them. Latency is from the broker's append of
-a candle to its append of the forecast.
+count; ``candles_per_second`` is candles by second of CPU time, which is what one core does. Rates
+by the clock and the number of cores in use stand beside them. Latency is from the broker's append
+of a candle to its append of the forecast.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ async def measure_all(bench: Bench, names: Sequence[str], *, quick: bool) -> dic
     results = {}
     for one in CONTENDERS:
         if one.name in names:
-            results[one.name] = await bench.measure(
-                one, with_latency=one is WORKER or not quick
-            )
+            results[one.name] = await bench.measure(one, with_latency=one is WORKER or not quick)
     report: dict[str, Any] = {
         "candles_per_second": {
             name: one["candles_per_cpu_second"] for name, one in results.items()
@@ -123,7 +121,10 @@ async def measure_all(bench: Bench, names: Sequence[str], *, quick: bool) -> dic
 
 async def two_workers(bench: Bench) -> dict[str, Any]:
     """Return what a second worker adds, by the clock and by the CPU time of each candle."""
-    one, two = await bench.crew(1), await bench.crew(2)
+    try:
+        one, two = await bench.crew(1), await bench.crew(2)
+    except BenchmarkError as error:
+        return {"error": str(error)}
     tell(f"one worker {one}\ntwo workers {two}")
     return {
         "times_one_by_clock": round(

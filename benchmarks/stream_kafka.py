@@ -134,7 +134,7 @@ class Watch:
         while left:
             for records in (await self._consumer.getmany(timeout_ms=500)).values():
                 for one in records:
-                    body = orjson.loads(one.value)
+                    body = orjson.loads(one.value or b"{}")
                     appended.setdefault((body["symbol"], body[time_field]), one.timestamp)
             left = {tp for tp in left if await self._consumer.position(tp) < ends[tp]}
         return appended

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import psutil
@@ -117,9 +117,7 @@ class Run:
                 self.names.candles, f"{self.names.candles}.dlq", self.names.forecasts
             )
         ]  # fmt: skip
-        changelog = topics.Topic(
-            self.names.changelog, PARTITIONS, 1, {"cleanup.policy": "compact"}
-        )
+        changelog = topics.Topic(self.names.changelog, PARTITIONS, 1, {"cleanup.policy": "compact"})
         if self._contender.has_changelog:
             made.append(changelog)
         await topics.ensure(self._place.bootstrap, made)

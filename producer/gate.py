@@ -115,8 +115,9 @@ class Gate:
             self._answers += 1
             self._limited_at.pop(symbol, None)
             if probes:
-                self._backoff.reset()
                 self._close()
+            if not self.is_open:
+                self._backoff.reset()
             return answer
         finally:
             if probes:

@@ -87,7 +87,8 @@ class Yahoo:
         except PollError:
             raise
         except Exception as error:
-            raise PollError(_kind(error), f"{type(error).__name__}: {error}"[:300]) from error
+            told = str(error).partition(". See https://curl.se")[0]
+            raise PollError(_kind(error), f"{type(error).__name__}: {told}"[:300]) from error
 
     def _document(self, symbol: str, interval: str, span: Span) -> Any:
         response = self._data.get(

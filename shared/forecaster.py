@@ -19,6 +19,8 @@ from shared.forecasts import Forecast, Horizon, due_ms, forecast_id
 from shared.window import Window, stack
 
 MEDIAN: Final = 0.5
+OUTPUTS: Final = ("log_return", "volatility")
+"""Of a bundle's graph."""
 
 CALL_WINDOWS: Final = 128
 """Windows in one model call at most: more of them outgrow the processor's cache, and cost more."""
@@ -104,7 +106,7 @@ class LstmForecaster:
 
     def predict(self, candles: NDArray[np.float64]) -> Prediction:
         inputs = features.compute(candles, self._features, self._length)  # (B, L, F)
-        log_return, volatility = self._session.run(None, {"features": inputs})
+        log_return, volatility = self._session.run(OUTPUTS, {"features": inputs})
         return Prediction(log_return.astype(np.float64), volatility.astype(np.float64))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 
-_set = object.__setattr__  # a frozen model's own raises
+_set = object.__setattr__  # a frozen message's own raises
 
 
 class Message(BaseModel):

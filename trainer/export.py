@@ -20,7 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from shared import bundle
 from shared.bundle import BundleConfig, DataSpan
 from trainer.fit import Fitted
-from trainer.network import CLIP, MAX_LOG_SCALE, Ensemble
+from trainer.network import CLIP, MAX_LOG_SCALE, Ensemble, Shape
+
+Floats = NDArray[np.floating[Any]]
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
@@ -51,7 +53,7 @@ class _Graph:
         """Append a node with one output; return its name."""
         return self.add(kind, *inputs, **attributes)[0]
 
-    def constant(self, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
+    def constant(self, values: Floats | NDArray[np.int64]) -> str:
         """Append a constant; return its name."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
@@ -73,38 +75,114 @@ class _Graph:
 def to_onnx(model: Ensemble, sequence_length: int) -> bytes:
     """Return the graph ``features`` (B, L, F) -> ``log_return`` (B, H, Q), ``volatility`` (B, H).
 
-    It mirrors ``Ensemble.forward``, line by line.
+    It computes what ``Ensemble.forward`` does. One window costs nodes, not arithmetic: so all that
+    an exponential multiplies are columns of one matrix, members' gaps, medians and variances, and
+    their sums over members, and over the gaps below a quantile, are one product with ``_sums``.
     """
     graph = _Graph()
-    n, h, q = model.shape.members, model.shape.horizons, model.shape.levels
+    sizes = model.shape
+    n, h, q = sizes.members, sizes.horizons, sizes.levels
+    columns = n * h * (q + 1)
     scaled = graph.one("MatMul", "features", graph.weight(model.input_weight))
     inputs = graph.clip(graph.one("Add", scaled, graph.weight(model.input_bias)), CLIP)
-    state = _lstm(graph, model, inputs)
-    newest = graph.one("Gather", "features", graph.constant(np.array(-1)), axis=1)  # (B, F)
-    scales = graph.one(
-        "Gemm", newest, graph.weight(model.scale_weight), graph.weight(model.scale_bias)
+    head = graph.one(
+        "Gemm",
+        _lstm(graph, model, inputs),
+        graph.constant(_head(sizes, model.head_weight)),
+        graph.constant(_head(sizes, model.head_bias)),
     )
-    log_spread, log_level, strangeness = graph.add(
-        "Split", scales, graph.shape(n * h, n * h, 1), outputs=3, axis=1
-    )
-    squared = graph.one("Mul", strangeness, strangeness)
-    trust = graph.one("Softmax", graph.one("Mul", squared, graph.weight(model.distrust)), axis=1)
-    head = graph.one("Gemm", state, graph.weight(model.head_weight), graph.weight(model.head_bias))
-    out = graph.one("Reshape", head, graph.shape(-1, n, h, q + 1))
-    log_scale, log_volatility, gaps = graph.add(
-        "Split", out, graph.shape(1, 1, q - 1), outputs=3, axis=3
-    )
-    unit = _quantiles(graph, model, gaps, log_scale)
-    spread = graph.one("Reshape", graph.one("Exp", log_spread), graph.shape(-1, n, h, 1))
-    weight = graph.one("Reshape", trust, graph.shape(-1, n, 1, 1))
-    weighted = graph.one("Mul", graph.one("Mul", unit, spread), weight)
-    _output(graph, "ReduceSum", "log_return", weighted, graph.shape(1), keepdims=0)
-    level = graph.one("Reshape", log_level, graph.shape(-1, n, h, 1))
-    log_sum = graph.one("Add", graph.clip(log_volatility, MAX_LOG_SCALE), level)
-    variance = graph.one("Exp", graph.one("Mul", graph.number(2.0), log_sum))
-    mean = graph.one("ReduceSum", graph.one("Mul", variance, weight), graph.shape(1, 3), keepdims=0)
-    _output(graph, "Sqrt", "volatility", mean)
+    gaps, log_factors = graph.add("Split", head, graph.shape(columns, columns), outputs=2, axis=1)
+    square = graph.one("Add", graph.one("Mul", gaps, gaps), graph.number(4.0))
+    twice = graph.one("Add", gaps, graph.one("Sqrt", square))  # 2 x squareplus, 2 for a gap of 0
+    one = np.ones((1, 1, 1), np.float32)
+    squared = graph.constant(_columns(sizes, one, one, 2 * one))
+    clipped = graph.one("Mul", graph.clip(log_factors, MAX_LOG_SCALE), squared)
+    factors = graph.one("Exp", graph.one("Add", clipped, _log_scales(graph, model)))
+    sums = graph.one("MatMul", graph.one("Mul", twice, factors), graph.constant(_sums(model)))
+    returns, variance = graph.add("Split", sums, graph.shape(h * q, h), outputs=2, axis=1)
+    _output(graph, "Reshape", "log_return", returns, graph.shape(-1, h, q))
+    _output(graph, "Sqrt", "volatility", variance)
     return _serialised(graph, model, sequence_length)
+
+
+def _columns(sizes: Shape, gaps: Floats, medians: Floats, variances: Floats) -> Floats:
+    """Return columns (..., nH(Q + 1)): gaps (n, H, Q - 1), then medians and variances (n, H).
+
+    Each argument is broadcast to its columns.
+    """
+    n, h, q = sizes.members, sizes.horizons, sizes.levels
+    leading = max((one.shape[:-3] for one in (gaps, medians, variances)), key=len)
+    parts = [
+        np.broadcast_to(one, (*leading, n, h, width)).reshape(*leading, n * h * width)
+        for one, width in ((gaps, q - 1), (medians, 1), (variances, 1))
+    ]
+    return np.concatenate(parts, axis=-1)
+
+
+def _head(sizes: Shape, tensor: torch.Tensor) -> Floats:
+    """Return the head's weight or bias for gaps of all columns, then for their log factors.
+
+    Medians and variances have gaps of 0; medians have a log factor of 0.
+    """
+    values = tensor.detach().numpy()
+    values = values.reshape(*values.shape[:-1], sizes.members, sizes.horizons, sizes.levels + 1)
+    log_scale, log_volatility, gaps = np.split(values, [1, 2], axis=-1)
+    nothing = np.zeros_like(log_scale)
+    columns = [
+        _columns(sizes, gaps, nothing, nothing),
+        _columns(sizes, log_scale, nothing, log_volatility),
+    ]
+    return np.concatenate(columns, axis=-1)
+
+
+def _log_scales(graph: _Graph, model: Ensemble) -> str:
+    """Return the name of the log of trust times scale of each column, (B, nH(Q + 1))."""
+    sizes = model.shape
+    n, h = sizes.members, sizes.horizons
+
+    def scales(tensor: torch.Tensor) -> Floats:
+        values = tensor.detach().numpy()
+        spread, level, strangeness = np.split(values, [n * h, 2 * n * h], axis=-1)
+        spread = spread.reshape(*spread.shape[:-1], n, h, 1)
+        columns = _columns(sizes, spread, spread, 2 * level.reshape(spread.shape))
+        strange = strangeness * np.sqrt(-model.distrust.detach().numpy())  # (..., n)
+        return np.concatenate([columns, strange, -strange], axis=-1)
+
+    newest = graph.one("Gather", "features", graph.constant(np.array(-1)), axis=1)  # (B, F)
+    both = graph.one(
+        "Gemm",
+        newest,
+        graph.constant(scales(model.scale_weight)),
+        graph.constant(scales(model.scale_bias)),
+    )
+    columns = n * h * (sizes.levels + 1)
+    log_scale, strange, opposite = graph.add(
+        "Split", both, graph.shape(columns, n, n), outputs=3, axis=1
+    )
+    log_trust = graph.one("LogSoftmax", graph.one("Mul", strange, opposite), axis=1)  # (B, n)
+    own = np.eye(n, dtype=np.float32)[:, :, None, None]
+    each = graph.constant(_columns(sizes, own, own, own))
+    return graph.one("Gemm", log_trust, each, log_scale)
+
+
+def _sums(model: Ensemble) -> Floats:
+    """Return the matrix (nH(Q + 1), HQ + H) from columns, doubled, to quantiles and variances."""
+    n, h, q = model.shape.members, model.shape.horizons, model.shape.levels
+    level, gap = np.arange(q)[:, None], np.arange(q - 1)
+    median = model.shape.median
+    # The quantile is the median plus the gaps between, or minus them.
+    between = 1.0 * ((gap < level) & (gap >= median)) - 1.0 * ((gap >= level) & (gap < median))
+    same = np.eye(h)[:, None, None, :, None]  # (H, 1, 1, H, 1)
+    own = np.ones((1, 1, n, 1, 1))
+    location = model.location.detach().numpy()[..., None]  # (n, H, 1)
+    nothing = np.zeros((h, q, 1, 1, 1))
+    quantiles = _columns(
+        model.shape, same * own * between[:, None, None, :], same * location + nothing, nothing
+    )
+    nothing = np.zeros((h, 1, 1, 1))
+    variances = _columns(model.shape, nothing, nothing, np.eye(h)[:, None, :, None])
+    rows = np.concatenate([quantiles.reshape(h * q, -1), variances])
+    return (0.5 * rows.T).astype(np.float32)
 
 
 def _lstm(graph: _Graph, model: Ensemble, inputs: str) -> str:
@@ -126,21 +204,6 @@ def _lstm(graph: _Graph, model: Ensemble, inputs: str) -> str:
         hidden_size=size,
     )
     return graph.one("Squeeze", last, graph.shape(0))
-
-
-def _quantiles(graph: _Graph, model: Ensemble, gaps: str, log_scale: str) -> str:
-    """Return the name of the unit quantiles (B, n, H, Q), as ``network.quantiles_of``."""
-    square = graph.one("Add", graph.one("Mul", gaps, gaps), graph.number(4.0))
-    positive = graph.one(
-        "Mul", graph.one("Add", gaps, graph.one("Sqrt", square)), graph.number(0.5)
-    )
-    steps = graph.one("CumSum", positive, graph.constant(np.array(3)))
-    heights = graph.one("Pad", steps, graph.shape(0, 0, 0, 1, 0, 0, 0, 0))
-    middle = graph.one("Gather", heights, graph.shape(model.shape.median), axis=3)
-    around = graph.one("Sub", heights, middle)
-    scale = graph.one("Exp", graph.clip(log_scale, MAX_LOG_SCALE))
-    location = graph.weight(model.location[..., None])
-    return graph.one("Add", graph.one("Mul", around, scale), location)
 
 
 def _output(graph: _Graph, kind: str, name: str, *inputs: str, **attributes: Any) -> None:

@@ -46,7 +46,7 @@ class FitConfig:
     max_epochs: int = 30
     patience: int = 6  # epochs without a better validation loss before training stops
     average: float = 0.98  # decay of the moving average of the weights, which is what is kept
-    volatility_weight: float = 0.3  # of QLIKE, beside the pinball loss
+    volatility_weight: float = 1.0  # of QLIKE, beside the pinball loss
     stop_weight: float = 0.09  # of QLIKE in the validation loss, which it would else dominate
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import faust
 import uvloop
@@ -68,7 +67,6 @@ def make_app(options: Options, forecaster: Forecaster) -> faust.App:
 
 async def main(options: Options) -> None:
     """Run until killed."""
-    Path(options.state_dir).mkdir(parents=True, exist_ok=True)
     app = make_app(options, LstmForecaster(bundle.load(options.model)))
     await app.start()
     await asyncio.Event().wait()

@@ -20,6 +20,10 @@ def compute(rows: Rows, features: Sequence[str], steps: int) -> pd.DataFrame:
     return made.loc[:, list(features)].tail(steps)
 
 
+def _log(values: pd.Series[float]) -> pd.Series[float]:
+    return values.map(math.log, na_action="ignore")
+
+
 def _variance(frame: pd.DataFrame) -> pd.Series[float]:
     gap = np.log(frame["open"] / frame["close"].shift(1))
     body = np.log(frame["close"] / frame["open"])

@@ -20,9 +20,7 @@ numbers = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True),
     st.sampled_from([0, -0.0, 1, True, None, "1", 1e-30, 9e-31, 1e30, 1.1e30, 10**400, 5e-324]),
 )
-sticks = st.fixed_dictionaries(
-    dict.fromkeys(("open", "high", "low", "close", "volume"), numbers)
-)
+sticks = st.fixed_dictionaries(dict.fromkeys(("open", "high", "low", "close", "volume"), numbers))
 
 
 def accepts(body: bytes) -> bool:
@@ -77,9 +75,7 @@ def test_hostile_bodies_are_refused(body: bytes) -> None:
 
 
 def timed(count: int, **changes: Any) -> dict[str, Any]:
-    candles = [
-        one | {"open_ms": START_MS + day * DAY_MS} for day, one in enumerate(history(count))
-    ]
+    candles = [one | {"open_ms": START_MS + day * DAY_MS} for day, one in enumerate(history(count))]
     candles[-1] |= changes
     return {"symbol": "AAPL", "interval": "1d", "candles": candles}
 

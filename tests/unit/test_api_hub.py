@@ -25,7 +25,7 @@ def numbers(text: str) -> list[int]:
 
 
 def last_id(text: str) -> str:
-    return re.findall(r"^id: (.+)$", text, re.MULTILINE)[-1]
+    return str(re.findall(r"^id: (.+)$", text, re.MULTILINE)[-1])
 
 
 def test_a_new_client_is_greeted_and_gets_what_comes() -> None:

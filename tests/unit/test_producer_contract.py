@@ -158,7 +158,9 @@ def test_it_begins_after_what_is_published(market: Market, make: Make) -> None:
     take(market, make(market), first, minutes=5)
     count = len(first.publications)
     again = Topic()
-    again.candles = {symbol: dict(held) for symbol, held in first.candles.items()}
+    for publication in first.publications:
+        again.take(publication)
+    again.publications.clear()
     take(market, make(market), again, minutes=5)
     new = [one for one in again.publications if one.kind is Kind.CLOSED]
     for one in new:

@@ -355,9 +355,19 @@ def test_a_yahoo_that_does_not_answer_at_the_start_is_unreachable(market: Market
         market.poll("AAPL", "MSFT")
 
 
-def test_a_blank_bar_is_waited_for_and_then_passed_over(market: Market) -> None:
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("open", "high", "low", "close", "volume"),
+        ("open", "high", "low", "close"),  # a bar of volume only
+        ("open", "high", "low"),
+    ],
+)
+def test_a_blank_bar_is_waited_for_and_then_passed_over(
+    market: Market, missing: tuple[str, ...]
+) -> None:
     listing = market.stand_in.server.listings["AAPL"]
-    listing.overrides[at(15, 41)] = dict.fromkeys(("open", "high", "low", "close"))
+    listing.overrides[at(15, 41)] = dict.fromkeys(missing)
     published = {"AAPL": at(15, 39)}
     got = market.poll("AAPL", published=published)["AAPL"]
     assert [one.open_ms for one in got] == [at(15, 40)]

@@ -19,6 +19,8 @@ from producer.polling import PollingSource
 from producer.source import ActionKind, Kind, SourceError
 from shared.candles import MINUTE_MS, Candle
 from shared.metrics import ProducerMetrics
+from shared.window import Push, Window
+from stream_app.pipeline import SymbolState, step
 from tests.yahoo.direct import Topic, polling
 from tests.yahoo.market import Listing, TrueBar, hong_kong, new_york, round_the_clock
 from tests.yahoo.virtual_time import VirtualLoop
@@ -235,19 +237,19 @@ def test_a_split_brings_the_window_again_on_one_scale(
 
 
 def assert_one_scale_at_each_forecast(topic: Topic, symbol: str, length: int = 160) -> None:
-    """Replay the topic as the worker does: a window that is forecast from never jumps by half."""
-    window: dict[int, float] = {}
-    for publication in topic.publications:
-        candle = publication.candle
-        if candle.symbol != symbol:
+    """Take the topic as the worker does: no window that it forecasts from jumps by half."""
+    state = SymbolState(Window(length))
+    forecasts = 0
+    for offset, publication in enumerate(topic.publications):
+        if publication.candle.symbol != symbol:
             continue
-        newest = max(window, default=-1)
-        window[candle.open_ms] = candle.close
-        window = dict(sorted(window.items())[-length:])
-        if candle.open_ms >= newest:
-            closes = list(window.values())
-            steps = [after / before for before, after in pairwise(closes)]
-            assert all(0.5 < step < 2 for step in steps), candle
+        state, outcome = step(state, publication.candle, offset)
+        assert outcome.push is not Push.TOO_OLD
+        if outcome.due is not None:
+            forecasts += 1
+            closes = outcome.due.window.ohlcv()[:, 3].tolist()
+            assert all(0.5 < after / before < 2 for before, after in pairwise(closes))
+    assert forecasts > 0
 
 
 def test_history_that_moves_by_a_factor_without_a_word_is_rescaled_too(

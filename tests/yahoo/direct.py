@@ -86,16 +86,18 @@ class Topic:
     def __init__(self) -> None:
         self.publications: list[Publication] = []
         self.candles: dict[str, dict[int, Candle]] = {}
+        self._newest_ms: dict[str, int] = {}
 
     def take(self, publication: Publication) -> None:
         candle = publication.candle
         held = self.candles.setdefault(candle.symbol, {})
-        newest_ms = max(held, default=-1)
+        newest_ms = self._newest_ms.get(candle.symbol, -1)
         if publication.kind in {Kind.CLOSED, Kind.PROVISIONAL}:
             assert candle.open_ms > newest_ms, f"{candle} after {newest_ms}"
         else:
             assert candle.open_ms <= newest_ms, f"{publication.kind} {candle}"
         held[candle.open_ms] = candle
+        self._newest_ms[candle.symbol] = max(candle.open_ms, newest_ms)
         self.publications.append(publication)
 
     def published(self) -> Published:

@@ -1,0 +1,45 @@
+"""Schemathesis over the whole OpenAPI document: no answer that the document does not describe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from hypothesis import settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.follower import Live
+from api.hub import Hub
+from api.market import Market
+from tests.candles import walk
+from tests.unit.api_client import application
+from tests.unit.test_api_market import forecasts_of, play
+
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+)
+
+
+def make_app() -> Any:
+    market = Market()
+    candles = walk(30)
+    play(market, candles, forecasts_of(candles), None)
+    live = Live(market, Hub(), connected=True, detail="following", lag=0)
+    return application(live=live)
+
+
+schema = schemathesis.openapi.from_asgi("/openapi.json", make_app()).exclude(path="/v1/stream")
+
+
+@schema.parametrize()
+@settings(max_examples=12, deadline=None)
+def test_every_operation_answers_as_described(case: Any) -> None:
+    case.call_and_validate(checks=list(CHECKS))
