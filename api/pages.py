@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -37,6 +38,7 @@ class Asset:
         return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
 
 
+@cache
 def load_assets() -> dict[str, Asset]:
     """Return every file by name: our own, and those of the installed packages."""
     own = files("api") / "static"

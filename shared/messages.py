@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-
 _set = object.__setattr__  # a frozen message's own raises
 
 

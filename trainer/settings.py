@@ -26,7 +26,7 @@ COLUMNS: Final = (
 
 SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
-CONFIGURATIONS_TRIED: Final = 60
+CONFIGURATIONS_TRIED: Final = 78
 """On validation data, before the defaults of ``FitConfig`` were chosen."""
 
 _EPOCH: Final = date(1970, 1, 1)

@@ -20,11 +20,7 @@ def compute(rows: Rows, features: Sequence[str], steps: int) -> pd.DataFrame:
     return made.loc[:, list(features)].tail(steps)
 
 
-def _log(values: pd.Series[float]) -> pd.Series[float]:
-    return values.map(math.log, na_action="ignore")
-
-
-def _variance(frame: pd.DataFrame) -> pd.Series[float]:
+def _variance(frame: pd.DataFrame) -> Any:
     gap = np.log(frame["open"] / frame["close"].shift(1))
     body = np.log(frame["close"] / frame["open"])
     spread = np.log(frame["high"] / frame["low"])
@@ -35,9 +31,9 @@ def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
     variance = _variance(frame)
     month = variance.rolling(22).mean().clip(lower=1e-10)
     level = variance.rolling(120).mean().clip(lower=1e-10)
-    returns = np.log(frame["close"] / frame["close"].shift(1))
+    returns: Any = np.log(frame["close"] / frame["close"].shift(1))
     moves = returns.abs().rolling(120).mean()
-    ranges = np.sqrt(variance).rolling(120).mean().clip(lower=1e-5)
+    ranges: Any = np.sqrt(variance).rolling(120).mean().clip(lower=1e-5)
     week = np.maximum(variance.rolling(5).mean(), month * 0.01)
     return pd.DataFrame(
         {

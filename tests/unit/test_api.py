@@ -120,6 +120,8 @@ def test_last_close_is_exact_where_the_window_rounds() -> None:
     assert predict(application(), candles).json()["last_close"] == 250.123456789012
 
 
+AGREEING = application(PersistenceForecaster(LENGTH, horizons=(1, 5)))
+
 prices = st.floats(0.01, 1e6)
 sticks = st.builds(
     lambda points, volume: {
@@ -137,9 +139,8 @@ sticks = st.builds(
 @settings(max_examples=50, deadline=None)
 @given(st.lists(sticks, min_size=LENGTH, max_size=LENGTH + 5))
 def test_stream_and_api_agree(candles: list[dict[str, float]]) -> None:
-    forecaster = PersistenceForecaster(LENGTH, horizons=(1, 5))
-    answer = PredictAnswer.model_validate_json(predict(application(forecaster), candles).content)
-    streamed = forecast_of_stream(forecaster, candles)
+    answer = PredictAnswer.model_validate_json(predict(AGREEING, candles).content)
+    streamed = forecast_of_stream(PersistenceForecaster(LENGTH, horizons=(1, 5)), candles)
     assert answer.last_close == streamed.last_close
     assert answer.model_version == streamed.model_version
     assert len(answer.horizons) == len(streamed.horizons)
