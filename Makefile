@@ -10,7 +10,7 @@ ARGS   ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check format docs bench train clean
+.PHONY: help demo test test-fast faults check format docs bench train clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: check  ## Check the code and run all tests (ARGS go to pytest)
 
 test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests do, and count (20 minutes)
+	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
 
 check: $(VENV)/.dev  ## Format check, lint, strict types, import contracts, generated documents
 	$(BIN)/ruff format --check .

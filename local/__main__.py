@@ -111,7 +111,7 @@ def _screen(settings: LocalSettings, system: System) -> Screen:
     if console.is_terminal and not settings.json_summary:
         return LiveScreen(system.addresses, console)
     places = system.addresses
-    _say(f"API {places.api}/docs, metrics {places.api}/metrics {places.worker}/metrics "
+    _say(f"dashboard {places.api}/dashboard, API {places.api}/docs, metrics {places.api}/metrics {places.worker}/metrics "
          f"{places.producer}/metrics, logs {places.logs}")  # fmt: skip
     return LineScreen()
 

@@ -218,6 +218,7 @@ def close_time(close_ms: int) -> str:
 def _places(addresses: Addresses) -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, place in (
+        ("dashboard", f"{addresses.api}/dashboard"),
         ("API", f"{addresses.api}/docs  {addresses.api}/metrics"),
         ("worker", f"{addresses.worker}/metrics"),
         ("producer", f"{addresses.producer}/metrics"),

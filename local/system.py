@@ -90,7 +90,9 @@ class System:
     def start_services(self) -> None:
         """Start API and worker; the topics must exist."""
         model = ("--model", str(self._settings.model))
-        self._start("API", "api", "--port", str(self._api_port), *model)
+        self._start(
+            "API", "api", "--bootstrap", self.bootstrap, "--port", str(self._api_port), *model,
+        )  # fmt: skip
         self._start(
             "worker", "stream_app", "--bootstrap", self.bootstrap,
             "--metrics-port", str(self._worker_port), *model,
