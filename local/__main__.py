@@ -111,8 +111,8 @@ def _screen(settings: LocalSettings, system: System) -> Screen:
     if console.is_terminal and not settings.json_summary:
         return LiveScreen(system.addresses, console)
     places = system.addresses
-    _say(f"dashboard {places.api}/dashboard, API {places.api}/docs, metrics {places.api}/metrics {places.worker}/metrics "
-         f"{places.producer}/metrics, logs {places.logs}")  # fmt: skip
+    _say(f"dashboard {places.api}/dashboard, API {places.api}/docs, logs {places.logs}")
+    _say(f"metrics {places.api}/metrics {places.worker}/metrics {places.producer}/metrics")
     return LineScreen()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import faust
 from faust.streams import Stream
-from faust.types import ChannelT, EventT, StreamT
+from faust.types import ChannelT, Message, StreamT
 
 from shared.forecaster import Forecaster
 from shared.metrics import WorkerMetrics
@@ -86,23 +86,25 @@ class CandleWorker:
     def _consumer(self) -> DirectConsumer:
         return cast("DirectConsumer", self.app.consumer)
 
-    async def _forecast_candles(self, stream: StreamT[bytes]) -> AsyncIterator[None]:
+    async def _forecast_candles(self, stream: StreamT[list[Message]]) -> AsyncIterator[None]:
         """Take what has arrived, up to a batch, and publish all that it owes.
 
-        At low load a batch is one candle and nothing waits; in a burst it grows by itself.
+        At low load a batch is one candle and nothing waits; in a burst it grows by itself. An
+        event of the stream holds some messages, see ``DirectConsumer``.
         """
-        queue = cast("ChannelT[bytes]", stream.channel).queue
-        self._consumer.waiting = queue.qsize
-        batch: list[EventT[bytes]] = []
-        async for event in cast("Stream[bytes]", stream).noack().events():
-            batch.append(event)
+        queue = cast("ChannelT[list[Message]]", stream.channel).queue
+        self._consumer.deliver_to(queue)
+        batch: list[Message] = []
+        async for event in cast("Stream[list[Message]]", stream).noack().events():
+            batch += event.value
             if len(batch) < self._max_batch and not queue.empty():
                 continue
             # a rebalance redelivers what it found unprocessed, perhaps to another worker
             batch = [one for one in batch if self._is_current(one)]
             self._idle.clear()
             try:
-                await self._handle(batch)
+                for start in range(0, len(batch), self._max_batch):
+                    await self._handle(batch[start : start + self._max_batch])
             except Exception as error:
                 # Faust would restart the agent and go on behind the failed batch (faust#315)
                 await self.app.crash(error)
@@ -112,10 +114,10 @@ class CandleWorker:
             batch = []
             yield
 
-    def _is_current(self, event: EventT[bytes]) -> bool:
-        return bool(event.message.generation_id == self.app.consumer_generation_id)
+    def _is_current(self, message: Message) -> bool:
+        return bool(message.generation_id == self.app.consumer_generation_id)
 
-    async def _is_ours_still(self, batch: Sequence[EventT[bytes]], started_s: float) -> bool:
+    async def _is_ours_still(self, batch: Sequence[Message], started_s: float) -> bool:
         """Tell whether the group has not gone on without this worker meanwhile.
 
         After a pause long enough for that (SIGSTOP, a suspended machine) it waits for the next
@@ -132,29 +134,26 @@ class CandleWorker:
                 await self._idle.wait()
                 await self._consumer.commit()
 
-    async def _handle(self, batch: Sequence[EventT[bytes]]) -> None:
+    async def _handle(self, batch: Sequence[Message]) -> None:
         """Publish, then remember, then let commit.
 
         A window in the changelog so proves that its forecasts are out, whenever the worker dies.
         """
-        if not batch:
-            return
         started_s = time.monotonic()
-        messages = [event.message for event in batch]
-        incoming = [Incoming(m.key, m.value, m.partition, m.offset) for m in messages]
+        incoming = [Incoming(m.key, m.value, m.partition, m.offset) for m in batch]
         with self._metrics.seconds.time():
             result = advance(incoming, self.table.data.get, self._forecaster, now_ms())
         with self._metrics.send_seconds.time():
-            await self._publisher.outputs(messages, result)
+            await self._publisher.outputs(batch, result)
             if not await self._is_ours_still(batch, started_s):
                 return  # its successor repeats the batch
             await self._publisher.windows(result)
         self.table.remember(result.states)
-        for message in messages:
+        for message in batch:
             self._consumer.finish(message.tp, message.offset + 1)
         self._count(batch, result)
 
-    def _count(self, batch: Sequence[EventT[bytes]], result: BatchResult) -> None:
+    def _count(self, batch: Sequence[Message], result: BatchResult) -> None:
         metrics, now = self._metrics, time.time()
         metrics.batch_size.observe(len(batch))
         metrics.forecasts.inc(len(result.forecasts))
@@ -166,7 +165,7 @@ class CandleWorker:
         for _, error in result.rejected:
             metrics.rejects.labels(error.reason.value).inc()
         for i, _ in result.forecasts:
-            metrics.latency_seconds.observe(max(0.0, now - batch[i].message.timestamp))
+            metrics.latency_seconds.observe(max(0.0, now - batch[i].timestamp))
 
     async def _begin_recovery(self, *_: Any, **__: Any) -> None:
         self._assigned_s = time.monotonic()

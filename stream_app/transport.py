@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
+from faust.events import Event
 from faust.sensors.monitor import Monitor
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, AppT
+from faust.types import TP, AppT, Message
 from mode.types import ServiceT
 from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
-YIELD_EVERY: Final = 128
-"""Messages handed on between two turns of the event loop."""
+CHUNK: Final = 128
+"""Messages handed on together, between two turns of the event loop."""
 
 MAX_FETCH: Final = 2048
 """Messages taken from the client at once."""
@@ -23,17 +23,18 @@ MAX_WAITING: Final = 4096
 """Messages in the stream's buffer beyond which nothing more is fetched."""
 
 BUFFER_SIZE: Final = 2 * (MAX_FETCH + MAX_WAITING)
-"""Of the stream's buffer: never full, so that handing on a message never waits."""
+"""Of the stream's buffer: never full, so that handing on messages never waits."""
 
 
 class DirectConsumer(driver.Consumer):
-    """A consumer that hands messages on without a task for each, and commits what is finished.
+    """A consumer that hands messages on in chunks, and commits what is finished.
 
     Three things of Faust's own consumer are replaced:
 
     - It wraps every delivery in ``wait_first(callback, suspend_flow.wait())``: two tasks, an
-      event and their clean-up, some 50 µs a message. Here a delivery cannot wait, for fetching
-      stops before the stream's buffer is full.
+      event and their clean-up, some 50 µs a message; then come a lock, an event and a turn of
+      the stream for each. Here up to ``CHUNK`` messages of a source are the value of one event,
+      put into the stream's buffer; that cannot wait, for fetching stops before it is full.
     - It fetches while it seeks, so that a message of before a seek is delivered behind it; what
       then comes again is taken for old. Here a lock keeps the two apart.
     - It commits what was acknowledged message by message, and acknowledges also what a stream
@@ -45,11 +46,14 @@ class DirectConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.commits: dict[TP, int] = {}
         """Offsets that the broker has confirmed, of the next message to take."""
-        self.waiting: Callable[[], int] = lambda: 0
-        """Tells how many delivered messages the stream has not taken yet."""
+        self._stream: asyncio.Queue[Any] | None = None
         self._finished: dict[TP, int] = {}
         self._fetching = asyncio.Lock()
         self._fetcher_task: asyncio.Task[Any] | None = None
+
+    def deliver_to(self, stream: asyncio.Queue[Any]) -> None:
+        """Hand messages of source topics on to a stream's buffer; nothing is fetched before."""
+        self._stream = stream
 
     def finish(self, tp: TP, next_offset: int) -> None:
         """Note that everything of a partition before an offset may be committed."""
@@ -108,7 +112,7 @@ class DirectConsumer(driver.Consumer):
                 await asyncio.sleep(0)
                 if not self.flow_active:
                     await self.wait(self.can_resume_flow.wait())
-                elif self.waiting() > MAX_WAITING:
+                elif self._stream is None or self._stream.qsize() * CHUNK > MAX_WAITING:
                     await asyncio.sleep(0.001)
                 else:
                     async with self._fetching:
@@ -128,20 +132,34 @@ class DirectConsumer(driver.Consumer):
     async def _fetch_once(self) -> None:
         if not self._flows():
             return
-        since_yield = 0
+        is_source = self.app.topics.acks_enabled_for
+        chunk: list[Message] = []
         async for tp, message in self.getmany(timeout=1.0):
-            since_yield += 1
-            if since_yield >= YIELD_EVERY:
-                since_yield = 0
-                await asyncio.sleep(0)
             if not self._flows():
                 return  # the seek that precedes the next start of the flow fetches it again
             expected = self._read_offset[tp]
             if expected is not None and message.offset < expected:
                 continue  # fetched before a seek
-            message.tracked = True  # keeps Faust from following it to its acknowledgement
-            await self.callback(message)
-            self._read_offset[tp] = message.offset
+            if not is_source(tp.topic):
+                await self.callback(message)
+                self._read_offset[tp] = message.offset
+                continue
+            chunk.append(message)
+            if len(chunk) >= CHUNK:
+                self._hand_on(chunk)
+                chunk = []
+                await asyncio.sleep(0)
+        if chunk and self._flows():
+            self._hand_on(chunk)
+
+    def _hand_on(self, chunk: list[Message]) -> None:
+        assert self._stream is not None  # noqa: S101 - else nothing is fetched
+        last = chunk[-1]
+        last.tracked = True  # keeps Faust from following it to its acknowledgement
+        last.incref(1)
+        self._stream.put_nowait(Event(self.app, None, chunk, None, last))
+        for message in chunk:
+            self._read_offset[message.tp] = message.offset
 
 
 class KeepingFlowControl(FlowControlEvent):
