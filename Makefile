@@ -42,14 +42,14 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the README's settings anew
 	$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.dev  ## Run a benchmark and print JSON: ARGS="forecast --quick"
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="stream --quick"
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 train: $(VENV)/.train  ## Train the default bundle anew from the bundled candles
 	$(BIN)/python -m trainer $(ARGS)
 
 clean:  ## Remove the environment, caches and everything made here
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  .import_linter_cache mlruns mlflow.db mlartifacts search.db search report
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -57,6 +57,14 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Candlecast needs Python 3.11 or later: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
+.venv-peers/.done: benchmarks/peers/requirements.txt $(VENV)/.dev
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $< 1>&2
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/candlecast-main.pth"
+	@touch $@
 
 # one stamp for each set of extras; a later one holds the earlier ones
 $(VENV)/.local: $(BIN)/python pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""The part of ONNX Runtime that Candlecast uses; the package brings no types of its own."""
+# The part of ONNX Runtime that Candlecast uses; the package brings no types of its own.
 
 from collections.abc import Mapping, Sequence
 from typing import Any
