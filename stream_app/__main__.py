@@ -33,6 +33,7 @@ PROG = "python -m stream_app"
 STOP_SECONDS = 8.0
 STALE_LOOP_SECONDS = 30.0
 WATCH_SECONDS = 2.0
+RECOVERY_SECONDS = 300.0
 
 CHANGELOG_CONFIG = {
     "cleanup.policy": "compact",
@@ -57,6 +58,9 @@ class WorkerHealth:
             return Health(ok=False, detail=f"the event loop last ran {silent:.1f} s ago")
         if self.worker is None:
             return Health(ok=True, detail="starting")
+        recovering = self.worker.recovering_s()
+        if recovering > RECOVERY_SECONDS:
+            return Health(ok=False, detail=f"recovering the windows for {recovering:.0f} s")
         return self.worker.progress.health()
 
     def ready(self) -> Health:

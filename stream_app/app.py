@@ -168,7 +168,12 @@ class CandleWorker:
             metrics.latency_seconds.observe(max(0.0, now - batch[i].timestamp))
 
     async def _begin_recovery(self, *_: Any, **__: Any) -> None:
+        self.recovered = False
         self._assigned_s = time.monotonic()
+
+    def recovering_s(self) -> float:
+        """Return for how long the windows have been recovered, in seconds; 0 when they are."""
+        return 0.0 if self.recovered else time.monotonic() - self._assigned_s
 
     async def _end_recovery(self) -> None:
         try:
