@@ -271,7 +271,7 @@ class Broker:
 
     def _format(self, command: list[str], properties: Path) -> None:
         shutil.rmtree(self._dir / "kafka", ignore_errors=True)  # half-formatted by a killed start
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = cluster_id(uuid.uuid4())
         tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
         try:
             done = subprocess.run(  # noqa: S603 - our own Java
@@ -285,6 +285,12 @@ class Broker:
             raise BrokerError(f"formatting the storage took over {error.timeout:g} s") from error
         if done.returncode != 0:
             raise BrokerError(f"the storage could not be formatted:\n{done.stdout}{done.stderr}")
+
+
+def cluster_id(number: uuid.UUID) -> str:
+    """Return an id as Kafka writes them: base64, and never with a dash first, as a flag has."""
+    first, *rest = number.bytes
+    return base64.urlsafe_b64encode(bytes([first & 0x7F, *rest])).decode().rstrip("=")
 
 
 def _answers(port: int, cluster: str) -> bool:
