@@ -154,10 +154,11 @@ def _dead_letters(argv: list[str]) -> int:
     settings = dlq.DlqSettings.read(argv, f"{PROG} dlq")
     configure_logging(settings.log_level)
     try:
-        return dlq.run(settings, Console())
+        dlq.run(settings, Console())
     except (ValueError, KafkaError) as error:
         log.error("%s", error)
         return 1
+    return 0
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,8 +22,6 @@ from shared.candles import RejectReason
 from shared.settings import CommaSeparated, KafkaSettings
 from shared.topics import partitions_of
 from stream_app.publisher import ABOUT_PREFIX
-
-log = logging.getLogger(__name__)
 
 REPLAYED_HEADER: Final = f"{ABOUT_PREFIX}replayed-from"
 
@@ -118,13 +115,13 @@ def check(settings: DlqSettings) -> None:
         raise ValueError(f"reason: expected one of {known}, got {', '.join(sorted(unknown))}")
 
 
-def run(settings: DlqSettings, console: Console) -> int:
-    """Carry out the action; return the exit code."""
+def run(settings: DlqSettings, console: Console) -> None:
+    """Carry out the action; raises ``ValueError`` for what is not there, ``KafkaError``."""
     check(settings)
-    return asyncio.run(_run(settings, console))
+    asyncio.run(_run(settings, console))
 
 
-async def _run(settings: DlqSettings, console: Console) -> int:
+async def _run(settings: DlqSettings, console: Console) -> None:
     letters = await read(settings)
     if settings.action is Action.LIST:
         _print_list(letters, console)
@@ -133,7 +130,6 @@ async def _run(settings: DlqSettings, console: Console) -> int:
             console.out(letter.as_json(), highlight=False)
     else:
         await _replay(letters, settings, console)
-    return 0
 
 
 async def read(settings: DlqSettings) -> list[DeadLetter]:

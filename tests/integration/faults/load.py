@@ -41,6 +41,7 @@ class Load:
         names = [f"S{i:03d}" for i in range(symbols)]
         self._series = [walk(warm_up + DAYS_AHEAD, symbol=name) for name in names]
         self._warm_up = warm_up
+        self._producer: AIOKafkaProducer | None = None
         self.sent = 0  # acknowledged, warm-up included
         self.warm = threading.Event()
 
@@ -101,16 +102,15 @@ class Load:
         await asyncio.gather(*sent)
 
     async def _connected(self) -> AIOKafkaProducer:
-        held: AIOKafkaProducer | None = getattr(self, "_producer", None)
-        if held is None:
-            held = AIOKafkaProducer(
+        if self._producer is None:
+            producer = AIOKafkaProducer(
                 bootstrap_servers=self._topics.bootstrap,
                 enable_idempotence=True,
                 request_timeout_ms=120_000,
             )
-            await held.start()
-            self._producer = held
-        return held
+            await producer.start()
+            self._producer = producer
+        return self._producer
 
 
 @dataclass(frozen=True)
