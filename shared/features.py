@@ -7,14 +7,16 @@ for bit, in whatever batch it comes.
 
 One window costs calls of numpy, not arithmetic: so all features are rows of one table, and each
 step is done to as many rows at once as need it. The order of the rows is what makes that possible.
+A thread keeps its room for numbers, and the steps with all that they work on, for the next call.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Final
 
@@ -77,7 +79,10 @@ def range_variance(candles: Array) -> Array:
     opened, high, low, close = (candles[:, :, i] for i in range(4))
     over = np.stack([opened[:, 1:], close[:, 1:], high[:, 1:]], axis=1)
     under = np.stack([close[:, :-1], opened[:, 1:], low[:, 1:]], axis=1)
-    return _variance(np.log(over / under), VARIANCE_WEIGHTS)
+    squares = np.log(over / under) ** 2
+    # Never below 0: a body is within its range, and its weight is smaller.
+    variance: Array = (squares * VARIANCE_WEIGHTS).sum(axis=1)
+    return variance
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,6 @@ FEATURES: Final[Mapping[str, Feature]] = MappingProxyType(
 """Every feature by name, in the order of the table's rows."""
 
 _LONGEST: Final = max(feature.lookback for feature in FEATURES.values())
-_ROWS: Final = {name: row for row, name in enumerate(FEATURES)}
 
 
 def window_length(features: Sequence[str], sequence_length: int) -> int:
@@ -150,7 +154,12 @@ def window_length(features: Sequence[str], sequence_length: int) -> int:
     return max(FEATURES[name].lookback for name in features) + sequence_length - 1
 
 
-def compute(candles: Array, features: Sequence[str], sequence_length: int) -> NDArray[np.float32]:
+def compute(
+    candles: Array,
+    features: Sequence[str],
+    sequence_length: int,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """Return the features of B windows at their newest L steps.
 
     Args:
@@ -158,6 +167,7 @@ def compute(candles: Array, features: Sequence[str], sequence_length: int) -> ND
             (B, T, 5); only the last ``window_length(features, L)`` of T have an effect.
         features: names in ``FEATURES``, F of them.
         sequence_length: steps, L; the last one belongs to the last candle.
+        out: where to put them, shape (B, L, F), instead of into a new array.
 
     Returns:
         Shape (B, L, F), not scaled: the network's graph does that.
@@ -165,16 +175,16 @@ def compute(candles: Array, features: Sequence[str], sequence_length: int) -> ND
     Raises:
         ValueError: for too few candles, or as ``window_length`` does.
     """
-    plan = _plan(tuple(features), sequence_length)
-    if candles.shape[1] < plan.needed:
-        raise ValueError(
-            f"candles: expected at least {plan.needed} a window, got {candles.shape[1]}"
-        )
-    windows = _padded(candles[:, -plan.needed :], plan.length)
-    if len(windows) <= SLICE:
-        return _slice(windows, plan)
-    starts = range(0, len(windows), SLICE)
-    return np.concatenate([_slice(windows[i : i + SLICE], plan) for i in starts])
+    names = tuple(features)
+    if out is None:
+        out = np.empty((len(candles), sequence_length, len(names)), np.float32)
+    if len(candles) <= SLICE:
+        _THREAD.room(names, sequence_length, len(candles)).compute(candles, out)
+        return out
+    for start in range(0, len(candles), SLICE):
+        some = slice(start, start + SLICE)
+        compute(candles[some], names, sequence_length, out[some])
+    return out
 
 
 def _padded(candles: Array, length: int) -> Array:
@@ -185,23 +195,24 @@ def _padded(candles: Array, length: int) -> Array:
     return np.concatenate([np.repeat(candles[:, :1], missing, axis=1), candles], axis=1)
 
 
-def _variance(logs: Array, weights: Array, out: Array | None = None) -> Array:
-    """Return the range variance (B, T) after gap, body and range (B, 3, T)."""
-    squares = logs * logs
-    squares *= weights
-    # Never below 0: a body is within its range, and its weight is smaller.
-    variance: Array = np.add.reduce(squares, axis=1, out=out)
-    return variance
-
-
 # A window's history: one row for each of these, as long as the window. What compares a candle with
-# the one before it is 0 at the first candle.
-_GAP, _BODY, _RANGE, _CLOSE, _VARIANCE, _VOLATILITY, _TURNOVER, _MOVE, _WAY, _RETURN, _CHANGE = (
-    range(11)
-)
-_SUMMED: Final = slice(_CLOSE, _WAY + 1)
-_SUMS: Final = slice(_CHANGE + 1, _CHANGE + 7)
-_HISTORY: Final = _SUMS.stop
+# the one before it is 0 at the first candle. Logarithms take the place of what they divide by, and
+# turnover that of volume. Sums run along the window.
+_RANGE, _GAP, _BODY, _HIGH, _OPEN = range(5)
+_CLOSE, _TURNOVER, _WAY, _MOVE, _VARIANCE, _VOLATILITY = range(5, 11)
+_CHANGE, _RETURN = 11, 12
+_SUMS: Final = 13
+_HISTORY: Final = 19
+
+_TAKEN: Final = ("low", "before", "open", "high", "open", "close", "volume")
+"""Of the candles, for the first rows."""
+
+_SUMMED: Final = slice(_CLOSE, _VOLATILITY + 1)
+_SHORT: Final = 3
+"""So many of these rows are summed up over a month at most: only their newest candles count."""
+
+_ZERO, _LESS = 0, 1
+"""Two places in the first sum that it does not reach: they hold 0 and -TINY."""
 
 
 @dataclass(frozen=True)
@@ -288,11 +299,9 @@ class _Plan:
     length: int  # candles with padding, T
     steps: int  # L
     width: int  # F
-    over: NDArray[np.intp]  # (5T,), of the window; see ``_history``
-    under: NDArray[np.intp]  # (4T,)
+    taken: NDArray[np.intp]  # (7T,), of the window
     weights: Array  # (1, 3, T), of the squares in the variance
-    minuend: NDArray[np.intp]  # (23L,), of the history
-    subtrahend: NDArray[np.intp]  # (23L,)
+    ends: NDArray[np.intp]  # (46L,), of the history: every row's, then what is taken off them
     factor: Array  # (1, 23L)
     floor: Array  # (1, 12, L)
     share: Array  # (1, 6, L)
@@ -305,7 +314,6 @@ class _Plan:
 def _plan(features: tuple[str, ...], steps: int) -> _Plan:
     needed = window_length(features, steps)
     length = _LONGEST + steps - 1
-    opened, high, low, close, volume = np.arange(5)[:, None] + 5 * np.arange(1, length)
     rows = np.array([_OUTPUTS[name] for name in features])
     sources = [_source(row, length, steps) for row in _TABLE]
 
@@ -317,11 +325,9 @@ def _plan(features: tuple[str, ...], steps: int) -> _Plan:
         length=length,
         steps=steps,
         width=len(features),
-        over=np.concatenate([[0], opened, [0], close, [0], high, [3], close, [4], volume]),
-        under=np.concatenate([[0], close - 5, [0], opened, [0], low, [3], close - 5]),
-        weights=np.repeat(VARIANCE_WEIGHTS, length, axis=1)[None],
-        minuend=np.concatenate([minuend for minuend, _ in sources]),
-        subtrahend=np.concatenate([subtrahend for _, subtrahend in sources]),
+        taken=_taken(length),
+        weights=np.repeat(np.roll(VARIANCE_WEIGHTS, 1, axis=0), length, axis=1)[None],
+        ends=np.concatenate([of for of, _ in sources] + [off for _, off in sources]),
         factor=numbers([row.factor for row in _TABLE]).reshape(1, -1),
         floor=numbers([row.floor for row in _TABLE[_FLOORED]]),
         share=numbers([row.share for row in _TABLE[_DIVIDED]]),
@@ -331,61 +337,125 @@ def _plan(features: tuple[str, ...], steps: int) -> _Plan:
     )
 
 
+def _taken(length: int) -> NDArray[np.intp]:
+    """Return where the first rows of a history lie in a flattened window, (7T,)."""
+    opened, high, low, close, volume = np.arange(5)[:, None] + 5 * np.arange(length)
+    named = {"open": opened, "high": high, "low": low, "close": close, "before": close - 5}
+    rows = np.stack([{**named, "volume": volume}[name] for name in _TAKEN])
+    rows[:_TURNOVER, 0] = close[0]  # nothing is known of the candle before: nothing has changed
+    return rows.ravel()
+
+
 def _source(row: _Row, length: int, steps: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return where in a flattened history a row begins, and what is taken off it, (L,) each."""
-    lag = row.span or row.lag
-    of = _SUMS.start + row.of - _SUMMED.start if row.span else row.of
+    of = _SUMS + row.of - _CLOSE if row.span else row.of
     newest = of * length + np.arange(length - steps, length)
-    if lag:
-        return newest, newest - lag
-    nothing = _BODY if row.of == _TURNOVER else _GAP  # at the first candle; -TINY and 0
-    return newest, np.full(steps, nothing * length)
+    if row.span or row.lag:
+        return newest, newest - (row.span or row.lag)
+    # Less than nothing is taken off turnover: where there is none at all, the ratio is 1.
+    nothing = _LESS if row.of == _TURNOVER else _ZERO
+    return newest, np.full(steps, _SUMS * length + nothing)
 
 
-def _history(candles: Array, plan: _Plan) -> Array:
-    """Return the history of windows (B, T, 5), flattened, shape (B, 17 T)."""
-    windows, length, columns = candles.shape
-    flat = candles.reshape(windows, length * columns)
-    # (B, 5, T): open, close, high, close, volume, over or less
-    over = flat.take(plan.over, axis=1).reshape(windows, 5, length)
-    # (B, 4, T): close before, open, low, close before
-    under = flat.take(plan.under, axis=1).reshape(windows, 4, length)
-    history = np.empty((windows, _HISTORY, length))
-    logs = history[:, :3]
-    np.divide(over[:, :3], under[:, :3], out=logs)
-    np.log(logs, out=logs)
-    np.add(logs[:, _GAP], logs[:, _BODY], out=history[:, _RETURN])
-    close = over[:, 3]
-    np.subtract(close, under[:, 3], out=history[:, _CHANGE])
-    np.abs(history[:, _RETURN : _CHANGE + 1], out=history[:, _MOVE : _WAY + 1])
-    variance = _variance(logs, plan.weights, history[:, _VARIANCE])
-    np.sqrt(variance, out=history[:, _VOLATILITY])
-    history[:, _CLOSE] = close
-    np.multiply(close, over[:, 4], out=history[:, _TURNOVER])
-    np.add.accumulate(history[:, _SUMMED], axis=2, out=history[:, _SUMS])
-    history[:, _BODY, 0] = -TINY  # taken off turnover: where nothing is traded, the ratio is 1
-    return history.reshape(windows, _HISTORY * length)
+_Step = Callable[[], object]
 
 
-def _slice(candles: Array, plan: _Plan) -> NDArray[np.float32]:
-    """Return the features (B, L, F) of windows (B, T, 5)."""
-    windows = len(candles)
-    history = _history(candles, plan)
-    flat = history.take(plan.minuend, axis=1)
-    flat -= history.take(plan.subtrahend, axis=1)
-    flat *= plan.factor
+class _Room:
+    """Room for the features of B windows, and the steps to them; for one thread at a time.
+
+    To make a view costs half as much as to work on one window, so all views are made once.
+    """
+
+    def __init__(self, features: tuple[str, ...], steps: int, windows: int) -> None:
+        plan = _plan(features, steps)
+        history = np.zeros((windows, _HISTORY, plan.length))
+        history[:, _SUMS, _LESS] = -TINY
+        flat = history.reshape(windows, -1)
+        outputs = np.empty((windows, steps * plan.width))
+        self._plan = plan
+        self._taken = flat[:, : len(plan.taken)]
+        self._outputs = outputs.reshape(windows, steps, plan.width)
+        self._steps = [*_history_steps(history, plan), *_table_steps(flat, outputs, plan)]
+
+    def compute(self, candles: Array, out: NDArray[np.float32]) -> None:
+        """Put the features of windows (B, T, 5) into ``out``, shape (B, L, F)."""
+        plan = self._plan
+        if candles.shape[1] < plan.needed:
+            raise ValueError(
+                f"candles: expected at least {plan.needed} a window, got {candles.shape[1]}"
+            )
+        windows = _padded(candles[:, -plan.needed :], plan.length)
+        windows.reshape(len(candles), -1).take(plan.taken, 1, self._taken, "clip")
+        for step in self._steps:
+            step()
+        out[...] = self._outputs
+
+
+def _history_steps(history: Array, plan: _Plan) -> list[_Step]:
+    """Return the steps from the first rows to a whole history (B, 19, T)."""
+
+    def rows(first: int, last: int) -> Array:
+        return history[:, first : last + 1]
+
+    logs, over = rows(_RANGE, _BODY), rows(_HIGH, _CLOSE)
+    gap, body, close = history[:, _GAP], history[:, _BODY], history[:, _CLOSE]
+    turnover, variance = history[:, _TURNOVER], history[:, _VARIANCE]
+    summed, sums = history[:, _SUMMED], history[:, _SUMS:]
+    squares = sums[:, _SHORT:]  # room that is free yet
+    # What is summed up over a month, at the newest steps and as far as they look back.
+    newest = slice(plan.length - plan.steps - MONTH + 1, None)
+    short, short_sums = summed[:, :_SHORT, newest], sums[:, :_SHORT, newest]
+    return [
+        partial(np.subtract, close, gap, history[:, _CHANGE]),
+        partial(np.divide, over, logs, logs),
+        partial(np.log, logs, logs),
+        partial(np.add, gap, body, history[:, _RETURN]),
+        partial(np.abs, rows(_CHANGE, _RETURN), rows(_WAY, _MOVE)),
+        partial(np.multiply, logs, logs, squares),
+        partial(np.multiply, squares, plan.weights, squares),
+        # Never below 0: a body is within its range, and its weight is smaller.
+        partial(np.add, squares[:, 0], squares[:, 1], variance),
+        partial(np.add, variance, squares[:, 2], variance),
+        partial(np.sqrt, variance, history[:, _VOLATILITY]),
+        partial(np.multiply, close, turnover, turnover),
+        partial(np.add.accumulate, short, 2, None, short_sums),
+        partial(np.add.accumulate, summed[:, _SHORT:], 2, None, sums[:, _SHORT:]),
+    ]
+
+
+def _table_steps(history: Array, outputs: Array, plan: _Plan) -> list[_Step]:
+    """Return the steps from a flattened history (B, 19T) to features (B, LF)."""
+    windows, size = len(history), len(_TABLE) * plan.steps
+    ends = np.empty((windows, 2 * size))
+    flat = np.empty((windows, size))
     table = flat.reshape(windows, len(_TABLE), plan.steps)  # (B, 23, L)
     divided, divisors, floored = table[:, _DIVIDED], table[:, _DIVISORS], table[:, _FLOORED]
-    roots, logs = table[:, _ROOTS], table[:, _LOGARITHMS]
-    np.maximum(floored, plan.floor, out=floored)
-    np.sqrt(roots, out=roots)
-    shares = divided * plan.share
-    np.abs(shares, out=shares)
-    np.maximum(divisors, shares, out=divisors)
-    divided /= divisors
-    np.maximum(logs, table[:, _FLOORS], out=logs)
-    np.log(logs, out=logs)
-    outputs = flat.take(plan.output, axis=1)
-    outputs *= plan.scale
-    outputs += plan.shift
-    return outputs.astype(np.float32).reshape(windows, plan.steps, plan.width)
+    roots, logs, floors = table[:, _ROOTS], table[:, _LOGARITHMS], table[:, _FLOORS]
+    shares = np.empty(divided.shape)
+    return [
+        # "clip", here as elsewhere, only spares the check of indices and a copy of the outcome.
+        partial(history.take, plan.ends, 1, ends, "clip"),
+        partial(np.subtract, ends[:, :size], ends[:, size:], flat),
+        partial(np.multiply, flat, plan.factor, flat),
+        partial(np.maximum, floored, plan.floor, out=floored),
+        partial(np.sqrt, roots, roots),
+        partial(np.multiply, divided, plan.share, shares),
+        partial(np.abs, shares, shares),
+        partial(np.maximum, divisors, shares, out=divisors),
+        partial(np.divide, divided, divisors, divided),
+        partial(np.maximum, logs, floors, out=logs),
+        partial(np.log, logs, logs),
+        partial(flat.take, plan.output, 1, outputs, "clip"),
+        partial(np.multiply, outputs, plan.scale, outputs),
+        partial(np.add, outputs, plan.shift, outputs),
+    ]
+
+
+class _Thread(threading.local):
+    """A thread's rooms, those used last."""
+
+    def __init__(self) -> None:
+        self.room = lru_cache(maxsize=4)(_Room)
+
+
+_THREAD: Final = _Thread()

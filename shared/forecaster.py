@@ -6,6 +6,7 @@ times, ``Forecaster.predict``; nothing else turns candles into numbers.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -14,11 +15,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared import features
-from shared.bundle import Bundle, BundleError
+from shared.bundle import Bundle, BundleConfig, BundleError
 from shared.forecasts import Forecast, Horizon, due_ms, forecast_id
 from shared.window import Window, stack
 
 MEDIAN: Final = 0.5
+INPUT: Final = "features"
 OUTPUTS: Final = ("log_return", "volatility")
 """Of a bundle's graph."""
 
@@ -81,6 +83,7 @@ class LstmForecaster:
             )
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
             raise BundleError(f"{bundle.path}: ONNX Runtime refuses the graph: {error}") from error
+        self._alone = _Alone(self._session, self._config)
         needed = features.window_length(self._features, self._length)
         if needed != self._config.window_length:
             raise BundleError(
@@ -105,9 +108,41 @@ class LstmForecaster:
         return self._config.quantile_levels
 
     def predict(self, candles: NDArray[np.float64]) -> Prediction:
+        if len(candles) == 1:
+            return self._alone.predict(candles)
         inputs = features.compute(candles, self._features, self._length)  # (B, L, F)
-        log_return, volatility = self._session.run(OUTPUTS, {"features": inputs})
+        log_return, volatility = self._session.run(OUTPUTS, {INPUT: inputs})
         return Prediction(log_return.astype(np.float64), volatility.astype(np.float64))
+
+
+class _Alone(threading.local):
+    """The same for one window: a thread's numbers have places that the graph is bound to once.
+
+    That is an eighth of the time of a window alone, and nothing of many at once.
+    """
+
+    def __init__(self, session: ort.InferenceSession, config: BundleConfig) -> None:
+        self._session = session
+        self._config = config
+        steps, horizons = config.sequence_length, len(config.horizons)
+        self._inputs = np.empty((1, steps, len(config.features)), np.float32)
+        self._log_return = np.empty((1, horizons, len(config.quantile_levels)), np.float32)
+        self._volatility = np.empty((1, horizons), np.float32)
+        self._binding = session.io_binding()
+        bind_input, bind_output = self._binding.bind_input, self._binding.bind_output
+        for bind, name, place in (
+            (bind_input, INPUT, self._inputs),
+            (bind_output, OUTPUTS[0], self._log_return),
+            (bind_output, OUTPUTS[1], self._volatility),
+        ):
+            bind(name, "cpu", 0, np.float32, place.shape, place.ctypes.data)
+
+    def predict(self, candles: NDArray[np.float64]) -> Prediction:
+        """Return the distributions ahead of one window, (1, T, 5)."""
+        config = self._config
+        features.compute(candles, config.features, config.sequence_length, self._inputs)
+        self._session.run_with_iobinding(self._binding)
+        return Prediction(self._log_return.astype(np.float64), self._volatility.astype(np.float64))
 
 
 class PersistenceForecaster:

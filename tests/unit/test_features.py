@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,6 +146,27 @@ def test_a_window_gets_the_same_bits_in_any_batch(real: dict[str, NDArray[np.flo
         np.testing.assert_array_equal(compute(batch[i : i + 1], NAMES, STEPS)[0], whole[i])
     for start, stop in ((0, 2), (3, 10), (0, SLICE), (5, 6 + SLICE), (100, 357)):
         np.testing.assert_array_equal(compute(batch[start:stop], NAMES, STEPS), whole[start:stop])
+
+
+def test_threads_do_not_write_into_each_others_numbers(
+    real: dict[str, NDArray[np.float64]],
+) -> None:
+    batch = windows(real["MSFT"])[:400]
+    whole = compute(batch, NAMES, STEPS)
+
+    def alone(i: int) -> NDArray[np.float32]:
+        return compute(batch[i : i + 1], NAMES, STEPS)
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(alone, range(len(batch))))
+    np.testing.assert_array_equal(np.concatenate(made), whole)
+
+
+def test_features_are_put_where_they_are_wanted(real: dict[str, NDArray[np.float64]]) -> None:
+    batch = windows(real["MSFT"])[: SLICE + 2]
+    place = np.zeros((len(batch), STEPS, len(NAMES)), np.float32)
+    assert compute(batch, NAMES, STEPS, place) is place
+    np.testing.assert_array_equal(place, compute(batch, NAMES, STEPS))
 
 
 def test_any_choice_of_features_gives_its_columns_of_all(
