@@ -27,6 +27,7 @@ from api.market import Market
 from api.middleware import BodyLimit, Direct, Measure
 from api.openapi import describe
 from api.pages import page_routes
+from api.pieces import Pieces
 from api.predict import Predictor
 from api.problems import ProblemError, problem
 from api.routes import predict_routes, status_routes
@@ -88,11 +89,12 @@ def create_app(
             Exception: _on_crash,
         },
     )
-    hot = predict_routes(predictor, card)
+    pieces = Pieces()
+    hot = predict_routes(predictor, pieces, card)
     app.include_router(hot)
     app.include_router(status_routes(predictor, registry, card))
     app.include_router(stream_routes(options.live, metrics, card, options.streams))
-    app.include_router(inference_routes(predictor, name_of(forecaster, options.config)))
+    app.include_router(inference_routes(predictor, pieces, name_of(forecaster, options.config)))
     app.include_router(page_routes())
     app.add_middleware(Direct, method="POST", path="/predict", router=hot)
     app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes)

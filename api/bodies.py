@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from pydantic import ConfigDict, FailFast, Field
 
@@ -19,8 +19,6 @@ MAX_HISTORY: Final = 5_000
 
 MAX_HISTORIES: Final = 1_000
 MAX_HORIZONS: Final = 64
-
-Step = Annotated[int, Field(ge=1)]
 
 
 class Body(Message):
@@ -42,6 +40,24 @@ class TimedCandle(HistoryCandle):
     close_ms: Millis | None = Field(None, description="UTC; by default one interval after open_ms")
 
 
+Candles = Annotated[
+    tuple[TimedCandle, ...],
+    FailFast(),
+    Field(max_length=MAX_HISTORY, json_schema_extra={"minItems": 1}),
+]
+
+Item = TypeVar("Item")
+Histories = Annotated[
+    tuple[Item, ...],
+    FailFast(),
+    Field(max_length=MAX_HISTORIES, json_schema_extra={"minItems": 1}),
+]
+
+Steps = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=MAX_HORIZONS)
+]
+
+
 class PredictRequest(Body):
     """Closed candles of one symbol and interval, oldest first.
 
@@ -58,29 +74,25 @@ class PredictRequest(Body):
     ]
 
 
-class History(Body):
-    """Closed candles of one symbol and interval, oldest first."""
+class HistoryHead(Body):
+    """What a history says of its candles."""
 
     symbol: Symbol | None = Field(None, description="given back in the answer")
     interval: str | None = Field(None, description="of the candles, as in 1d; needed for times")
-    candles: Annotated[
-        tuple[TimedCandle, ...],
-        FailFast(),
-        Field(max_length=MAX_HISTORY, json_schema_extra={"minItems": 1}),
-    ]
+
+
+class History(HistoryHead):
+    """Closed candles of one symbol and interval, oldest first."""
+
+    candles: Candles
 
 
 class ForecastsRequest(Body):
     """One or many histories."""
 
-    histories: Annotated[
-        tuple[History, ...],
-        FailFast(),
-        Field(max_length=MAX_HISTORIES, json_schema_extra={"minItems": 1}),
-    ]
-    horizons: Annotated[tuple[Step, ...], Field(max_length=MAX_HORIZONS)] | None = Field(
+    histories: Histories[History]
+    horizons: Steps | None = Field(
         None,
-        min_length=1,
         description="steps wanted, rising, up to the model's longest; by default the trained",
     )
 

@@ -1,37 +1,35 @@
 """Bytes to arrays of candles: fast for what is valid, slow and exact about what is not.
 
-msgspec reads the body into structs and numpy checks the rules of all candles at once, in a third
+msgspec reads candles into structs and numpy checks the rules of all of them at once, in a third
 of the time that pydantic takes. Whatever these two do not accept goes to pydantic, whose word is
 final: it names the field and the rule, or accepts, as it does where a key comes twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from api.bodies import (
-    MAX_HISTORIES,
-    MAX_HISTORY,
-    MAX_HORIZONS,
-    FieldError,
-    ForecastsRequest,
-    History,
-    HistoryCandle,
-    PredictRequest,
-    TimedCandle,
-)
-from api.problems import ProblemError, invalid_body, problem
+from api.bodies import MAX_HISTORY, Candles, FieldError, PredictRequest, TimedCandle
+from api.problems import ProblemError, field_name, invalid_body, problem
 from shared.candles import INTERVALS_MS, MAX_NUMBER
 
 Array = NDArray[np.float64]
-Request = TypeVar("Request", PredictRequest, ForecastsRequest)
+
+MAX_ARRAY_BYTES: Final = 2 << 20
+"""Of one array of candles: twice what 5,000 of them need."""
+
+NEWEST: Final = 7
+"""Candles whose days tell whether a market trades on weekends."""
 
 
 class _Ohlcv(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -51,19 +49,11 @@ class _PredictBody(msgspec.Struct, forbid_unknown_fields=True):
     history: list[_Ohlcv]
 
 
-class _HistoryBody(msgspec.Struct, forbid_unknown_fields=True):
-    candles: list[_Timed]
-    symbol: str | None = None
-    interval: str | None = None
-
-
-class _ForecastsBody(msgspec.Struct, forbid_unknown_fields=True):
-    histories: list[_HistoryBody]
-    horizons: list[int] | None = None
-
-
-_PREDICT = msgspec.json.Decoder(_PredictBody)
-_FORECASTS = msgspec.json.Decoder(_ForecastsBody)
+_PREDICT: Final = msgspec.json.Decoder(_PredictBody)
+_CANDLES: Final = msgspec.json.Decoder(list[_Timed])
+_EXACT_CANDLES: Final[TypeAdapter[Any]] = TypeAdapter(Candles)
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_PRICES: Final = attrgetter("open", "high", "low", "close", "volume")
 
 
 @dataclass(frozen=True)
@@ -77,33 +67,73 @@ class Series:
     newest_open_ms: tuple[int, ...] = ()  # of the last seven candles, UTC
 
 
+@dataclass(frozen=True)
+class TimedArray:
+    """Valid candles and the times that they came with."""
+
+    candles: Array  # (N, 5)
+    open_ms: list[int | None]
+    close_ms: list[int | None]
+
+
 def read_predict(body: bytes) -> Array:
     """Return the candles in a body of ``POST /predict``, (N, 5); raises ``ProblemError``."""
-    if body:
-        try:
-            history = _PREDICT.decode(body).history
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            history = []
-        candles = _array(history)
-        if 0 < len(history) <= MAX_HISTORY and are_valid(candles):
+    try:
+        rows = _PREDICT.decode(body).history
+        candles = _flat(map(msgspec.structs.astuple, rows), len(rows))
+        if 0 < len(rows) <= MAX_HISTORY and are_valid(candles):
             return candles
-    return _array(_validate(PredictRequest, body, '{"history": [...]}').history)
+    except _UNREADABLE:
+        pass  # pydantic says what it is
+    require_content(body, '{"history": [...]}')
+    try:
+        history = PredictRequest.model_validate_json(body).history
+    except ValidationError as error:
+        raise invalid_body(error) from None
+    return _flat(map(_PRICES, history), len(history))
 
 
-def read_forecasts(body: bytes) -> tuple[list[Series], tuple[int, ...] | None]:
-    """Return the histories in a body of ``POST /v1/forecasts`` and the horizons asked for.
+def read_candles(data: bytes | memoryview, where: tuple[str | int, ...]) -> TimedArray:
+    """Return the candles in an array of JSON, which stands at a place of a body.
 
     Raises:
         ProblemError: naming the field and the rule.
     """
-    fast = _read_fast(body)
-    if fast is not None:
-        return fast
-    request = _validate(ForecastsRequest, body, '{"histories": [...]}')
-    if not request.histories:
-        raise _broken("histories", "too_short", "at least 1 history", "none")
-    series = [_timed(i, one, _array(one.candles)) for i, one in enumerate(request.histories)]
-    return series, _rising(request.horizons)
+    if len(data) > MAX_ARRAY_BYTES:
+        raise broken(where, "too_large", f"at most {MAX_ARRAY_BYTES} bytes", len(data))
+    try:
+        rows: Sequence[_Timed | TimedCandle] = _CANDLES.decode(data)
+        read = _timed(rows)
+        if 0 < len(rows) <= MAX_HISTORY and are_valid(read.candles) and _are_times(read):
+            return read
+    except _UNREADABLE:
+        pass
+    try:
+        rows = _EXACT_CANDLES.validate_json(bytes(data))
+    except ValidationError as error:
+        raise invalid_body(error, where) from None
+    if not rows:
+        raise broken(where, "too_short", "at least 1 candle", "none")
+    return _timed(rows)
+
+
+def series_of(number: int, symbol: str | None, interval: str | None, read: TimedArray) -> Series:
+    """Return a history of valid candles after a look at its interval and times.
+
+    Raises:
+        ProblemError: naming the field, of history ``number`` of a body, and the rule.
+    """
+    where = ("histories", number)
+    if interval is not None and interval not in INTERVALS_MS:
+        known = ", ".join(INTERVALS_MS)
+        raise broken((*where, "interval"), "unknown", f"one of {known}", interval[:40])
+    if not (_any(read.open_ms) or _any(read.close_ms)):
+        return Series(read.candles, symbol, interval)
+    if interval is None:
+        raise broken((*where, "interval"), "missing", "a value beside times", "nothing")
+    as_of_ms = _as_of_ms((*where, "candles"), INTERVALS_MS[interval], read)
+    opened = tuple(one for one in read.open_ms[-NEWEST:] if one is not None)
+    return Series(read.candles, symbol, interval, as_of_ms, opened)
 
 
 def newest(candles: Array, needed: int) -> Array:
@@ -129,106 +159,61 @@ def are_valid(candles: Array) -> bool:
     return bool(valid.all())
 
 
-def _array(candles: Sequence[_Ohlcv | HistoryCandle]) -> Array:
-    rows = [(one.open, one.high, one.low, one.close, one.volume) for one in candles]
-    return np.array(rows, np.float64).reshape(-1, 5)
-
-
-def _read_fast(body: bytes) -> tuple[list[Series], tuple[int, ...] | None] | None:
-    """Return what ``read_forecasts`` does, or None where the slow way must have its word."""
-    try:
-        read = _FORECASTS.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    lengths = [len(one.candles) for one in read.histories]
-    if not 0 < len(lengths) <= MAX_HISTORIES or min(lengths) < 1 or max(lengths) > MAX_HISTORY:
-        return None
-    horizons = read.horizons
-    if horizons is not None and not (0 < len(horizons) <= MAX_HORIZONS and min(horizons) > 0):
-        return None
-    candles = _array([candle for one in read.histories for candle in one.candles])
-    if not are_valid(candles) or any(_needs_a_look(one) for one in read.histories):
-        return None
-    parts = np.split(candles, np.cumsum(lengths)[:-1])
-    pairs = zip(read.histories, parts, strict=True)
-    return [_timed(i, one, part) for i, (one, part) in enumerate(pairs)], _rising(horizons)
-
-
-def _needs_a_look(history: _HistoryBody) -> bool:
-    """Whether a history has a name or times that no quick check here covers."""
-    symbol = history.symbol
-    if symbol is not None and not (symbol.isascii() and symbol.isalnum() and len(symbol) <= 32):
-        return True
-    return any(
-        not 0 <= time < 1 << 53
-        for one in history.candles
-        for time in (one.open_ms, one.close_ms)
-        if time is not None
-    )
-
-
-def _timed(number: int, history: _HistoryBody | History, candles: Array) -> Series:
-    """Return a history of valid candles after a look at its interval and times."""
-    where = f"histories[{number}]"
-    interval = history.interval
-    if interval is not None and interval not in INTERVALS_MS:
-        known = ", ".join(INTERVALS_MS)
-        raise _broken(f"{where}.interval", "unknown", f"one of {known}", interval[:40])
-    if not _has_times(history):
-        return Series(candles, history.symbol, interval)
-    as_of_ms = _as_of_ms(where, history)
-    latest: Sequence[_Timed | TimedCandle] = history.candles[-7:]
-    opened = tuple(one.open_ms for one in latest if one.open_ms is not None)
-    return Series(candles, history.symbol, interval, as_of_ms, opened)
-
-
-def _has_times(history: _HistoryBody | History) -> bool:
-    candles: Sequence[_Timed | TimedCandle] = history.candles
-    return any(one.open_ms is not None or one.close_ms is not None for one in candles)
-
-
-def _as_of_ms(where: str, history: _HistoryBody | History) -> int:
-    """Return the close of the last candle, all times being in order; raises ``ProblemError``."""
-    if history.interval is None:
-        raise _broken(f"{where}.interval", "missing", "a value beside times", "nothing")
-    length = INTERVALS_MS[history.interval]
-    before = -1
-    close_ms = 0
-    candles: Sequence[_Timed | TimedCandle] = history.candles
-    for i, one in enumerate(candles):
-        field = f"{where}.candles[{i}]"
-        if one.open_ms is None:
-            raise _broken(f"{field}.open_ms", "missing", "a time as on the others", "nothing")
-        if one.open_ms <= before:
-            message = f"more than {before} of the candle before"
-            raise _broken(f"{field}.open_ms", "not_rising", message, one.open_ms)
-        before = one.open_ms
-        close_ms = one.open_ms + length if one.close_ms is None else one.close_ms
-        if not one.open_ms < close_ms <= one.open_ms + length:
-            message = f"a time within {length} ms after open_ms {one.open_ms}"
-            raise _broken(f"{field}.close_ms", "inconsistent", message, close_ms)
-    return close_ms
-
-
-def _rising(horizons: Sequence[int] | None) -> tuple[int, ...] | None:
-    if horizons is None:
-        return None
-    if list(horizons) != sorted(set(horizons)):
-        raise _broken("horizons", "not_rising", "rising steps", list(horizons))
-    return tuple(horizons)
-
-
-def _validate(model: type[Request], body: bytes, form: str) -> Request:
-    """Return the request in a body by pydantic; raises ``ProblemError``."""
+def require_content(body: bytes | bytearray, form: str) -> None:
+    """Refuse an empty body; raises ``ProblemError``."""
     if not body:
         message = f"expected {form} as JSON, got nothing"
         raise problem(400, FieldError(field="body", rule="empty", message=message))
-    try:
-        return model.__pydantic_validator__.validate_json(body)  # type: ignore[no-any-return]
-    except ValidationError as error:
-        raise invalid_body(error) from None
 
 
-def _broken(field: str, rule: str, expected: str, got: object) -> ProblemError:
-    reason = FieldError(field=field, rule=rule, message=f"expected {expected}, got {got}")
-    return problem(422, reason)
+def broken(where: tuple[str | int, ...], rule: str, expected: str, got: object) -> ProblemError:
+    """Return the problem of a value that breaks a rule."""
+    message = f"expected {expected}, got {got}"
+    return problem(422, FieldError(field=field_name(where), rule=rule, message=message))
+
+
+def _flat(rows: Iterator[tuple[float, ...]], count: int) -> Array:
+    """Return rows of five numbers as an array, by the shortest way that was found."""
+    packed = struct.pack(f"{5 * count}d", *chain.from_iterable(rows))
+    return np.frombuffer(packed).reshape(count, 5)
+
+
+def _timed(rows: Sequence[_Timed | TimedCandle]) -> TimedArray:
+    return TimedArray(
+        _flat(map(_PRICES, rows), len(rows)),
+        [one.open_ms for one in rows],
+        [one.close_ms for one in rows],
+    )
+
+
+def _are_times(read: TimedArray) -> bool:
+    times = [one for one in chain(read.open_ms, read.close_ms) if one is not None]
+    return not times or (min(times) >= 0 and max(times) < 1 << 53)
+
+
+def _any(times: list[int | None]) -> bool:
+    return times.count(None) < len(times)
+
+
+def _as_of_ms(where: tuple[str | int, ...], length_ms: int, read: TimedArray) -> int:
+    """Return the close of the last candle, all times being in order; raises ``ProblemError``."""
+    if None in read.open_ms:
+        first = (*where, read.open_ms.index(None), "open_ms")
+        raise broken(first, "missing", "a time as on the others", "nothing")
+    opened = np.array(read.open_ms, np.int64)  # (N,)
+    closed = opened + length_ms
+    if _any(read.close_ms):
+        given = [-1 if one is None else one for one in read.close_ms]
+        closed = np.where(np.equal(given, -1), closed, given)
+    repeats = np.diff(opened, prepend=-1) <= 0
+    strays = (closed <= opened) | (closed > opened + length_ms)
+    wrong = repeats | strays
+    if not wrong.any():
+        return int(closed[-1])
+    at = int(wrong.argmax())
+    if repeats[at]:
+        before = opened[at - 1] if at else -1
+        message = f"more than {before} of the candle before"
+        raise broken((*where, at, "open_ms"), "not_rising", message, opened[at])
+    message = f"a time within {length_ms} ms after open_ms {opened[at]}"
+    raise broken((*where, at, "close_ms"), "inconsistent", message, closed[at])

@@ -5,25 +5,33 @@ The protocol's extension "binary data" is not offered; errors are problem docume
 
 from __future__ import annotations
 
-import math
+from array import array
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from api.bodies import Body, FieldError
-from api.histories import are_valid
+from api.bodies import MAX_BODY_BYTES, Body
+from api.histories import Array, are_valid, broken, newest
+from api.pieces import Work
 from api.predict import Predictor
-from api.problems import invalid_body, problem
+from api.problems import ProblemError, invalid_body, no_json
 from shared.forecaster import Prediction
 from shared.messages import Message
 
 MAX_WINDOWS: Final = 1_000
 INPUT: Final = "candles"
 OUTPUTS: Final = ("log_return", "volatility")
+
+NUMBERS_BYTES: Final = 16_384
+"""Of a tensor's data that are read at once."""
+
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OBJECTS: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_FLAT: Final = msgspec.json.Decoder(list[float])
 
 
 class TensorData(Message):
@@ -124,37 +132,77 @@ def meta_of(predictor: Predictor, name: str) -> ModelMeta:
     )
 
 
-def read_infer(body: bytes) -> InferRequest:
-    """Return the request in a body; raises ``ProblemError``."""
-    try:
-        return InferRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_body(error) from None
+def read_infer(body: bytes | bytearray, window_length: int) -> Work[tuple[InferRequest, Array]]:
+    """Return the request in a body and its windows, (B, T, 5), by work in small pieces.
 
-
-def windows_of(tensor: InputTensor, window_length: int) -> NDArray[np.float64]:
-    """Return the windows in a tensor, (B, T, 5), as a window holds them: rounded to 32 bits.
+    The windows are rounded to 32 bits, as a window of the stream holds them.
 
     Raises:
-        ProblemError: naming the part of the tensor and the rule.
+        ProblemError: naming the field and the rule.
     """
-    batch, candles, columns = tensor.shape
+    outline, data = _put_aside(body)
+    yield
+    if len(outline) > MAX_BODY_BYTES:
+        expected = f"at most {MAX_BODY_BYTES} bytes beside the tensor's data"
+        raise broken(("body",), "too_large", expected, len(outline))
+    try:
+        request = InferRequest.model_validate_json(outline)
+    except ValidationError as error:
+        raise invalid_body(error) from None
+    batch, candles, columns = request.inputs[0].shape
     if not 0 < batch <= MAX_WINDOWS or columns != 5 or candles < window_length:
         expected = f"[1 to {MAX_WINDOWS}, at least {window_length}, 5]"
-        raise _bad("shape", "shape", expected, list(tensor.shape))
+        raise _bad("shape", "shape", expected, [batch, candles, columns])
+    histories = yield from _numbers(data, (batch, candles, columns))
+    windows = np.empty((batch, window_length, 5))
+    for number, one in enumerate(histories):
+        if not are_valid(one):
+            raise _bad("data", "inconsistent", "candles whose prices agree", "others")
+        windows[number] = newest(one, window_length)
+        yield
+    return request, windows
+
+
+def _put_aside(body: bytes | bytearray) -> tuple[bytes | bytearray, bytes]:
+    """Return a body whose tensor has no data, and these data; what is odd stays as it is."""
     try:
-        numbers = np.array(tensor.data)
-    except ValueError:  # rows of different lengths
-        raise _bad("data", "shape", "rows of one length", "others") from None
-    if numbers.dtype.kind not in "if":
-        raise _bad("data", "float_type", "numbers alone", "others")
-    if numbers.size != math.prod(tensor.shape):
-        raise _bad("data", "shape", f"{math.prod(tensor.shape)} numbers", numbers.size)
-    flat = numbers.astype(np.float64).reshape(-1, 5)
-    if not are_valid(flat):
-        raise _bad("data", "inconsistent", "candles whose prices agree", "others")
-    windows = flat.reshape(batch, candles, 5)[:, -window_length:]
-    return windows.astype(np.float32).astype(np.float64)
+        request = _OBJECT.decode(body)
+        inputs = _OBJECTS.decode(request["inputs"])
+        data = bytes(inputs[0]["data"])
+    except (msgspec.ValidationError, LookupError):
+        return body, b""
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if len(body) <= MAX_BODY_BYTES:
+            return body, b""
+        raise no_json("body", str(error)) from None
+    if not data.startswith(b"["):
+        return body, b""
+    inputs[0]["data"] = msgspec.Raw(b"[]")
+    request["inputs"] = msgspec.Raw(msgspec.json.encode(inputs))
+    return msgspec.json.encode(request), data
+
+
+def _numbers(data: bytes, shape: tuple[int, int, int]) -> Work[Array]:
+    """Return the numbers of an array in JSON, flat or nested as the shape is."""
+    numbers = array("d")
+    arrays = begin = 0
+    while begin < len(data):
+        comma = data.find(b",", begin + NUMBERS_BYTES)
+        end = comma if comma >= 0 else len(data)
+        part = data[begin:end]
+        try:
+            numbers.extend(_FLAT.decode(b"[" + part.translate(None, b"[]") + b"]"))
+        except msgspec.MsgspecError:
+            raise _bad("data", "float_type", "numbers alone", "others") from None
+        arrays += part.count(b"[")
+        begin = end + 1
+        yield
+    batch, candles, columns = shape
+    if len(numbers) != batch * candles * columns:
+        raise _bad("data", "shape", f"{batch * candles * columns} numbers", len(numbers))
+    if arrays not in {1, 1 + batch, 1 + batch + batch * candles}:
+        raise _bad("data", "shape", "flat numbers, or nested as the shape is", "others")
+    return np.frombuffer(numbers).reshape(shape)
 
 
 def infer_answer(request: InferRequest, name: str, version: str, made: Prediction) -> bytes:
@@ -178,8 +226,5 @@ def infer_answer(request: InferRequest, name: str, version: str, made: Predictio
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _bad(part: str, rule: str, expected: str, got: object) -> Exception:
-    field = f"inputs[0].{part}"
-    return problem(
-        422, FieldError(field=field, rule=rule, message=f"expected {expected}, got {got}")
-    )
+def _bad(part: str, rule: str, expected: str, got: object) -> ProblemError:
+    return broken(("inputs", 0, part), rule, expected, got)

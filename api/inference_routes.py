@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -16,16 +15,15 @@ from api.inference import (
     infer_answer,
     meta_of,
     read_infer,
-    windows_of,
 )
 from api.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
-from api.predict import CHUNK, Predictor
+from api.pieces import Pieces
+from api.predict import Predictor
 from api.problems import problem
-from api.routes import JSON, Bare, answer, require_json
-from shared.forecaster import Prediction
+from api.routes import JSON, Bare, answer, read_large, require_json
 
 
-def inference_routes(predictor: Predictor, name: str) -> APIRouter:
+def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRouter:
     """Return the routes of one model."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=Bare)
     version = predictor.forecaster.model_version
@@ -83,16 +81,10 @@ def inference_routes(predictor: Predictor, name: str) -> APIRouter:
         """Give the distributions of the log return ahead of windows of candles."""
         require(request)
         require_json(request)
-        asked = read_infer(await request.body())
-        windows = windows_of(asked.inputs[0], predictor.forecaster.window_length)
-        parts = [
-            predictor.predict(windows[first : first + CHUNK])
-            for first in range(0, len(windows), CHUNK)
-        ]
-        made = Prediction(
-            np.concatenate([one.log_return for one in parts]),
-            np.concatenate([one.volatility for one in parts]),
-        )
+        body = await read_large(request)
+        work = read_infer(body, predictor.forecaster.window_length)
+        asked, windows = await pieces.do(work)
+        made = await pieces.do(predictor.infer(windows))
         return Response(infer_answer(asked, name, version, made), media_type=JSON)
 
     return router

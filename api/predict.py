@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from api.histories import Series, newest
 from api.interpolate import Curve
+from api.pieces import Work
 from shared.candles import DAY_MS
 from shared.forecaster import MEDIAN, Forecaster, Prediction, to_prices
 from shared.forecasts import WEEKEND, due_ms
@@ -22,8 +24,8 @@ Array = NDArray[np.float64]
 MAX_SHARED: Final = 64
 """Requests that share one model call at most: more would only make the first ones wait."""
 
-CHUNK: Final = 128
-"""Histories of one request that go into one model call; others are answered between two."""
+CHUNK: Final = 32
+"""Histories of one request that go into one model call: a millisecond's work."""
 
 
 class HistoryError(ValueError):
@@ -80,29 +82,46 @@ class Predictor:
             "horizons": horizons,
         }
 
-    async def forecasts(
+    def forecasts(
         self, series: Sequence[Series], steps: tuple[int, ...] | None
-    ) -> list[dict[str, Any]]:
-        """Return the forecast ahead of each history, as ``FullForecast`` has it.
+    ) -> Work[list[orjson.Fragment]]:
+        """Return the forecast ahead of each history, as ``FullForecast`` has it, in JSON.
 
         Raises:
             HistoryError: as ``answer`` does, with the number of the history.
         """
-        windows = np.stack([self._window(i, one) for i, one in enumerate(series)])
+        windows: list[Array] = []
+        for number, one in enumerate(series):
+            windows.append(self._window(number, one))
+            yield
         wanted = steps or self.forecaster.horizons
-        answers: list[dict[str, Any]] = []
+        made: list[orjson.Fragment] = []
         for first in range(0, len(series), CHUNK):
-            part = series[first : first + CHUNK]
-            trained = self.predict(windows[first : first + CHUNK])
+            trained = self.predict(np.stack(windows[first : first + CHUNK]))
+            yield
             prediction = self.curve.at(trained, wanted)
-            closes = np.array([one.candles[-1, 3] for one in part])
-            prices = to_prices(closes, prediction)
+            part = series[first : first + CHUNK]
+            prices = to_prices(np.array([one.candles[-1, 3] for one in part]), prediction)
             _require_finite(prices, prediction, first)
-            answers += self._full(part, wanted, prices, prediction)
-            await asyncio.sleep(0)
+            yield
+            for row, one in enumerate(part):
+                full = self._full(one, wanted, prices[row], _row(prediction, row))
+                made.append(orjson.Fragment(orjson.dumps(full)))
+                yield
         self._metrics.candles.inc(sum(len(one.candles) for one in series))
         self._metrics.forecasts.inc(len(series))
-        return answers
+        return made
+
+    def infer(self, windows: Array) -> Work[Prediction]:
+        """Return the prediction of full windows, (B, T, 5), by as many model calls as are good."""
+        parts: list[Prediction] = []
+        for first in range(0, len(windows), CHUNK):
+            parts.append(self.predict(windows[first : first + CHUNK]))
+            yield
+        return Prediction(
+            np.concatenate([one.log_return for one in parts]),
+            np.concatenate([one.volatility for one in parts]),
+        )
 
     def predict(self, windows: Array) -> Prediction:
         """Return the prediction of full windows, (B, T, 5), by one model call."""
@@ -155,41 +174,37 @@ class Predictor:
         ]
 
     def _full(
-        self, part: Sequence[Series], steps: Sequence[int], prices: Array, prediction: Prediction
-    ) -> list[dict[str, Any]]:
+        self, one: Series, steps: Sequence[int], prices: Array, made: Prediction
+    ) -> dict[str, Any]:
+        """Return a forecast; prices (N, Q), and a prediction of one window."""
+        trained = self.forecaster.horizons
+        weekends = _trades_weekends(one)
         rows = zip(
-            part,
+            steps,
             prices.tolist(),
-            prediction.log_return.tolist(),
-            prediction.volatility.tolist(),
+            made.log_return[0].tolist(),
+            made.volatility[0].tolist(),
             strict=True,
         )
-        trained = self.forecaster.horizons
-        made = []
-        for one, price, log_return, volatility in rows:
-            weekends = _trades_weekends(one)
-            horizons = [
-                {
-                    "step": step,
-                    "due_ms": _due_ms(one, step, trades_weekends=weekends),
-                    "predicted_close": price[i][self._median],
-                    "quantiles": dict(zip(self._levels, price[i], strict=True)),
-                    "log_return": dict(zip(self._levels, log_return[i], strict=True)),
-                    "volatility": volatility[i],
-                    "interpolated": step not in trained,
-                }
-                for i, step in enumerate(steps)
-            ]
-            made.append(
-                {
-                    "symbol": one.symbol,
-                    "interval": one.interval,
-                    "as_of_ms": one.as_of_ms,
-                    "last_close": float(one.candles[-1, 3]),
-                    "horizons": horizons,
-                }
-            )
-        return made
+        horizons = [
+            {
+                "step": step,
+                "due_ms": _due_ms(one, step, trades_weekends=weekends),
+                "predicted_close": price[self._median],
+                "quantiles": dict(zip(self._levels, price, strict=True)),
+                "log_return": dict(zip(self._levels, log_return, strict=True)),
+                "volatility": volatility,
+                "interpolated": step not in trained,
+            }
+            for step, price, log_return, volatility in rows
+        ]
+        return {
+            "symbol": one.symbol,
+            "interval": one.interval,
+            "as_of_ms": one.as_of_ms,
+            "last_close": float(one.candles[-1, 3]),
+            "horizons": horizons,
+        }
 
 
 def _row(prediction: Prediction, row: int) -> Prediction:

@@ -49,16 +49,29 @@ def problem(
     return ProblemError(Problem(title=title, status=status, detail=detail, errors=errors), headers)
 
 
-def invalid_body(error: ValidationError) -> ProblemError:
-    """Return the problem of a body that breaks a rule: 400 if it is no JSON, else 422."""
+def invalid_body(error: ValidationError, where: tuple[int | str, ...] = ()) -> ProblemError:
+    """Return the problem of a body that breaks a rule: 400 if it is no JSON, else 422.
+
+    ``where`` is the place in the body of what was validated.
+    """
     count = error.error_count()
     if count > MAX_FAULTS:  # to list so many would take longer than to find them
         message = f"expected a valid body, got one with {count} faults"
         return problem(422, FieldError(field="body", rule="too_many_faults", message=message))
     details = error.errors(include_url=False)
     status = 400 if details[0]["type"] == "json_invalid" else 422
-    shown = (_field_error(one) for one in details[:MAX_ERRORS])
+    shown = (_field_error(one, where) for one in details[:MAX_ERRORS])
     return problem(status, *shown)
+
+
+def no_json(field: str, what: str) -> ProblemError:
+    """Return the problem of what is no JSON."""
+    return problem(400, _no_json(field, what))
+
+
+def _no_json(field: str, what: str) -> FieldError:
+    message = f"expected JSON in UTF-8, got: {what}"
+    return FieldError(field=field, rule="json_invalid", message=message)
 
 
 def field_name(location: tuple[int | str, ...]) -> str:
@@ -69,17 +82,15 @@ def field_name(location: tuple[int | str, ...]) -> str:
     return name.removeprefix(".") or "body"
 
 
-def _field_error(error: ErrorDetails) -> FieldError:
-    name = field_name(error["loc"])
+def _field_error(error: ErrorDetails, where: tuple[int | str, ...]) -> FieldError:
+    name = field_name((*where, *error["loc"]))
     rule, context = error["type"], error.get("ctx", {})
     if rule == "inconsistent":  # its text begins with the field
         field, _, text = str(context["detail"]).partition(": ")
         message = text.replace("must be", "expected", 1)
         return FieldError(field=f"{name}.{field}", rule=rule, message=message)
     if rule == "json_invalid":
-        return FieldError(
-            field=name, rule=rule, message=f"expected JSON in UTF-8, got: {context['error']}"
-        )
+        return _no_json(name, str(context["error"]))
     limit = next(
         (context[key] for key in ("gt", "ge", "lt", "le", "max_length") if key in context), 0
     )

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
+from api.batch import read_batch
 from api.bodies import (
     FieldError,
     ForecastsAnswer,
@@ -21,8 +22,9 @@ from api.bodies import (
     PredictAnswer,
     ProbeAnswer,
 )
-from api.histories import read_forecasts, read_predict
+from api.histories import read_predict
 from api.openapi import FORECASTS, METRICS, PREDICT, PROBE
+from api.pieces import Pieces
 from api.predict import HistoryError, Predictor
 from api.problems import problem, shown
 
@@ -47,7 +49,7 @@ def answer(content: Any) -> Response:
     return Response(orjson.dumps(content), media_type=JSON)
 
 
-def predict_routes(predictor: Predictor, card: Card) -> APIRouter:
+def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> APIRouter:
     """Return the routes that the model answers."""
     router = APIRouter(tags=["forecasts"], route_class=Bare)
 
@@ -75,12 +77,12 @@ def predict_routes(predictor: Predictor, card: Card) -> APIRouter:
         of the quantiles from them, and the volatility, so that variances are linear in time.
         """
         require_json(request)
-        body = await request.body()
+        body = await read_large(request)
         received = time.perf_counter()
-        series, steps = read_forecasts(body)
-        _require_steps(steps, predictor.forecaster.horizons[-1])
+        asked = await pieces.do(read_batch(body))
+        _require_steps(asked.horizons, predictor.forecaster.horizons[-1])
         try:
-            made = await predictor.forecasts(series, steps)
+            made = await pieces.do(predictor.forecasts(asked.histories, asked.horizons))
         except HistoryError as error:
             field = f"histories[{error.number}].candles"
             reason = FieldError(field=field, rule=error.rule, message=str(error))
@@ -137,6 +139,14 @@ def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card)
         return Response(encode(registry), headers={"content-type": content_type})
 
     return router
+
+
+async def read_large(request: Request) -> bytearray:
+    """Return a body that may be large, without the copy that ``Request.body`` makes of it."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+    return body
 
 
 def require_json(request: Request) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 import psutil
 
 from api.openapi import example_history
+from api.predict import CHUNK
 from local.ports import HOST, free_ports
 from shared import bundle
 from shared.forecaster import Forecaster, LstmForecaster
@@ -32,6 +34,10 @@ from shared.forecaster import Forecaster, LstmForecaster
 CONNECTIONS: Final = (1, 16)
 START_S: Final = 60.0
 HISTORIES: Final = 1_000
+SMALL_RATE: Final = 100.0
+"""Small requests a second beside large ones: few, so that they do not wait for each other."""
+
+mp = multiprocessing.get_context("spawn")
 
 
 class _Client(asyncio.Protocol):
@@ -187,6 +193,14 @@ def served(argv: Sequence[str], port: int) -> Iterator[Service]:
             process.wait()
 
 
+def _wait_for(condition: Callable[[], bool], process: Any = None) -> None:
+    deadline = time.monotonic() + START_S
+    while not condition():
+        if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+            raise RuntimeError("a service does not answer")
+        time.sleep(0.05)
+
+
 def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     async def answers() -> bool:
         try:
@@ -196,18 +210,23 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
         writer.close()
         return True
 
-    deadline = time.monotonic() + START_S
-    while not asyncio.run(answers()):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("a service does not start")
-        time.sleep(0.1)
+    _wait_for(lambda: asyncio.run(answers()), process)
 
 
 def request_of(history: list[dict[str, float]], port: int) -> bytes:
     """Return a whole HTTP request for ``POST /predict``."""
-    body = json.dumps({"history": history}, separators=(",", ":")).encode()
+    return _post("/predict", {"history": history}, port)
+
+
+def batch_of(history: list[dict[str, float]], port: int) -> bytes:
+    """Return a whole HTTP request for ``POST /v1/forecasts``, of a thousand histories."""
+    return _post("/v1/forecasts", {"histories": [{"candles": history}] * HISTORIES}, port)
+
+
+def _post(path: str, content: object, port: int) -> bytes:
+    body = json.dumps(content, separators=(",", ":")).encode()
     head = (
-        f"POST /predict HTTP/1.1\r\nhost: {HOST}:{port}\r\ncontent-type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -264,6 +283,46 @@ def half_load(port: int, length: int, rate: float, seconds: float) -> dict[str, 
     }
 
 
+def beside_batches(service: Service, length: int, seconds: float) -> dict[str, Any]:
+    """Return the latency of small requests, alone and while large ones keep the service busy.
+
+    The large ones, of a thousand histories, come one after the other from a process of their own,
+    so that what a client sees of the small ones is the service's doing.
+    """
+    history = example_history(length)
+    small, large = request_of(history, service.port), batch_of(history, service.port)
+    alone = asyncio.run(pace(service.port, small, SMALL_RATE, 1, seconds))
+    done = mp.Value("i", 0)
+    sender = mp.Process(target=_send_batches, args=(service.port, large, done), daemon=True)
+    sender.start()
+    try:
+        _wait_for(lambda: done.value > 0)
+        before, began, cpu_s = done.value, time.perf_counter(), service.cpu_s()
+        beside = asyncio.run(pace(service.port, small, SMALL_RATE, 1, seconds))
+        batches = done.value - before
+        cpu_s, wall_s = service.cpu_s() - cpu_s, time.perf_counter() - began
+    finally:
+        sender.kill()
+        sender.join()
+    return {
+        "small_requests_per_second": SMALL_RATE,
+        "alone_ms": quantiles(alone.client_ms),
+        "beside_batches_ms": quantiles(beside.client_ms),
+        "histories_per_second": round(batches * HISTORIES / wall_s, 1),
+        "histories_per_cpu_second": round(batches * HISTORIES / cpu_s, 1),
+    }
+
+
+def _send_batches(port: int, request: bytes, done: Any) -> None:
+    async def send() -> None:
+        client = await _connect(port, request)
+        while True:
+            await client.ask()
+            done.value += 1
+
+    asyncio.run(send())
+
+
 def model_path(forecaster: Forecaster, rounds: int) -> dict[str, float]:
     """Return histories a second of CPU in the model path, 1,000 of them at once."""
     candle = np.array([list(one.values()) for one in example_history(forecaster.window_length)])
@@ -272,8 +331,8 @@ def model_path(forecaster: Forecaster, rounds: int) -> dict[str, float]:
     best = float("inf")
     for _ in range(rounds + 1):
         started = time.process_time()
-        for first in range(0, HISTORIES, 128):
-            forecaster.predict(windows[first : first + 128])
+        for first in range(0, HISTORIES, CHUNK):
+            forecaster.predict(windows[first : first + CHUNK])
         best = min(best, time.process_time() - started)
     return {"histories": HISTORIES, "histories_per_cpu_second": round(HISTORIES / best, 1)}
 
@@ -301,6 +360,7 @@ def main(argv: Sequence[str]) -> int:
     with served(ours, ports[0]) as first, served(seed, ports[1]) as second:
         result |= compare({"ours": first, "seed_style": second}, length, rounds, seconds)
         rate = result["requests_per_second"]["ours"]["16"]
+        result["large_requests"] = beside_batches(first, length, seconds * 3)
         result["half_load"] = half_load(ports[0], length, rate, seconds * 3)
     rates, cpu = result["requests_per_second"], result["cpu_ms_a_request"]
     result["times_as_many"] = {

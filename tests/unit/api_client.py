@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from fastapi import FastAPI
@@ -13,16 +13,29 @@ from prometheus_client import CollectorRegistry
 from api.app import Options, create_app
 from api.bodies import Problem
 from api.openapi import example_history
+from api.pieces import Work
 from shared.forecaster import Forecaster, PersistenceForecaster
 from shared.metrics import ApiMetrics
 
 LENGTH = 20
+
+T = TypeVar("T")
 
 
 def application(forecaster: Forecaster | None = None, **options: Any) -> FastAPI:
     model = forecaster or PersistenceForecaster(LENGTH, horizons=(1, 5))
     registry = CollectorRegistry()
     return create_app(model, ApiMetrics(registry), registry, replace(Options(), **options))
+
+
+def at_once(work: Work[T]) -> T:
+    """Return what work in pieces returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 def call(app: FastAPI, method: str, path: str, **request: Any) -> httpx.Response:

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from api.batch import Batch, read_batch
 from api.bodies import ForecastsRequest, PredictRequest
-from api.histories import read_forecasts, read_predict
+from api.histories import read_predict
 from api.problems import ProblemError
 from shared.candles import DAY_MS
-from tests.unit.api_client import history
+from tests.unit.api_client import at_once, history
 
 START_MS = 1_262_563_200_000
 numbers = st.one_of(
@@ -74,6 +75,10 @@ def test_hostile_bodies_are_refused(body: bytes) -> None:
     assert raised.value.problem.status in {400, 422}
 
 
+def read(body: bytes) -> Batch:
+    return at_once(read_batch(body))
+
+
 def timed(count: int, **changes: Any) -> dict[str, Any]:
     candles = [one | {"open_ms": START_MS + day * DAY_MS} for day, one in enumerate(history(count))]
     candles[-1] |= changes
@@ -82,8 +87,9 @@ def timed(count: int, **changes: Any) -> dict[str, Any]:
 
 def test_times_give_the_close_of_the_last_candle() -> None:
     body = json.dumps({"histories": [timed(9), timed(5, close_ms=START_MS + 4 * DAY_MS + 7)]})
-    [first, second], horizons = read_forecasts(body.encode())
-    assert horizons is None
+    batch = read(body.encode())
+    [first, second] = batch.histories
+    assert batch.horizons is None
     assert (first.symbol, first.interval) == ("AAPL", "1d")
     assert first.as_of_ms == START_MS + 9 * DAY_MS
     assert second.as_of_ms == START_MS + 4 * DAY_MS + 7
@@ -124,7 +130,7 @@ def test_a_bad_time_is_named(change: dict[str, Any], field: str, rule: str) -> N
 
 def refused(one: dict[str, Any], field: str, rule: str) -> None:
     with pytest.raises(ProblemError) as raised:
-        read_forecasts(json.dumps({"histories": [one]}).encode())
+        read(json.dumps({"histories": [one]}).encode())
     [error] = raised.value.problem.errors
     assert (error.field, error.rule) == (field, rule)
     assert raised.value.problem.status == 422
@@ -134,11 +140,11 @@ def refused(one: dict[str, Any], field: str, rule: str) -> None:
 def test_bad_horizons_are_named(horizons: object) -> None:
     body = json.dumps({"histories": [timed(4)], "horizons": horizons}).encode()
     with pytest.raises(ProblemError) as raised:
-        read_forecasts(body)
+        read(body)
     assert raised.value.problem.errors[0].field.startswith("horizons")
 
 
 def test_the_models_agree_on_what_a_request_is() -> None:
     body = json.dumps({"histories": [timed(3)], "horizons": [1, 3]}).encode()
     assert ForecastsRequest.model_validate_json(body).horizons == (1, 3)
-    assert read_forecasts(body)[1] == (1, 3)
+    assert read(body).horizons == (1, 3)
