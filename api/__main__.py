@@ -75,7 +75,11 @@ def serve(
     options = Options(
         config=config,
         access=access_rules(settings, keys),
-        streams=StreamLimits(settings.max_streams, settings.max_streams_a_client),
+        streams=StreamLimits(
+            settings.max_streams,
+            settings.max_streams_a_client,
+            longest_s=settings.stream_seconds,
+        ),
         cors_origins=settings.cors_origins,
         over_tls=settings.tls_certificate is not None,
         log=logs.AccessLog(sys.stderr) if settings.access_log else None,

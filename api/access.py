@@ -71,6 +71,7 @@ class Access:
         client = self._client(scope)
         scope["client_name"] = client.name
         scope["client_id"] = client.id
+        scope["is_admitted"] = lambda: self._is_admitted(client)
         if needed not in client.scopes:
             message = f"expected the scope {needed}, the key {client.name!r} has not got it"
             raise problem(403, FieldError(field="authorization", rule="scope", message=message))
@@ -88,6 +89,10 @@ class Access:
             reason = FieldError(field="authorization", rule="key", message=message)
             raise problem(401, reason, headers=_CHALLENGE)
         return client
+
+    def _is_admitted(self, client: Client) -> bool:
+        """Whether a client's key is not revoked yet; for answers that take long."""
+        return self._rules.keys is None or self._rules.keys().holds(client.id)
 
     def _too_often(self, rate: RateLimitItem, client_id: str) -> ProblemError:
         stats = self._limiter.get_window_stats(rate, client_id)

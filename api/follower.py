@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from api.hub import Hub
 from api.market import Event, Market
+from api.positions import Source
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics
@@ -89,8 +89,8 @@ class Follower:
             consumer.assign(parts)
             self._live.market.clear()
             self._caught_up = False
-            goal = await self._look_back(consumer, parts)
-            await self._read(consumer, parts, goal)
+            ends = await self._look_back(consumer, parts)
+            await self._read(consumer, parts, ends)
         finally:
             await consumer.stop()
 
@@ -107,9 +107,13 @@ class Follower:
         """Seek to where following begins; return where the topics end now."""
         begins = await consumer.beginning_offsets(parts)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(parts)
+        starts = []
         for part in parts:
             share = self._lookback // sum(one.topic == part.topic for one in parts)
-            consumer.seek(part, max(begins[part], ends[part] - share))
+            starts.append(max(begins[part], ends[part] - share))
+            consumer.seek(part, starts[-1])
+        topics = (self._kafka.candles_topic, self._kafka.forecasts_topic)
+        self._live.hub.begin(topics, starts, [ends[part] for part in parts])
         return ends
 
     async def _read(
@@ -118,10 +122,14 @@ class Follower:
         parts: list[TopicPartition],
         goal: dict[TopicPartition, int],
     ) -> None:
+        numbers = {(part.topic, part.partition): number for number, part in enumerate(parts)}
         next_check = 0.0
         while True:
             batch = await consumer.getmany(timeout_ms=200, max_records=_MAX_RECORDS)
-            self._take(record for records in batch.values() for record in records)
+            for records in batch.values():
+                for record in records:
+                    part = numbers[record.topic, record.partition]
+                    self._take(record, (part, record.offset))
             await asyncio.sleep(0)  # a long backlog must not keep requests waiting
             if not self._caught_up:
                 at = [await consumer.position(part) >= end for part, end in goal.items()]
@@ -150,21 +158,18 @@ class Follower:
         elif not self._caught_up:
             self._state("reading the topics' newest messages", connected=False)
 
-    def _take(self, records: Iterable[Any]) -> None:
-        for record in records:
-            for event in self._events(record):
-                if event.kind == "score":
-                    self._metrics.scores.inc()
-                if self._caught_up:
-                    self._live.hub.publish(event)
+    def _take(self, record: Any, source: Source) -> None:
+        events = self._events(record, source)
+        self._metrics.scores.inc(sum(one.kind == "score" for one in events))
+        self._live.hub.publish(source, events)
 
-    def _events(self, record: Any) -> list[Event]:
+    def _events(self, record: Any, source: Source) -> list[Event]:
         try:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)
-                return self._live.market.add_candle(candle, record.timestamp)
+                return self._live.market.add_candle(candle, record.timestamp, source)
             forecast = Forecast.decode(record.value or b"")
-            return self._live.market.add_forecast(forecast, record.timestamp)
+            return self._live.market.add_forecast(forecast, record.timestamp, source)
         except InvalidCandle as error:  # the worker puts it aside; here it is passed by
             self._metrics.ignored.labels(str(error.reason)).inc()
         except (ValidationError, ValueError):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from api.market import Event
+from api.positions import Positions, Source, decode, encode, is_after, tag_of
 
-HEARTBEAT: Final = b": still here\n\n"
 RETRY: Final = b"retry: 2000\n"
+DROPPED: Final = b"event: dropped\ndata: {}\n\n"
+CLOSING: Final = b"event: closing\ndata: {}\n\n"
+POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,118 +39,197 @@ class Subscription:
 
     def __init__(self, wanted: Wanted, capacity: int) -> None:
         self.wanted = wanted
-        self.is_over = False
         self._capacity = capacity
+        self._is_over = False
         self._frames: deque[bytes] = deque()
         self._news = asyncio.Event()
 
     def offer(self, frame: bytes) -> bool:
         """Queue a frame; return False, with the queue emptied, when the client lags too far."""
         if len(self._frames) >= self._capacity:
-            self.end()
+            self._frames.clear()
+            self.end(DROPPED)
             return False
         self._frames.append(frame)
         self._news.set()
         return True
 
-    def end(self, last: bytes = b"event: dropped\ndata: {}\n\n") -> None:
-        """Send one more frame, then nothing."""
-        self._frames.clear()
+    def end(self, last: bytes) -> None:
+        """Send what is queued and one more frame, then nothing."""
         self._frames.append(last)
-        self.is_over = True
+        self._is_over = True
         self._news.set()
 
-    async def frames(self, heartbeat_s: float) -> AsyncIterator[bytes]:
-        """Yield what comes, all that is there at once; a comment when it is silent for long."""
+    async def frames(self, heartbeat_s: float, position: Callable[[], str]) -> AsyncIterator[bytes]:
+        """Yield what comes, all that is there at once.
+
+        When it is silent for long, a comment comes, with the position: a client whose wishes are
+        rare shall not come back with an id that is long forgotten.
+        """
         while True:
             try:
                 async with asyncio.timeout(heartbeat_s):
                     await self._news.wait()
             except TimeoutError:
-                yield HEARTBEAT
+                yield f": still here\nid: {position()}\n\n".encode()
                 continue
             self._news.clear()
-            over = self.is_over
+            is_over = self._is_over
             joined = b"".join(self._frames)
             self._frames.clear()
             yield joined
-            if over:
+            if is_over:
                 return
 
 
-class Hub:
-    """Numbers events and hands them to every subscription that wants them.
+class _Kept(NamedTuple):
+    """A message of a topic that is remembered for those who come back."""
 
-    An event's id is ``<epoch>-<number>``: the epoch is this process's. A client that comes back
-    with an id that is still kept gets what it missed; any other is told to start over (``reset``).
+    source: Source
+    events: Sequence[Event]
+
+    def after(self, seen: Positions) -> Sequence[Event]:
+        """Return the events that a position does not cover; a score is covered by two messages."""
+        part, offset = self.source
+        if offset >= seen[part]:
+            return self.events
+        if len(self.events) == 1 and len(self.events[0].sources) == 1:
+            return ()  # the most common case, quickly
+        return [one for one in self.events if is_after(one.sources, seen)]
+
+
+class Hub:
+    """Hands events to every subscription that wants them, and remembers the newest.
+
+    An event's id is the position of this reader of the topics once the event has been told. A
+    client that comes back with one gets what follows, from whichever instance of the API it
+    asks, as long as that remembers all of it; else it is told to start over (``reset``).
     """
 
-    def __init__(self, *, keep: int = 10_000, capacity: int = 2_000) -> None:
-        """Keep the newest ``keep`` events for those who come back."""
-        self.epoch = secrets.token_hex(4)
+    def __init__(self, *, keep: int = 20_000, capacity: int = 2_000) -> None:
+        """Remember ``keep`` messages; let a client lag by ``capacity``."""
         self.subscriptions: set[Subscription] = set()
         self.dropped = 0
+        self._keep = keep
         self._capacity = capacity
-        self._kept: deque[tuple[int, Event]] = deque(maxlen=keep)
-        self._last = 0
+        self._tag = ""
+        self._kept: deque[_Kept] = deque()
+        self._read: list[int] = []  # positions
+        self._told: list[int] = []  # positions, when following began again: earlier is no news
+        self._remembered: list[int] = []  # positions from which everything is kept
 
-    def publish(self, event: Event) -> None:
-        """Hand an event to all who want it."""
-        self._last += 1
-        self._kept.append((self._last, event))
-        frame = b""
+    @property
+    def position(self) -> str:
+        """How far the topics have been read."""
+        return encode(self._tag, self._read)
+
+    def begin(self, topics: Sequence[str], starts: Positions, ends: Positions) -> None:
+        """Note that the topics are followed, again perhaps, from some positions.
+
+        Where that leaves a gap, or the topics were made anew, all is forgotten; clients come back
+        and are told so.
+        """
+        tag = tag_of(topics, len(starts))
+        goes_on = tag == self._tag and all(
+            start <= read <= end for start, read, end in zip(starts, self._read, ends, strict=True)
+        )
+        if not goes_on:
+            self.close()
+            self._tag = tag
+            self._kept.clear()
+            self._read = list(starts)
+            self._remembered = list(starts)
+        self._told = list(self._read)
+
+    def publish(self, source: Source, events: Sequence[Event]) -> None:
+        """Hand on the events that a message has led to; of a message read again, none."""
+        part, offset = source
+        self._read[part] = max(self._read[part], offset + 1)
+        news = [one for one in events if is_after(one.sources, self._told)]
+        if not news:
+            return
+        self._remember(_Kept(source, news))
+        if not self.subscriptions:
+            return
+        frames = [_frame(one) for one in news]
+        position = b""
         for one in tuple(self.subscriptions):
-            if event not in one.wanted:
-                continue
-            frame = frame or self._frame(self._last, event)
-            if not one.offer(frame):
-                self.dropped += 1
-                self.subscriptions.discard(one)
+            wanted = [
+                frame for frame, event in zip(frames, news, strict=True) if event in one.wanted
+            ]
+            if wanted:
+                position = position or _id(self.position)
+                if not one.offer(_identified(wanted, position)):
+                    self.dropped += 1
+                    self.subscriptions.discard(one)
 
     def subscribe(self, wanted: Wanted, last_event_id: str | None) -> Subscription:
         """Return a subscription that begins after an event, or with now."""
         subscription = Subscription(wanted, self._capacity)
         self.subscriptions.add(subscription)
-        after = self._number(last_event_id)
-        missed = self._missed(wanted, after) if after is not None else None
+        missed = self._missed(wanted, last_event_id or "")
         if missed is None or len(missed) >= self._capacity:
-            kind = "hello" if last_event_id is None else "reset"
-            head = f"id: {self.epoch}-{self._last}\nevent: {kind}\ndata: {{}}\n\n"
-            subscription.offer(RETRY + head.encode())
-        else:
-            subscription.offer(RETRY + b"event: resumed\ndata: {}\n\n")
-            for frame in missed:
-                subscription.offer(frame)
+            kind = b"hello" if last_event_id is None else b"reset"
+            subscription.offer(RETRY + _id(self.position) + b"event: " + kind + b"\ndata: {}\n\n")
+            return subscription
+        subscription.offer(RETRY + b"event: resumed\ndata: {}\n\n")
+        for frame in missed:
+            subscription.offer(frame)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a subscription; one that is forgotten already is fine."""
         self.subscriptions.discard(subscription)
 
+    async def reach(self, last_event_id: str, timeout_s: float) -> None:
+        """Wait a little if an id is ahead of us, as that of another instance may be."""
+        wanted = decode(self._tag, len(self._read), last_event_id)
+        for _ in range(int(timeout_s / POLL_S)):
+            if wanted is None or not self._is_ahead(wanted):
+                return
+            await asyncio.sleep(POLL_S)
+
     def close(self) -> None:
         """End every subscription, as when the process ends."""
         for one in self.subscriptions:
-            one.end(b"event: closing\ndata: {}\n\n")
+            one.end(CLOSING)
         self.subscriptions.clear()
 
-    def _missed(self, wanted: Wanted, after: int) -> list[bytes] | None:
-        """Return the frames after an event; None when some of them are no longer kept."""
-        if after > self._last:
-            return None
-        if after < self._last and (not self._kept or self._kept[0][0] > after + 1):
-            return None
-        return [
-            self._frame(number, event)
-            for number, event in self._kept
-            if number > after and event in wanted
-        ]
+    def _remember(self, message: _Kept) -> None:
+        self._kept.append(message)
+        if len(self._kept) > self._keep:
+            part, offset = self._kept.popleft().source
+            self._remembered[part] = max(self._remembered[part], offset + 1)
 
-    def _number(self, last_event_id: str | None) -> int | None:
-        epoch, _, number = (last_event_id or "").partition("-")
-        if epoch != self.epoch or not (number.isascii() and number.isdigit() and len(number) < 19):
-            return None
-        return int(number)
+    def _is_ahead(self, positions: Positions) -> bool:
+        return any(one > read for one, read in zip(positions, self._read, strict=True))
 
-    def _frame(self, number: int, event: Event) -> bytes:
-        head = f"id: {self.epoch}-{number}\nevent: {event.kind}\ndata: ".encode()
-        return head + event.data + b"\n\n"
+    def _missed(self, wanted: Wanted, last_event_id: str) -> list[bytes] | None:
+        """Return the frames after an event; None when it is not known whether these are all."""
+        seen = decode(self._tag, len(self._read), last_event_id)
+        if seen is None or self._is_ahead(seen):
+            return None
+        if any(one < first for one, first in zip(seen, self._remembered, strict=True)):
+            return None
+        position = list(seen)
+        missed = []
+        for message in self._kept:
+            frames = [_frame(one) for one in message.after(seen) if one in wanted]
+            part, offset = message.source
+            position[part] = max(position[part], offset + 1)
+            if frames:
+                missed.append(_identified(frames, _id(encode(self._tag, position))))
+        return missed
+
+
+def _frame(event: Event) -> bytes:
+    return b"event: " + event.kind.encode() + b"\ndata: " + event.data + b"\n\n"
+
+
+def _id(position: str) -> bytes:
+    return b"id: " + position.encode() + b"\n"
+
+
+def _identified(frames: Sequence[bytes], identity: bytes) -> bytes:
+    """Return the frames of one message; the last has the id, for only then all are told."""
+    return b"".join((*frames[:-1], identity, frames[-1]))

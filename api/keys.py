@@ -103,6 +103,10 @@ class KeyRing:
         expected, client = self._by_id.get(identity, (_NOBODY, None))
         return client if hmac.compare_digest(hash_of(secret), expected) else None
 
+    def holds(self, identity: str) -> bool:
+        """Whether the key of an id opens."""
+        return identity in self._by_id
+
 
 def _client(entry: KeyEntry, rate: RateLimitItem | None) -> Client:
     own = parse(entry.rate) if entry.rate else rate

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from api.positions import Source
 from shared.candles import Candle
 from shared.forecasts import Forecast
 from shared.scores import Score, Summary, score, summarise
@@ -46,10 +47,11 @@ class Seen(NamedTuple):
     close: float
     volume: float
     appended_ms: int  # by the broker
+    source: Source
 
     def as_json(self) -> dict[str, float]:
         """Return what clients see of it."""
-        return dict(zip(self._fields[:-1], self[:-1], strict=True))
+        return dict(zip(self._fields[:-2], self[:-2], strict=True))
 
 
 class Event(NamedTuple):
@@ -59,6 +61,7 @@ class Event(NamedTuple):
     symbol: str
     interval: str
     data: bytes  # JSON
+    sources: tuple[Source, ...]  # the messages that it follows from
 
 
 class Scored(NamedTuple):
@@ -80,6 +83,7 @@ class Past:
     as_of_ms: int
     encoded: bytes
     awaited: list[int]  # steps without an outcome, rising
+    source: Source
     outcomes: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -116,7 +120,6 @@ class Market:
         self.pooled: dict[int, deque[Scored]] = {}
         self.latencies_ms: deque[int] = deque(maxlen=self.bounds.latencies)
         self.newest_made_ms: int | None = None
-        self.version = 0  # rises with every change
 
     def clear(self) -> None:
         """Forget all, as when the topics were made anew."""
@@ -124,34 +127,32 @@ class Market:
         self.pooled.clear()
         self.latencies_ms.clear()
         self.newest_made_ms = None
-        self.version += 1
 
-    def add_candle(self, candle: Candle, appended_ms: int) -> list[Event]:
+    def add_candle(self, candle: Candle, appended_ms: int, source: Source) -> list[Event]:
         """Take a candle in, in its place by time; return what is new. A repeat is not."""
         series = self._series((candle.symbol, candle.interval))
         seen = Seen(
             candle.open_ms, candle.close_ms, candle.open, candle.high, candle.low, candle.close,
-            candle.volume, appended_ms,
+            candle.volume, appended_ms, source,
         )  # fmt: skip
         if series is None or not _place(series.candles, seen, self.bounds.candles):
             return []
-        self.version += 1
         data = {"symbol": series.symbol, "interval": series.interval, **seen.as_json()}
-        events = [Event("candle", series.symbol, series.interval, orjson.dumps(data))]
+        events = [Event("candle", series.symbol, series.interval, orjson.dumps(data), (source,))]
         return events + self._settle(series)
 
-    def add_forecast(self, forecast: Forecast, appended_ms: int) -> list[Event]:
+    def add_forecast(self, forecast: Forecast, appended_ms: int, source: Source) -> list[Event]:
         """Take a forecast in; one of a corrected candle replaces its former. Return what is new."""
         series = self._series((forecast.symbol, forecast.interval))
         known = series.forecasts.get(forecast.as_of_ms) if series else None
         if series is None or (known is not None and known.id == forecast.id):
             return []
-        self.version += 1
         past = Past(
             forecast.id,
             forecast.as_of_ms,
             forecast.encode(),
             [one.step for one in forecast.horizons],
+            source,
         )
         series.forecasts[past.as_of_ms] = past
         series.open_forecasts[past.as_of_ms] = forecast
@@ -161,7 +162,7 @@ class Market:
             series.open_forecasts.pop(oldest, None)
         self.newest_made_ms = max(self.newest_made_ms or 0, forecast.made_at_ms)
         self._clock_latency(series, past.as_of_ms, appended_ms)
-        events = [Event("forecast", series.symbol, series.interval, past.encoded)]
+        events = [Event("forecast", series.symbol, series.interval, past.encoded, (source,))]
         return events + self._settle(series)
 
     def summaries(self, series: MarketSeries) -> list[Summary]:
@@ -216,7 +217,8 @@ class Market:
         kept = _kept(made)
         series.scores.setdefault(step, deque(maxlen=self.bounds.scores)).append(kept)
         self.pooled.setdefault(step, deque(maxlen=self.bounds.pooled_scores)).append(kept)
-        return Event("score", series.symbol, series.interval, made.encode())
+        sources = (past.source, came.source)
+        return Event("score", series.symbol, series.interval, made.encode(), sources)
 
 
 def _kept(made: Score) -> Scored:
@@ -233,7 +235,7 @@ def _place(candles: list[Seen], seen: Seen, capacity: int) -> bool:
         return True
     at = bisect_left(candles, (seen.open_ms,))
     if candles[at].open_ms == seen.open_ms:
-        if candles[at][:-1] == seen[:-1]:
+        if candles[at][:-2] == seen[:-2]:
             return False
         candles[at] = seen
         return True

@@ -100,6 +100,18 @@ SYMBOL: Final[dict[str, Any]] = {
 HISTORY: Final[dict[str, Any]] = SYMBOL | {"parameters": [_SYMBOL, _INTERVAL, _LIMIT]}
 """What asks for the past of one series."""
 
+_KINDS: Final = ("hello", "resumed", "reset", "candle", "forecast", "score", "dropped", "closing")
+_EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": list(_KINDS)},
+        "data": {"type": "string", "description": "JSON: SeenCandle, Forecast, a score or {}"},
+        "id": {"type": "string", "description": "to come back with, as Last-Event-ID"},
+        "retry": {"type": "integer", "description": "milliseconds to wait before coming back"},
+    },
+    "additionalProperties": False,
+}
+
 EVENTS: Final[dict[str, Any]] = {
     "parameters": [
         _SYMBOLS,
@@ -114,8 +126,8 @@ EVENTS: Final[dict[str, Any]] = {
     ],
     "responses": {
         "200": {
-            "description": "Server-sent events.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "Server-sent events, each of which the schema describes.",
+            "content": {"text/event-stream": {"schema": _EVENT}},
         },
         **_STREAM_REFUSALS,
         "429": _problem("Too many event streams of this client."),

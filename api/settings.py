@@ -57,6 +57,9 @@ class ApiSettings(KafkaSettings):
     max_streams_a_client: int = Field(
         20, ge=1, description="event streams at once of one key, without keys of one address"
     )
+    stream_seconds: float = Field(
+        3_600.0, gt=0, description="time after which an event stream ends; clients come back"
+    )
     receive_seconds: float = Field(10.0, gt=0, description="time that a whole request may take")
     send_seconds: float = Field(10.0, gt=0, description="time for which a client may not read")
     tls_certificate: Path | None = Field(None, description="PEM file: serve over TLS")

@@ -22,7 +22,7 @@ from api.bodies import (
     StreamStatus,
 )
 from api.follower import Live
-from api.hub import Hub, Wanted
+from api.hub import CLOSING, Hub, Subscription, Wanted
 from api.market import MarketSeries, quantile
 from api.openapi import EVENTS, HISTORY, STREAM, SYMBOL
 from api.problems import problem
@@ -37,6 +37,8 @@ DEFAULT_COUNT: Final = 100
 MAX_COUNT: Final = 1_000
 RETRY_AFTER_S: Final = 2
 SCORES_KEPT_S: Final = 2.0
+REACH_S: Final = 2.0
+"""How long a client waits whose id is of an instance that is ahead of this one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class StreamLimits:
     streams: int = 200
     streams_a_client: int = 20
     heartbeat_s: float = 15.0
+    longest_s: float = 3_600.0  # then it ends, and the client comes back
 
 
 def stream_routes(
@@ -111,7 +114,9 @@ def stream_routes(
 
         Events are named ``candle``, ``forecast`` and ``score``. The first one is ``hello``, after
         ``Last-Event-ID`` either ``resumed``, with all that was missed, or ``reset``: load anew.
-        A client that reads too slowly is sent ``dropped``.
+        An id is good at every instance of the API, and after its restart. A client that reads too
+        slowly is sent ``dropped``; ``closing`` says that the stream ends, as it does after an
+        hour, when the key is revoked and when the API stops: come back with the last id.
         """
         require_stream(live)
         wanted = Wanted(read_symbols(request), read_interval(request), read_kinds(request))
@@ -139,23 +144,38 @@ class _Listeners:
             raise _too_many(429, self._limits.streams_a_client, "of one client")
         if self._by_client.total() >= self._limits.streams:
             raise _too_many(503, self._limits.streams, "in all")
-        last = request.headers.get("last-event-id")
-        return self._frames(client, wanted, last)
+        return self._frames(client, wanted, request)
 
-    async def _frames(self, client: str, wanted: Wanted, last: str | None) -> AsyncIterator[bytes]:
-        subscription = self._hub.subscribe(wanted, last)
+    async def _frames(self, client: str, wanted: Wanted, request: Request) -> AsyncIterator[bytes]:
         self._by_client[client] += 1
         self._metrics.subscribers.inc()
         try:
-            async for frames in subscription.frames(self._limits.heartbeat_s):
-                yield frames
+            last = request.headers.get("last-event-id")
+            await self._hub.reach(last or "", REACH_S)
+            subscription = self._hub.subscribe(wanted, last)
+            try:
+                async for frames in self._until_it_ends(subscription, request):
+                    yield frames
+            finally:
+                self._hub.unsubscribe(subscription)
         finally:
-            self._hub.unsubscribe(subscription)
             self._by_client[client] -= 1
             self._by_client += Counter()  # forgets who has none
             self._metrics.subscribers.dec()
             self._metrics.dropped.inc(self._hub.dropped - self._dropped)
             self._dropped = self._hub.dropped
+
+    async def _until_it_ends(
+        self, subscription: Subscription, request: Request
+    ) -> AsyncIterator[bytes]:
+        is_admitted: Callable[[], bool] = request.scope.get("is_admitted", lambda: True)
+        end_s = time.monotonic() + self._limits.longest_s
+        silence_s = min(self._limits.heartbeat_s, self._limits.longest_s)
+        async for frames in subscription.frames(silence_s, lambda: self._hub.position):
+            yield frames
+            if time.monotonic() >= end_s or not is_admitted():
+                yield CLOSING
+                return
 
 
 class _Scores:

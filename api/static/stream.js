@@ -35,7 +35,7 @@ export class Parser {
   feed(text) {
     const blocks = (this.rest + text).split("\n\n");
     this.rest = blocks.pop();
-    return blocks.map(parseBlock).filter((event) => event.kind);
+    return blocks.map(parseBlock).filter((event) => event.kind || event.id);
   }
 }
 
@@ -88,6 +88,7 @@ export class EventStream {
 
   take({ id, kind, data }) {
     if (id) this.lastId = id;
+    if (!kind) return; // a sign of life
     if (kind === "hello" || kind === "reset" || kind === "resumed") {
       this.wait = FIRST_WAIT_MS;
       this.onState("live");

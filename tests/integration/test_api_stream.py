@@ -7,7 +7,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,46 @@ def test_the_api_follows_the_topics(
     assert api.process.stop(10.0) == 0, api.process.log_tail()
 
 
+def test_an_id_is_good_at_another_instance_and_after_a_restart(
+    processes: Processes, kafka: str, unique_name: Callable[[str], str]
+) -> None:
+    topics = settings_of(kafka, unique_name)
+    make_topics(topics)
+    candles = walk(40)
+    publish(topics, candles[:30])
+    first, second = start(processes, topics), start(processes, topics)
+    for one in (first, second):
+        wait_until(lambda: get(one, "/v1/forecasts"), 30, "it is followed", process=one.process)  # noqa: B023
+    with listening(first) as stream:
+        assert next(stream)[1] == "hello"
+        publish(topics, candles[:36], before=30)
+        got = [next(stream) for _ in range(5)]
+    first.process.kill()  # in the middle of it
+    seen = {json.dumps(data) for _, _, data in got}
+    for again in (second, start(processes, topics)):
+        wait_until(lambda: get(again, "/v1/forecasts"), 30, "it is followed")  # noqa: B023
+        last = next(identity for identity, _, _ in reversed(got) if identity)
+        with listening(again, last=last) as stream:
+            assert next(stream)[1] == "resumed"
+            rest = until(stream, candles[35].close_ms)
+        closes = {
+            data["as_of_ms"]
+            for data in map(json.loads, seen | {json.dumps(data) for _, _, data in rest})
+            if "made_at_ms" in data
+        }
+        assert closes == {one.close_ms for one in candles[30:36]}
+
+
+def until(stream: Iterator[Any], as_of_ms: int) -> list[Any]:
+    """Return the events up to the forecast made at a time."""
+    found = []
+    for one in stream:
+        found.append(one)
+        if one[1] == "forecast" and one[2]["as_of_ms"] == as_of_ms:
+            return found
+    raise AssertionError(f"the stream ended after {found}")
+
+
 def test_missing_topics_are_waited_for(
     processes: Processes, kafka: str, unique_name: Callable[[str], str]
 ) -> None:
@@ -147,12 +187,15 @@ def test_without_kafka_predictions_go_on_and_all_comes_back(
     port = free_ports(1)[0]
     folder = tmp_path / "kafka"
     topics = settings_of(f"{HOST}:{port}", unique_name)
-    with Broker(folder, port=port, leash=leash) as broker:
+    with Broker(folder, port=port, leash=leash) as broker, ExitStack() as listeners:
         broker.wait_ready()
         make_topics(topics)
         publish(topics, walk(25))
         api = start(processes, topics)
         wait_until(lambda: get(api, "/v1/forecasts"), 30, "it is followed", process=api.process)
+        stream = listeners.enter_context(listening(api, "?events=candle"))
+        assert next(stream)[1] == "hello"
+        patient = listeners.pop_all()  # it listens on while Kafka is away
     refusal = wait_until(lambda: down(api), 30, "the loss is seen", process=api.process)
     assert json.loads(refusal)["status"] == 503
     for path in ("/v1/stream", "/v1/scores", "/v1/forecasts/AAPL", "/v1/forecasts/AAPL/history"):
@@ -168,6 +211,9 @@ def test_without_kafka_predictions_go_on_and_all_comes_back(
             return newest is not None and newest["as_of_ms"] == walk(27)[-1].close_ms
 
         wait_until(is_back, 60, "all is back", process=api.process)
+        with patient:
+            came = [next(stream)[2]["close_ms"] for _ in range(2)]
+        assert came == [one.close_ms for one in walk(27)[25:]]
 
 
 def down(api: Api) -> str:

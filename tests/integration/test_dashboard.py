@@ -20,6 +20,7 @@ from api.follower import Live
 from api.hub import Hub
 from api.keys import KeyFile, KeyRing, Scope, create
 from api.market import Market
+from api.positions import Source
 from api.server import Server, SocketLimits, make_config
 from local.ports import HOST, free_ports
 from shared.candles import Candle
@@ -53,6 +54,8 @@ class Site:
         self.url = f"http://{HOST}:{port}"
         self._forecaster = PersistenceForecaster(LENGTH)
         self._windows: dict[str, Window] = {}
+        self._read = [0, 0]  # candles, forecasts
+        self.live.hub.begin(("candles", "forecasts"), self._read, self._read)
         registry = CollectorRegistry()
         app = create_app(
             self._forecaster, ApiMetrics(registry), registry, Options(live=self.live, **options)
@@ -100,13 +103,18 @@ class Site:
         window = self._windows.get(candle.symbol, Window(LENGTH))
         window, _ = window.push(candle)
         self._windows[candle.symbol] = window
-        events = self.live.market.add_candle(candle, now_ms)
+        source = self._next(0)
+        self.live.hub.publish(source, self.live.market.add_candle(candle, now_ms, source))
         if window.is_full:
             due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
             [made] = forecast(self._forecaster, [due], now_ms)
-            events += self.live.market.add_forecast(made, now_ms + lag_ms)
-        for event in events:
-            self.live.hub.publish(event)
+            source = self._next(1)
+            events = self.live.market.add_forecast(made, now_ms + lag_ms, source)
+            self.live.hub.publish(source, events)
+
+    def _next(self, part: int) -> Source:
+        self._read[part] += 1
+        return part, self._read[part] - 1
 
 
 @contextmanager

@@ -13,9 +13,13 @@ from limits import parse
 from api import keys_command
 from api.__main__ import LOOPBACK_NAMES, UnsafeError, access_rules, open_keys
 from api.access import AccessRules, host_name
+from api.follower import Live
+from api.hub import CLOSING, Hub
 from api.keys import KeyFile, KeyFileError, KeyRing, Scope, WatchedKeys, create, load, revoke, save
 from api.logs import AccessLog, JsonFormatter
+from api.market import Market
 from api.settings import ApiSettings
+from api.stream_routes import StreamLimits
 from tests.unit.api_client import application, call, history, predict, problem_of
 
 ALL = tuple(Scope)
@@ -83,6 +87,19 @@ def test_only_the_very_key_opens() -> None:
     client = ring.client(key)
     assert client is not None
     assert client.name == "test"
+
+
+def test_a_stream_ends_when_its_key_is_revoked() -> None:
+    ring, key = ring_with(Scope.READ)
+    rings = iter([ring, ring, ring, KeyRing((), None)])  # asked for again at each heartbeat
+    app = application(
+        access=AccessRules(keys=lambda: next(rings)),
+        live=Live(Market(), Hub(), connected=True),
+        streams=StreamLimits(heartbeat_s=0.01),
+    )
+    answer = call(app, "GET", "/v1/stream", headers=bearer(key))
+    assert answer.text.startswith("retry: 2000\nid: ")
+    assert answer.text.endswith(CLOSING.decode())
 
 
 def test_a_file_holds_no_key_and_survives_a_round(tmp_path: Path) -> None:

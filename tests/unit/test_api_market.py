@@ -53,9 +53,11 @@ def play(
     while waiting[0] or waiting[1]:
         second = not waiting[0] or (bool(waiting[1]) and bool(random and random.random() < 0.5))  # type: ignore[attr-defined]
         if second:
-            events += market.add_forecast(waiting[1].pop(0), 20)
+            source = (1, len(made) - len(waiting[1]))
+            events += market.add_forecast(waiting[1].pop(0), 20, source)
         else:
-            events += market.add_candle(waiting[0].pop(0), 10)
+            source = (0, len(candles) - len(waiting[0]))
+            events += market.add_candle(waiting[0].pop(0), 10, source)
     return events
 
 
@@ -78,9 +80,9 @@ def test_repeats_change_nothing_and_corrections_replace() -> None:
     assert play(market, STREAM, forecasts_of(STREAM), None) == []
     corrected = [*STREAM[:-1], candle(29, 111.0)]
     again = forecasts_of(corrected)[-1]
-    kinds = [one.kind for one in market.add_candle(corrected[-1], 0)]
+    kinds = [one.kind for one in market.add_candle(corrected[-1], 0, (0, 30))]
     assert kinds == ["candle"]
-    assert [one.kind for one in market.add_forecast(again, 0)] == ["forecast"]
+    assert [one.kind for one in market.add_forecast(again, 0, (1, 30))] == ["forecast"]
     latest = market.series["AAPL", "1d"].latest
     assert latest is not None
     assert latest.id == again.id
@@ -102,11 +104,11 @@ def test_it_is_bounded() -> None:
 
 def test_latency_is_from_append_to_append() -> None:
     market = Market()
-    market.add_candle(STREAM[0], 1_000)
-    market.add_candle(STREAM[1], 1_001)
-    market.add_candle(STREAM[2], 1_002)
+    market.add_candle(STREAM[0], 1_000, (0, 0))
+    market.add_candle(STREAM[1], 1_001, (0, 1))
+    market.add_candle(STREAM[2], 1_002, (0, 2))
     [made] = forecasts_of(STREAM[:3])
-    market.add_forecast(made, 1_011)
+    market.add_forecast(made, 1_011, (1, 0))
     assert list(market.latencies_ms) == [9]
 
 

@@ -216,6 +216,14 @@ def test_too_many_streams_are_refused() -> None:
     assert answer.headers["retry-after"] == "5"
 
 
+def test_a_stream_has_an_end() -> None:
+    app = application(live=live(), streams=StreamLimits(longest_s=0.01))
+    answer = call(app, "GET", "/v1/stream")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "event: hello" in answer.text
+    assert answer.text.endswith("event: closing\ndata: {}\n\n")
+
+
 def test_the_model_card_is_complete() -> None:
     card = call(APP, "GET", "/v1/model").json()
     assert card["model_version"] == "persistence"
