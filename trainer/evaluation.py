@@ -165,7 +165,7 @@ def _scores(method: str, step: int, joined: pd.DataFrame, losses: pd.DataFrame) 
         price_mse=_number(mean["price_squared"]),
         price_rmse=_number(np.sqrt(mean["price_squared"])),
         price_mae=_number(mean["price_absolute"]),
-        covered={p: scoring.coverage(rows, p) for p in _intervals(rows)} if spread else {},
+        covered=_covered(rows) if spread else {},
     )
 
 
@@ -253,7 +253,7 @@ def _group(
         step=step,
         rows=len(rows),
         rmse_ratio=float(np.sqrt((error**2).mean() / (move**2).mean())),
-        covered={p: scoring.coverage(rows, p)["inside"] for p in _intervals(rows)},
+        covered={percent: found["inside"] for percent, found in _covered(rows).items()},
         skills=[
             found
             for loss, baseline in GROUP_PAIRS
@@ -263,9 +263,9 @@ def _group(
     )
 
 
-def _intervals(rows: pd.DataFrame) -> list[int]:
-    levels = set(levels_of(rows))
-    return [percent for percent, ends in scoring.INTERVALS.items() if levels.issuperset(ends)]
+def _covered(rows: pd.DataFrame) -> dict[int, dict[str, float]]:
+    intervals = scoring.central_intervals(levels_of(rows))
+    return {percent: scoring.coverage(rows, ends) for percent, ends in intervals.items()}
 
 
 def _number(value: float) -> float | None:

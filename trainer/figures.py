@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from trainer.evaluation import Calibration, Comparison
-from trainer.forecast_table import quantile_column
-from trainer.scoring import INTERVALS, Symbol
+from trainer.forecast_table import levels_of, quantile_column
+from trainer.scoring import Symbol, central_intervals
 
 INK: Final = "#14171f"
 MUTED: Final = "#6b7280"
@@ -166,7 +166,7 @@ def _fan(panel: Axes, rows: pd.DataFrame, symbol: Symbol) -> None:
     at = int(np.searchsorted(symbol.open_ms, rows["open_ms"].iloc[0]))
     close = symbol.candles[max(at - HISTORY, 0) : at + steps[-1] + 1, 3]
     days = np.arange(len(close)) - min(at, HISTORY)
-    for low, high in (ends for _, ends in sorted(INTERVALS.items(), reverse=True)):
+    for low, high in reversed(central_intervals(levels_of(rows)).values()):
         panel.fill_between(
             steps, _path(rows, low), _path(rows, high), color=FLAME, alpha=0.22, linewidth=0
         )
@@ -197,7 +197,7 @@ def against_what_came(joined: pd.DataFrame, step: int, count: int = 120) -> Figu
             chosen = (joined["symbol"] == name) & (joined["step"] == step)
             rows = joined[chosen].sort_values("open_ms").tail(count)
             x = np.arange(len(rows))
-            for percent, (low, high) in sorted(INTERVALS.items(), reverse=True):
+            for percent, (low, high) in reversed(central_intervals(levels_of(rows)).items()):
                 panel.fill_between(
                     x, rows[quantile_column(low)], rows[quantile_column(high)], color=FLAME,
                     alpha=0.2, linewidth=0, label=f"{percent} %",

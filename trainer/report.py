@@ -95,8 +95,8 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     page, numbers = folder / "report.html", folder / "report.json"
-    page.write_text(html(report, table, symbols), encoding="utf-8")
     numbers.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    page.write_text(html(report, table, symbols), encoding="utf-8")
     return page, numbers
 
 
@@ -121,6 +121,7 @@ def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> 
         cards=_cards(found),
         sentences=sentences(found),
         scores={step: _by_method(found, step) for step in found.horizons},
+        percents=sorted({percent for one in found.scores for percent in one.covered}),
         loss_names={loss: LOSS_NAMES[loss] for loss in losses},
         compared={loss: [one for one in found.comparisons if one.loss == loss] for loss in losses},
         skills={loss: figures.skills(found.comparisons, loss, found.horizons) for loss in losses},

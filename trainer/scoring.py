@@ -5,7 +5,8 @@ Losses are of log returns from the last close, so that symbols of any price can 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -14,13 +15,6 @@ from numpy.typing import NDArray
 
 from shared import features
 from trainer.forecast_table import KEYS, levels_of, quantile_column
-
-INTERVALS: Final[Mapping[int, tuple[float, float]]] = {
-    50: (0.25, 0.75),
-    80: (0.1, 0.9),
-    90: (0.05, 0.95),
-}
-"""Central intervals: nominal per cent -> the levels of its ends."""
 
 LOSSES: Final = ("pinball", "crps", "qlike", "squared", "absolute")
 """Columns of ``losses``: what skill is measured in."""
@@ -150,12 +144,25 @@ def qlike(realised: NDArray[np.float64], forecast: NDArray[np.float64]) -> NDArr
     return ratio - np.log(ratio) - 1
 
 
-def coverage(joined: pd.DataFrame, percent: int) -> dict[str, float]:
-    """Return the shares of outcomes ``inside``, ``below`` and ``above`` a central interval.
+def central_intervals(levels: Sequence[float]) -> dict[int, tuple[float, float]]:
+    """Return the central intervals between quantile levels, the narrowest first.
 
-    An outcome on an end counts as inside.
+    Returns:
+        Nominal per cent, rounded, -> the levels of the ends: 80 -> (0.1, 0.9).
     """
-    low, high = (joined[quantile_column(level)] for level in INTERVALS[percent])
+    ends = [(low, high) for low in levels for high in levels if low < high]
+    central = [(low, high) for low, high in ends if math.isclose(low + high, 1)]
+    return {round(100 * (high - low)): (low, high) for low, high in reversed(central)}
+
+
+def coverage(joined: pd.DataFrame, interval: tuple[float, float]) -> dict[str, float]:
+    """Return the shares of outcomes ``inside``, ``below`` and ``above`` an interval.
+
+    Args:
+        joined: forecasts with their outcomes.
+        interval: levels of its two ends. An outcome on an end counts as inside.
+    """
+    low, high = (joined[quantile_column(level)] for level in interval)
     below = float((joined["close"] < low).mean())
     above = float((joined["close"] > high).mean())
     return {"inside": 1.0 - below - above, "below": below, "above": above}

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from shared.candles import DAY_MS
 from shared.forecaster import Prediction
@@ -21,7 +22,6 @@ from trainer.scoring import Symbol
 
 HORIZONS = (1, 5)
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-UNIT = np.array([-1.645, -1.282, -0.674, 0.0, 0.674, 1.282, 1.645])
 
 
 def market(days: int = 90) -> dict[str, Symbol]:
@@ -38,18 +38,24 @@ def market(days: int = 90) -> dict[str, Symbol]:
     return made
 
 
-def forecasts(symbols: dict[str, Symbol], scale: float, first: int = 10) -> pd.DataFrame:
+def forecasts(
+    symbols: dict[str, Symbol],
+    scale: float,
+    first: int = 10,
+    levels: tuple[float, ...] = LEVELS,
+) -> pd.DataFrame:
     """Return the forecasts of a method that takes the volatility for ``scale`` per cent."""
+    unit = stats.norm.ppf(levels)
     tables = []
     for name, symbol in symbols.items():
         count = len(symbol.open_ms) - first
-        spread = 0.01 * scale * np.sqrt(HORIZONS)[:, None] * UNIT  # (H, Q)
+        spread = 0.01 * scale * np.sqrt(HORIZONS)[:, None] * unit  # (H, Q)
         prediction = Prediction(
             np.tile(spread, (count, 1, 1)), np.full((count, len(HORIZONS)), 0.01 * scale)
         )
         tables.append(
             forecast_table.build(
-                name, symbol.open_ms[first:], symbol.candles[first:, 3], HORIZONS, LEVELS,
+                name, symbol.open_ms[first:], symbol.candles[first:, 3], HORIZONS, levels,
                 prediction,
             )
         )  # fmt: skip
@@ -120,8 +126,7 @@ class Loads(HTMLParser):
         self.ids.add(str(given.get("id")))
 
 
-def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
-    found, table, symbols = evaluated()
+def report_of(found: evaluation.Evaluation) -> report.Report:
     fold = report.Fold(
         model_version="lstm-1", trained_until_ms=START_MS, first_ms=START_MS, last_ms=START_MS
     )
@@ -129,7 +134,22 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
         source="<made up>", sha256="0" * 64, kind="rolling origins", separation="Apart.",
         configurations_tried=7, folds=[fold],
     )  # fmt: skip
-    made = report.Report(made_at_ms=0, protocol=protocol, evaluation=found)
+    return report.Report(made_at_ms=0, protocol=protocol, evaluation=found)
+
+
+@pytest.mark.parametrize("levels", [(0.5,), (0.01, 0.3, 0.5, 0.99)])
+def test_the_page_shows_the_intervals_that_the_levels_have(levels: tuple[float, ...]) -> None:
+    symbols = market()
+    table = forecasts(symbols, 1.0, levels=levels)
+    tables = {MODEL: table, "HAR": forecasts(symbols, 2.0, levels=levels)}
+    text = report.html(report_of(evaluation.evaluate(tables, symbols)), table, symbols)
+    assert ("in 98 %" in text) == (0.99 in levels)
+    assert "in 80 %" not in text
+
+
+def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
+    found, table, symbols = evaluated()
+    made = report_of(found)
     page, numbers = report.write(made, table, symbols, tmp_path / "out")
     assert report.Report.model_validate_json(numbers.read_text()) == made
     assert "NaN" not in json.dumps(json.loads(numbers.read_text()))

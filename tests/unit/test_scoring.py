@@ -148,12 +148,21 @@ def test_losses_of_one_row_by_hand() -> None:
 def test_coverage_reliability_and_pit_by_hand() -> None:
     prices = np.tile([91, 92, 95, 100, 105, 108, 109], (4, 1)).astype(float)
     joined = table(4, np.array([90.0, 93.0, 100.0, 108.0]), prices)
-    assert scoring.coverage(joined, 90) == {"inside": 0.75, "below": 0.25, "above": 0.0}
-    assert scoring.coverage(joined, 50) == {"inside": 0.25, "below": 0.5, "above": 0.25}
+    assert scoring.coverage(joined, (0.05, 0.95)) == {"inside": 0.75, "below": 0.25, "above": 0.0}
+    assert scoring.coverage(joined, (0.25, 0.75)) == {"inside": 0.25, "below": 0.5, "above": 0.25}
     assert scoring.reliability(joined).tolist() == [0.25, 0.25, 0.5, 0.75, 0.75, 1.0, 1.0]
     edges, density = scoring.pit_density(joined)
     assert edges.tolist() == [0, *LEVELS, 1]
     assert density == pytest.approx([5, 0, 0.25 / 0.15, 1, 0, 0.25 / 0.15, 0, 0])
+
+
+def test_intervals_are_those_that_the_levels_have_both_ends_of() -> None:
+    assert scoring.central_intervals(LEVELS) == {
+        50: (0.25, 0.75), 80: (0.1, 0.9), 90: (0.05, 0.95)
+    }  # fmt: skip
+    assert list(scoring.central_intervals(LEVELS)) == [50, 80, 90]
+    assert scoring.central_intervals((0.01, 0.1, 0.5, 0.75, 0.99)) == {98: (0.01, 0.99)}
+    assert scoring.central_intervals((0.5,)) == {}
 
 
 def test_a_calibrated_forecast_is_found_calibrated_and_a_narrow_one_narrow() -> None:
@@ -161,7 +170,7 @@ def test_a_calibrated_forecast_is_found_calibrated_and_a_narrow_one_narrow() -> 
     assert scoring.reliability(right) == pytest.approx(LEVELS, abs=0.01)
     assert scoring.pit_density(right)[1] == pytest.approx(np.ones(8), abs=0.08)
     share = 1 - 2 * stats.norm.sf(0.5 * stats.norm.ppf(0.95))
-    assert scoring.coverage(narrow, 90)["inside"] == pytest.approx(share, abs=0.01)
+    assert scoring.coverage(narrow, (0.05, 0.95))["inside"] == pytest.approx(share, abs=0.01)
     density = scoring.pit_density(narrow)[1]
     assert density[0] > 2
     assert density[-1] > 2
