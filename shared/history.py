@@ -6,7 +6,7 @@ import csv
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, time
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,9 @@ HAIR: Final = 1e-6
 
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _PRICES: Final = ("open", "high", "low", "close")
+_KNOWN: Final = frozenset(
+    {"symbol", "date", "open_ms", "close_ms", *_PRICES, "volume", "adj_close"}
+)
 _SURPLUS: Final = "beyond the header"
 _NAMES: Final = {"ticker": "symbol"}
 
@@ -55,6 +58,8 @@ class History:
     name: str
     candles: tuple[Candle, ...]  # by (open_ms, symbol)
     rejected: tuple[RejectedRow, ...]
+    rows: tuple[int, ...] = ()  # of each candle, as an editor numbers lines
+    unused_columns: tuple[str, ...] = ()
 
 
 def bundled(symbols: Sequence[str] = BUNDLED_SYMBOLS) -> History:
@@ -70,15 +75,16 @@ def bundled(symbols: Sequence[str] = BUNDLED_SYMBOLS) -> History:
             'the bundled candles are missing: pip install "candlecast[local]"'
         ) from error
     with data.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="") as text:
-        return _history(BUNDLED, _numbered(text), "1d", symbols)
+        return _history(BUNDLED, _numbered(BUNDLED, text), "1d", symbols)
 
 
 def from_file(path: Path, interval: str, symbols: Sequence[str] = ()) -> History:
     """Return the candles in a CSV (also ``.csv.gz``) or Parquet file.
 
-    Columns: ``symbol``; ``date`` (``YYYY-MM-DD``, for intervals of days) or ``open_ms`` (UTC
-    epoch milliseconds); ``open, high, low, close, volume``; if there, ``close_ms``, and
-    ``adj_close``, by which the prices are then scaled. Upper case and spaces do not matter.
+    Columns: ``symbol``; ``date`` (``YYYY-MM-DD``, or its midnight in any zone, for intervals of
+    days) or ``open_ms`` (UTC epoch milliseconds); ``open, high, low, close, volume``; if there,
+    ``close_ms``, and ``adj_close``, by which the prices are then scaled. Upper case and spaces
+    do not matter; of a Parquet file, what pandas keeps as its index counts too.
 
     Args:
         path: the file; its ending tells what it is.
@@ -94,9 +100,9 @@ def from_file(path: Path, interval: str, symbols: Sequence[str] = ()) -> History
             return _history(str(path), _parquet(path), interval, symbols)
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as text:
-                return _history(str(path), _numbered(text), interval, symbols)
+                return _history(str(path), _numbered(str(path), text), interval, symbols)
         with path.open(encoding="utf-8-sig", newline="") as text:
-            return _history(str(path), _numbered(text), interval, symbols)
+            return _history(str(path), _numbered(str(path), text), interval, symbols)
     except OSError as error:
         raise HistoryError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, EOFError, csv.Error) as error:
@@ -163,7 +169,9 @@ def _history(name: str, rows: Iterator[Row], interval: str, symbols: Sequence[st
     wanted = frozenset(symbols)
     found: dict[tuple[int, str], tuple[int, Candle]] = {}
     rejected: list[RejectedRow] = []
-    for number, row in _checked_columns(name, rows, interval):
+    columns, rows = _columns(rows)
+    _check_columns(name, columns, interval)
+    for number, row in rows:
         if wanted and row["symbol"] not in wanted:
             continue
         try:
@@ -179,14 +187,27 @@ def _history(name: str, rows: Iterator[Row], interval: str, symbols: Sequence[st
             detail = f"{candle.symbol}: expected each candle once, got that of row {first} again"
             rejected.append(RejectedRow(number, detail, RejectReason.INCONSISTENT))
     _check_found(name, {symbol for _, symbol in found}, wanted, rejected)
-    return History(name, tuple(found[key][1] for key in sorted(found)), tuple(rejected))
+    ordered = [found[key] for key in sorted(found)]
+    return History(
+        name,
+        tuple(candle for _, candle in ordered),
+        tuple(rejected),
+        tuple(number for number, _ in ordered),
+        tuple(sorted(set(columns) - _KNOWN)),
+    )
 
 
-def _checked_columns(name: str, rows: Iterator[Row], interval: str) -> Iterator[Row]:
+def _columns(rows: Iterator[Row]) -> tuple[list[str], Iterator[Row]]:
+    """Return the names in the header, and the rows again."""
     first = next(rows, None)
     if first is None:
+        return [], rows
+    return [column for column in first[1] if column != _SURPLUS], chain([first], rows)
+
+
+def _check_columns(name: str, columns: Sequence[str], interval: str) -> None:
+    if not columns:
         raise HistoryError(f"{name}: expected a header and rows, got none")
-    columns = first[1].keys()
     by_date = INTERVALS_MS[interval] >= DAY_MS and "open_ms" not in columns
     needed = ("symbol", "date" if by_date else "open_ms", *_PRICES, "volume")
     missing = [one for one in needed if one not in columns]
@@ -195,7 +216,6 @@ def _checked_columns(name: str, rows: Iterator[Row], interval: str) -> Iterator[
             f"{name}: expected the column {missing[0]} for interval {interval}, "
             f"got {', '.join(columns)}"
         )
-    return chain([first], rows)
 
 
 def _check_found(
@@ -223,7 +243,7 @@ def _candle(row: Mapping[str, object], interval: str) -> Candle:
     open_ms = _whole(row, "open_ms") if "open_ms" in row else _midnight_ms(row["date"])
     close_ms = _whole(row, "close_ms") if "close_ms" in row else open_ms + INTERVALS_MS[interval]
     return make_candle(
-        str(row["symbol"]),
+        _symbol(row),
         interval,
         (open_ms, close_ms),
         (opened, high, low, close, _number(row, "volume")),
@@ -239,26 +259,48 @@ def _number(row: Mapping[str, object], name: str) -> float:
         raise _BadValue(f"{name}: expected a number, got {value!r}") from None
 
 
+def _symbol(row: Mapping[str, object]) -> str:
+    value = row["symbol"]
+    if value is None or value != value:  # noqa: PLR0124 -- a blank in a Parquet file may be NaN
+        raise _BadValue(f"symbol: expected a name, got {value!r}")
+    return str(value)
+
+
 def _whole(row: Mapping[str, object], name: str) -> int:
     value = row[name]
     try:
-        return int(value)  # type: ignore[call-overload, no-any-return]
-    except (TypeError, ValueError):
-        raise _BadValue(f"{name}: expected whole milliseconds, got {value!r}") from None
+        return int(str(value))
+    except ValueError:
+        number = _number(row, name)  # a column with blanks is one of floats to pandas
+    if not number.is_integer():
+        raise _BadValue(f"{name}: expected whole milliseconds, got {value!r}")
+    return int(number)
 
 
 def _midnight_ms(value: object) -> int:
+    text = str(value)
     try:
         # a Parquet date prints as one, a timestamp with its time of day after it
-        day = date.fromisoformat(str(value).removesuffix(" 00:00:00"))
+        day = date.fromisoformat(text.removesuffix(" 00:00:00"))
     except ValueError:
-        raise _BadValue(f"date: expected YYYY-MM-DD, got {value!r}") from None
+        day = _day_of_midnight(text)
     return (day.toordinal() - _EPOCH_DAY) * DAY_MS
 
 
-def _numbered(text: Iterator[str]) -> Iterator[Row]:
+def _day_of_midnight(text: str) -> date:
+    """Return the date of a midnight in any zone: a market's own, as yfinance writes it."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.time() != time.min:
+        raise _BadValue(f"date: expected YYYY-MM-DD, or its midnight, got {text!r}")
+    return moment.date()
+
+
+def _numbered(name: str, text: Iterator[str]) -> Iterator[Row]:
     reader = csv.DictReader(text, restkey=_SURPLUS, restval="")
-    reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
+    reader.fieldnames = _each_once(name, [_column(name) for name in reader.fieldnames or ()])
     for row in reader:
         yield reader.line_num, row
 
@@ -274,9 +316,18 @@ def _parquet(path: Path) -> Iterator[Row]:
         ) from error
     except ValueError as error:  # pyarrow's errors of format are some
         raise HistoryError(f"{path}: not a Parquet file: {error}") from error
-    columns = [_column(str(name)) for name in table.columns]
+    if table.index.names != [None]:
+        table = table.reset_index()
+    columns = _each_once(str(path), [_column(str(name)) for name in table.columns])
     for number, values in enumerate(table.itertuples(index=False, name=None), start=2):
         yield number, dict(zip(columns, values, strict=True))
+
+
+def _each_once(name: str, columns: list[str]) -> list[str]:
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise HistoryError(f"{name}: expected each column once, got {', '.join(twice)} again")
+    return columns
 
 
 def _column(name: str) -> str:

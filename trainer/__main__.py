@@ -23,7 +23,7 @@ from shared.candles import DAY_MS
 from shared.forecaster import LstmForecaster
 from shared.history import HistoryError
 from shared.settings import ServiceSettings, configure_logging
-from trainer import console, dataset, forecast_table, tracking
+from trainer import console, dataset, findings, forecast_table, tracking
 from trainer.settings import (
     BacktestSettings,
     DataSettings,
@@ -62,9 +62,8 @@ BUNDLED_END: Final = date(2013, 1, 1)
 
 YEAR_MS: Final = 365 * DAY_MS
 
-SHOWN: Final = 10
-"""Bad rows that are told one by one; the others are counted."""
-
+BEST: Final = 10
+"""Trials that a search shows."""
 
 EXPECTED: Final = (
     BundleError,
@@ -163,7 +162,7 @@ def _record(run: Run, out: Path, metrics: Mapping[str, float], found: Test | Non
 def _backtest(settings: BacktestSettings) -> None:
     from trainer import backtest  # noqa: PLC0415
 
-    forecast_table.check_suffix(settings.out)
+    forecast_table.prepare(settings.out)
     bundle = load(settings.model)
     source = _source(settings, bundle.config)
     started = time.perf_counter()
@@ -171,9 +170,13 @@ def _backtest(settings: BacktestSettings) -> None:
         done = console.steps(display, "Back-test", len(source.symbols))
         table = backtest.run(LstmForecaster(bundle), source.symbols, advance=done)
     forecast_table.write(table, settings.out)
+    made = len(table) // len(bundle.config.horizons)
+    candles = sum(len(one.open_ms) for one in source.symbols.values())
     log.info(
-        "%s: %d rows of %d symbols in %.1f s, to %s", bundle.config.model_version, len(table),
-        table["symbol"].nunique(), time.perf_counter() - started, settings.out,
+        "%s: %d rows of %d symbols in %.1f s, to %s: after %d of %d candles, the others have less "
+        "than %d to look back on", bundle.config.model_version, len(table),
+        table["symbol"].nunique(), time.perf_counter() - started, settings.out, made, candles,
+        bundle.config.window_length,
     )  # fmt: skip
 
 
@@ -244,26 +247,23 @@ def _search(settings: SearchSettings) -> None:
         for path in search.write(study, settings.out):
             run.artifact(path)
         run.metrics({"best": search.completed(study)[0].value or 0.0})
-    console.print_trials(search.completed(study)[:SHOWN])
+    console.print_trials(search.completed(study)[:BEST])
 
 
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
     """Return the candles of a data set, after telling what is wrong or odd about them."""
     found = dataset.load(settings.data, settings.interval)
-    for row in found.rejected[:SHOWN]:
-        log.warning("%s: row %d: %s: left out", found.name, row.row, row.detail)
-    if found.rejected:
-        log.warning("%s: %d rows left out", found.name, len(found.rejected))
-    odd = found.findings
-    if model:
-        odd += dataset.too_short(found, model.window_length)
-        if model.interval != settings.interval:
-            log.warning(
-                "%s was trained on candles of %s, not %s", model.model_version, model.interval,
-                settings.interval,
-            )  # fmt: skip
-    for one in odd:
-        log.warning("%s: %s: %s (%d candles)", found.name, one.symbol, one.rule, one.count)
+    odd = found.findings + (dataset.too_short(found, model.window_length) if model else ())
+    for line in findings.lines(found.rejected, odd, found.unused_columns):
+        log.warning("%s: %s", found.name, line)
+    if settings.bad_rows:
+        findings.write(settings.bad_rows, found.rejected, odd)
+        log.info("wrote every row told of to %s", settings.bad_rows)
+    if model and model.interval != settings.interval:
+        log.warning(
+            "%s was trained on candles of %s, not %s", model.model_version, model.interval,
+            settings.interval,
+        )  # fmt: skip
     return Source(found.name, settings.interval, found.symbols)
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from shared import features
 from shared.candles import Candle
 from shared.history import History, RejectedRow, bundled, from_file
+from trainer import findings
+from trainer.findings import Finding, SymbolRows
 
 BATCH: Final = 4096
 """Windows whose features are computed at once: some 20 MB."""
@@ -34,16 +36,6 @@ class SymbolCandles:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something odd about a symbol's valid candles; they are used, but should be known of."""
-
-    symbol: str
-    rule: str
-    count: int
-    first_ms: int  # opening time of the first one, UTC
-
-
-@dataclass(frozen=True)
 class Dataset:
     """What a table holds, by symbol, and what is wrong or odd about it."""
 
@@ -51,6 +43,8 @@ class Dataset:
     symbols: Mapping[str, SymbolCandles]
     rejected: tuple[RejectedRow, ...]  # rows that are no candles: left out
     findings: tuple[Finding, ...]
+    unused_columns: tuple[str, ...]
+    tables: Mapping[str, SymbolRows]  # the same candles with their rows
 
 
 @dataclass(frozen=True)
@@ -88,25 +82,23 @@ def load(path: Path | None, interval: str = "1d") -> Dataset:
 
 def of_history(history: History) -> Dataset:
     """Return a history as arrays by symbol, with what is odd about them."""
-    by_symbol = sorted(history.candles, key=lambda candle: candle.symbol)  # stable: times rise
-    symbols = {
-        name: _symbol(list(candles)) for name, candles in groupby(by_symbol, lambda one: one.symbol)
-    }
-    findings = [one for name, candles in symbols.items() for one in _findings(name, candles)]
-    return Dataset(history.name, symbols, history.rejected, tuple(findings))
+    rows = history.rows or (0,) * len(history.candles)
+    pairs = sorted(zip(rows, history.candles, strict=True), key=_symbol_of)  # stable: times rise
+    tables = {name: _rows(name, list(found)) for name, found in groupby(pairs, _symbol_of)}
+    return Dataset(
+        history.name,
+        {name: SymbolCandles(one.open_ms, one.candles) for name, one in tables.items()},
+        history.rejected,
+        findings.of_all(tables, history.candles[0].interval) if history.candles else (),
+        history.unused_columns,
+        tables,
+    )
 
 
 def too_short(dataset: Dataset, window_length: int) -> tuple[Finding, ...]:
     """Return a finding for each symbol that never fills one window."""
     return tuple(
-        Finding(
-            name,
-            f"history too short: expected at least {window_length} candles",
-            len(one.open_ms),
-            int(one.open_ms[0]),
-        )
-        for name, one in dataset.symbols.items()
-        if len(one.open_ms) < window_length
+        found for one in dataset.tables.values() for found in findings.too_short(one, window_length)
     )
 
 
@@ -174,28 +166,17 @@ def year_starts(first_year: int, last_year: int) -> list[int]:
     ]
 
 
-def _symbol(candles: list[Candle]) -> SymbolCandles:
-    return SymbolCandles(
-        np.array([one.open_ms for one in candles], dtype=np.int64),
-        np.array([(one.open, one.high, one.low, one.close, one.volume) for one in candles]),
+def _symbol_of(pair: tuple[int, Candle]) -> str:
+    return pair[1].symbol
+
+
+def _rows(name: str, pairs: list[tuple[int, Candle]]) -> SymbolRows:
+    return SymbolRows(
+        name,
+        np.array([row for row, _ in pairs], dtype=np.int64),
+        np.array([one.open_ms for _, one in pairs], dtype=np.int64),
+        np.array([(one.open, one.high, one.low, one.close, one.volume) for _, one in pairs]),
     )
-
-
-def _findings(name: str, symbol: SymbolCandles) -> list[Finding]:
-    opened, high, low, closed, volume = symbol.candles.T
-    jumps = np.zeros(len(closed), dtype=np.bool_)
-    jumps[1:] = np.abs(np.diff(np.log(closed))) > np.log(2)
-    rules = {
-        "no volume": volume == 0,
-        "halted: one price all along": high == low,
-        "the close doubled or halved: a split that prices are not adjusted for?": jumps,
-    }
-    del opened
-    return [
-        Finding(name, rule, int(broken.sum()), int(symbol.open_ms[np.argmax(broken)]))
-        for rule, broken in rules.items()
-        if broken.any()
-    ]
 
 
 def _samples(

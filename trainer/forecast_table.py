@@ -73,6 +73,23 @@ def check_suffix(path: Path) -> None:
         raise TableError(f"{path}: expected a name ending in {' or '.join(SUFFIXES)}")
 
 
+def prepare(path: Path) -> None:
+    """Make the folder of a table to be written, so that hours of work do not end in an error.
+
+    Raises:
+        TableError: for an ending that is no format of ours, or when nothing can be written there.
+    """
+    check_suffix(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise TableError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def write(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV or Parquet, by the file's ending; floats keep every bit.
 

@@ -95,6 +95,11 @@ class DataSettings(ServiceSettings):
     interval: Annotated[str, AfterValidator(_known_interval)] = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
+    bad_rows: Path | None = Field(
+        None,
+        description="CSV file to write every bad or odd row to, with the rule it breaks; "
+        "the log tells the first of each",
+    )
     progress: bool = Field(default=True, description="show a progress bar")
 
     @model_validator(mode="after")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -88,32 +86,6 @@ def test_short_symbols_are_left_out_and_named() -> None:
     assert len(samples(symbols)) == len(samples({"A": symbols["A"]}))
     with pytest.raises(ValueError, match=rf"at least {LENGTH + 4}, got B {LENGTH + 3}"):
         samples({"B": symbols["B"]})
-    held = dataset.Dataset("made", {"A": walk(90), "C": walk(5)}, (), ())
-    assert [one.symbol for one in dataset.too_short(held, LENGTH)] == ["C"]
-
-
-def test_dirty_rows_are_reported_by_row_and_rule(tmp_path: Path) -> None:
-    path = tmp_path / "dirty.csv"
-    path.write_text(
-        "symbol,date,open,high,low,close,volume\n"
-        "B,2020-01-02,10,11,9,10,100\n"
-        "A,2020-01-02,10,11,9,10,0\n"
-        "A,2020-01-03,10,10,10,10,100\n"
-        "A,2020-01-03,10,11,9,10,100\n"
-        "A,2020-01-06,10,nan,9,10,100\n"
-        "A,2020-01-07,10,8,9,10,100\n"
-        "A,2020-01-08,31,33,30,32,100\n",
-        "utf-8",
-    )
-    loaded = dataset.load(path)
-    assert {name: len(one.open_ms) for name, one in loaded.symbols.items()} == {"A": 3, "B": 1}
-    assert [one.row for one in loaded.rejected] == [5, 6, 7]
-    rules = {one.rule.split(":")[0]: (one.symbol, one.count) for one in loaded.findings}
-    assert rules == {
-        "no volume": ("A", 1),
-        "halted": ("A", 1),
-        "the close doubled or halved": ("A", 1),
-    }
 
 
 def test_year_starts_are_midnights_utc() -> None:

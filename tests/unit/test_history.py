@@ -95,6 +95,80 @@ def test_times_in_milliseconds_give_intraday_candles(tmp_path: Path) -> None:
     assert (second.open_ms, second.close_ms) == (MINUTE_MS, MINUTE_MS + 30_000)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2024-01-02",
+        "20240102",
+        "2024-01-02 00:00:00",
+        "2024-01-02T00:00",
+        "2024-01-02T00:00:00Z",
+        "2024-01-02 00:00:00-05:00",  # yfinance: the exchange's own midnight
+    ],
+)
+def test_a_date_or_its_midnight_in_any_zone_is_that_date(tmp_path: Path, written: str) -> None:
+    [candle] = from_file(write(tmp_path, f"{HEADER}\nA,{written},10,12,9,11,5\n"), "1d").candles
+    assert candle.open_ms == 19_724 * DAY_MS
+
+
+@pytest.mark.parametrize(
+    "written", ["2024/01/02", "01/02/2024", "2024-01-02 16:00:00", "2 Jan", ""]
+)
+def test_any_other_date_is_refused(tmp_path: Path, written: str) -> None:
+    with pytest.raises(
+        HistoryError, match="the first 2: date: expected YYYY-MM-DD, or its midnight"
+    ):
+        from_file(write(tmp_path, f"{HEADER}\nA,{written},10,12,9,11,5\n"), "1d")
+
+
+def test_a_pandas_index_counts_as_columns(tmp_path: Path) -> None:
+    frame = pd.read_csv(
+        write(tmp_path, f"{HEADER}\nA,2024-01-02,10,12,9,11,5\nB,2024-01-03,10,12,9,11,5\n")
+    )
+    expected = from_file(tmp_path / "candles.csv", "1d").candles
+    days = pd.to_datetime(frame["date"]).dt.tz_localize("America/New_York")
+    frame.assign(Date=days).drop(columns="date").set_index("Date").to_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert from_file(tmp_path / "a.parquet", "1d").candles == expected
+    frame.set_index(["symbol", "date"]).to_parquet(tmp_path / "b.parquet")
+    assert from_file(tmp_path / "b.parquet", "1d").candles == expected
+
+
+def test_a_column_that_comes_twice_is_an_error(tmp_path: Path) -> None:
+    text = "symbol,date,open,high,low,close,Close,volume\nA,2024-01-02,10,12,9,11,11,5\n"
+    with pytest.raises(HistoryError, match="expected each column once, got close again"):
+        from_file(write(tmp_path, text), "1d")
+
+
+def test_columns_that_mean_nothing_are_named(tmp_path: Path) -> None:
+    text = "symbol,date,open,high,low,close,volume,sector,\nA,2024-01-02,10,12,9,11,5,tech,0\n"
+    assert from_file(write(tmp_path, text), "1d").unused_columns == ("", "sector")
+
+
+def test_times_as_whole_floats_are_times_and_others_are_not(tmp_path: Path) -> None:
+    header = "symbol,open_ms,open,high,low,close,volume"
+    rows = [f"A,{value},10,12,9,11,5" for value in ("60000.0", "120000", "inf", "1.5", "soon", "")]
+    got = from_file(write(tmp_path, "\n".join([header, *rows])), "1m")
+    assert [one.open_ms for one in got.candles] == [60_000, 120_000]
+    assert got.rows == (2, 3)
+    assert [one.row for one in got.rejected] == [4, 5, 6, 7]
+    assert {one.detail.split(":")[0] for one in got.rejected} == {"open_ms"}
+    frame = pd.read_csv(tmp_path / "candles.csv").iloc[:4]
+    frame.assign(open_ms=[60e3, 120e3, np.inf, np.nan]).to_parquet(tmp_path / "a.parquet")
+    assert from_file(tmp_path / "a.parquet", "1m").candles == got.candles
+
+
+def test_a_blank_symbol_of_a_parquet_file_is_no_name(tmp_path: Path) -> None:
+    frame = pd.read_csv(write(tmp_path, HEADER + "\nA,2024-01-02,10,12,9,11,5" * 3))
+    frame.assign(symbol=pd.Series(["A", None, np.nan], dtype=object)).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    got = from_file(tmp_path / "a.parquet", "1d")
+    assert [one.symbol for one in got.candles] == ["A"]
+    assert [one.row for one in got.rejected] == [3, 4]
+
+
 def test_rows_that_break_a_rule_are_reported_with_row_and_rule(tmp_path: Path) -> None:
     rows = [
         "A,2024-01-02,10,12,9,11,5",
@@ -115,7 +189,7 @@ def test_rows_that_break_a_rule_are_reported_with_row_and_rule(tmp_path: Path) -
     assert list(reported) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert reported[3] == "high: must be at least low 9, got 8"
     assert reported[4] == "open: expected a number, got 'ten'"
-    assert reported[5] == "date: expected YYYY-MM-DD, got '04/01/2024'"
+    assert reported[5] == "date: expected YYYY-MM-DD, or its midnight, got '04/01/2024'"
     assert reported[6].startswith("close: input should be a finite number")
     assert reported[7] == "open: input should be greater than 0, got -1.0"
     assert reported[8] == "volume: expected a number, got ''"
