@@ -1,6 +1,7 @@
 // Candles, the fan ahead of them and past bands behind them, drawn by Lightweight Charts.
 
 import { bands, fan } from "./fan.js";
+import { decimals } from "./format.js";
 
 const lib = () => window.LightweightCharts;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -85,7 +86,7 @@ export class FanChart {
   }
 
   precision(price) {
-    const digits = price >= 1000 ? 1 : price >= 1 ? 2 : 5;
+    const digits = decimals(price);
     const format = { type: "price", precision: digits, minMove: 10 ** -digits };
     for (const one of [this.candles, this.ahead, this.past]) one.applyOptions({ priceFormat: format });
   }

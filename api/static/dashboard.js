@@ -97,12 +97,12 @@ async function loadScores() {
 
 async function loadStatus() {
   const status = await load("/v1/status");
+  health.isFollowed = status.connected;
+  drawState();
   byId("lag").textContent = status.lag ?? "–";
   byId("latency").textContent = millis(status.latency_ms?.p50);
   byId("latency-note").textContent = status.latency_ms ? `candle to forecast; p95 ${millis(status.latency_ms.p95)}` : "candle to forecast";
-  byId("model").textContent = status.model.model_version;
-  const { age_ms: age, data } = status.model;
-  byId("model-note").textContent = age === null ? "" : `trained on data to ${day(data.last_ms, "1d")}, ${days(age / DAY_MS)} ago`;
+  drawModel(status.model);
   const drift = status.drift;
   byId("drift").textContent = drift ? drift.magnitude.toFixed(3) : "–";
   byId("drift-note").textContent = drift ? `${drift.magnitude > drift.threshold ? "above" : "within"} chance (${drift.threshold.toFixed(3)})` : "of the distribution";
@@ -110,6 +110,19 @@ async function loadStatus() {
 }
 
 // --- what is seen
+
+function drawModel(model) {
+  const { age_ms: age, data } = model;
+  const facts = { Horizons: `${model.horizons.join(", ")} candles`, "Needs": `${model.window_length} candles` };
+  if (data) {
+    const interval = model.interval ?? "1d";
+    Object.assign(facts, {
+      Symbols: data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
+    });
+  }
+  byId("model").textContent = model.model_version;
+  byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: text })]));
+}
 
 function draw() {
   if (!dirty || document.hidden) return;
@@ -136,25 +149,33 @@ function drawChart() {
   const last = series.candles[series.candles.length - 1];
   byId("title").textContent = series.symbol;
   byId("subtitle").textContent = `${series.interval} candles · last ${day(last.open_ms, series.interval)}`;
-  byId("back-text").textContent = view.back ? `${view.back} candles ago` : "now";
+  byId("back-text").textContent = view.back ? `${candles(view.back)} ago` : "now";
   drawFigures(last, chosen);
 }
 
+const make = (name, properties) => Object.assign(document.createElement(name), properties);
+const candles = (count) => `${count} candle${count === 1 ? "" : "s"}`;
+const tone = (move) => (move > 0 ? "up" : move < 0 ? "down" : "");
+
 function drawFigures(last, chosen) {
-  const figures = [["last close", price(last.close), 0]];
+  const made = [figure("Last close", price(last.close))];
   for (const horizon of chosen?.horizons ?? []) {
     const move = horizon.predicted_close / chosen.last_close - 1;
     const [low, , , , high] = bands(horizon);
-    figures.push([`+${horizon.step}: ${price(low)} – ${price(high)}`, `${price(horizon.predicted_close)} ${signed(move)}`, move]);
+    const ahead = `${candles(horizon.step)} ahead`;
+    made.push(figure(ahead, price(horizon.predicted_close, last.close), signed(move), tone(move), `90 %: ${price(low, last.close)} – ${price(high, last.close)}`));
   }
-  byId("figures").replaceChildren(...figures.map(([note, text, tone]) => {
-    const element = Object.assign(document.createElement("div"), { className: "figure" });
-    element.append(Object.assign(document.createElement("b"), { textContent: text, className: tone > 0 ? "up" : tone < 0 ? "down" : "" }));
-    element.append(Object.assign(document.createElement("span"), { textContent: note }));
-    return element;
-  }));
+  byId("figures").replaceChildren(...made);
   const next = chosen?.horizons[0];
   byId("reading").textContent = next && view.back === 0 ? `${series.symbol}: last ${price(last.close)}, next ${price(next.predicted_close)}` : "";
+}
+
+function figure(label, value, move = "", className = "", range = "") {
+  const element = make("div", { className: "figure" });
+  element.append(make("dt", { textContent: label }), make("dd", { className: "value", textContent: value }));
+  element.append(make("dd", { className: `move ${className}`, textContent: move }));
+  if (range) element.append(make("dd", { className: "range", textContent: range }));
+  return element;
 }
 
 function drawHorizons() {
@@ -166,10 +187,18 @@ function drawHorizons() {
 
 const STATES = { live: "Live", connecting: "Reconnecting", down: "Stream down", key: "Key needed" };
 
+const health = { events: "connecting", isFollowed: true }; // our stream of events, and the API's of Kafka
+
 async function setState(state) {
+  health.events = state;
+  drawState();
+  if (state === "key") await askForKey();
+}
+
+function drawState() {
+  const state = health.events === "live" && !health.isFollowed ? "down" : health.events;
   byId("state").dataset.state = state;
   byId("state").textContent = STATES[state];
-  if (state === "key") await askForKey();
 }
 
 let asking = null;

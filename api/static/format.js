@@ -2,9 +2,16 @@
 
 const NOTHING = "–";
 
-export function price(value) {
+// Decimals that a price is shown with: about five digits in all.
+export function decimals(value) {
+  const size = Math.abs(value);
+  return size >= 10000 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 5;
+}
+
+// A price, with the decimals of another one beside which it stands.
+export function price(value, beside = value) {
   if (value === null || value === undefined) return NOTHING;
-  const digits = Math.abs(value) >= 1000 ? 1 : Math.abs(value) >= 1 ? 2 : 5;
+  const digits = decimals(beside);
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 

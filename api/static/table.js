@@ -5,11 +5,11 @@ import { ago, percent, price, signed } from "./format.js";
 export const COLUMNS = [
   { name: "symbol", title: "Symbol", text: (row) => row.symbol, sort: (row) => row.symbol },
   { name: "last", title: "Last", text: (row) => price(row.last), sort: (row) => row.last },
-  { name: "forecast", title: "Forecast", text: (row) => price(row.median), sort: (row) => row.median, less: true },
+  { name: "forecast", title: "Forecast", text: (row) => price(row.median, row.last), sort: (row) => row.median },
   { name: "move", title: "Move", text: (row) => signed(row.move), sort: (row) => row.move, tone: (row) => Math.sign(row.move) },
-  { name: "range", title: "90 % interval", text: (row) => `${price(row.low)} – ${price(row.high)}`, sort: (row) => (row.high - row.low) / row.last, less: true },
+  { name: "range", title: "90 % interval", text: (row) => `${price(row.low, row.last)} – ${price(row.high, row.last)}`, sort: (row) => (row.high - row.low) / row.last },
   { name: "skill", title: "Skill", hint: "Against persistence: 1 - mean absolute error / that of expecting no change", text: (row) => percent(row.skill), sort: (row) => row.skill },
-  { name: "coverage", title: "Coverage", hint: "Share of outcomes inside the 90 % interval", text: (row) => percent(row.coverage), sort: (row) => row.coverage, less: true },
+  { name: "coverage", title: "Coverage", hint: "Share of outcomes inside the 90 % interval", text: (row) => percent(row.coverage), sort: (row) => row.coverage },
   { name: "age", title: "Updated", text: (row) => ago(row.age), sort: (row) => row.age },
 ];
 
@@ -25,7 +25,6 @@ export class SymbolTable {
     const cell = document.createElement("th");
     const button = document.createElement("button");
     cell.scope = "col";
-    cell.className = column.less ? "less" : "";
     button.type = "button";
     button.textContent = column.title;
     button.title = column.hint ?? "";
@@ -67,9 +66,7 @@ export class SymbolTable {
       element = document.createElement("tr");
       element.dataset.key = key;
       element.tabIndex = -1;
-      for (const column of COLUMNS) {
-        element.append(Object.assign(document.createElement("td"), { className: column.less ? "less" : "" }));
-      }
+      element.append(...COLUMNS.map(() => document.createElement("td")));
       this.elements.set(key, element);
     }
     COLUMNS.forEach((column, i) => drawCell(element.cells[i], column, row));

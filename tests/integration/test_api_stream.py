@@ -35,8 +35,8 @@ def make_topics(kafka: KafkaSettings) -> None:
     asyncio.run(ensure(kafka.bootstrap, market_topics(kafka)))
 
 
-def start(processes: Processes, kafka: KafkaSettings) -> Api:
-    port = free_ports(1)[0]
+def start(processes: Processes, kafka: KafkaSettings, port: int | None = None) -> Api:
+    port = port or free_ports(1)[0]
     flags = ["--bootstrap", kafka.bootstrap, "--candles-topic", kafka.candles_topic]
     flags += ["--forecasts-topic", kafka.forecasts_topic, "--port", str(port)]
     api = Api(processes.start("api", *flags), port)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
@@ -28,6 +30,8 @@ from shared.forecaster import Due, PersistenceForecaster, forecast
 from shared.metrics import ApiMetrics
 from shared.window import Window
 from tests.candles import walk
+from tests.integration.processes import Processes, wait_until
+from tests.integration.test_api_stream import get, make_topics, publish, settings_of, start
 
 pytestmark = pytest.mark.integration
 
@@ -179,8 +183,7 @@ def test_a_new_candle_is_shown_within_two_seconds(browser: Browser, site: Site) 
         for candle in candles[100:103]:
             started = time.monotonic()
             site.play([candle])
-            date = time.strftime("%Y-%m-%d", time.gmtime(candle.open_ms / 1000))
-            expect(page.locator("#subtitle")).to_contain_text(date, timeout=2_000)
+            expect(page.locator("#subtitle")).to_contain_text(date_of(candle), timeout=2_000)
             assert time.monotonic() - started < 2
         assert complaints == []
 
@@ -200,6 +203,95 @@ def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-23")
                 again.play(candles[110:111])
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-24")
+
+
+def test_a_real_stream_is_shown_at_once_and_after_a_kill(
+    browser: Browser, processes: Processes, kafka: str, unique_name: Callable[[str], str]
+) -> None:
+    """The API as a process behind a real Kafka: a forecast is on the page within two seconds."""
+    topics = settings_of(kafka, unique_name)
+    apart(make_topics, topics)
+    candles = walk(60)
+    apart(publish, topics, candles[:50])
+    api = start(processes, topics)
+    wait_until(lambda: get(api, "/v1/forecasts"), 30, "the stream is followed", process=api.process)
+    url = f"http://{HOST}:{api.port}"
+    with opened(browser, f"{url}/dashboard") as (page, complaints):
+        expect(page.locator("#subtitle")).to_contain_text(date_of(candles[49]))
+        for number in range(50, 53):
+            apart(publish, topics, candles[: number + 1], number)
+            expect(page.locator("#subtitle")).to_contain_text(
+                date_of(candles[number]), timeout=2_000
+            )
+        assert complaints == []
+        api.process.kill()
+        expect(page.locator("#state")).to_have_text("Reconnecting")
+        apart(publish, topics, candles[:56], 53)
+        start(processes, topics, port=api.port)
+        expect(page.locator("#state")).to_have_text("Live")
+        expect(page.locator("#subtitle")).to_contain_text(date_of(candles[55]))
+
+
+def apart(work: Callable[..., None], *arguments: Any) -> None:
+    """Do work that wants an event loop of its own: this thread's is the browser's driver's."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work, *arguments).result()
+
+
+def date_of(candle: Candle) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(candle.open_ms / 1000))
+
+
+def test_past_fans_stand_against_what_came(browser: Browser, site: Site) -> None:
+    site.play(walk(100))
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        figures = page.locator("#figures .figure")
+        expect(figures).to_have_count(4)  # the last close, and three horizons
+        newest = figures.nth(1).inner_text()
+        page.locator("#back").focus()
+        for _ in range(3):
+            page.keyboard.press("ArrowLeft")
+        expect(page.locator("#back-text")).to_have_text("3 candles ago")
+        assert figures.nth(1).inner_text() != newest
+        site.play(walk(101)[100:])  # the forecast that is looked at stays
+        expect(page.locator("#back-text")).to_have_text("4 candles ago")
+        page.locator("#back").focus()
+        page.keyboard.press("End")
+        expect(page.locator("#back-text")).to_have_text("now")
+        page.locator("#horizon").select_option("10")
+        assert complaints == []
+
+
+def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None:
+    site.play(walk(100), lag_ms=12)
+    with opened(browser, f"{site.url}/dashboard") as (page, _):
+        expect(page.locator("#lag")).to_have_text("0")
+        expect(page.locator("#latency")).to_have_text("12 ms")
+        expect(page.locator("#model")).to_have_text("persistence")
+        expect(page.locator("#facts")).to_contain_text("1, 5, 10 candles")
+        drift = page.locator("#drift")
+        expect(drift).to_have_text(re.compile(r"^0\.\d{3}$"))
+        expect(page.locator("#drift-note")).to_have_text(re.compile(r"chance \(0\.\d{3}\)"))
+        assert "warn" in str(drift.locator("..").get_attribute("class"))  # a saw is no market
+        expect(page.locator("#coverage-note")).to_contain_text("60 scored")
+        site.live.connected, site.live.lag = False, None
+        expect(page.locator("#state")).to_have_text("Stream down")
+        expect(page.locator("#lag")).not_to_have_text("0")
+        site.live.connected = True
+        expect(page.locator("#state")).to_have_text("Live")
+
+
+def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
+    with opened(browser, f"{site.url}/dashboard", color_scheme="light") as (page, _):
+        for _ in range(3):  # past the link that skips and the one to the documents
+            page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name="Switch between light and dark")).to_be_focused()
+        ring = "getComputedStyle(document.activeElement).outlineStyle"
+        assert page.evaluate(ring) == "solid"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        page.reload()
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
 def test_500_symbols_sort_filter_and_obey_the_keyboard(browser: Browser, site: Site) -> None:
