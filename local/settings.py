@@ -45,6 +45,13 @@ class LocalSettings(BrokerSettings):
     )
     symbols: CommaSeparated = Field((), description="symbols, by comma; by default the source's")
     interval: str = Field("1d", description="length of the candles, such as 1m or 1d")
+    history: int = Field(
+        500,
+        ge=1,
+        le=2000,
+        description="for yfinance and live: newest candles that a symbol begins with; beyond "
+        "the model's window each gives a forecast at once",
+    )
     path: Path | None = Field(
         None, description="CSV or Parquet file to replay; by default the bundled candles"
     )

@@ -138,6 +138,8 @@ class System:
 def source_flags(settings: LocalSettings) -> list[str]:
     """Return the producer's flags for the source that the settings ask for."""
     flags = ["--source", settings.source, "--interval", settings.interval]
+    if settings.source != "replay":
+        flags += ["--history", str(settings.history)]
     if settings.symbols:
         flags += ["--symbols", ",".join(settings.symbols)]
     if settings.path is not None:

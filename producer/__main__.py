@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
 
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from producer.ranges import oldest_ms
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it sends again
     aiokafka.addFilter(_Seldom(10.0))
     try:
-        return asyncio.run(_until_signal(settings))
+        return uvloop.run(_until_signal(settings))
     except EXPECTED as error:
         log.error("%s", error)
     return 1

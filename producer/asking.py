@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final, Protocol
 
 from pydantic import ValidationError
@@ -29,8 +31,8 @@ SOURCE: Final = "yfinance"
 class Poll(Protocol):
     """Asks for the bars of one symbol; called in a thread. Raises ``PollError``."""
 
-    def __call__(self, symbol: str, interval: str, span: Span) -> Answer:
-        """Return the bars that open within a span."""
+    def __call__(self, symbol: str, interval: str, span: Span, newest: int | None = None) -> Answer:
+        """Return the bars that open within a span, of its newest rows if told how many."""
         ...
 
 
@@ -53,10 +55,10 @@ class Asker:
         self._gate = gate
         self._pool = pool or ThreadPoolExecutor(THREADS, thread_name_prefix="yahoo")
 
-    async def ask(self, symbol: str, span: Span) -> Answer:
+    async def ask(self, symbol: str, span: Span, newest: int | None = None) -> Answer:
         """Return an answer; raises ``PollError`` after counting and logging it."""
         try:
-            answer = await self._gate.ask(symbol, lambda: self._timed(symbol, span))
+            answer = await self._gate.ask(symbol, lambda: self._timed(symbol, span, newest))
         except PollError as error:
             log.warning("%s %s: %s", symbol, self.interval, error)
             self.metrics.polls.labels(error.kind.value).inc()
@@ -64,11 +66,39 @@ class Asker:
         self.metrics.polls.labels("ok" if answer.bars else "empty").inc()
         return answer
 
-    async def _timed(self, symbol: str, span: Span) -> Answer:
+    async def look_back(
+        self,
+        symbol: str,
+        spans: Iterable[Span],
+        enough: Callable[[Sequence[Bar]], bool],
+        newest: int | None = None,
+    ) -> Answer:
+        """Return the answers to spans as one, asked for one by one until their bars are enough.
+
+        Args:
+            symbol: to ask for.
+            spans: adjoining, the newest first; at least one.
+            enough: whether the bars found so far, in order, are.
+            newest: rows that are read of each answer, from its end; all if None.
+        """
+        later = iter(spans)
+        whole = await self.ask(symbol, next(later), newest)
+        while not enough(whole.bars) and (span := next(later, None)) is not None:
+            before = await self.ask(symbol, span, newest)
+            whole = replace(
+                whole,
+                bars=(*before.bars, *whole.bars),
+                actions=(*before.actions, *whole.actions),
+            )
+        return whole
+
+    async def _timed(self, symbol: str, span: Span, newest: int | None) -> Answer:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         try:
-            return await loop.run_in_executor(self._pool, self._poll, symbol, self.interval, span)
+            return await loop.run_in_executor(
+                self._pool, self._poll, symbol, self.interval, span, newest
+            )
         finally:
             self.metrics.poll_seconds.observe(loop.time() - started_s)
 

@@ -71,12 +71,17 @@ class BackfillSource:
         length = INTERVALS_MS[self.interval]
         # a day's row is stamped with its session, which may begin before its midnight UTC
         before_ms = length if length >= DAY_MS else 0
+        found = 0
         try:
             for span in chunks(start_ms - before_ms, end_ms, self.interval):
                 answer = await self._patiently(symbol, span)
                 await self._give(symbol, ledger, answer)
+                found += len(answer.bars)
         except PollError as error:
             self._given_up[symbol] = error
+            return
+        if not found:
+            log.warning("%s %s: Yahoo has no candle of this range", symbol, self.interval)
 
     async def _give(self, symbol: str, ledger: Ledger, answer: Answer) -> None:
         start_ms, end_ms = self._span

@@ -27,6 +27,9 @@ ASKED_AS: Final = {"30m": "15m"}
 
 _PRICES: Final = ("open", "high", "low", "close")
 
+_VOID: Final = "Data doesn't exist for startDate"
+"""How Yahoo says that it has no row of a span, with code "Bad Request"."""
+
 
 class Calendar(Protocol):
     """The sessions of an exchange, as far as they are known ahead."""
@@ -78,8 +81,25 @@ class Bars:
     off_grid: int
 
 
-def parse(document: Any) -> Chart:
+def is_void(document: Any) -> bool:
+    """Whether Yahoo knows the symbol and has nothing of the span: before its first trade, say."""
+    error = document["chart"].get("error")
+    return bool(error) and str(error.get("description")).startswith(_VOID)
+
+
+def rows_read(interval: str, bars: int | None) -> int | None:
+    """Return of how many rows so many bars of an interval are made."""
+    if bars is None:
+        return None
+    return bars * (INTERVALS_MS[interval] // INTERVALS_MS[ASKED_AS.get(interval, interval)])
+
+
+def parse(document: Any, newest: int | None = None) -> Chart:
     """Return the chart in a decoded answer.
+
+    Args:
+        document: as Yahoo sent it.
+        newest: rows to read, from its end; all if None. A row costs some microseconds.
 
     Raises:
         PollError: when Yahoo says that there is none.
@@ -93,13 +113,13 @@ def parse(document: Any) -> Chart:
         raise PollError(kind, str(error.get("description"))[:300])
     if not result:
         raise PollError(ErrorKind.NO_DATA, "Yahoo's answer holds no result")
-    return _chart(result[0])
+    return _chart(result[0], newest)
 
 
-def _chart(result: Mapping[str, Any]) -> Chart:
+def _chart(result: Mapping[str, Any], newest: int | None) -> Chart:
     meta = result["meta"]
     return Chart(
-        rows=_rows(result),
+        rows=_rows(result, newest),
         market_ms=int(meta.get("regularMarketTime") or 0) * 1000,
         today=_session(meta["currentTradingPeriod"]["regular"]),
         sessions=_sessions(meta.get("tradingPeriods") or ()),
@@ -109,16 +129,20 @@ def _chart(result: Mapping[str, Any]) -> Chart:
     )
 
 
-def _rows(result: Mapping[str, Any]) -> tuple[Row, ...]:
+def _rows(result: Mapping[str, Any], newest: int | None) -> tuple[Row, ...]:
     stamps = result.get("timestamp") or ()
     if not stamps:
         return ()
     quote = result["indicators"]["quote"][0]
-    prices = [[_number(value) for value in quote[name]] for name in _PRICES]
-    volumes = [float(value or 0) for value in quote["volume"]]
+    columns = [quote[name] for name in (*_PRICES, "volume")]
+    if any(len(column) != len(stamps) for column in columns):
+        raise ValueError(f"expected {len(stamps)} values in each column of the quote")
+    read = slice(-newest if newest else None, None)
+    prices = [[_number(value) for value in column[read]] for column in columns[:4]]
+    volumes = [float(value or 0) for value in columns[4][read]]
     made = [
         Row(int(stamp) * 1000, *values)
-        for stamp, *values in zip(stamps, *prices, volumes, strict=True)
+        for stamp, *values in zip(stamps[read], *prices, volumes, strict=True)
     ]
     return tuple(sorted(made, key=lambda row: row.at_ms))
 

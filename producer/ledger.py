@@ -90,11 +90,15 @@ def due(ledger: Ledger, seen: Seen, make: Make) -> list[Publication]:
     for bar in new:
         candle = make(bar)
         since_ms = bar.open_ms if begun_ms is None else begun_ms
-        actions = tuple(one for one in seen.actions if since_ms <= one.at_ms < bar.end_ms)
+        actions = _between(seen.actions, since_ms, bar.end_ms) if seen.actions else ()
         begun_ms = bar.end_ms
         if candle is not None:
             publications.append(Publication(candle, Kind.CLOSED, actions))
     return publications
+
+
+def _between(actions: Sequence[Action], since_ms: int, until_ms: int) -> tuple[Action, ...]:
+    return tuple(one for one in actions if since_ms <= one.at_ms < until_ms)
 
 
 def _corrections(ledger: Ledger, seen: Seen, make: Make) -> list[Publication]:

@@ -17,7 +17,7 @@ from producer.failures import UNREACHABLE, ErrorKind, PollError
 from producer.gate import Backoff
 from producer.handover import Handover
 from producer.ledger import Ledger, Seen, due, rescaled, rescaled_by
-from producer.ranges import Span, chunks, first_ms, oldest_ms, window_days
+from producer.ranges import chunks, chunks_back, first_ms, oldest_ms
 from producer.schedule import expected_close_ms, next_due_ms
 from producer.source import Action, Kind, Publication, Published, SourceError, UnreachableError
 from producer.yahoo import Answer
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 LONGEST_WINDOW: Final = 160
 """Candles that the longest window of a model holds; so many come again after a split."""
+
+_SPARE: Final = 2
+"""Rows at an answer's end that may be no closed candle: the forming one, and the last trade."""
 
 _FIRST_RETRY_S: Final = 5.0
 _LONGEST_RETRY_S: Final = 3600.0
@@ -45,7 +48,12 @@ class _Followed:
     symbol: str
     ledger: Ledger
     backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST_RETRY_S, _LONGEST_RETRY_S))
-    answer: Answer | None = None  # the newest
+    answer: Answer | None = None  # the newest that told the sessions
+
+    def note(self, answer: Answer) -> None:
+        """Keep an answer, unless Yahoo has nothing of its span and so tells no sessions."""
+        if answer.sessions or self.answer is None:
+            self.answer = answer
 
 
 class PollingSource:
@@ -61,6 +69,7 @@ class PollingSource:
         poll_ms: int,
         once: bool = False,
         window: int = LONGEST_WINDOW,
+        history: int = LONGEST_WINDOW,
         now_ms: Callable[[], int] = real_now_ms,
     ) -> None:
         """Take what to poll and how.
@@ -71,6 +80,7 @@ class PollingSource:
             poll_ms: time from one poll of a symbol to the next while its exchange is open.
             once: whether to end after one poll of each symbol.
             window: candles to publish again after a split.
+            history: newest candles that a symbol begins with of which none is published.
             now_ms: the current time.
         """
         self.symbols = symbols
@@ -80,6 +90,7 @@ class PollingSource:
         self._poll_ms = poll_ms
         self._once = once
         self._window = window
+        self._history = history
         self._now_ms = now_ms
         self._followed: dict[str, _Followed] = {}
         self._handover = Handover()
@@ -144,38 +155,53 @@ class PollingSource:
 
     async def _catch_up(self, followed: _Followed) -> None:
         """Give all that has closed since the newest published candle, span by span."""
+        oldest_open_ms = followed.ledger.oldest_ms
+        if oldest_open_ms is None:
+            await self._begin(followed)
+            return
         now_ms = self._now_ms()
-        start_ms = self._start_ms(followed, now_ms)
+        length = INTERVALS_MS[self.interval]
+        # a day's row is stamped with its session, which may begin before its midnight UTC
+        before_ms = length if length >= DAY_MS else 0
+        start_ms = max(oldest_open_ms - before_ms, oldest_ms(self.interval, now_ms))
         for span in chunks(start_ms, now_ms + MINUTE_MS, self.interval):
             answer = await self._asker.ask(followed.symbol, span)
             self._note_gap(followed, answer)
-            followed.answer = answer
+            followed.note(answer)
             seen = self._seen(answer)
             splits = rescaled_by(followed.ledger, seen)
             if splits is not None:
                 seen = await self._rescale(followed, splits)
-            for publication in due(followed.ledger, seen, self._make(followed)):
-                await self._give(followed, publication)
+            await self._give_all(followed, due(followed.ledger, seen, self._make(followed)))
 
-    def _start_ms(self, followed: _Followed, now_ms: int) -> int:
-        """Return from when on to ask: what is checked again, or a symbol's whole history."""
-        since_ms = followed.ledger.oldest_ms
-        if since_ms is None:
-            return first_ms(self.interval, now_ms)
-        length = INTERVALS_MS[self.interval]
-        # a day's row is stamped with its session, which may begin before its midnight UTC
-        before_ms = length if length >= DAY_MS else 0
-        return max(since_ms - before_ms, oldest_ms(self.interval, now_ms))
+    async def _begin(self, followed: _Followed) -> None:
+        """Give the newest candles of a symbol of which none is published yet."""
+        now_ms, count = self._now_ms(), self._history
+        start_ms = first_ms(self.interval, count, now_ms)
+        answer = await self._asker.look_back(
+            followed.symbol,
+            chunks_back(start_ms, now_ms + MINUTE_MS, self.interval, count),
+            lambda bars: len(bars) >= count,
+            newest=count + _SPARE,
+        )
+        followed.note(answer)
+        found = due(followed.ledger, self._seen(answer), self._make(followed))
+        await self._give_all(followed, found[-count:])
+
+    async def _give_all(self, followed: _Followed, publications: Sequence[Publication]) -> None:
+        for publication in publications:
+            await self._give(followed, publication)
 
     async def _rescale(self, followed: _Followed, splits: tuple[Action, ...]) -> Seen:
         """Give the window's candles again on the scale of today, and return what was seen."""
-        now_ms = self._now_ms()
-        days = window_days(self.interval, self._window)
-        ahead_ms = now_ms + MINUTE_MS
-        span: Span = next(chunks(0, ahead_ms, self.interval))
-        most_ms = span[1] - span[0]
-        start_ms = max(now_ms - days * DAY_MS, ahead_ms - most_ms)
-        seen = self._seen(await self._asker.ask(followed.symbol, (start_ms, ahead_ms)))
+        now_ms, newest_ms = self._now_ms(), followed.ledger.newest_ms or 0
+        start_ms = max(oldest_ms(self.interval, now_ms), 0)
+        answer = await self._asker.look_back(
+            followed.symbol,
+            chunks_back(start_ms, now_ms + MINUTE_MS, self.interval, self._window),
+            lambda bars: sum(one.open_ms <= newest_ms for one in bars) >= self._window,
+        )
+        seen = self._seen(answer)
         again = rescaled(followed.ledger, seen, splits, self._make(followed), self._window)
         log.warning(
             "%s %s: %s: its newest %d candles are published again on the new scale",
@@ -183,8 +209,7 @@ class PollingSource:
             ", ".join(f"split {one.value}" for one in splits) or "Yahoo has rescaled its history",
             len(again),
         )  # fmt: skip
-        for publication in again:
-            await self._give(followed, publication)
+        await self._give_all(followed, again)
         followed.ledger.done.update(splits)
         return seen
 

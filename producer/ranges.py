@@ -18,31 +18,28 @@ class Limits:
 
     back: int | None  # from now; None: as far as its data goes
     at_once: int  # in one request
-    first: int  # what fills a window of a symbol that has no candle yet
 
 
-_MINUTES: Final = Limits(back=59, at_once=30, first=30)
-_HOURS: Final = Limits(back=729, at_once=365, first=180)
+_MINUTES: Final = Limits(back=59, at_once=30)
+_HOURS: Final = Limits(back=729, at_once=365)
+_DAYS: Final = Limits(back=None, at_once=3650)
 
 LIMITS: Final[dict[str, Limits]] = {
-    "1m": Limits(back=29, at_once=7, first=7),
+    "1m": Limits(back=29, at_once=7),
     "2m": _MINUTES,
     "5m": _MINUTES,
     "15m": _MINUTES,
     "30m": _MINUTES,
-    "90m": Limits(back=59, at_once=59, first=59),
+    "90m": Limits(back=59, at_once=59),
     "60m": _HOURS,
     "1h": _HOURS,
-    "1d": Limits(back=None, at_once=3650, first=725),
-    "5d": Limits(back=None, at_once=3650, first=3650),
-    "1wk": Limits(back=None, at_once=3650, first=3650),
+    "1d": _DAYS,
+    "5d": _DAYS,
+    "1wk": _DAYS,
 }
 """A day short of Yahoo's own (30, 60 and 730 days), which it counts to the second."""
 
-
-def first_ms(interval: str, now_ms: int) -> int:
-    """Return where the history of a symbol without a candle begins."""
-    return now_ms - LIMITS[interval].first * DAY_MS
+_MOST_LOOKS: Final = 5
 
 
 def oldest_ms(interval: str, now_ms: int) -> int:
@@ -52,11 +49,35 @@ def oldest_ms(interval: str, now_ms: int) -> int:
 
 
 def window_days(interval: str, candles: int) -> int:
-    """Return days that surely hold so many candles of a market of 4 hours on 5 days a week."""
-    trading_days = -(-candles * INTERVALS_MS[interval] // (DAY_MS // 6))
-    if INTERVALS_MS[interval] >= DAY_MS:
-        trading_days = candles * (INTERVALS_MS[interval] // DAY_MS)
-    return trading_days * 8 // 5 + 7
+    """Return days that hold so many candles of a market of 4 hours on 5 days a week.
+
+    They may begin with four closed days, and a twelfth more are holidays.
+    """
+    length = INTERVALS_MS[interval]
+    if length >= 5 * DAY_MS:
+        return candles * length // DAY_MS
+    trading_days = candles if length == DAY_MS else -(-candles * length // (DAY_MS // 6))
+    return trading_days * 8 // 5 + 4
+
+
+def first_ms(interval: str, candles: int, now_ms: int) -> int:
+    """Return from when on to ask for the newest ``candles`` of a symbol."""
+    return max(now_ms - window_days(interval, candles) * DAY_MS, oldest_ms(interval, now_ms), 0)
+
+
+def chunks_back(from_ms: int, to_ms: int, interval: str, candles: int) -> Iterator[Span]:
+    """Yield spans from ``to_ms`` backwards to ``from_ms``, each within one request's limit.
+
+    The first is likely to hold so many candles; there are no more than five.
+    """
+    most_ms = LIMITS[interval].at_once * DAY_MS
+    length_ms = min(window_days(interval, candles) * DAY_MS, most_ms)
+    for _ in range(_MOST_LOOKS):
+        if from_ms >= to_ms:
+            return
+        start_ms = max(to_ms - length_ms, from_ms)
+        yield start_ms, to_ms
+        to_ms, length_ms = start_ms, most_ms
 
 
 def chunks(from_ms: int, to_ms: int, interval: str) -> Iterator[Span]:

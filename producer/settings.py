@@ -113,6 +113,13 @@ class ProducerSettings(KafkaSettings):
         le=2000,
         description="candles that are published again after a split: at least the model's window",
     )
+    history: int | None = Field(
+        None,
+        ge=1,
+        le=2000,
+        description="newest candles that a symbol begins with of which the topic has none; by "
+        "default as many as --window",
+    )
     buffer: int = Field(
         5000, ge=1, description="candles that may wait for Kafka before the source waits"
     )
@@ -137,6 +144,11 @@ class ProducerSettings(KafkaSettings):
         if self.poll_seconds is None:
             return default_poll_ms(self.interval)
         return round(self.poll_seconds * 1000)
+
+    @property
+    def burst(self) -> int:
+        """Requests that may be made at once after a pause: those of two seconds."""
+        return max(round(2 * self.rate), 1)
 
     def all_symbols(self) -> tuple[str, ...]:
         """Return the symbols of flag and file, each once; those of the bundled data if none.

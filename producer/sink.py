@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from producer.source import ActionKind, Kind, Publication
+from producer.source import Kind, Publication
 from shared.candles import Candle
 from shared.headers import cloud_event
 from shared.metrics import ProducerMetrics
@@ -80,6 +80,7 @@ class KafkaSink:
         )
         self._loop = asyncio.get_running_loop()
         self._in_flight = 0
+        metrics.buffered.set_function(lambda: self._in_flight)
         self._room = asyncio.Event()  # set while another candle may be handed over
         self._room.set()
         self._idle = asyncio.Event()  # set while nothing is in flight
@@ -201,14 +202,12 @@ class KafkaSink:
             self._last_ack_s = now_s
             self._idle.clear()
         self._in_flight += 1
-        self._metrics.buffered.set(self._in_flight)
         if self._in_flight >= self._buffered:
             self._room.clear()
         future.add_done_callback(partial(self._done, publication, now_s))
 
     def _done(self, publication: Publication, sent_s: float, future: asyncio.Future[Any]) -> None:
         self._in_flight -= 1
-        self._metrics.buffered.set(self._in_flight)
         error = None if future.cancelled() else future.exception()
         if error is not None:
             self._fail(error)
@@ -251,10 +250,9 @@ def extensions(publication: Publication) -> dict[str, str]:
     candle that trades without it.
     """
     found = {"kind": publication.kind.value}
-    for kind in ActionKind:
-        values = [one.value for one in publication.actions if one.kind is kind]
-        if values:
-            found[kind.value] = ",".join(values)
+    for action in publication.actions:
+        name = action.kind.value
+        found[name] = f"{found[name]},{action.value}" if name in found else action.value
     return found
 
 

@@ -72,15 +72,16 @@ def _of_yahoo(
     if settings.cache_dir is not None:
         cache_dir = usable_cache(settings.cache_dir, temporary)
     yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
-    gate = Gate(metrics, rate=settings.rate, burst=settings.threads)
+    gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
     pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="yahoo")
     asker = Asker(yahoo.poll, settings.interval, gate, metrics, pool=pool)
     symbols = symbols_of(settings) or settings.all_symbols()
     if settings.source == "backfill":
         return BackfillSource(symbols, asker, settings.span(real_now_ms()))
     polling = PollingSource(
-        symbols, asker, poll_ms=settings.poll_ms, once=settings.once, window=settings.window
-    )
+        symbols, asker, poll_ms=settings.poll_ms, once=settings.once, window=settings.window,
+        history=settings.history or settings.window,
+    )  # fmt: skip
     if settings.source == "yfinance":
         return polling
     from producer.live import LiveSource  # noqa: PLC0415

@@ -20,7 +20,17 @@ from yfinance.data import YfData
 from yfinance.exceptions import YFRateLimitError
 
 from producer.calendars import Calendars, ExchangeCalendar
-from producer.chart import ASKED_AS, Bars, Calendar, Chart, bars_of, known_sessions, parse
+from producer.chart import (
+    ASKED_AS,
+    Bars,
+    Calendar,
+    Chart,
+    bars_of,
+    is_void,
+    known_sessions,
+    parse,
+    rows_read,
+)
 from producer.closed import Bar, Session
 from producer.failures import ErrorKind, PollError
 from producer.ranges import Span
@@ -75,14 +85,23 @@ class Yahoo:
         make: Any = YfData
         self._data: Any = make(session=session)
 
-    def poll(self, symbol: str, interval: str, span: Span) -> Answer:
+    def poll(self, symbol: str, interval: str, span: Span, newest: int | None = None) -> Answer:
         """Return the bars that open within a span. Takes seconds.
+
+        Args:
+            symbol: as Yahoo spells it.
+            interval: of the bars.
+            span: of their opening times.
+            newest: rows to read, from the answer's end; all if None.
 
         Raises:
             PollError: of whatever kind; nothing else.
         """
         try:
-            chart = parse(self._document(symbol, ASKED_AS.get(interval, interval), span))
+            document = self._document(symbol, ASKED_AS.get(interval, interval), span)
+            if is_void(document):
+                return Answer(bars=())
+            chart = parse(document, rows_read(interval, newest))
             return answer_of(chart, interval, self._calendars.of(chart.exchange))
         except PollError:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
@@ -36,6 +37,7 @@ def cloud_event(
     ]
 
 
+@lru_cache(maxsize=4096)  # the candles of all symbols close at the same times
 def _rfc3339(time_ms: int) -> bytes:
     seconds, millis = divmod(time_ms, 1000)
     moment = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

@@ -366,7 +366,7 @@ def test_live_subscribes_polls_and_ends_on_sigterm(producer: Producer, yahoo: Ya
     subscribed = yahoo.server.subscriptions
     wait_until(lambda: subscribed, 60, "a subscription", process=process)
     assert subscribed[0] == ["BAD", "GOOD", "OTHER"]
-    wait_until(lambda: producer.count() >= 1000, 60, "its history", process=process)
+    wait_until(lambda: producer.count() >= 480, 60, "its history", process=process)
     assert process.stop(10) == 0, log_of(process)
     assert "Traceback" not in log_of(process)
 
@@ -434,6 +434,6 @@ def test_the_whole_system_runs_on_yahoos_candles(processes: Processes) -> None:
         wait_until(lambda: demo.exit_code is not None, 180, "the end of the demo")
     assert demo.exit_code == 0, log_of(demo)
     summary = json.loads(next(one for one in log_of(demo).splitlines() if one.startswith("{")))
-    assert summary["candles_in"] > 700
-    assert summary["forecasts_out"] > 500
+    assert summary["candles_in"] == 500  # the history that a symbol begins with
+    assert summary["forecasts_out"] > 300
     assert summary["missing_forecasts"] == summary["dead_letters"] == 0

@@ -37,7 +37,7 @@ def test_a_person_watches_a_stream_and_a_script_wants_it_done() -> None:
 def test_the_source_s_flags_are_handed_on() -> None:
     flags = source_flags(read("--symbols", "AAPL,IBM", "--path", "a.csv", "--interval", "1m"))
     assert flags[2:8] == ["--interval", "1m", "--symbols", "AAPL,IBM", "--path", "a.csv"]
-    polled = ["--source", "yfinance", "--interval", "1d"]
+    polled = ["--source", "yfinance", "--interval", "1d", "--history", "500"]
     assert source_flags(read("--source", "yfinance")) == polled
     assert source_flags(read("--source", "yfinance", "--exit-when-done")) == [*polled, "--once"]
     falls_back = source_flags(read("--source", "yfinance", "--fallback", "replay"))

@@ -42,7 +42,9 @@ class Market:
 
     def polling(self, *, once: bool = True) -> PollingSource:
         asker = asker_of(self.yahoo, "1m", self.metrics)
-        return PollingSource(SYMBOLS, asker, poll_ms=MINUTE_MS, once=once, now_ms=self.loop.now_ms)
+        return PollingSource(
+            SYMBOLS, asker, poll_ms=MINUTE_MS, once=once, history=700, now_ms=self.loop.now_ms
+        )
 
 
 class Ticks:

@@ -18,6 +18,7 @@ import yfinance
 from prometheus_client import CollectorRegistry
 
 from producer.asking import Asker, as_candle
+from producer.backfill import BackfillSource
 from producer.closed import Bar
 from producer.failures import ErrorKind
 from producer.gate import Gate
@@ -59,6 +60,7 @@ class Market:
     yahoo: Yahoo
     cache: Path
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    history: int = 160
 
     def __post_init__(self) -> None:
         self.metrics = ProducerMetrics(self.registry)
@@ -66,7 +68,9 @@ class Market:
     def source(self, *symbols: str, interval: str = "1m") -> PollingSource:
         gate = Gate(self.metrics, rate=1000, burst=100)
         asker = Asker(self.yahoo.poll, interval, gate, self.metrics)
-        return PollingSource(symbols, asker, poll_ms=60_000, once=True, now_ms=self.clock)
+        return PollingSource(
+            symbols, asker, poll_ms=60_000, once=True, history=self.history, now_ms=self.clock
+        )
 
     def published(self, symbol: str, open_ms: int, interval: str = "1m") -> list[Candle]:
         """Return the candle that was published last, as it was then."""
@@ -151,10 +155,52 @@ def test_every_closed_minute_comes_as_the_market_made_it(market: Market) -> None
         assert_same(candles, market.truth(symbol)[-len(candles) :])
         assert candles[-1].close_ms == at(15, 43)
         assert {one.source for one in candles} == {"yfinance"}
-        assert candles[0].open_ms == at(15, 44, day=date(2026, 7, 29))  # seven days
+        assert len(candles) == 160
     coins = got["BTC-USD"]
     assert coins[-1].close_ms == at(15, 43)
-    assert market.polls("ok") == 3
+    assert market.polls("ok") == 3  # one request each
+
+
+def test_a_long_history_is_asked_for_in_parts_that_yahoo_allows(market: Market) -> None:
+    """Of minutes Yahoo gives seven days at once: 2,000 of a share lie in more."""
+    market.history = 2000
+    candles = market.poll("AAPL")["AAPL"]
+    assert_same(candles, market.truth("AAPL")[-2000:])
+    spans = [
+        (int(query["period1"]), int(query["period2"]))
+        for _, path, query in market.stand_in.server.requests
+        if "AAPL" in path
+    ]
+    assert len(spans) == 2
+    assert spans[0][0] == spans[1][1]  # the older part is asked for second
+    assert all(end - start <= 7 * 86_400 for start, end in spans)
+
+
+def test_a_share_that_is_younger_than_its_history_begins_with_what_there_is(
+    market: Market,
+) -> None:
+    """Yahoo answers a span before the first trade with an error that is none."""
+    listing = market.stand_in.server.listings["AAPL"]
+    listing.sessions = listing.sessions[-4:-1]
+    market.history = 2000
+    candles = market.poll("AAPL")["AAPL"]
+    assert_same(candles, market.truth("AAPL"))
+    assert market.polls("empty") >= 1
+
+
+def test_a_backfill_passes_over_the_time_before_the_first_trade(market: Market) -> None:
+    listing = market.stand_in.server.listings["AAPL"]
+    listing.sessions = listing.sessions[-4:-1]
+    gate = Gate(market.metrics, rate=1000, burst=100)
+    asker = Asker(market.yahoo.poll, "1m", gate, market.metrics)
+    span = (market.clock.now_ms - 20 * DAY_MS, market.clock.now_ms)
+    source = BackfillSource(("AAPL",), asker, span, market.clock)
+
+    async def everything() -> list[Candle]:
+        return [one.candle async for one in source.candles({})]
+
+    assert_same(asyncio.run(everything()), market.truth("AAPL"))
+    assert market.polls("empty") == 2
 
 
 def test_only_what_comes_after_the_published_candle_is_given(market: Market) -> None:
@@ -312,6 +358,7 @@ def test_a_rate_limit_on_the_crumb_alone_costs_nothing(market: Market) -> None:
 def test_yfinance_s_own_table_says_the_same(market: Market, interval: str, symbol: str) -> None:
     """But for what it gets wrong: it drops the last minute of the day of a coin."""
     market.clock.now_ms = at(17, 0)
+    market.history = 10_000
     ours = market.poll(symbol, interval=interval)[symbol]
     ticker: Any = yfinance.Ticker(symbol)
     table = ticker.history(

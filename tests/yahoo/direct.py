@@ -9,7 +9,7 @@ from functools import cache
 
 from producer.asking import Asker
 from producer.calendars import Calendars
-from producer.chart import ASKED_AS, parse
+from producer.chart import ASKED_AS, parse, rows_read
 from producer.failures import ErrorKind, PollError
 from producer.gate import Gate
 from producer.ledger import Ledger
@@ -38,7 +38,7 @@ class DirectYahoo:
         self.asked: list[tuple[int, str, Span]] = []
         self.fault: Callable[[str, int], ErrorKind | None] = lambda _symbol, _now_ms: None
 
-    def poll(self, symbol: str, interval: str, span: Span) -> Answer:
+    def poll(self, symbol: str, interval: str, span: Span, newest: int | None = None) -> Answer:
         now_ms = self.now_ms()
         self.asked.append((now_ms, symbol, span))
         fault = self.fault(symbol, now_ms)
@@ -53,7 +53,7 @@ class DirectYahoo:
         }
         result = chart(self.listings[symbol], query, now_ms)
         document = json.loads(json.dumps({"chart": {"result": [result], "error": None}}))
-        found = parse(document)
+        found = parse(document, rows_read(interval, newest))
         return answer_of(found, interval, calendars().of(found.exchange))
 
 
@@ -71,12 +71,15 @@ def polling(
     interval: str = "1m",
     poll_ms: int = 60_000,
     window: int = 160,
+    history: int = 1000,
 ) -> tuple[PollingSource, DirectYahoo]:
     """Return a polling source in virtual time, and the Yahoo that it asks."""
     yahoo = DirectYahoo(listings, loop.now_ms)
     asker = asker_of(yahoo, interval, metrics)
     symbols = tuple(yahoo.listings)
-    source = PollingSource(symbols, asker, poll_ms=poll_ms, window=window, now_ms=loop.now_ms)
+    source = PollingSource(
+        symbols, asker, poll_ms=poll_ms, window=window, history=history, now_ms=loop.now_ms
+    )
     return source, yahoo
 
 

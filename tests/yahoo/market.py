@@ -206,6 +206,13 @@ def chart(listing: Listing, query: Mapping[str, str], now_ms: int) -> dict[str, 
     return result | ({"events": events} if events else {})
 
 
+def void(query: Mapping[str, str]) -> dict[str, Any]:
+    """Return Yahoo's answer when it has no row of a span."""
+    start, end = query["period1"], query["period2"]
+    description = f"Data doesn't exist for startDate = {start}, endDate = {end}"
+    return {"chart": {"result": None, "error": {"code": "Bad Request", "description": description}}}
+
+
 def _span(listing: Listing, query: Mapping[str, str], now_ms: int) -> tuple[int, int]:
     if "period1" in query:
         return int(query["period1"]) * 1000, int(query["period2"]) * 1000

@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from tests.yahoo.market import Listing, chart
+from tests.yahoo.market import Listing, chart, void
 
 
 class Fault(Enum):
@@ -149,6 +149,8 @@ class YahooServer:
             return await self._failed(request, fault)
         assert listing is not None
         result = chart(listing, request.query, self.now_ms())
+        if "timestamp" not in result and "period1" in request.query:
+            return web.json_response(void(request.query), status=400)
         return web.json_response({"chart": {"result": [result], "error": None}})
 
     async def _failed(self, request: web.Request, fault: Fault) -> web.Response:
