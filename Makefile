@@ -10,7 +10,7 @@ ARGS   ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast faults check format docs bench train clean
+.PHONY: help demo test test-fast faults soak check format docs bench train clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 
 faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests do, and count (20 minutes)
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
+
+soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (6 minutes)
+	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/test_producer_soak.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format check, lint, strict types, import contracts, generated documents
 	$(BIN)/ruff format --check .

@@ -1,8 +1,9 @@
 """How fast many symbols are polled, against ``yf.download`` with threads, on the stand-in of Yahoo.
 
-The stand-in runs in a process of its own and answers each chart after a delay. ``producer_first``
-is the first poll of a session, all of whose candles are new: the same rows that ``yf.download``
-gets. ``producer`` is what happens each minute thereafter.
+The stand-in runs in a process of its own and answers each chart after a delay. ``process`` is
+``python -m producer --once`` from its start to its end, with Kafka: of each symbol the window's
+candles are published. ``producer_first`` is the same poll alone, and ``producer`` the poll that
+happens each minute thereafter.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,14 +28,18 @@ import yfinance
 from curl_cffi import requests as curl
 from prometheus_client import CollectorRegistry
 
+from local.broker import Broker
+from local.leash import Leash
 from producer.asking import THREADS, Asker
 from producer.gate import Gate
 from producer.ledger import RECHECKED
 from producer.polling import PollingSource, real_now_ms
+from producer.resume import newest_published
 from producer.settings import ProducerSettings
 from producer.yahoo import Yahoo
 from shared.candles import Candle
 from shared.metrics import ProducerMetrics
+from shared.topics import partitions_of
 
 SYMBOLS: Final = 500
 QUICK_SYMBOLS: Final = 60
@@ -78,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
     if options.serve:
         return _serve(count, options.latency)
     with _stand_in(count, options.latency) as (proxy, ca_bundle):
-        result = _compare(count, proxy, Path(ca_bundle))
+        result: dict[str, Any] = {"process": _process(count, proxy, ca_bundle).as_dict()}
+        result |= _compare(count, proxy, Path(ca_bundle))
     result |= {"latency_ms": options.latency * 1000, "goal_s": GOAL_S}
     print(json.dumps(result))
     return 0
@@ -110,8 +117,38 @@ def _compare(count: int, proxy: str, ca_bundle: Path) -> dict[str, Any]:
     }
 
 
+def _process(count: int, proxy: str, ca_bundle: str) -> Round:
+    """Run the producer as a process once, and count the symbols that the topic then holds."""
+    with Leash() as leash, Broker(leash=leash) as broker, tempfile.TemporaryDirectory() as folder:
+        broker.wait_ready()
+        listed = Path(folder) / "symbols.txt"
+        listed.write_text("\n".join(_names(count)))
+        command = [
+            sys.executable, "-m", "producer", "--source", "yfinance", "--interval", "1m", "--once",
+            "--symbols-file", str(listed), "--proxy", proxy, "--ca-bundle", ca_bundle,
+            "--bootstrap", broker.bootstrap, "--metrics-port", "0", "--log-level", "WARNING",
+        ]  # fmt: skip
+        cpu_s, wall_s = _cpu_of_children_s(), time.perf_counter()
+        subprocess.run(command, check=True, timeout=120)  # noqa: S603
+        wall_s, cpu_s = time.perf_counter() - wall_s, _cpu_of_children_s() - cpu_s
+        symbols = asyncio.run(_symbols_in_topic(broker.bootstrap, _names(count)))
+    return Round(round(wall_s, 2), round(cpu_s * 1000 / max(symbols, 1), 2), symbols)
+
+
+def _cpu_of_children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+async def _symbols_in_topic(bootstrap: str, symbols: Sequence[str]) -> int:
+    settings = ProducerSettings.read([], "benchmarks")
+    topic = settings.candles_topic
+    numbers = await partitions_of(bootstrap, topic)
+    return len(await newest_published(bootstrap, topic, list(numbers), symbols, "1m"))
+
+
 class _Ours:
-    """The polling source with the producer's own defaults, all of a session's candles new."""
+    """The polling source with the producer's own defaults, the window's candles new."""
 
     def __init__(self, yahoo: Yahoo, symbols: tuple[str, ...]) -> None:
         self._yahoo = yahoo
@@ -125,7 +162,7 @@ class _Ours:
     async def _poll(self) -> int:
         settings = ProducerSettings.read([], "benchmarks")
         metrics = ProducerMetrics(CollectorRegistry())
-        gate = Gate(metrics, rate=settings.rate, burst=settings.threads)
+        gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
         asker = Asker(self._yahoo.poll, "1m", gate, metrics, pool=self._pool)
         source = PollingSource(self._symbols, asker, poll_ms=60_000, once=True)
         seen: dict[str, list[Candle]] = {}
@@ -171,16 +208,21 @@ def _serve(count: int, latency_s: float) -> int:
     names = frozenset(_names(count))
 
     @cache
-    def document(whole: bool) -> bytes:  # noqa: FBT001
-        range_ = (
-            {"range": "1d"} if whole else {"period1": _seconds_ago(17), "period2": "9999999999"}
-        )
-        result = chart(listing, {"interval": "1m"} | range_, now_ms)
+    def document(asked: tuple[tuple[str, str], ...]) -> bytes:
+        result = chart(listing, dict(asked), now_ms)
         return json.dumps({"chart": {"result": [result], "error": None}}).encode()
 
     def canned(symbol: str, query: Mapping[str, str]) -> bytes | None:
-        since = int(query.get("period1", "0"))
-        return document(since < now_ms // 1000 - 3600) if symbol in names else None
+        if symbol not in names:
+            return None
+        return document(
+            tuple(
+                # to the minute, so that the answers to all symbols are made once
+                (name, str(int(value) // 60 * 60) if name.startswith("period") else value)
+                for name, value in query.items()
+                if name in {"interval", "range", "period1", "period2"}
+            )
+        )
 
     with YahooStandIn() as stand_in:
         stand_in.server.delay_s = latency_s
@@ -188,10 +230,6 @@ def _serve(count: int, latency_s: float) -> int:
         print(json.dumps([stand_in.proxy_url, str(stand_in.ca_bundle)]), flush=True)
         sys.stdin.read()  # until the benchmark ends
     return 0
-
-
-def _seconds_ago(minutes: int) -> str:
-    return str(int(time.time()) - minutes * 60)
 
 
 @contextmanager

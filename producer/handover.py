@@ -17,10 +17,18 @@ class Handover:
 
     def __init__(self, size: int = HANDED_OVER) -> None:
         self._queue: asyncio.Queue[Publication | None] = asyncio.Queue(size)
+        self._room = asyncio.Event()
+        self._room.set()
 
     async def put(self, publication: Publication) -> None:
         """Hand over; waits while there is no room."""
         await self._queue.put(publication)
+        if self._queue.full():
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait until there is room, for it makes no sense to ask for more before."""
+        await self._room.wait()
 
     async def read(
         self, writers: Iterable[Coroutine[Any, Any, None]]
@@ -33,6 +41,7 @@ class Handover:
         running = asyncio.create_task(self._run(writers))
         try:
             while (publication := await self._queue.get()) is not None:
+                self._room.set()
                 yield publication
             await running
         finally:

@@ -142,6 +142,7 @@ class PollingSource:
 
     async def _poll(self, followed: _Followed) -> float:
         """Poll a symbol and return the seconds until its next poll."""
+        await self._handover.room()
         try:
             await self._catch_up(followed)
         except PollError as error:

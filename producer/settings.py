@@ -100,6 +100,11 @@ class ProducerSettings(KafkaSettings):
         description="for yfinance and live: time from one poll of a symbol to the next while its "
         "exchange is open; by default the interval, at most 300",
     )
+    idle_seconds: float = Field(
+        120.0,
+        ge=1,
+        description="for live: a stream that is silent for so long counts as lost and begins anew",
+    )
     once: bool = Field(default=False, description="for yfinance: poll once and end")
     rate: float = Field(
         100.0, gt=0, le=1000, description="requests a second to Yahoo, of all symbols together"

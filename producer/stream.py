@@ -30,9 +30,6 @@ URL: Final = "wss://streamer.finance.yahoo.com/?version=2"
 SUBSCRIBE_S: Final = 15.0
 """Yahoo forgets a subscription that is not repeated."""
 
-IDLE_S: Final = 120.0
-"""A stream that is silent for so long counts as lost, though its exchange may be closed."""
-
 _BEAT_S: Final = 1.0
 _OPEN_S: Final = 10.0
 
@@ -55,10 +52,13 @@ class TickStream:
         *,
         proxy: str | None = None,
         ca_bundle: Path | None = None,
-        idle_s: float = IDLE_S,
+        idle_s: float,
         first_pause_s: float = 1.0,
     ) -> None:
-        """Take what to subscribe to, and the way to Yahoo."""
+        """Take what to subscribe to, and the way to Yahoo.
+
+        A stream that is silent for ``idle_s`` counts as lost, though its exchange may be closed.
+        """
         self._symbols = sorted(symbols)
         self._metrics = metrics
         self._proxy = proxy

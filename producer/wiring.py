@@ -87,5 +87,8 @@ def _of_yahoo(
     from producer.live import LiveSource  # noqa: PLC0415
     from producer.stream import TickStream  # noqa: PLC0415
 
-    stream = TickStream(symbols, metrics, proxy=settings.proxy, ca_bundle=settings.ca_bundle)
+    stream = TickStream(
+        symbols, metrics, proxy=settings.proxy, ca_bundle=settings.ca_bundle,
+        idle_s=settings.idle_seconds,
+    )  # fmt: skip
     return LiveSource(polling, stream)

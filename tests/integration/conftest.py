@@ -11,6 +11,9 @@ import pytest
 from local.broker import Broker
 from local.leash import Leash
 from tests.integration.processes import Processes
+from tests.integration.producers import Producer
+from tests.yahoo import YahooStandIn, real_now_ms
+from tests.yahoo.market import open_now
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,19 @@ def processes(tmp_path: Path, leash: Leash) -> Iterator[Processes]:
     """Starts processes that end with the test."""
     with Processes(tmp_path, leash) as processes:
         yield processes
+
+
+@pytest.fixture
+def producer(kafka: str, processes: Processes, unique_name: Callable[[str], str]) -> Producer:
+    """Starts producers on a topic of the test's own."""
+    return Producer(kafka, unique_name("candles"), processes)
+
+
+@pytest.fixture
+def yahoo() -> Iterator[YahooStandIn]:
+    """Yahoo with three shares whose market is open now."""
+    prices = {"GOOD": 100.0, "OTHER": 9.0, "BAD": 5.0}
+    now_ms = real_now_ms()
+    listings = [open_now(symbol, now_ms, price=price) for symbol, price in prices.items()]
+    with YahooStandIn(*listings) as stand_in:
+        yield stand_in

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import socket
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,79 +15,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from local.broker import Broker
 from local.leash import Leash
-from local.process import Process
-from producer.closed import GRACE_MS
-from shared.candles import DAY_MS, Candle, decode_candle
+from shared.candles import decode_candle
 from shared.history import bundled, from_file
 from shared.topics import Topic, ensure
 from tests.candles import candle
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
-from tests.yahoo import Fault, YahooStandIn, real_now_ms
-from tests.yahoo.market import open_now
+from tests.integration.producers import PARTITIONS, Producer, by_symbol, log_of, samples, status
+from tests.yahoo import real_now_ms
 
 pytestmark = pytest.mark.integration
-
-PARTITIONS = 4
-
-
-@dataclass(frozen=True)
-class Producer:
-    """Starts producers on one topic and reads it."""
-
-    bootstrap: str
-    topic: str
-    processes: Processes
-
-    def start(self, *args: str) -> Process:
-        return self.processes.start(
-            "producer",
-            *("--bootstrap", self.bootstrap),
-            *("--candles-topic", self.topic, "--forecasts-topic", f"{self.topic}.forecasts"),
-            *("--partitions", str(PARTITIONS), "--metrics-port", "0", *args),
-        )
-
-    def finish(self, *args: str, timeout_s: float = 60.0) -> Process:
-        """Run a producer that ends by itself, and expect success."""
-        process = self.start(*args)
-        wait_until(lambda: process.exit_code is not None, timeout_s, "the end of the producer")
-        assert process.exit_code == 0, process.log_tail()
-        return process
-
-    def records(self) -> list[topics.Record]:
-        return topics.read(self.bootstrap, self.topic)
-
-    def candles(self) -> list[Candle]:
-        """Return the topic's candles; each one decodes as a consumer's would."""
-        now_ms = real_now_ms()
-        return [decode_candle(one.key, one.value, now_ms) for one in self.records()]
-
-    def count(self) -> int:
-        return topics.count(self.bootstrap, self.topic)
-
-
-@pytest.fixture
-def producer(kafka: str, processes: Processes, unique_name: Callable[[str], str]) -> Producer:
-    return Producer(kafka, unique_name("candles"), processes)
-
-
-def by_symbol(candles: list[Candle]) -> dict[str, list[Candle]]:
-    return {
-        symbol: [one for one in candles if one.symbol == symbol]
-        for symbol in sorted({one.symbol for one in candles})
-    }
-
-
-def log_of(process: Process) -> str:
-    return process.log.read_text()
-
-
-def status(process: Process, path: str) -> str:
-    """Return what the producer's own port answers."""
-    pattern = re.compile(r"metrics at (http://127\.0\.0\.1:\d+)/metrics")
-    found = wait_until(lambda: pattern.findall(log_of(process)), 30, "its port", process=process)
-    with urllib.request.urlopen(found[0] + path, timeout=10) as answer:  # noqa: S310
-        return str(answer.read().decode())
 
 
 def test_a_replay_publishes_every_candle_keyed_in_order_and_with_its_headers(
@@ -258,131 +192,18 @@ def test_a_candle_that_the_broker_refuses_is_one_line_and_exit_code_1(producer: 
     assert "Unclosed" not in log_of(process)
 
 
-@pytest.fixture
-def yahoo() -> Iterator[YahooStandIn]:
-    prices = {"GOOD": 100.0, "OTHER": 9.0, "BAD": 5.0}
-    now_ms = real_now_ms()
-    listings = [open_now(symbol, now_ms, price=price) for symbol, price in prices.items()]
-    with YahooStandIn(*listings) as stand_in:
-        yield stand_in
-
-
-def through(yahoo: YahooStandIn, interval: str, *args: str) -> list[str]:
-    return [
-        *("--source", "yfinance", "--symbols", "GOOD,BAD,OTHER", "--interval", interval),
-        *("--proxy", yahoo.proxy_url, "--ca-bundle", str(yahoo.ca_bundle), *args),
-    ]
-
-
-@pytest.mark.parametrize("interval", ["1m", "1d"])
-def test_yahoos_closed_candles_are_published_though_one_symbol_is_bad(
-    producer: Producer, yahoo: YahooStandIn, interval: str
+def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
+    processes: Processes, unique_name: Callable[[str], str]
 ) -> None:
-    yahoo.server.fail("BAD", Fault.SERVER_ERROR)
-    before_ms = real_now_ms()
-    process = producer.finish(*through(yahoo, interval, "--once"))
-    after_ms = real_now_ms()
-    got = by_symbol(producer.candles())
-    assert sorted(got) == ["GOOD", "OTHER"]
-    for symbol, candles in got.items():
-        listing = yahoo.server.listings[symbol]
-        truth = {bar.end_ms: bar.ohlcv for bar in listing.closed(interval, after_ms)}
-        for one in candles:
-            assert (one.open, one.high, one.low, one.close, one.volume) == truth[one.close_ms]
-            assert one.source == "yfinance"
-        ends = [one.close_ms for one in candles]
-        surely = [end for end in truth if end <= before_ms - GRACE_MS]
-        assert ends[-1] >= surely[-1]
-        assert ends == list(truth)[-len(ends) :][: len(ends)] or ends == surely[-len(ends) :]
-        if interval == "1d":
-            assert all(one.open_ms % DAY_MS == 0 for one in candles)
-    assert "BAD" in log_of(process)
-    assert "server_error" in log_of(process)
-
-
-def test_polling_goes_on_where_it_stopped_and_ends_on_sigterm(
-    producer: Producer, yahoo: YahooStandIn
-) -> None:
-    """A request that Yahoo leaves unanswered holds up no other symbol, and not the end."""
-    yahoo.server.fail("BAD", Fault.NOT_FOUND)
-    producer.finish(*through(yahoo, "1m", "--once"))
-    first = producer.count()
-    yahoo.server.fail("BAD", Fault.SLOW)
-    process = producer.start(*through(yahoo, "1m", "--poll-seconds", "1"))
-    # before the unanswered request has run into its time-out of 10 s
-    wait_until(lambda: polls_done(process) >= 1, 60, "a poll", process=process)
-    wait_until(lambda: polls_done(process) >= 8, 9, "polls of two symbols", process=process)
-    assert process.stop(10) == 0, log_of(process)
-    got = producer.candles()
-    assert len(got) >= first
-    for candles in by_symbol(got).values():
-        opened = [one.open_ms for one in candles]
-        assert opened == sorted(set(opened))
-
-
-def samples(process: Process, name: str) -> dict[str, float]:
-    """Return the samples of a metric whose name begins so, by the value of its first label."""
-    families = text_string_to_metric_families(status(process, "/metrics"))
-    found = [one for family in families if family.name.startswith(name) for one in family.samples]
-    return {next(iter(one.labels.values()), ""): one.value for one in found}
-
-
-def polls_done(process: Process) -> float:
-    return samples(process, "candlecast_polls").get("ok", 0.0)
-
-
-def test_a_backfill_gives_a_range_once(
-    producer: Producer, yahoo: YahooStandIn, tmp_path: Path
-) -> None:
-    named = tmp_path / "symbols.txt"
-    named.write_text("GOOD  # the first\n\n# none\nOTHER\n")
-    now_ms = real_now_ms()
-    start_ms, end_ms = now_ms - 9 * DAY_MS, now_ms - DAY_MS
-    flags = [
-        *("--source", "backfill", "--symbols-file", str(named), "--interval", "1m"),
-        *("--start", iso(start_ms), "--end", iso(end_ms)),
-        *("--proxy", yahoo.proxy_url, "--ca-bundle", str(yahoo.ca_bundle)),
-    ]
-    producer.finish(*flags)
-    got = by_symbol(producer.candles())
-    assert sorted(got) == ["GOOD", "OTHER"]
-    start_ms, end_ms = start_ms // 1000 * 1000, end_ms // 1000 * 1000
-    for symbol, candles in got.items():
-        truth = yahoo.server.listings[symbol].bars("1m", now_ms, (start_ms, end_ms))
-        assert [one.open_ms for one in candles] == [one.start_ms for one in truth]
-    count = producer.count()
-    assert "done: 0 candles" in log_of(producer.finish(*flags))
-    assert producer.count() == count
-
-
-def iso(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms // 1000, UTC).isoformat()
-
-
-def test_live_subscribes_polls_and_ends_on_sigterm(producer: Producer, yahoo: YahooStandIn) -> None:
-    flags = through(yahoo, "1m")
-    flags[flags.index("yfinance")] = "live"
-    process = producer.start(*flags)
-    subscribed = yahoo.server.subscriptions
-    wait_until(lambda: subscribed, 60, "a subscription", process=process)
-    assert subscribed[0] == ["BAD", "GOOD", "OTHER"]
-    wait_until(lambda: producer.count() >= 480, 60, "its history", process=process)
+    process = processes.start(
+        "producer", "--bootstrap", "127.0.0.1:1", "--candles-topic", unique_name("none"),
+        "--metrics-port", "0", "--symbols", "IBM",
+    )  # fmt: skip
+    wait_until(lambda: "waiting for a Kafka broker" in log_of(process), 30, "it waits")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        status(process, "/readyz")
     assert process.stop(10) == 0, log_of(process)
     assert "Traceback" not in log_of(process)
-
-
-def test_a_yahoo_out_of_reach_is_told_and_replaced_only_when_asked(producer: Producer) -> None:
-    unreachable = ("--source", "yfinance", "--proxy", "http://127.0.0.1:9", "--symbols", "IBM,^X")
-    process = producer.start(*unreachable)
-    wait_until(lambda: process.exit_code is not None, 60, "its end")
-    assert process.exit_code == 1, log_of(process)
-    assert "Yahoo cannot be reached: network" in log_of(process)
-    assert "--fallback replay replays stored candles instead" in log_of(process)
-    assert "Traceback" not in log_of(process)
-    assert producer.count() == 0
-    process = producer.finish(*unreachable, "--fallback", "replay")
-    assert "a replay of stored candles stands in" in log_of(process)
-    assert producer.count() == len(bundled().candles)
 
 
 @pytest.mark.parametrize(
@@ -405,35 +226,3 @@ def test_settings_that_cannot_work_are_refused_at_start(
     wait_until(lambda: process.exit_code is not None, 30, "its end")
     assert process.exit_code == 2
     assert told in log_of(process)
-
-
-def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
-    processes: Processes, unique_name: Callable[[str], str]
-) -> None:
-    process = processes.start(
-        "producer", "--bootstrap", "127.0.0.1:1", "--candles-topic", unique_name("none"),
-        "--metrics-port", "0", "--symbols", "IBM",
-    )  # fmt: skip
-    wait_until(lambda: "waiting for a Kafka broker" in log_of(process), 30, "it waits")
-    with pytest.raises(urllib.error.HTTPError, match="503"):
-        status(process, "/readyz")
-    assert process.stop(10) == 0, log_of(process)
-    assert "Traceback" not in log_of(process)
-
-
-def test_the_whole_system_runs_on_yahoos_candles(processes: Processes) -> None:
-    """What ``make demo ARGS="--source yfinance"`` runs, with Yahoo's stand-in behind a proxy."""
-    listing = open_now("AAPL", real_now_ms(), price=100.0, days=730)
-    with YahooStandIn(listing) as stand_in:
-        way = {"PROXY": stand_in.proxy_url, "CA_BUNDLE": str(stand_in.ca_bundle)}
-        env = {f"CANDLECAST_{name}": value for name, value in way.items()}
-        demo = processes.start(
-            "local", "--source", "yfinance", "--symbols", "AAPL", "--exit-when-done", "--json",
-            env=env,
-        )  # fmt: skip
-        wait_until(lambda: demo.exit_code is not None, 180, "the end of the demo")
-    assert demo.exit_code == 0, log_of(demo)
-    summary = json.loads(next(one for one in log_of(demo).splitlines() if one.startswith("{")))
-    assert summary["candles_in"] == 500  # the history that a symbol begins with
-    assert summary["forecasts_out"] > 300
-    assert summary["missing_forecasts"] == summary["dead_letters"] == 0

@@ -257,7 +257,7 @@ def test_a_stream_that_cannot_connect_goes_on_trying(
     del tmp_path
     gone = TickStream(
         ["AAPL"], metrics, proxy="http://127.0.0.1:9", ca_bundle=stand_in.ca_bundle,
-        first_pause_s=0.01,
+        idle_s=5.0, first_pause_s=0.01,
     )  # fmt: skip
     got = asyncio.run(heard(gone, lambda got: len(got) == 3))
     assert got == [Sign.LOST] * 3

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import uvloop
+
 from tests.yahoo import authority
 from tests.yahoo.market import Listing
 from tests.yahoo.proxy import TunnelProxy
@@ -36,7 +38,7 @@ class YahooStandIn:
         self.ca_bundle = Path()
         self.proxy_url = ""
         self._folder = tempfile.TemporaryDirectory(prefix="yahoo-")
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="yahoo", daemon=True)
         self._proxy: TunnelProxy | None = None
 

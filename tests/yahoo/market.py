@@ -56,6 +56,7 @@ class Listing:
     dividends: list[tuple[int, float]] = field(default_factory=list)  # at_ms, amount
     without: set[int] = field(default_factory=set)  # start_ms of minutes without a trade
     breaks: dict[int, tuple[int, int]] = field(default_factory=dict)  # session start -> lunch
+    _over: dict[tuple[object, ...], TrueBar] = field(default_factory=dict)  # made before
 
     def price_at(self, at_ms: int) -> float:
         """Return the price at a moment, a smooth function of time."""
@@ -105,6 +106,14 @@ class Listing:
                     yield at, min(at + step, last)
 
     def _bar(self, start: int, end: int, until: int, scale: tuple[int, int]) -> TrueBar:
+        if until < end:
+            return self._made(start, end, until, scale)
+        key = (start, end, scale, self.price, len(self.splits))
+        if key not in self._over:
+            self._over[key] = self._made(start, end, until, scale)
+        return self._over[key]
+
+    def _made(self, start: int, end: int, until: int, scale: tuple[int, int]) -> TrueBar:
         up, down = scale
         traded = [self._traded_at(start + (until - start) * part // 4) for part in range(5)]
         points = [round(price * down / up, 6) for price in traded]

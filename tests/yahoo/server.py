@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+import orjson
 from aiohttp import web
 
 from tests.yahoo.market import Listing, chart, void
@@ -151,7 +152,10 @@ class YahooServer:
         result = chart(listing, request.query, self.now_ms())
         if "timestamp" not in result and "period1" in request.query:
             return web.json_response(void(request.query), status=400)
-        return web.json_response({"chart": {"result": [result], "error": None}})
+        return web.Response(
+            body=orjson.dumps({"chart": {"result": [result], "error": None}}),
+            content_type="application/json",
+        )
 
     async def _failed(self, request: web.Request, fault: Fault) -> web.Response:
         if fault is Fault.SLOW:
