@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from shared.candles import DAY_MS, Candle
 from shared.window import Window
-from stream_app.pipeline import SymbolState, table_key
+from stream_app.pipeline import table_key
+from stream_app.state import SymbolState
 
 START_MS: Final = 946_857_600_000  # 2000-01-03, a Monday, midnight UTC
 INTERVAL: Final = "1d"

@@ -17,10 +17,11 @@ from faust.types import ChannelT, Message, StreamT
 
 from shared.forecaster import Forecaster
 from shared.metrics import WorkerMetrics
-from stream_app.pipeline import BatchResult, Incoming, StateError, advance
+from stream_app.pipeline import BatchResult, Incoming, advance
 from stream_app.progress import Progress
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
+from stream_app.state import StateError
 from stream_app.transport import (
     BUFFER_SIZE,
     MAX_FETCH,
@@ -176,11 +177,16 @@ class CandleWorker:
         return 0.0 if self.recovered else time.monotonic() - self._assigned_s
 
     async def _end_recovery(self) -> None:
+        began_s = self._assigned_s
         try:
+            self.table.end_recovery(self._forecaster.window_length)
             await self._check_offsets()
-        except StateError as error:
+        except Exception as error:  # Faust would go on with what there is
             await self.app.crash(error)
-        seconds = time.monotonic() - self._assigned_s
+            raise
+        if self._assigned_s != began_s:
+            return  # partitions were assigned anew meanwhile
+        seconds = time.monotonic() - began_s
         self._metrics.recovery_seconds.set(seconds)
         self.recovered = True
         calm_collector()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,53 +11,11 @@ from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
 from shared.forecaster import Due, Forecaster, forecast
 from shared.forecasts import Forecast
 from shared.window import Push, Window
+from stream_app.state import SymbolState
 
-_HEAD: Final = struct.Struct("<Bqqd")  # format, offset, close_ms, last_close
-_FORMAT: Final = 1
 REDELIVERED: Final = "redelivered"
 
-
-class StateError(Exception):
-    """A stored state that this version cannot read."""
-
-
-@dataclass(frozen=True, slots=True)
-class SymbolState:
-    """All that the worker remembers of one symbol and interval.
-
-    ``offset`` is the source offset of the last message that was applied: every forecast up to
-    it has been acknowledged by the broker before the state was stored.
-    """
-
-    window: Window
-    offset: int = -1
-    close_ms: int = 0  # close of the newest candle, UTC
-    last_close: float = 0.0  # its price, quote currency, in 64 bits
-
-    def encode(self) -> bytes:
-        """Return the state as stored: 25 bytes and 28 for each candle."""
-        return (
-            _HEAD.pack(_FORMAT, self.offset, self.close_ms, self.last_close) + self.window.records
-        )
-
-    @classmethod
-    def decode(cls, stored: bytes, capacity: int) -> SymbolState:
-        """Return a stored state, its window cut to the newest ``capacity`` candles.
-
-        Raises:
-            StateError: when the format is another.
-        """
-        version, offset, close_ms, last_close = _HEAD.unpack_from(stored)
-        if version != _FORMAT:
-            raise StateError(f"window state: expected format {_FORMAT}, got {version}")
-        window = Window.from_records(capacity, stored[_HEAD.size :])
-        return cls(window, offset, close_ms, last_close)
-
-
-def stored_offset(stored: bytes) -> int:
-    """Return the source offset in a stored state without decoding the rest."""
-    offset: int = _HEAD.unpack_from(stored)[1]
-    return offset
+Record = tuple[bytes, bytes]  # key, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +40,26 @@ def step(state: SymbolState, candle: Candle, offset: int) -> tuple[SymbolState, 
     if offset <= state.offset:
         return state, Outcome(None)
     window, push = state.window.push(candle)
+    tail = _tail(state, candle, push, len(window))
     if push not in {Push.APPENDED, Push.REPLACED_NEWEST}:
-        moved = SymbolState(window, offset, state.close_ms, state.last_close)
+        moved = SymbolState(window, offset, state.close_ms, state.last_close, tail)
         return moved, Outcome(push)
-    moved = SymbolState(window, offset, candle.close_ms, candle.close)
+    moved = SymbolState(window, offset, candle.close_ms, candle.close, tail)
     due = None
     if window.is_full:
         due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
     return moved, Outcome(push, due, is_gap)
+
+
+def _tail(before: SymbolState, candle: Candle, push: Push, length: int) -> int:
+    """Return how many of the newest candles the last whole record lacks after a push."""
+    if push in {Push.DUPLICATE, Push.TOO_OLD}:
+        return before.tail
+    if push is not Push.APPENDED and before.touches_whole(candle.open_ms):
+        return length
+    grown = push in {Push.APPENDED, Push.INSERTED}
+    return min(before.tail + grown, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +79,7 @@ class BatchResult:
     forecasts: list[tuple[int, Forecast]] = field(default_factory=list)
     rejected: list[tuple[int, InvalidCandle]] = field(default_factory=list)
     states: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # -> partition, state
+    records: dict[int, list[Record]] = field(default_factory=dict)  # partition -> for the changelog
     outcomes: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
 
@@ -158,7 +127,10 @@ def advance(
             changed[key] = message.partition
     made = forecast(forecaster, [one for _, one in due], now_ms)
     result.forecasts = [(i, one) for (i, _), one in zip(due, made, strict=True)]
-    result.states = {key: (at, states[key].encode()) for key, at in changed.items()}
+    for key, partition in changed.items():
+        written, record_key, record = states[key].to_write(key)
+        result.states[key] = (partition, written.encode())
+        result.records.setdefault(partition, []).append((record_key, record))
     return result
 
 

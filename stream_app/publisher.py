@@ -24,6 +24,7 @@ MAX_BATCH_BYTES: Final = 1 << 19
 """Of the records of one partition that go together; a broker refuses more than 1 MB by default."""
 
 Record = tuple[bytes | None, bytes, list[tuple[str, bytes]]]  # key, value, headers
+NO_HEADERS: Final[list[tuple[str, bytes]]] = []
 
 
 class Publisher:
@@ -57,9 +58,10 @@ class Publisher:
 
     async def windows(self, result: BatchResult) -> None:
         """Send a batch's window records; return when the broker has them."""
-        records: dict[int, list[Record]] = defaultdict(list)
-        for key, (partition, state) in result.states.items():
-            records[partition].append((key, state, []))
+        records = {
+            partition: [(key, value, NO_HEADERS) for key, value in of]
+            for partition, of in result.records.items()
+        }
         await self._send(self._settings.changelog_topic, records)
 
     async def _send(self, topic: str, records: Mapping[int, Iterable[Record]]) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Final, cast
 
 from faust.events import Event
 from faust.sensors.monitor import Monitor
+from faust.tables.manager import TableManager
+from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
 from mode.types import ServiceT
 from mode.utils.queues import FlowControlEvent
 from yarl import URL
+
+FETCH_S: Final = 0.2
+"""For how long a fetch waits for messages; a rebalance may have to wait for it."""
 
 CHUNK: Final = 128
 """Messages handed on together, between two turns of the event loop."""
@@ -27,9 +34,9 @@ BUFFER_SIZE: Final = 2 * (MAX_FETCH + MAX_WAITING)
 
 
 class DirectConsumer(driver.Consumer):
-    """A consumer that hands messages on in chunks, and commits what is finished.
+    """A consumer that hands messages on in chunks, loses none, and commits what is finished.
 
-    Three things of Faust's own consumer are replaced:
+    Four things of Faust's own consumer are replaced:
 
     - It wraps every delivery in ``wait_first(callback, suspend_flow.wait())``: two tasks, an
       event and their clean-up, some 50 µs a message; then come a lock, an event and a turn of
@@ -37,6 +44,10 @@ class DirectConsumer(driver.Consumer):
       put into the stream's buffer; that cannot wait, for fetching stops before it is full.
     - It fetches while it seeks, so that a message of before a seek is delivered behind it; what
       then comes again is taken for old. Here a lock keeps the two apart.
+    - A fetch that waits while partitions are assigned anew takes the first messages of the new
+      assignment and is then thrown away. Only a partition with a committed offset is sought
+      back, so in a new group those messages were lost. Here every partition is sought, and
+      nothing of a source is handed on before.
     - It commits what was acknowledged message by message, and acknowledges also what a stream
       skips while the flow is suspended, so that a stop or a rebalance under load loses
       messages. Here ``finish`` alone says what may be committed.
@@ -50,6 +61,8 @@ class DirectConsumer(driver.Consumer):
         self._finished: dict[TP, int] = {}
         self._fetching = asyncio.Lock()
         self._fetcher_task: asyncio.Task[Any] | None = None
+        self._rebalances = 0
+        self._sought_in = -1  # the value of ``_rebalances`` that the sources were last sought in
 
     def deliver_to(self, stream: asyncio.Queue[Any]) -> None:
         """Hand messages of source topics on to a stream's buffer; nothing is fetched before."""
@@ -80,20 +93,34 @@ class DirectConsumer(driver.Consumer):
         self._committed_offset.update(offsets)  # Faust's own watch over stalls looks here
         return True
 
-    async def perform_seek(self) -> None:
-        if asyncio.current_task() is self._fetcher_task:
-            await self._seek_all()
-            return
-        async with self._fetching:
-            await self._seek_all()
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._rebalances += 1
+        await super().on_partitions_revoked(revoked)
 
-    async def _seek_all(self) -> None:
-        self._finished.clear()
-        await super().perform_seek()
-        sources = self._sources()
-        # a partition that was never committed is read from its beginning
-        begins = await self.earliest_offsets(*sources) if sources else {}
-        self.commits = {tp: self._committed_offset[tp] or begins[tp] or 0 for tp in sources}
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._rebalances += 1
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """Seek the changelog when no fetch is under way."""
+        async with self._fetching:
+            await super().seek_wait(partitions)
+
+    async def perform_seek(self) -> None:
+        """Seek every source to its committed offset or its beginning."""
+        if asyncio.current_task() is self._fetcher_task:
+            return  # Faust's way to give back what it drops; a seek precedes the flow's next start
+        async with self._fetching:
+            rebalances = self._rebalances
+            self._finished.clear()
+            await super().perform_seek()
+            sources = self._sources()
+            begins = await self.earliest_offsets(*sources) if sources else {}
+            self.commits = {tp: self._committed_offset[tp] or begins[tp] or 0 for tp in sources}
+            new = {tp: at for tp, at in self.commits.items() if not self._committed_offset[tp]}
+            if new:
+                await super().seek_wait(new)
+            self._sought_in = rebalances
 
     def _sources(self) -> set[TP]:
         acked = self.app.topics.acks_enabled_for
@@ -112,7 +139,7 @@ class DirectConsumer(driver.Consumer):
                 await asyncio.sleep(0)
                 if not self.flow_active:
                     await self.wait(self.can_resume_flow.wait())
-                elif self._stream is None or self._stream.qsize() * CHUNK > MAX_WAITING:
+                elif self._is_full():
                     await asyncio.sleep(0.001)
                 else:
                     async with self._fetching:
@@ -126,40 +153,47 @@ class DirectConsumer(driver.Consumer):
         finally:
             self._fetcher_task = None
 
-    def _flows(self) -> bool:
-        return self.flow_active
+    def _is_full(self) -> bool:
+        """Tell whether messages wait that must be handled before more are fetched."""
+        if self._stream is None or self._stream.qsize() * CHUNK > MAX_WAITING:
+            return True
+        changelog = cast("TableManager", self.app.tables).changelog_queue
+        return changelog.qsize() > MAX_WAITING
 
     async def _fetch_once(self) -> None:
-        if not self._flows():
+        """Fetch and hand on; what a rebalance overtakes is dropped, for a seek follows it."""
+        active = self._get_active_partitions()
+        if not self.flow_active or not active:
+            await asyncio.sleep(FETCH_S / 10)
             return
-        is_source = self.app.topics.acks_enabled_for
-        chunk: list[Message] = []
-        async for tp, message in self.getmany(timeout=1.0):
-            if not self._flows():
-                return  # the seek that precedes the next start of the flow fetches it again
-            expected = self._read_offset[tp]
-            if expected is not None and message.offset < expected:
-                continue  # fetched before a seek
-            if not is_source(tp.topic):
-                await self.callback(message)
-                self._read_offset[tp] = message.offset
-                continue
-            chunk.append(message)
-            if len(chunk) >= CHUNK:
-                self._hand_on(chunk)
-                chunk = []
-                await asyncio.sleep(0)
-        if chunk and self._flows():
-            self._hand_on(chunk)
+        rebalances = self._rebalances
+        records = await self._getmany(active, FETCH_S)
+        messages: Iterator[Message] = (
+            self._to_message(ensure_TP(tp), one) for tp, of in records.items() for one in of
+        )
+        while chunk := list(islice(messages, CHUNK)):
+            if not self.flow_active or rebalances != self._rebalances:
+                return
+            self._hand_on(chunk, are_sought=self._sought_in == rebalances)
+            await asyncio.sleep(0)
 
-    def _hand_on(self, chunk: list[Message]) -> None:
+    def _hand_on(self, chunk: list[Message], *, are_sought: bool) -> None:
+        is_source = self.app.topics.acks_enabled_for
+        sources = [one for one in chunk if is_source(one.topic)]
+        if sources and are_sought:
+            self._to_stream(sources)
+        changelog = cast("TableManager", self.app.tables).changelog_queue
+        for one in chunk:
+            if not is_source(one.topic):
+                changelog.put_nowait(Event(self.app, None, None, None, one))
+
+    def _to_stream(self, chunk: list[Message]) -> None:
         assert self._stream is not None  # noqa: S101 - else nothing is fetched
         last = chunk[-1]
         last.tracked = True  # keeps Faust from following it to its acknowledgement
         last.incref(1)
         self._stream.put_nowait(Event(self.app, None, chunk, None, last))
-        for message in chunk:
-            self._read_offset[message.tp] = message.offset
+        self._read_offset[last.tp] = last.offset
 
 
 class KeepingFlowControl(FlowControlEvent):

@@ -10,17 +10,20 @@ from faust.stores.memory import Store
 from faust.types import TP, EventT
 from faust.types.stores import StoreT
 
-from stream_app.pipeline import stored_offset
+from stream_app.state import TAIL_KEY, StateError, join, stored_offset
 
 
 class WindowStore(Store[bytes, bytes]):
-    """States in memory; the one with the highest source offset wins.
+    """States in memory; of a key's records the one with the highest source offset wins.
 
     In a changelog the last record of a key would win, and a worker that was paused past its
     session's end may append an old window after its successor's newer one.
     """
 
-    bytes_held = 0
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.bytes_held = 0
+        self._tails: dict[bytes, tuple[int, bytes]] = {}  # key -> partition, record
 
     def newest_offsets(self) -> dict[int, int]:
         """Return for each partition the highest source offset that a state remembers."""
@@ -46,10 +49,41 @@ class WindowStore(Store[bytes, bytes]):
         to_value: Callable[[Any], Any],  # noqa: ARG002
     ) -> None:
         for event in batch:
-            key, state = event.message.key, event.message.value
-            if key is None or state is None:
+            self.take(event.message.key, event.message.value, event.message.partition)
+
+    def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
+        """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
+        if key is None or record is None:
+            return
+        if not key.endswith(TAIL_KEY):
+            self.remember(key, record, partition)
+            return
+        symbol = key.removesuffix(TAIL_KEY)
+        _, held = self._tails.get(symbol, (partition, None))
+        if held is None or stored_offset(record) > stored_offset(held):
+            self._tails[symbol] = partition, record
+
+    def join_tails(self, partitions: set[int], capacity: int) -> None:
+        """Put the tails that were read onto their windows, once all records have been.
+
+        Args:
+            partitions: whose windows are held; a recovery that was broken off has read others.
+            capacity: candles in a window.
+
+        Raises:
+            StateError: when a window is missing.
+        """
+        for key, (partition, tail) in self._tails.items():
+            if partition not in partitions:
                 continue
-            self.remember(key, state, event.message.partition)
+            whole = self.data.get(key)
+            if whole is None:
+                raise StateError(
+                    f"windows, partition {partition}: {key.decode()} has a tail but no window; the "
+                    "changelog has lost records. Start with another --group, and replay"
+                )
+            self.remember(key, join(whole, tail, capacity), partition)
+        self._tails.clear()
 
 
 class WindowTable(faust.Table[bytes, bytes]):
@@ -61,6 +95,7 @@ class WindowTable(faust.Table[bytes, bytes]):
 
     def _new_store(self) -> StoreT[bytes, bytes]:
         self.store = WindowStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
+        self._held: set[int] = set()
         return self.store
 
     @property
@@ -73,7 +108,12 @@ class WindowTable(faust.Table[bytes, bytes]):
         return self.store.newest_offsets()
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        self._held = {tp.partition for tp in active_tps}
         await super().on_recovery_completed(active_tps, standby_tps)
+
+    def end_recovery(self, capacity: int) -> None:
+        """Make whole windows of what was read; raises ``StateError``."""
+        self.store.join_tails(self._held, capacity)
         self.store.bytes_held = sum(map(len, self.store.data.values()))
 
     def remember(self, states: dict[bytes, tuple[int, bytes]]) -> None:

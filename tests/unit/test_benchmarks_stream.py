@@ -15,7 +15,7 @@ from shared import bundle, features
 from shared.candles import DAY_MS, decode_candle
 from shared.forecasts import WEEKEND
 from shared.window import Window
-from stream_app.pipeline import SymbolState
+from stream_app.state import SymbolState
 
 NOW_MS = 1_700_000_000_000
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.candles import Candle, RejectReason
 from shared.window import Push, Window
-from stream_app.pipeline import (
-    BatchResult,
-    Incoming,
-    StateError,
-    SymbolState,
-    advance,
-    step,
-    stored_offset,
-    table_key,
-)
+from stream_app.pipeline import BatchResult, Incoming, advance, step, table_key
+from stream_app.state import SymbolState, stored_offset
 from tests.candles import candle, walk
 from tests.forecasters import LastMove
 
@@ -37,6 +31,11 @@ def run(messages: list[Incoming], table: dict[bytes, bytes] | None = None) -> Ba
     result = advance(messages, table.get, FORECASTER, NOW_MS)
     table.update({key: state for key, (_, state) in result.states.items()})
     return result
+
+
+def contents(table: dict[bytes, bytes]) -> dict[bytes, SymbolState]:
+    """Return the states without what depends on how records are written."""
+    return {key: replace(SymbolState.decode(one, 3), tail=0) for key, one in table.items()}
 
 
 def warm(table: dict[bytes, bytes]) -> None:
@@ -148,7 +147,7 @@ def test_numbers_do_not_depend_on_how_the_stream_is_cut_into_batches(
     for start, end in zip([0, *cuts], [*cuts, len(messages)], strict=True):
         got += [f for _, f in run(messages[start:end], parts).forecasts]
     assert got == expected
-    assert parts == whole
+    assert contents(parts) == contents(whole)
 
 
 @given(st.data())
@@ -166,12 +165,6 @@ def test_a_crash_and_redelivery_repeats_forecasts_with_equal_numbers(data: st.Da
     repeated = run(messages[again:], table).forecasts
     for _, forecast in repeated:
         assert expected[forecast.id] == forecast
-
-
-def test_a_state_of_another_format_is_refused() -> None:
-    stored = SymbolState(Window(3)).encode()
-    with pytest.raises(StateError, match="expected format 1, got 9"):
-        SymbolState.decode(b"\x09" + stored[1:], 3)
 
 
 def test_step_is_pure() -> None:

@@ -20,7 +20,8 @@ from producer.source import ActionKind, Kind, SourceError
 from shared.candles import MINUTE_MS, Candle
 from shared.metrics import ProducerMetrics
 from shared.window import Push, Window
-from stream_app.pipeline import SymbolState, step
+from stream_app.pipeline import step
+from stream_app.state import SymbolState
 from tests.yahoo.direct import Topic, polling
 from tests.yahoo.market import Listing, TrueBar, hong_kong, new_york, round_the_clock
 from tests.yahoo.virtual_time import VirtualLoop

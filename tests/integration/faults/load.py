@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +16,8 @@ from aiokafka.errors import KafkaError
 from shared.candles import Candle
 from shared.forecaster import Forecaster
 from shared.forecasts import Forecast
-from stream_app.pipeline import Incoming, advance, stored_offset
+from stream_app.pipeline import Incoming, advance
+from stream_app.state import TAIL_KEY, SymbolState, join, stored_offset
 from tests.candles import walk
 from tests.integration.topics import Record, read
 from tests.integration.workers import WorkerTopics
@@ -147,7 +148,7 @@ def settle(records: list[Record], owed: set[tuple[str, int]]) -> Account:
     )
 
 
-def recovered_windows(topics: WorkerTopics) -> dict[bytes, bytes]:
+def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, SymbolState]:
     """Return the windows that a recovery from the changelog gives, by its rule."""
     held: dict[bytes, bytes] = {}
     for one in read(topics.bootstrap, f"{topics.group}-windows-changelog"):
@@ -155,10 +156,14 @@ def recovered_windows(topics: WorkerTopics) -> dict[bytes, bytes]:
             continue
         if one.key not in held or stored_offset(one.value) > stored_offset(held[one.key]):
             held[one.key] = one.value
-    return held
+    return {
+        key: _content(join(whole, held.get(key + TAIL_KEY, whole), capacity), capacity)
+        for key, whole in held.items()
+        if not key.endswith(TAIL_KEY)
+    }
 
 
-def replayed_windows(topics: WorkerTopics, forecaster: Forecaster) -> dict[bytes, bytes]:
+def replayed_windows(topics: WorkerTopics, forecaster: Forecaster) -> dict[bytes, SymbolState]:
     """Return the windows that a fresh replay of the candles topic gives."""
     table: dict[bytes, bytes] = {}
     messages = [
@@ -168,4 +173,9 @@ def replayed_windows(topics: WorkerTopics, forecaster: Forecaster) -> dict[bytes
     for start in range(0, len(messages), 512):
         result = advance(messages[start : start + 512], table.get, forecaster, 1 << 52)
         table.update({key: state for key, (_, state) in result.states.items()})
-    return table
+    return {key: _content(state, forecaster.window_length) for key, state in table.items()}
+
+
+def _content(stored: bytes, capacity: int) -> SymbolState:
+    """Return a state without what depends on how it was written: the length of its tail."""
+    return replace(SymbolState.decode(stored, capacity), tail=0)
