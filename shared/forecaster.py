@@ -7,7 +7,9 @@ times, ``Forecaster.predict``; nothing else turns candles into numbers.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final, Protocol
 
 import numpy as np
@@ -65,11 +67,20 @@ class Forecaster(Protocol):
         ...
 
 
+Watch = Callable[[float, float], None]
+"""Takes the seconds that a call spent in the features and in the graph."""
+
+
+def unwatched(features_s: float, graph_s: float) -> None:
+    """Take the times of a call and do nothing with them."""
+
+
 class LstmForecaster:
     """A bundle's LSTM, run by ONNX Runtime on one thread."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, watch: Watch = unwatched) -> None:
         """Load the graph and check it against the config; raises ``BundleError``."""
+        self._watch = watch
         self._config = bundle.config
         self._features = self._config.features
         self._length = self._config.sequence_length
@@ -109,9 +120,12 @@ class LstmForecaster:
 
     def predict(self, candles: NDArray[np.float64]) -> Prediction:
         if len(candles) == 1:
-            return self._alone.predict(candles)
+            return self._alone.predict(candles, self._watch)
+        started_s = perf_counter()
         inputs = features.compute(candles, self._features, self._length)  # (B, L, F)
+        computed_s = perf_counter()
         log_return, volatility = self._session.run(OUTPUTS, {INPUT: inputs})
+        self._watch(computed_s - started_s, perf_counter() - computed_s)
         return Prediction(log_return.astype(np.float64), volatility.astype(np.float64))
 
 
@@ -137,11 +151,14 @@ class _Alone(threading.local):
         ):
             bind(name, "cpu", 0, np.float32, place.shape, place.ctypes.data)
 
-    def predict(self, candles: NDArray[np.float64]) -> Prediction:
+    def predict(self, candles: NDArray[np.float64], watch: Watch) -> Prediction:
         """Return the distributions ahead of one window, (1, T, 5)."""
         config = self._config
+        started_s = perf_counter()
         features.compute(candles, config.features, config.sequence_length, self._inputs)
+        computed_s = perf_counter()
         self._session.run_with_iobinding(self._binding)
+        watch(computed_s - started_s, perf_counter() - computed_s)
         return Prediction(self._log_return.astype(np.float64), self._volatility.astype(np.float64))
 
 

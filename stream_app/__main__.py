@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from shared import bundle, topics
-from shared.forecaster import Forecaster, LstmForecaster
+from shared.forecaster import LstmForecaster
 from shared.metrics import WorkerMetrics
 from shared.settings import configure_logging
 from shared.status import Health, StatusServer
@@ -72,13 +72,18 @@ class WorkerHealth:
         return Health(ok=True, detail="windows recovered")
 
 
-async def serve(settings: WorkerSettings, forecaster: Forecaster) -> int:
-    """Run the worker until SIGTERM, SIGINT or a crash; return the exit code."""
+async def serve(settings: WorkerSettings) -> int:
+    """Run the worker until SIGTERM, SIGINT or a crash; return the exit code.
+
+    Raises:
+        BundleError: when there is no model, or it is damaged; nothing was started then.
+    """
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
+    forecaster = LstmForecaster(bundle.load(settings.model), metrics.note_call)
     metrics.model.info({"version": forecaster.model_version})
     health = WorkerHealth()
     status = StatusServer(
@@ -172,8 +177,7 @@ def main() -> int:
         for name in ("faust", "mode", "aiokafka"):  # they tell every step of every service
             logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        forecaster = LstmForecaster(bundle.load(settings.model))
-        return uvloop.run(serve(settings, forecaster))
+        return uvloop.run(serve(settings))
     except (bundle.BundleError, topics.TopicError, OSError) as error:
         log.error("%s", error)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from shared import bundle
 from shared.candles import FUTURE_TOLERANCE_MS, Candle, RejectReason
@@ -24,7 +26,12 @@ from tests.integration.topics import (
     write,
     write_candles,
 )
-from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+from tests.integration.workers import (
+    RunningWorker,
+    WorkerTopics,
+    launch_worker,
+    start_worker,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -256,12 +263,75 @@ def test_metrics_tell_what_happened(processes: Processes, topics: WorkerTopics) 
     assert metrics["candlecast_forecasts_total"] == 5
     assert metrics["candlecast_forecast_latency_seconds_count"] == 5
     assert 0 < metrics["candlecast_forecast_latency_seconds_sum"] < 5 * DONE_S
-    assert metrics["candlecast_inference_seconds_count"] >= 1
+    batches = metrics["candlecast_batch_candles_count"]
+    assert metrics["candlecast_batch_candles_sum"] == len(candles) + 1
+    assert metrics["candlecast_inference_seconds_count"] == batches >= 1
+    assert metrics["candlecast_send_seconds_count"] == batches
+    calls = metrics["candlecast_model_seconds_count"]
+    assert metrics["candlecast_features_seconds_count"] == calls >= 1
+    in_calls = metrics["candlecast_features_seconds_sum"] + metrics["candlecast_model_seconds_sum"]
+    assert 0 < in_calls < metrics["candlecast_inference_seconds_sum"]
+    assert metrics["candlecast_windows"] == 1
+    assert metrics["candlecast_window_bytes"] == 27 + 28 * MODEL.window_length
     assert metrics["process_cpu_seconds_total"] > 0
     assert metrics["process_resident_memory_bytes"] > 1e7
     assert metrics[f'candlecast_model_info{{"version": "{MODEL.model_version}"}}'] == 1
     assert worker.probe("/livez") == 200
     assert worker.probe("/nothing") == 404
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    """Delete a topic under its readers and writers."""
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_topics([topic])
+        finally:
+            await admin.close()
+
+    asyncio.run(delete())
+
+
+def test_liveness_fails_while_work_waits_and_nothing_progresses(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    """Without a forecasts topic the worker tries again and again to send."""
+    worker = start_worker(processes, topics, "--stall-seconds", "4")
+    candles = walk(WARM_UP + 20)
+    write_candles(topics.bootstrap, topics.candles, candles[:-10])
+    wait_for_forecasts(worker, topics, candles[:-10])
+    assert worker.probe("/livez") == 200
+    delete_topic(topics.bootstrap, topics.forecasts)
+    write_candles(topics.bootstrap, topics.candles, candles[-10:])
+    wait_until(
+        lambda: worker.probe("/livez") == 503,
+        DONE_S,
+        "liveness fails",
+        process=worker.process,
+    )
+    metrics = worker.metrics()
+    assert metrics["candlecast_commit_age_seconds"] >= 4
+    lags = {k: v for k, v in metrics.items() if k.startswith("candlecast_consumer_lag_messages{")}
+    assert len(lags) == 8, "one for each partition"
+    assert sum(lags.values()) == 10
+
+
+def test_a_worker_is_not_ready_before_its_windows_are_recovered(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    worker = launch_worker(processes, topics)
+    seen = set()
+
+    def is_ready() -> bool:
+        seen.add(worker.probe("/readyz"))
+        return 200 in seen
+
+    wait_until(is_ready, DONE_S, "the worker is ready", process=worker.process)
+    assert 503 in seen, "it answered before it was ready"
+    metrics = worker.metrics()
+    assert metrics["candlecast_recovery_seconds"] > 0
 
 
 @pytest.mark.parametrize(

@@ -76,15 +76,25 @@ class RunningWorker:
         }
 
 
-def start_worker(processes: Processes, topics: WorkerTopics, *flags: str) -> RunningWorker:
-    """Start a worker and wait until it is ready."""
+def launch_worker(processes: Processes, topics: WorkerTopics, *flags: str) -> RunningWorker:
+    """Start a worker and wait for nothing."""
     port = free_ports(1)[0]
     process = processes.start(
         "stream_app", *topics.flags(), "--group", topics.group, "--metrics-port", str(port), *flags
     )
-    worker = RunningWorker(process, port)
+    return RunningWorker(process, port)
+
+
+def wait_ready(worker: RunningWorker) -> None:
+    """Wait until a worker is ready."""
     ready = partial(worker.probe, "/readyz")
-    wait_until(lambda: ready() == 200, START_S, "the worker is ready", process=process)
+    wait_until(lambda: ready() == 200, START_S, "the worker is ready", process=worker.process)
+
+
+def start_worker(processes: Processes, topics: WorkerTopics, *flags: str) -> RunningWorker:
+    """Start a worker and wait until it is ready."""
+    worker = launch_worker(processes, topics, *flags)
+    wait_ready(worker)
     return worker
 
 

@@ -44,6 +44,7 @@ class Load:
         self._warm_up = warm_up
         self._producer: AIOKafkaProducer | None = None
         self.sent = 0  # acknowledged, warm-up included
+        self.seconds = 0.0  # of the paced part
         self.warm = threading.Event()
 
     def __enter__(self) -> Self:
@@ -83,6 +84,7 @@ class Load:
             if self._stop.is_set():
                 return
             await self._send_all(day)
+            self.seconds = time.monotonic() - start
 
     async def _send_all(self, candles: list[Candle]) -> None:
         while True:
@@ -119,7 +121,7 @@ class Account:
     """What a topic of forecasts says of a load."""
 
     missing: set[tuple[str, int]]
-    contradictions: int  # repeats whose numbers differ
+    contradictions: int  # repeats whose numbers differ, and candles with two identities
     out_of_order: int  # first forecasts of a symbol that came behind a later one's
     repeats: int
 
@@ -140,9 +142,11 @@ def settle(records: list[Record], owed: set[tuple[str, int]]) -> Account:
             out_of_order += one.as_of_ms < newest[one.symbol]
             newest[one.symbol] = max(newest[one.symbol], one.as_of_ms)
         by_id[one.id].append(one.model_dump(exclude={"made_at_ms"}))
+    candles = {(one.symbol, one.as_of_ms) for one in forecasts}
+    differing = sum(one != same[0] for same in by_id.values() for one in same)
     return Account(
-        missing=owed - {(one.symbol, one.as_of_ms) for one in forecasts},
-        contradictions=sum(one != same[0] for same in by_id.values() for one in same),
+        missing=owed - candles,
+        contradictions=differing + len(by_id) - len(candles),
         out_of_order=out_of_order,
         repeats=len(forecasts) - len(by_id),
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +26,12 @@ from stream_app.settings import WorkerSettings
 from tests.integration.faults.load import Account, Load, recovered_windows, replayed_windows, settle
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import read
-from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+from tests.integration.workers import (
+    RunningWorker,
+    WorkerTopics,
+    launch_worker,
+    start_worker,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -52,6 +59,16 @@ class Crew:
         self.workers.append(worker)
         return worker
 
+    def hire_at_once(self, count: int) -> None:
+        """Start workers together, and wait for none of them."""
+        self.workers += [launch_worker(self._processes, self.topics, *FLAGS) for _ in range(count)]
+
+    def fails_to_start(self, *flags: str) -> str:
+        """Start a worker that must end with exit code 1; return what it wrote."""
+        process = launch_worker(self._processes, self.topics, *FLAGS, *flags).process
+        assert process.wait(60) == 1
+        return process.log.read_text()
+
     def mend(self) -> None:
         """Replace the workers that have ended."""
         for worker in [one for one in self.workers if one.process.exit_code is not None]:
@@ -71,9 +88,17 @@ def own_broker(tmp_path: Path, leash: Leash) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def crew(own_broker: Broker, processes: Processes, unique_name: Callable[[str], str]) -> Crew:
+def new_crew(
+    own_broker: Broker, processes: Processes, unique_name: Callable[[str], str]
+) -> Callable[[], Crew]:
+    """A function that makes crews without a worker yet, each on topics of its own."""
+    return lambda: Crew(processes, WorkerTopics.make(own_broker.bootstrap, unique_name))
+
+
+@pytest.fixture
+def crew(new_crew: Callable[[], Crew]) -> Crew:
     """No worker yet, on topics of its own."""
-    return Crew(processes, WorkerTopics.make(own_broker.bootstrap, unique_name))
+    return new_crew()
 
 
 def warmed_up(crew: Crew, load: Load) -> None:
@@ -103,9 +128,8 @@ def account(crew: Crew, load: Load) -> Account:
         if not settled.missing or time.monotonic() > deadline:
             break
     assert len(owed) > 1000, "the load was too small to say anything"
-    print(
-        json.dumps({"owed": len(owed), "missing": len(settled.missing), "repeats": settled.repeats})
-    )
+    counts = {"owed": len(owed), "missing": len(settled.missing), "repeats": settled.repeats}
+    print(json.dumps(counts | {"per_second": round(len(owed) / load.seconds)}))
     assert settled.is_clean, settled
     windows = recovered_windows(crew.topics, FORECASTER.window_length)
     assert windows == replayed_windows(crew.topics, FORECASTER)
@@ -178,6 +202,50 @@ def test_workers_join_and_leave_under_load(crew: Crew) -> None:
             assert leaving.process.stop(15) == 0
             crew.workers.remove(leaving)
             let_run(1)
+        account(crew, load)
+
+
+def test_workers_started_at_once_in_a_new_group(new_crew: Callable[[], Crew]) -> None:
+    """They join while others recover, and no partition has a committed offset yet."""
+    for _ in range(2 * ROUNDS):
+        crew = new_crew()
+        with Load(crew.topics, WARM_UP, rate=RATE, symbols=40) as load:
+            crew.hire_at_once(3)
+            wait_until(load.warm.is_set, 60, "the warm-up is sent")
+            let_run(2)
+            account(crew, load)
+        for worker in crew.workers:
+            assert worker.process.stop(15) == 0
+
+
+def test_a_disk_that_takes_nothing_more(crew: Crew, own_broker: Broker) -> None:
+    """The worker keeps nothing on disk and goes on; the broker ends, and is started with room."""
+    worker = crew.hire()
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        let_run(2)
+        resource.prlimit(own_broker.pid, resource.RLIMIT_FSIZE, (0, 0))
+        wait_until(lambda: own_broker.exit_code is not None, 60, "the broker gives up")
+        own_broker.restart()
+        let_run(2)
+        account(crew, load)
+
+
+def test_a_damaged_bundle_at_start(crew: Crew, tmp_path: Path) -> None:
+    """The worker says so and ends; one with a good bundle takes up where the last one ended."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle.default_path(), damaged)
+    graph = next(damaged.glob("*.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+    crew.hire()
+    with Load(crew.topics, WARM_UP, rate=RATE) as load:
+        warmed_up(crew, load)
+        crew.kill(crew.workers.pop())
+        said = crew.fails_to_start("--model", str(damaged))
+        assert graph.name in said
+        assert "Traceback" not in said
+        crew.hire()
         account(crew, load)
 
 
