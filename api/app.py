@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from api.access import Access, AccessRules
 from api.bodies import MAX_BODY_BYTES, ModelCard
@@ -24,7 +25,7 @@ from api.hub import Hub
 from api.inference_routes import inference_routes
 from api.logs import AccessLog
 from api.market import Market
-from api.middleware import BodyLimit, Direct, Measure
+from api.middleware import CRASH, BodyLimit, Direct, Measure
 from api.openapi import describe
 from api.pages import page_routes
 from api.pieces import Pieces
@@ -54,7 +55,7 @@ class Options:
 
 def create_app(
     forecaster: Forecaster, metrics: ApiMetrics, registry: CollectorRegistry, options: Options
-) -> FastAPI:
+) -> ASGIApp:
     """Return the API over one model; ``/metrics`` serves ``registry``, which has ``metrics``."""
     metrics.model.info({"version": forecaster.model_version})
     predictor = Predictor(forecaster, metrics)
@@ -96,22 +97,28 @@ def create_app(
     app.include_router(stream_routes(options.live, metrics, card, options.streams))
     app.include_router(inference_routes(predictor, pieces, name_of(forecaster, options.config)))
     app.include_router(page_routes())
-    app.add_middleware(Direct, method="POST", path="/predict", router=hot)
-    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes)
-    app.add_middleware(Access, rules=options.access)
+    describe(app, forecaster.window_length)
+    return _surrounded(app, hot, metrics, options)
+
+
+def _surrounded(app: FastAPI, hot: APIRouter, metrics: ApiMetrics, options: Options) -> ASGIApp:
+    """Return the application behind its doors.
+
+    They stand outside of FastAPI's own layers, so that every answer passes them, that of a crash
+    too, and the busiest path passes nothing else.
+    """
+    inner: ASGIApp = Direct(app, "POST", "/predict", hot)
+    inner = BodyLimit(inner, options.max_body_bytes)
+    inner = Access(inner, options.access)
     if options.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        inner = CORSMiddleware(
+            inner,
             allow_origins=list(options.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "last-event-id", "x-request-id"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    app.add_middleware(  # outermost: it sees every answer
-        Measure, metrics=metrics, log=options.log, over_tls=options.over_tls
-    )
-    describe(app, forecaster.window_length)
-    return app
+    return Measure(inner, metrics, options.log, over_tls=options.over_tls)
 
 
 async def _on_problem(_: Request, error: ProblemError) -> Response:
@@ -133,5 +140,5 @@ async def _on_disconnect(_: Request, __: Exception) -> Response:
 
 
 async def _on_crash(_: Request, __: Exception) -> Response:
-    """Say nothing of the cause to the client; the server logs it."""
-    return problem(500, detail="an error on our side; it has been logged").response()
+    """Say nothing of the cause to the client; ``Measure`` logs it."""
+    return CRASH.response()

@@ -14,6 +14,12 @@ MAX_BODY_BYTES: Final = 1 << 20
 MAX_BATCH_BYTES: Final = 32 << 20
 """Of the bodies that may hold many histories: a thousand of 160 candles with times are 24 MB."""
 
+MAX_HELD_BYTES: Final = 256 << 20
+"""Of all bodies that are being received and answered at once."""
+
+SMALL_BODY_BYTES: Final = 64 << 10
+"""Of a body that is taken even so: a thousand connections with such are no danger."""
+
 MAX_HISTORY: Final = 5_000
 """Candles in one history; the model looks at the newest ones only."""
 

@@ -5,6 +5,7 @@ Plain ASGI, for speed.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -18,10 +19,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.bodies import MAX_BATCH_BYTES, MAX_BODY_BYTES, FieldError
+from api.bodies import MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_HELD_BYTES, SMALL_BODY_BYTES, FieldError
 from api.logs import AccessLog
 from api.problems import ProblemError, problem
 from shared.metrics import ApiMetrics
+
+log = logging.getLogger("api")
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -40,6 +43,9 @@ PAGE_POLICY: Final = (
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
+
+CRASH: Final = problem(500, detail="an error on our side; it has been logged")
+"""What a client learns of an error that nobody foresaw."""
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being answered, for log lines."""
@@ -69,10 +75,12 @@ class Measure:
         identity = _identity(scope["headers"])
         token = request_id.set(identity.decode())
         status = 500
+        has_begun = False
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 status = message["status"]
                 headers = message["headers"] = [*message.get("headers", ()), *self._headers]
                 headers.append((b"x-request-id", identity))
@@ -83,6 +91,10 @@ class Measure:
 
         try:
             await self._app(scope, receive, watched)
+        except Exception:  # whatever it is: the log says it, the client learns nothing of it
+            log.exception("a request failed")
+            if not has_begun:
+                await CRASH.response()(scope, receive, watched)
         finally:
             request_id.reset(token)
             self._observe(scope, status, time.perf_counter() - started, identity)
@@ -141,11 +153,22 @@ class Direct:
 
 
 class BodyLimit:
-    """Refuses a body by its declared size, and one that turns out larger while it comes."""
+    """Refuses a body by its declared size, and one that turns out larger while it comes.
 
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+    All bodies together have a limit too: many large ones at once would fill the memory. Small
+    ones pass nevertheless.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int = MAX_BODY_BYTES,
+        max_held_bytes: int = MAX_HELD_BYTES,
+    ) -> None:
         self._app = app
         self._max = max_bytes
+        self._max_held = max_held_bytes
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] == "GET":
@@ -161,12 +184,19 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._held += size
             if received > limit:
                 raise _too_large(limit, received)
+            if self._held > self._max_held and received > SMALL_BODY_BYTES:
+                raise _too_many_bytes()
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= received
 
 
 def holds_many(path: str) -> bool:
@@ -177,6 +207,11 @@ def holds_many(path: str) -> bool:
 def _too_large(limit: int, size: int) -> ProblemError:
     message = f"expected at most {limit} bytes, got at least {size}"
     return problem(413, FieldError(field="body", rule="too_large", message=message))
+
+
+def _too_many_bytes() -> ProblemError:
+    detail = "too many large bodies at once; try again"
+    return problem(503, detail=detail, headers={"retry-after": "1"})
 
 
 def _declared_bytes(scope: Scope) -> int:

@@ -45,6 +45,7 @@ _REFUSALS: Final[dict[str, Any]] = {
     "413": _problem("The body is too large."),
     "415": _problem("The body is not declared as plain JSON."),
     "422": _problem("The request breaks a rule; the problem names the field and the rule."),
+    "503": _problem("Too many large bodies at once; Retry-After says when to come back."),
 }
 
 _COMMON: Final[dict[str, Any]] = {

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.batch import read_batch
@@ -61,7 +62,7 @@ def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> APIRoute
         must be at least as long as the model needs; of a longer one the newest candles are used.
         """
         require_json(request)
-        body = await request.body()
+        body = await read_small(request)
         received = time.perf_counter()
         try:
             return answer(await predictor.answer(read_predict(body), received))
@@ -139,6 +140,18 @@ def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card)
         return Response(encode(registry), headers={"content-type": content_type})
 
     return router
+
+
+async def read_small(request: Request) -> bytes:
+    """Return a body that comes at once, as a rule."""
+    parts: list[bytes] = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def read_large(request: Request) -> bytearray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import random
@@ -10,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -25,6 +27,7 @@ from cryptography.x509.oid import NameOID
 
 from local.leash import Leash
 from local.ports import HOST, free_ports
+from shared import bundle
 from tests.integration.processes import Processes, wait_until
 from tests.integration.test_api import JSON, Api, request_body
 
@@ -170,6 +173,155 @@ def test_random_bytes_break_nothing(api: Api) -> None:
                 continue
             assert not answer.startswith(b"HTTP/1.1 5"), (spoilt, answer)
     assert api.ask("POST", "/predict", request_body())[0] == 200
+
+
+CANDLE: Final = '{"open":1,"high":2,"low":1,"close":2,"volume":%s}'
+NAME: Final = bundle.load(bundle.default_path()).config.name
+ENVELOPES: Final = {
+    "/predict": '{"history": [%s]}',
+    "/v1/forecasts": '{"histories": [{"candles": [%s]}]}',
+    f"/v2/models/{NAME}/infer": '{"inputs": [{"name": "candles", "shape": [1, 1, 5], '
+    '"datatype": "FP64", "data": [%s]}]}',
+}
+VALUES: Final = {
+    "deep arrays": "[" * 100_000 + "]" * 100_000,
+    "deep objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
+    "deep and open": "[" * 200_000,
+    "a huge number": CANDLE % ("9" * 400_000),
+    "a huge exponent": CANDLE % "1e999999999",
+    "too large a number": CANDLE % "1e31",
+    "NaN": CANDLE % "NaN",
+    "Infinity": CANDLE % "-Infinity",
+    "a key twice": CANDLE % '0,"open":"x","open":-1',
+    "many keys": "{" + ",".join(f'"k{i}":1' for i in range(50_000)) + "}",
+    "no UTF-8": CANDLE % '"\udcff\udcfe"',
+    "a lone surrogate": CANDLE % r'"\ud800"',
+    "a NUL": CANDLE % '"\\u0000"',
+    "a long string": CANDLE % ('"' + "x" * 900_000 + '"'),
+    "a candle too many": ",".join([CANDLE % 0] * 6_000),
+}
+LEAKS: Final = ("Traceback", "site-packages", ".py", "File ", "uvicorn", "pydantic", "msgspec")
+
+
+@pytest.mark.parametrize("path", ENVELOPES)
+@pytest.mark.parametrize("what", VALUES)
+def test_hostile_bodies_get_a_problem_that_tells_nothing(api: Api, path: str, what: str) -> None:
+    body = (ENVELOPES[path] % VALUES[what]).encode("utf-8", "surrogateescape")
+    with closing(api.connect()) as connection:
+        connection.request("POST", path, body, JSON)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    assert answer.status in {400, 413, 422}, text[:500]
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = json.loads(text)
+    assert problem["errors"][0]["field"]
+    assert problem["errors"][0]["rule"]
+    assert len(text) < 10_000
+    assert not [one for one in LEAKS if one in text]
+
+
+def test_no_bomb_is_unpacked(api: Api) -> None:
+    for encoding, packed in (
+        ("gzip", gzip.compress(bytes(50_000_000))),
+        ("deflate", zlib.compress(bytes(50_000_000))),
+        ("br", b"\x0b\x02\x80"),
+        ("gzip, gzip", gzip.compress(gzip.compress(bytes(50_000_000)))),
+    ):
+        with closing(api.connect()) as connection:
+            headers = {**JSON, "content-encoding": encoding}
+            connection.request("POST", "/predict", packed, headers)
+            answer = connection.getresponse()
+            assert answer.status == 415
+            assert json.loads(answer.read())["errors"][0]["field"] == "content-encoding"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("GET", "/docs", 200),
+        ("GET", "/dashboard", 200),
+        ("GET", "/v2", 200),
+        ("GET", "/nowhere/../etc/passwd", 404),
+        ("GET", "/assets/..%2f..%2fapp.py", 404),
+        ("GET", "/assets/dashboard.html", 404),
+        ("DELETE", "/predict", 405),
+        ("GET", "/predict", 405),
+        ("TRACE", "/", 405),
+        ("POST", "/predict", 400),
+        ("GET", "/v1/stream", 503),
+    ],
+)
+def test_no_answer_tells_what_runs_here(api: Api, method: str, path: str, status: int) -> None:
+    with closing(api.connect()) as connection:
+        connection.request(method, path, b"" if method == "POST" else None, JSON)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    assert answer.status == status
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    assert "server" not in headers
+    assert "x-powered-by" not in headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["x-request-id"]
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert "access-control-allow-origin" not in headers
+    if status >= 400:
+        assert json.loads(text)["status"] == status
+    assert not [one for one in ("Traceback", "site-packages", "uvicorn") if one in text]
+
+
+def test_no_origin_may_ask_until_it_is_named(api: Api, processes: Processes) -> None:
+    def preflight(asked: Api) -> str | None:
+        with closing(asked.connect()) as connection:
+            headers = {"origin": "https://shop.example", "access-control-request-method": "POST"}
+            connection.request("OPTIONS", "/predict", headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.headers["access-control-allow-origin"]
+
+    assert preflight(api) is None
+    named = start(processes, "--cors-origins", "https://shop.example")
+    assert preflight(named) == "https://shop.example"
+
+
+def test_a_rate_is_kept_and_says_when_to_come_back(processes: Processes, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    slow = keys(file, "create", "slow", "--scopes", "read", "--rate", "3/2second")
+    other = keys(file, "create", "other", "--scopes", "read")
+    api = start(processes, "--keys", str(file))
+    assert [ask(api, "/v1/model", slow) for _ in range(3)] == [200] * 3
+    with closing(api.connect()) as connection:
+        connection.request("GET", "/v1/model", headers={"x-api-key": slow})
+        answer = connection.getresponse()
+        assert answer.status == 429
+        assert json.loads(answer.read())["errors"][0]["rule"] == "rate"
+        wait_s = int(answer.headers["retry-after"])
+    assert 1 <= wait_s <= 2
+    assert ask(api, "/v1/model", other) == 200
+    wait_until(lambda: ask(api, "/v1/model", slow) == 200, wait_s + 3, "it may ask again")
+
+
+def test_a_request_id_is_in_the_answer_and_in_the_log(processes: Processes) -> None:
+    api = start(processes)
+    with closing(api.connect()) as connection:
+        headers = {"x-request-id": "order-17", "authorization": "Bearer cc_secret"}
+        connection.request("GET", "/v1/model?token=hidden", headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+    assert answer.headers["x-request-id"] == "order-17"
+
+    def line() -> dict[str, object] | None:
+        lines = [json.loads(one) for one in api.process.log_tail().splitlines() if one[:1] == "{"]
+        return next((one for one in lines if one.get("request_id") == "order-17"), None)
+
+    found = wait_until(line, 5, "the request is in the log")
+    assert found is not None
+    assert (found["route"], found["status"], found["method"]) == ("/v1/model", 200, "GET")
+    assert "secret" not in api.process.log_tail()
+    assert "hidden" not in api.process.log_tail()
 
 
 def test_a_client_that_does_not_read_is_cut_off(processes: Processes) -> None:

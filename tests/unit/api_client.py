@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
 from api.app import Options, create_app
 from api.bodies import Problem
@@ -22,7 +22,7 @@ LENGTH = 20
 T = TypeVar("T")
 
 
-def application(forecaster: Forecaster | None = None, **options: Any) -> FastAPI:
+def application(forecaster: Forecaster | None = None, **options: Any) -> ASGIApp:
     model = forecaster or PersistenceForecaster(LENGTH, horizons=(1, 5))
     registry = CollectorRegistry()
     return create_app(model, ApiMetrics(registry), registry, replace(Options(), **options))
@@ -38,7 +38,7 @@ def at_once(work: Work[T]) -> T:
             return result
 
 
-def call(app: FastAPI, method: str, path: str, **request: Any) -> httpx.Response:
+def call(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
@@ -47,11 +47,11 @@ def call(app: FastAPI, method: str, path: str, **request: Any) -> httpx.Response
     return asyncio.run(send())
 
 
-def predict(app: FastAPI, history: object) -> httpx.Response:
+def predict(app: ASGIApp, history: object) -> httpx.Response:
     return call(app, "POST", "/predict", json={"history": history})
 
 
-def post(app: FastAPI, body: bytes, path: str = "/predict") -> httpx.Response:
+def post(app: ASGIApp, body: bytes, path: str = "/predict") -> httpx.Response:
     return call(app, "POST", path, content=body, headers={"content-type": "application/json"})
 
 

@@ -56,7 +56,7 @@ def test_the_request_example_is_answered(document: dict[str, Any]) -> None:
 
 def test_answers_have_their_schemas(document: dict[str, Any]) -> None:
     responses = document["paths"]["/predict"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "403", "413", "415", "422", "429"}
+    assert set(responses) == {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
     valid(document, "PredictAnswer", ANSWER_EXAMPLE)
     valid(document, "Problem", PROBLEM_EXAMPLE)
     valid(document, "HealthAnswer", call(APP, "GET", "/").json())

@@ -5,11 +5,14 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.bodies import MAX_BODY_BYTES, MAX_HISTORY
+from api.bodies import MAX_BODY_BYTES, MAX_HISTORY, SMALL_BODY_BYTES
+from api.middleware import BodyLimit
+from api.problems import ProblemError
 from tests.unit.api_client import (
     LENGTH,
     application,
@@ -172,6 +175,41 @@ def test_a_body_declared_too_large_is_refused_unread() -> None:
     )
 
 
+def test_large_bodies_have_a_limit_together_and_small_ones_pass() -> None:
+    working: asyncio.Queue[asyncio.Event] = asyncio.Queue()  # by requests whose work takes long
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await receive()
+        is_done = asyncio.Event()
+        working.put_nowait(is_done)
+        await is_done.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask(client: httpx.AsyncClient, size: int) -> int:
+        return (await client.post("/v1/forecasts", content=b" " * size)).status_code
+
+    async def together() -> None:
+        limited = BodyLimit(app, max_held_bytes=3 * SMALL_BODY_BYTES)
+        transport = httpx.ASGITransport(limited)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+            large = asyncio.create_task(ask(client, 2 * SMALL_BODY_BYTES))
+            first = await working.get()
+            with pytest.raises(ProblemError) as raised:
+                await ask(client, 2 * SMALL_BODY_BYTES)
+            assert raised.value.problem.status == 503
+            small = asyncio.create_task(ask(client, SMALL_BODY_BYTES))
+            (await working.get()).set()
+            assert await small == 200
+            first.set()
+            assert await large == 200
+            again = asyncio.create_task(ask(client, 2 * SMALL_BODY_BYTES))
+            (await working.get()).set()
+            assert await again == 200
+
+    asyncio.run(together())
+
+
 def test_a_body_that_grows_too_large_is_refused() -> None:
     sent = 0
 
@@ -217,14 +255,26 @@ def test_a_wrong_method_is_a_problem(method: str, path: str, allowed: str) -> No
     assert method in problem_of(answer).detail
 
 
-def test_a_crash_is_a_problem_that_tells_nothing() -> None:
+@pytest.mark.parametrize("path", ["/predict", "/v1/forecasts"])
+def test_a_crash_is_a_problem_that_tells_nothing(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of both ways to a route: the direct one, and the one through FastAPI."""
     app = application(Stub(fault=RuntimeError("secret")))
-    answer = predict(app, history())
+    bodies: dict[str, Any] = {
+        "/predict": {"history": history()},
+        "/v1/forecasts": {"histories": [{"candles": history()}]},
+    }
+    answer = call(app, "POST", path, json=bodies[path], headers={"x-request-id": "r-1"})
     assert answer.status_code == 500
     problem_of(answer)
     assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] == "r-1"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    [record] = [one for one in caplog.records if one.name == "api"]
+    assert "secret" in str(record.exc_info)
     metrics = call(app, "GET", "/metrics").text
-    assert 'method="POST",route="/predict",status="500"' in metrics
+    assert f'method="POST",route="{path}",status="500"' in metrics
 
 
 def test_a_client_that_leaves_is_no_crash() -> None:
@@ -245,7 +295,10 @@ def test_a_client_that_leaves_is_no_crash() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(APP(scope, receive, send))
+    async def ask() -> None:
+        await APP(scope, receive, send)
+
+    asyncio.run(ask())
     assert sent[0]["status"] == 400
 
 
