@@ -150,7 +150,8 @@ class Demo:
             return "worker and API are starting"
         if self._system.is_published:
             return "all candles are published"
-        return f"candles flow from {self._settings.source}"
+        # a replay may stand in for the source that was asked for
+        return f"candles flow from {self._follower.source or self._settings.source}"
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Follower:
     def __init__(self, kafka: KafkaSettings, account: Accounting) -> None:
         self.newest: OrderedDict[str, Forecast] = OrderedDict()
         """The newest forecast of each of the symbols that were last forecast."""
+        self.source = ""
+        """What the newest candle says that it is from."""
         self._kafka = kafka
         self._account = account
         self._consumer = AIOKafkaConsumer(
@@ -105,6 +107,7 @@ class Follower:
             candle = decode_candle(record.key, record.value, now_ms)
         except InvalidCandle:
             return  # owes no forecast, but a dead letter
+        self.source = candle.source
         self._account.candle(candle, record.timestamp)
 
     def _show(self, forecast: Forecast) -> None:

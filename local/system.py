@@ -170,4 +170,7 @@ def _obituary(name: str, code: int, log_tail: str) -> str:
     if code < 0:
         with suppress(ValueError):
             how = signal.Signals(-code).name
+    last = log_tail.rstrip().rpartition("\n")[2]
+    if " ERROR " in last:  # an expected failure is one line
+        return f"{name} ended with {how}: {last.partition(' ERROR ')[2]}"
     return f"{name} ended with {how}; the end of its log:\n{log_tail}"

@@ -136,7 +136,7 @@ class ProducerSettings(KafkaSettings):
     )
     cache_dir: Path | None = Field(
         None,
-        description="for Yahoo: folder for its cookie, one a process; by default a temporary one",
+        description="for Yahoo: folder that keeps its cookie for the next start; by default none",
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(
@@ -185,6 +185,10 @@ class ProducerSettings(KafkaSettings):
             raise _inconsistent(f"interval: live makes candles below a day, got {self.interval!r}")
         if self.source == "backfill":
             self._check_range(time.time_ns() // 1_000_000)
+        elif self.start is not None or self.end is not None:
+            raise _inconsistent(f"start, end: only a backfill has a range, got {self.source!r}")
+        if self.once and self.source != "yfinance":
+            raise _inconsistent(f"once: only yfinance can poll once, got {self.source!r}")
         return self
 
     def _check_range(self, now_ms: int) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from producer import cookies
 from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
 from producer.source import CandleSource, SourceError
@@ -25,7 +26,14 @@ def source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[Can
         yield replay(settings, metrics)
         return
     with tempfile.TemporaryDirectory(prefix="candlecast-yahoo-") as temporary:
-        yield _of_yahoo(settings, metrics, Path(temporary))
+        own = Path(temporary)
+        if settings.cache_dir is not None:
+            cookies.take(settings.cache_dir, own)
+        try:
+            yield _of_yahoo(settings, metrics, own)
+        finally:
+            if settings.cache_dir is not None:
+                cookies.put_back(own, settings.cache_dir)
 
 
 def replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource:
@@ -59,18 +67,15 @@ def _history(settings: ProducerSettings) -> History:
 
 
 def _of_yahoo(
-    settings: ProducerSettings, metrics: ProducerMetrics, temporary: Path
+    settings: ProducerSettings, metrics: ProducerMetrics, cache_dir: Path
 ) -> CandleSource:
     # yfinance takes a second and 100 MB to import, which a replay does without
     from producer.asking import Asker  # noqa: PLC0415
     from producer.backfill import BackfillSource  # noqa: PLC0415
     from producer.gate import Gate  # noqa: PLC0415
     from producer.polling import PollingSource, real_now_ms  # noqa: PLC0415
-    from producer.yahoo import Yahoo, usable_cache  # noqa: PLC0415
+    from producer.yahoo import Yahoo  # noqa: PLC0415
 
-    cache_dir = temporary
-    if settings.cache_dir is not None:
-        cache_dir = usable_cache(settings.cache_dir, temporary)
     yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
     gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
     pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="yahoo")

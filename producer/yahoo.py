@@ -151,32 +151,6 @@ def _told_hours(chart: Chart) -> Calendar:
     )
 
 
-def usable_cache(wanted: Path, instead: Path) -> Path:
-    """Return the folder for yfinance's caches: the wanted one, unless it cannot be written.
-
-    On a read-only disk yfinance would ask for a new cookie with each request; on a locked one,
-    which another process uses, each request would wait and fail.
-    """
-    try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        for name in ("cookies.db", "tkr-tz.db"):
-            _check_writable(wanted / name)
-    except (OSError, sqlite3.Error) as error:
-        log.warning("cache_dir: %s cannot be used (%s): a temporary one is", wanted, error)
-        return instead
-    return wanted
-
-
-def _check_writable(database: Path) -> None:
-    connection = sqlite3.connect(database, timeout=0, isolation_level=None)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("CREATE TABLE candlecast_probe (at INTEGER)")
-        connection.execute("ROLLBACK")
-    finally:
-        connection.close()
-
-
 def _kind(error: Exception) -> ErrorKind:
     return next((kind for types, kind in _KINDS if isinstance(error, types)), ErrorKind.OTHER)
 

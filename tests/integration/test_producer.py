@@ -217,6 +217,8 @@ def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
             "Yahoo has 1m candles of the last 29 days, asked in parts of 7; the range begins",
         ),
         (("--source", "backfill", "--start", "soon"), "expected a date or time such as"),
+        (("--source", "yfinance", "--start", "2026-01-01"), "only a backfill has a range"),
+        (("--source", "live", "--interval", "1m", "--once"), "only yfinance can poll once"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_start(

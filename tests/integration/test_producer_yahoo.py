@@ -113,13 +113,29 @@ def test_a_yahoo_out_of_reach_is_told_and_replaced_only_when_asked(producer: Pro
     process = producer.start(*unreachable)
     wait_until(lambda: process.exit_code is not None, 60, "its end")
     assert process.exit_code == 1, log_of(process)
-    assert "Yahoo cannot be reached: network" in log_of(process)
+    assert "Yahoo cannot be reached: network" in log_of(process).splitlines()[-1]
     assert "--fallback replay replays stored candles instead" in log_of(process)
     assert "Traceback" not in log_of(process)
     assert producer.count() == 0
     process = producer.finish(*unreachable, "--fallback", "replay")
     assert "a replay of stored candles stands in" in log_of(process)
     assert producer.count() == len(bundled().candles)
+
+
+def test_yahoos_cookie_outlives_the_process_and_a_bad_folder_costs_no_candle(
+    producer: Producer, yahoo: YahooStandIn, tmp_path: Path
+) -> None:
+    def cookies_given() -> int:
+        return sum(host == "fc.yahoo.com" for host, *_ in yahoo.server.requests)
+
+    flags = through(yahoo, "1m", "--once", "--cache-dir")
+    producer.finish(*flags, str(tmp_path / "cache"))
+    assert cookies_given() == 1
+    producer.finish(*flags, str(tmp_path / "cache"))
+    assert cookies_given() == 1
+    process = producer.finish(*flags, "/proc/candlecast")  # as on a read-only disk
+    assert cookies_given() == 2
+    assert "cache_dir: the cookie cannot be kept in /proc/candlecast" in log_of(process)
 
 
 @pytest.fixture

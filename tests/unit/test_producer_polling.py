@@ -3,149 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import tempfile
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import date, datetime
-from pathlib import Path
+from datetime import date
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 import yfinance
-from prometheus_client import CollectorRegistry
 
 from producer.asking import Asker, as_candle
 from producer.backfill import BackfillSource
 from producer.closed import Bar
 from producer.failures import ErrorKind
 from producer.gate import Gate
-from producer.polling import PollingSource
-from producer.source import Publication, SourceError, UnreachableError
-from producer.yahoo import Yahoo, usable_cache
+from producer.source import SourceError, UnreachableError
 from shared.candles import DAY_MS, Candle
-from shared.metrics import ProducerMetrics
-from tests.yahoo import Fault, YahooStandIn, process_state
-from tests.yahoo.market import TrueBar, new_york, round_the_clock
-
-NEW_YORK = ZoneInfo("America/New_York")
-DAY = date(2026, 8, 5)
-HALF_DAY = date(2026, 8, 6)
-
-
-def at(hour: int, minute: int = 0, second: int = 0, day: date = DAY) -> int:
-    """Return a time of New York in UTC epoch milliseconds."""
-    moment = datetime(day.year, day.month, day.day, hour, minute, second, tzinfo=NEW_YORK)
-    return int(moment.timestamp()) * 1000
-
-
-@dataclass
-class Clock:
-    """The time of both the stand-in and the source."""
-
-    now_ms: int = at(15, 43, 27)
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
-@dataclass
-class Market:
-    """A stand-in with its clock, and sources that poll it."""
-
-    stand_in: YahooStandIn
-    clock: Clock
-    yahoo: Yahoo
-    cache: Path
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    history: int = 160
-
-    def __post_init__(self) -> None:
-        self.metrics = ProducerMetrics(self.registry)
-
-    def source(self, *symbols: str, interval: str = "1m") -> PollingSource:
-        gate = Gate(self.metrics, rate=1000, burst=100)
-        asker = Asker(self.yahoo.poll, interval, gate, self.metrics)
-        return PollingSource(
-            symbols, asker, poll_ms=60_000, once=True, history=self.history, now_ms=self.clock
-        )
-
-    def published(self, symbol: str, open_ms: int, interval: str = "1m") -> list[Candle]:
-        """Return the candle that was published last, as it was then."""
-        listing = self.stand_in.server.listings[symbol]
-        bars = listing.bars(interval, open_ms + DAY_MS)
-        found = [
-            Bar(one.start_ms, one.end_ms, *one.ohlcv) for one in bars if one.start_ms == open_ms
-        ]
-        unknown = Bar(open_ms, open_ms + 60_000, 1.0, 1.0, 1.0, 1.0, 0.0)
-        return [as_candle(found[0] if found else unknown, symbol, interval)]
-
-    def publications(
-        self, *symbols: str, interval: str = "1m", published: dict[str, int] | None = None
-    ) -> list[Publication]:
-        """Poll once and return all that comes."""
-        source = self.source(*symbols, interval=interval)
-        before = {
-            symbol: self.published(symbol, open_ms, interval)
-            for symbol, open_ms in (published or {}).items()
-        }
-
-        async def everything() -> list[Publication]:
-            return [one async for one in source.candles(before)]
-
-        return asyncio.run(everything())
-
-    def poll(
-        self, *symbols: str, interval: str = "1m", published: dict[str, int] | None = None
-    ) -> dict[str, list[Candle]]:
-        """Poll once and return the candles by symbol."""
-        candles = [
-            one.candle
-            for one in self.publications(*symbols, interval=interval, published=published)
-        ]
-        return {symbol: [one for one in candles if one.symbol == symbol] for symbol in symbols}
-
-    def lose_patience(self) -> None:
-        """Wait 2 s for an answer from now on, rather than the usual 10."""
-        self.yahoo = Yahoo(
-            self.cache, self.stand_in.proxy_url, self.stand_in.ca_bundle, timeout_s=2.0
-        )
-
-    def truth(self, symbol: str, interval: str = "1m") -> list[TrueBar]:
-        return self.stand_in.server.listings[symbol].closed(interval, self.clock.now_ms)
-
-    def polls(self, outcome: str) -> float:
-        value = self.registry.get_sample_value("candlecast_polls_total", {"outcome": outcome})
-        return value or 0.0
-
-
-@pytest.fixture
-def market() -> Iterator[Market]:
-    process_state.forget()
-    clock = Clock()
-    listings = (
-        new_york("AAPL", HALF_DAY, price=200.0, days=14, half=frozenset({HALF_DAY})),
-        new_york("MSFT", HALF_DAY, price=400.0, days=14, half=frozenset({HALF_DAY})),
-        round_the_clock("BTC-USD", HALF_DAY, price=60_000.0),
-    )
-    with (
-        YahooStandIn(*listings, now_ms=clock) as stand_in,
-        tempfile.TemporaryDirectory() as cache,
-    ):
-        yahoo = Yahoo(Path(cache), stand_in.proxy_url, stand_in.ca_bundle)
-        yield Market(stand_in, clock, yahoo, Path(cache))
-    process_state.forget()
-
-
-def assert_same(candles: list[Candle], bars: list[TrueBar]) -> None:
-    assert [(one.open_ms, one.close_ms) for one in candles] == [
-        (bar.start_ms, bar.end_ms) for bar in bars
-    ]
-    assert [(one.open, one.high, one.low, one.close, one.volume) for one in candles] == [
-        bar.ohlcv for bar in bars
-    ]
+from tests.unit.polled_market import DAY, HALF_DAY, Market, assert_same, at, midnight
+from tests.yahoo import Fault
 
 
 def test_every_closed_minute_comes_as_the_market_made_it(market: Market) -> None:
@@ -248,10 +120,6 @@ def test_intraday_candles_end_with_their_session(
     assert last.interval == interval
 
 
-def midnight(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo("UTC")).timestamp()) * 1000
-
-
 @pytest.mark.parametrize(
     ("now_ms", "day", "close_ms"),
     [
@@ -317,34 +185,17 @@ def test_an_empty_answer_is_no_error_and_counted(market: Market) -> None:
 
 def test_a_429_that_the_client_itself_survives_is_none(market: Market) -> None:
     market.stand_in.server.fail("AAPL", Fault.RATE_LIMIT, times=1)
-    assert len(market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]) == 3
+    assert_both_come(market)
 
 
-def test_a_cache_folder_that_cannot_be_written_is_replaced(tmp_path: Path) -> None:
-    instead = tmp_path / "instead"
-    assert usable_cache(tmp_path / "new", instead) == tmp_path / "new"
-    assert usable_cache(Path("/proc/candlecast"), instead) == instead  # as on a read-only disk
-    garbage = tmp_path / "garbage"
-    garbage.mkdir()
-    (garbage / "cookies.db").write_text("no database")
-    assert usable_cache(garbage, instead) == instead
-
-
-def test_a_locked_cache_is_told_as_such_and_harms_no_candle(
-    market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    locked = tmp_path / "locked"
-    assert usable_cache(locked, tmp_path) == locked
-    with closing(sqlite3.connect(locked / "cookies.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        assert usable_cache(locked, market.cache) == market.cache
-        assert "locked" in caplog.text
-    assert len(market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]) == 3
+def assert_both_come(market: Market) -> None:
+    got = market.poll("AAPL", "MSFT", published={"AAPL": at(15, 39), "MSFT": at(15, 39)})
+    assert {symbol: len(candles) for symbol, candles in got.items()} == {"AAPL": 3, "MSFT": 3}
 
 
 def test_a_rate_limit_on_the_crumb_alone_costs_nothing(market: Market) -> None:
     market.stand_in.server.limits_crumbs = True
-    assert len(market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]) == 3
+    assert_both_come(market)
 
 
 @pytest.mark.parametrize(

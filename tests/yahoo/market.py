@@ -204,7 +204,7 @@ def chart(listing: Listing, query: Mapping[str, str], now_ms: int) -> dict[str, 
     quote = {name: [values[name] for _, values in rows] for name in _FIELDS} if rows else {}
     indicators: dict[str, Any] = {"quote": [quote]}
     if not intraday:
-        indicators["adjclose"] = [{"adjclose": quote["close"]} if rows else {}]
+        indicators["adjclose"] = [{"adjclose": _adjusted(listing, rows, now_ms)} if rows else {}]
     result: dict[str, Any] = {
         "meta": _meta(listing, interval, known, now_ms, intraday=intraday),
         "indicators": indicators,
@@ -213,6 +213,20 @@ def chart(listing: Listing, query: Mapping[str, str], now_ms: int) -> dict[str, 
         result["timestamp"] = [start // 1000 for start, _ in rows]
     events = _events(listing, span, now_ms)
     return result | ({"events": events} if events else {})
+
+
+def _adjusted(
+    listing: Listing, rows: list[tuple[int, dict[str, Any]]], now_ms: int
+) -> list[float | None]:
+    """Return the closes less the dividends since, by which Yahoo restates its history."""
+    adjusted: list[float | None] = []
+    for start, values in rows:
+        close = values["close"]
+        for at, amount in listing.dividends:
+            if start < at <= now_ms and close is not None:
+                close *= 1 - amount / listing.price_at(at)
+        adjusted.append(close)
+    return adjusted
 
 
 def void(query: Mapping[str, str]) -> dict[str, Any]:
