@@ -311,4 +311,5 @@ class Problem(Message):
     title: str
     status: int
     detail: str
+    error: str = Field(description="the detail, by the name of the Open Inference Protocol")
     errors: tuple[FieldError, ...] = ()

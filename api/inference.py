@@ -111,8 +111,16 @@ class Live(Message):
 
 
 class Ready(Message):
-    """Whether the server, or a model, is ready."""
+    """Whether the server is ready."""
 
+    live: bool = Field(description="as the protocol names it")
+    ready: bool
+
+
+class ModelReady(Message):
+    """Whether a model is ready."""
+
+    name: str
     ready: bool
 
 
@@ -123,7 +131,7 @@ def meta_of(predictor: Predictor, name: str) -> ModelMeta:
     return ModelMeta(
         name=name,
         versions=(model.model_version,),
-        platform="onnx_onnxruntime",
+        platform="onnx_onnxv1",
         inputs=(TensorMeta(name=INPUT, shape=(-1, model.window_length, 5), datatype="FP64"),),
         outputs=(
             TensorMeta(name=OUTPUTS[0], shape=(-1, horizons, levels), datatype="FP64"),

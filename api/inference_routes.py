@@ -10,6 +10,7 @@ from api.inference import (
     InferAnswer,
     Live,
     ModelMeta,
+    ModelReady,
     Ready,
     ServerMeta,
     infer_answer,
@@ -35,6 +36,7 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRout
         if given.get("version", version) != version:
             raise _unknown("version", version)
 
+    @router.get("/", include_in_schema=False)  # as the protocol's OpenAPI document has it
     @router.get("", response_model=ServerMeta)
     async def server(request: Request) -> Response:
         """Give the server's metadata."""
@@ -51,7 +53,7 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRout
     async def ready(request: Request) -> Response:
         """Say that the server can infer."""
         del request
-        return answer({"ready": True})
+        return answer({"live": True, "ready": True})
 
     @router.get("/models/{name}", response_model=ModelMeta, openapi_extra=MODEL)
     @router.get(
@@ -62,14 +64,16 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRout
         require(request)
         return Response(meta_of(predictor, name).encode(), media_type=JSON)
 
-    @router.get("/models/{name}/ready", response_model=Ready, openapi_extra=MODEL)
+    @router.get("/models/{name}/ready", response_model=ModelReady, openapi_extra=MODEL)
     @router.get(
-        "/models/{name}/versions/{version}/ready", response_model=Ready, openapi_extra=MODEL_VERSION
+        "/models/{name}/versions/{version}/ready",
+        response_model=ModelReady,
+        openapi_extra=MODEL_VERSION,
     )
     async def model_ready(request: Request) -> Response:
         """Say that the model can infer."""
         require(request)
-        return answer({"ready": True})
+        return answer({"name": name, "ready": True})
 
     @router.post("/models/{name}/infer", response_model=InferAnswer, openapi_extra=INFER)
     @router.post(

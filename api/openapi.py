@@ -175,6 +175,7 @@ PROBLEM_EXAMPLE: Final[dict[str, Any]] = {
     "title": "Unprocessable Content",
     "status": 422,
     "detail": "history[17].high: expected at least low 101.5, got 99",
+    "error": "history[17].high: expected at least low 101.5, got 99",
     "errors": [
         {
             "field": "history[17].high",

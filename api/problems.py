@@ -46,7 +46,8 @@ def problem(
     if errors and not detail:
         detail = f"{errors[0].field}: {errors[0].message}"
     title = _TITLES.get(status) or HTTPStatus(status).phrase
-    return ProblemError(Problem(title=title, status=status, detail=detail, errors=errors), headers)
+    document = Problem(title=title, status=status, detail=detail, error=detail, errors=errors)
+    return ProblemError(document, headers)
 
 
 def invalid_body(error: ValidationError, where: tuple[int | str, ...] = ()) -> ProblemError:

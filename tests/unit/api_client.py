@@ -66,5 +66,6 @@ def problem_of(response: httpx.Response) -> Problem:
     assert problem.status == response.status_code
     assert problem.title
     assert problem.detail
-    assert set(response.json()) == {"type", "title", "status", "detail", "errors"}
+    assert problem.error == problem.detail
+    assert set(response.json()) == {"type", "title", "status", "detail", "error", "errors"}
     return problem

@@ -284,14 +284,17 @@ def test_bad_tensors_are_named(change: dict[str, Any], field: str) -> None:
 
 
 def test_the_inference_protocol_describes_itself() -> None:
-    assert call(APP, "GET", "/v2").json()["name"] == "candlecast"
+    for path in ("/v2", "/v2/"):
+        assert call(APP, "GET", path).json()["name"] == "candlecast"
     assert call(APP, "GET", "/v2/health/live").json() == {"live": True}
-    assert call(APP, "GET", "/v2/health/ready").json() == {"ready": True}
+    assert call(APP, "GET", "/v2/health/ready").json() == {"live": True, "ready": True}
     meta = call(APP, "GET", "/v2/models/persistence").json()
     [version] = meta["versions"]
     assert meta["inputs"] == [{"name": "candles", "shape": [-1, LENGTH, 5], "datatype": "FP64"}]
     assert call(APP, "GET", f"/v2/models/persistence/versions/{version}").json() == meta
-    assert call(APP, "GET", "/v2/models/persistence/ready").json() == {"ready": True}
+    ready = call(APP, "GET", "/v2/models/persistence/ready").json()
+    assert ready == {"name": "persistence", "ready": True}
+    assert meta["platform"] == "onnx_onnxv1"  # of the names that the protocol allows
     for path in ("/v2/models/other", "/v2/models/persistence/versions/0/ready"):
         assert problem_of(call(APP, "GET", path)).status == 404
     url = f"/v2/models/persistence/versions/{version}/infer"
