@@ -395,3 +395,30 @@ def test_it_speaks_tls(processes: Processes, tmp_path: Path) -> None:
     assert headers is not None
     assert headers["strict-transport-security"]
     assert process.stop(10.0) == 0
+
+
+def test_clients_show_certificates_where_they_are_asked_to(
+    processes: Processes, tmp_path: Path
+) -> None:
+    pem, private = certificate(tmp_path)
+    port = free_ports(1)[0]
+    process = processes.start(
+        "api", "--port", str(port), "--bootstrap", f"{HOST}:{free_ports(1)[0]}",
+        "--tls-certificate", str(pem), "--tls-key", str(private),
+        "--tls-client-authorities", str(pem),
+    )  # fmt: skip
+    known = ssl.create_default_context(cafile=str(pem))
+    known.load_cert_chain(pem, private)
+
+    def status(context: ssl.SSLContext) -> int | None:
+        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+        with closing(connection):
+            try:
+                connection.request("GET", "/readyz")
+                return connection.getresponse().status
+            except ConnectionRefusedError:
+                return None
+
+    assert wait_until(lambda: status(known), 60, "it answers", process=process) == 200
+    with pytest.raises(OSError, match=r"certificate required|reset|closed|EOF"):
+        status(ssl.create_default_context(cafile=str(pem)))
