@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -94,6 +95,8 @@ def serve(
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         log.error("TLS: %s", error)
         return 1
+    gc.collect()
+    gc.freeze()  # modules stay for good: to walk them again and again holds up requests
     Server(server_config, live.hub).run([listener])
     return 0
 

@@ -6,7 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from api.market import Event
 from api.positions import Positions, Source, decode, encode, is_after, tag_of
@@ -82,7 +84,7 @@ class Subscription:
                 return
 
 
-class _Kept(NamedTuple):
+class _Kept(msgspec.Struct, frozen=True, gc=False):
     """A message of a topic that is remembered for those who come back."""
 
     source: Source

@@ -3,16 +3,21 @@
 A forecast of ``step`` candles is scored when its candle has come, by counting candles from the one
 that it was made at: sessions, holidays and halts need no calendar. A score is not taken back
 when a correction of that candle comes later.
+
+What is kept by the hundred thousand are structs that Python's collector does not follow, with
+bytes and numbers in them and no cycles: to walk those of 200 symbols took it an eighth of a
+second, and held up everybody.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import orjson
 
 from api.positions import Source
@@ -36,8 +41,8 @@ class Bounds:
     latencies: int = 500
 
 
-class Seen(NamedTuple):
-    """A candle, in the order that a series is sorted by."""
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """A candle."""
 
     open_ms: int
     close_ms: int
@@ -51,10 +56,18 @@ class Seen(NamedTuple):
 
     def as_json(self) -> dict[str, float]:
         """Return what clients see of it."""
-        return dict(zip(self._fields[:-2], self[:-2], strict=True))
+        return {
+            "open_ms": self.open_ms,
+            "close_ms": self.close_ms,
+            "open": self.open,
+            "high": self.high,
+            "low": self.low,
+            "close": self.close,
+            "volume": self.volume,
+        }
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Something that clients of the stream may want to know."""
 
     kind: str  # candle, forecast or score
@@ -64,7 +77,7 @@ class Event(NamedTuple):
     sources: tuple[Source, ...]  # the messages that it follows from
 
 
-class Scored(NamedTuple):
+class Scored(msgspec.Struct, frozen=True, gc=False):
     """What is kept of a score; as much as ``summarise`` looks at."""
 
     step: int
@@ -75,20 +88,20 @@ class Scored(NamedTuple):
     inside: Mapping[str, bool]
 
 
-@dataclass
-class Past:
+class Past(msgspec.Struct, gc=False):
     """A forecast, and what came of it."""
 
     id: str
     as_of_ms: int
     encoded: bytes
-    awaited: list[int]  # steps without an outcome, rising
+    awaited: tuple[int, ...]  # steps without an outcome, rising
     source: Source
-    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: tuple[bytes, ...] = ()  # JSON
 
     def as_json(self) -> dict[str, Any]:
         """Return what clients see of it."""
-        return {"forecast": orjson.Fragment(self.encoded), "outcomes": self.outcomes}
+        outcomes = [orjson.Fragment(one) for one in self.outcomes]
+        return {"forecast": orjson.Fragment(self.encoded), "outcomes": outcomes}
 
 
 @dataclass
@@ -151,7 +164,7 @@ class Market:
             forecast.id,
             forecast.as_of_ms,
             forecast.encode(),
-            [one.step for one in forecast.horizons],
+            tuple(one.step for one in forecast.horizons),
             source,
         )
         series.forecasts[past.as_of_ms] = past
@@ -200,7 +213,8 @@ class Market:
             at = _at_close(series.candles, as_of_ms)
             past = series.forecasts[as_of_ms]
             while at is not None and past.awaited and at + past.awaited[0] < len(series.candles):
-                step = past.awaited.pop(0)
+                step, *later = past.awaited
+                past.awaited = tuple(later)
                 came = series.candles[at + step]
                 events.append(self._score(series, past, step, came))
             if not past.awaited:
@@ -211,9 +225,13 @@ class Market:
         forecast = series.open_forecasts[past.as_of_ms]
         horizon = next(one for one in forecast.horizons if one.step == step)
         made = score(forecast, horizon, came.close, came.close_ms)
-        past.outcomes.append(
-            {"step": step, "close_ms": came.close_ms, "close": came.close, "inside": made.inside}
-        )
+        outcome = {
+            "step": step,
+            "close_ms": came.close_ms,
+            "close": came.close,
+            "inside": dict(made.inside),
+        }
+        past.outcomes = (*past.outcomes, orjson.dumps(outcome))
         kept = _kept(made)
         series.scores.setdefault(step, deque(maxlen=self.bounds.scores)).append(kept)
         self.pooled.setdefault(step, deque(maxlen=self.bounds.pooled_scores)).append(kept)
@@ -233,15 +251,15 @@ def _place(candles: list[Seen], seen: Seen, capacity: int) -> bool:
         if len(candles) > capacity:
             del candles[0]
         return True
-    at = bisect_left(candles, (seen.open_ms,))
+    at = bisect_left(candles, seen.open_ms, key=_open_ms)
     if candles[at].open_ms == seen.open_ms:
-        if candles[at][:-2] == seen[:-2]:
+        if candles[at].as_json() == seen.as_json():
             return False
         candles[at] = seen
         return True
     if len(candles) >= capacity:
         return False
-    insort(candles, seen)
+    candles.insert(at, seen)
     return True
 
 
@@ -249,6 +267,10 @@ def _at_close(candles: list[Seen], close_ms: int) -> int | None:
     """Return the place of the candle that closed at a time, if it is among them."""
     at = bisect_left(candles, close_ms, key=_close_ms)
     return at if at < len(candles) and candles[at].close_ms == close_ms else None
+
+
+def _open_ms(seen: Seen) -> int:
+    return seen.open_ms
 
 
 def _close_ms(seen: Seen) -> int:

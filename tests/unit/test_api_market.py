@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import math
 
@@ -100,6 +101,15 @@ def test_it_is_bounded() -> None:
         assert set(series.open_forecasts) <= set(series.forecasts)
         assert all(len(kept) == 4 for kept in series.scores.values())
     assert all(len(kept) == 5 for kept in market.pooled.values())
+
+
+def test_the_collector_need_not_follow_what_is_kept() -> None:
+    market = Market()
+    play(market, STREAM, forecasts_of(STREAM), None)
+    [series] = market.series.values()
+    kept = [*series.candles, *series.forecasts.values(), *series.scores[1]]
+    assert len(kept) > 80
+    assert not any(gc.is_tracked(one) for one in kept)
 
 
 def test_latency_is_from_append_to_append() -> None:
