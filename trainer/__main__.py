@@ -184,6 +184,11 @@ def _evaluate(settings: EvaluateSettings) -> None:
     from trainer import assessment, report  # noqa: PLC0415
 
     bundle = load(settings.model) if settings.model else None
+    if bundle and settings.unused_with_model:
+        log.warning(
+            "%s is as it was trained: not used: %s", bundle.config.model_version,
+            ", ".join(settings.unused_with_model),
+        )  # fmt: skip
     source = _source(settings, bundle.config if bundle else None)
     with tracking.run(settings.tracking_uri, settings.experiment, "evaluate") as run:
         with console.progress(shown=settings.progress) as display:
@@ -241,13 +246,17 @@ def _search(settings: SearchSettings) -> None:
     log.info("%s: %d trials so far", settings.name, len(study.trials))
     with tracking.run(settings.tracking_uri, settings.experiment, "search") as run:
         run.params({"folds": settings.folds, "until": settings.until, "data": source.name})
-        with console.progress(shown=settings.progress) as display:
-            done = console.steps(display, "Trials", settings.trials)
-            search.run(study, task, settings.trials, run, done)
-        for path in search.write(study, settings.out):
-            run.artifact(path)
-        run.metrics({"best": search.completed(study)[0].value or 0.0})
-    console.print_trials(search.completed(study)[:BEST])
+        try:
+            with console.progress(shown=settings.progress) as display:
+                done = console.steps(display, "Trials", settings.trials)
+                search.run(study, task, settings.trials, run, done)
+        finally:  # a search that is stopped shows what it has found
+            for path in search.write(study, settings.out):
+                run.artifact(path)
+            best = search.completed(study)[:BEST]
+            if best:
+                run.metrics({"best": best[0].value or 0.0})
+            console.print_trials(best)
 
 
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:

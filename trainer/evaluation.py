@@ -17,8 +17,13 @@ MODEL: Final = "Candlecast"
 
 SKILL_LOSSES: Final = ("pinball", "crps", "qlike", "squared")
 
-GROUP_PAIRS: Final = (("pinball", "GARCH-t"), ("pinball", "HAR"), ("qlike", "HAR"))
-"""Loss and baseline of the skills shown by year and by symbol."""
+GROUP_LOSSES: Final = ("pinball", "qlike", "squared")
+"""Of the skills by year and by symbol."""
+
+MAIN_BASELINES: Final = ("GARCH-t", "HAR", "persistence")
+"""Those compared with by symbol where there are more than ``MANY`` symbols."""
+
+MANY: Final = 40
 
 
 class _Part(BaseModel):
@@ -226,8 +231,11 @@ def _groups(
     model: pd.DataFrame, losses: Mapping[str, pd.DataFrame], horizons: Sequence[int]
 ) -> Iterator[Group]:
     for kind, key in (("year", _year), ("symbol", _symbol)):
-        for name in sorted(key(model).unique()):
-            part = {method: rows[key(rows) == name] for method, rows in losses.items()}
+        names = sorted(key(model).unique())
+        few = {MODEL, *(MAIN_BASELINES if len(names) > MANY else losses)}
+        keys = {method: key(rows) for method, rows in losses.items() if method in few}
+        for name in names:
+            part = {method: losses[method][of == name] for method, of in keys.items()}
             for step in horizons:
                 rows = model[(key(model) == name) & (model["step"] == step)]
                 if not rows.empty:
@@ -254,12 +262,7 @@ def _group(
         rows=len(rows),
         rmse_ratio=float(np.sqrt((error**2).mean() / (move**2).mean())),
         covered={percent: found["inside"] for percent, found in _covered(rows).items()},
-        skills=[
-            found
-            for loss, baseline in GROUP_PAIRS
-            if baseline in losses
-            for found in _compare(losses, baseline, loss, step)
-        ],
+        skills=list(_comparisons(losses, [step], GROUP_LOSSES)),
     )
 
 

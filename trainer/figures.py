@@ -57,8 +57,8 @@ STYLE: Final[Mapping[Any, Any]] = {
     "legend.frameon": False,
 }
 
-FAR: Final = 50.0
-"""Skill in per cent beyond which a figure stands at the edge, lest it flatten the others."""
+FAR: Final = 4.0
+"""Times the next one that a skill may be; beyond, it stands at the edge, or would flatten them."""
 
 HISTORY: Final = 60
 """Candles before a fan."""
@@ -93,7 +93,7 @@ def skills(comparisons: Sequence[Comparison], loss: str, steps: Sequence[int]) -
             at = np.array([len(names) - 1 - names.index(one.baseline) for one in rows])
             middle = np.array([100 * one.skill for one in rows])
             ends = np.array([[100 * one.low, 100 * one.high] for one in rows]).T
-            shown = middle < FAR
+            shown = middle <= FAR * max([1.0, *np.sort(np.abs(middle))[-2:-1]])
             panel.axvline(0, color=MUTED, linewidth=1)
             panel.errorbar(
                 middle[shown], at[shown], xerr=np.abs(ends - middle)[:, shown], fmt="o",

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from trainer import figures
-from trainer.evaluation import MODEL, Comparison, Evaluation, Scores
+from trainer.evaluation import MAIN_BASELINES, MANY, MODEL, Comparison, Evaluation, Scores
 from trainer.scoring import Symbol
 
 TEMPLATE: Final = "report.html.j2"
@@ -128,6 +128,8 @@ def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> 
         reliability=figures.reliability(found.calibrations),
         pit=figures.pit(found.calibrations),
         fans=figures.fans(table, symbols),
+        symbols_are_many=len(found.symbols) > MANY,
+        main_baselines=MAIN_BASELINES,
     )
 
 

@@ -58,6 +58,12 @@ def forecast(
             saved = save(Path(folder), fitted, source, start_ms, past, {})
             forecaster = LstmForecaster(load(Path(folder)))
         table = backtest.run(forecaster, source.symbols, start_ms, stop_ms)
+        if table.empty:
+            first, last = (pd.Timestamp(at, unit="ms") for at in (start_ms, stop_ms))
+            raise ValueError(
+                f"{source.name}: expected candles to forecast from between {first:%Y-%m-%d} and "
+                f"{last:%Y-%m-%d}, a fold, got none that ends a full window"
+            )
         yield Part(
             table,
             Fold(

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainer import rolling, scoring
 from trainer.fit_config import REQUIRED, FitConfig
+from trainer.settings import MAX_STEPS
 from trainer.source import Source
 from trainer.tracking import Run
 
@@ -28,6 +29,11 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 """Inputs that a trial takes or leaves together; the others are required."""
 
 SCALINGS: Final = ("har", "level", "absolute", "har,level", "har,absolute", "har,level,absolute")
+
+HEARTBEAT_SECONDS: Final = 15
+"""A trial silent for twice as long has died with its process."""
+
+PARALLEL: Final = "parallel-coordinate.html"
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -54,15 +60,26 @@ def open_study(storage: str, name: str, seed: int) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # a resumed search must not propose the first one's trials again
     try:
-        found = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        kept = _storage(storage)
+        found = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
+        # a resumed search must not propose the first one's trials again
         sampler = optuna.samplers.TPESampler(seed=seed + len(found.trials))
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
-        return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
+        return optuna.load_study(storage=kept, study_name=name, sampler=sampler, pruner=pruner)
     except Exception as error:  # SQLAlchemy's own, which share no public class with Optuna's
         line = str(error).splitlines()[0]
         raise SearchError(f"{storage}: cannot be used for a search: {line}") from error
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    """Return a storage in which a trial whose process was killed fails, and does not run for ever.
+
+    The process that resumes the search finds it silent.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS)
 
 
 def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
@@ -73,7 +90,7 @@ def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
     return replace(
         config,
         features=features,
-        sequence_length=trial.suggest_int("sequence_length", 4, 60),
+        sequence_length=trial.suggest_int("sequence_length", 4, MAX_STEPS),
         learning_rate=trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
         hidden=trial.suggest_int("hidden", 4, 64, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.7),
@@ -87,6 +104,7 @@ def objective(task: Task, parent: Run, done: Callable[[str], object]) -> Objecti
     def measure(trial: optuna.Trial) -> float:
         config = propose(trial, task.config)
         losses: list[float] = []
+        folds = len(task.origins_ms) - 1
         with parent.nested(f"trial {trial.number}") as run:
             run.params(trial.params)
             parts = rolling.forecast(task.source, config, task.origins_ms, task.seed)
@@ -95,10 +113,13 @@ def objective(task: Task, parent: Run, done: Callable[[str], object]) -> Objecti
                 mean = float(np.mean(losses))
                 run.metrics({"relative_pinball": mean}, number)
                 trial.report(mean, number)
-                if trial.should_prune():
+                if number + 1 < folds and trial.should_prune():
                     run.metrics({"pruned": 1.0})
-                    done(f"trial {trial.number} pruned")
-                    raise optuna.TrialPruned
+                    break
+        # Outside of the run, which has not failed.
+        if len(losses) < folds:
+            done(f"trial {trial.number} pruned")
+            raise optuna.TrialPruned
         done(f"trial {trial.number}: {mean:.5f}")
         return mean
 
@@ -162,16 +183,16 @@ def write(study: optuna.Study, folder: Path) -> list[Path]:
 
 
 def _plots(study: optuna.Study, folder: Path) -> list[Path]:
-    plots: dict[str, Callable[[optuna.Study], Any]] = {
-        "parallel-coordinate.html": optuna.visualization.plot_parallel_coordinate
-    }
+    plots: dict[str, Callable[..., Any]] = {PARALLEL: optuna.visualization.plot_parallel_coordinate}
     if len({one.value for one in completed(study)}) > 1:  # equal values have no importance
         plots["importance.html"] = optuna.visualization.plot_param_importances
     files = []
     for name, plot in plots.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            figure = plot(study)
+            figure = plot(study, target_name="relative pinball loss")
+        if name == PARALLEL:
+            figure.update_traces(line_colorscale="Viridis")  # white lines are not seen on white
         path = folder / name
         figure.write_html(path, include_plotlyjs=True)
         files.append(path)

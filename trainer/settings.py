@@ -24,6 +24,9 @@ COLUMNS: Final = (
     "low, close, volume, and perhaps adj_close; any number of symbols"
 )
 
+MAX_STEPS: Final = 160 - max(one.lookback for one in FEATURES.values()) + 1
+"""Of the LSTM: the first of them looks back furthest, and a window holds 160 candles at most."""
+
 SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
 CONFIGURATIONS_TRIED: Final = 78
@@ -125,7 +128,10 @@ class ModelSettings(DataSettings):
         description=f"what targets are divided by, one net each, by comma: {', '.join(SCALINGS)}",
     )
     sequence_length: int = Field(
-        _DEFAULT.sequence_length, ge=1, le=512, description="steps of the LSTM"
+        _DEFAULT.sequence_length,
+        ge=1,
+        le=MAX_STEPS,
+        description=f"steps of the LSTM, at most {MAX_STEPS}: a window holds 160 candles",
     )
     hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of each net's state")
     dropout: float = Field(
@@ -259,6 +265,12 @@ class EvaluateSettings(ModelSettings, Tracked):
     configurations_tried: int = Field(
         CONFIGURATIONS_TRIED, ge=1, description="configurations tried on validation, for the report"
     )
+
+    @property
+    def unused_with_model(self) -> tuple[str, ...]:
+        """Settings given of networks to train, which a frozen bundle has no use for."""
+        training = {*ModelSettings.model_fields, "folds"} - set(DataSettings.model_fields)
+        return tuple(sorted(training & self.model_fields_set))
 
 
 class SearchSettings(ModelSettings, Tracked):

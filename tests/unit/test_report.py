@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,7 @@ def forecasts(
     return pd.concat(tables, ignore_index=True)
 
 
+@cache
 def evaluated() -> tuple[evaluation.Evaluation, pd.DataFrame, dict[str, Symbol]]:
     symbols = market()
     table = forecasts(symbols, 1.0)
@@ -92,6 +94,36 @@ def test_skill_of_equal_and_of_better_forecasts() -> None:
     assert by["GARCH-t", "qlike", 5].low > 0
     assert ("persistence", "pinball", 1) not in by
     assert by["persistence", "squared", 1].skill == pytest.approx(0)
+
+
+def test_years_and_symbols_are_compared_with_every_baseline() -> None:
+    found, _, _ = evaluated()
+    assert {(one.kind, one.name) for one in found.groups} == {
+        ("year", "2010"), ("symbol", "AAA"), ("symbol", "BBB"),
+    }  # fmt: skip
+    for group in found.groups:
+        against = {(one.loss, one.baseline): one for one in group.skills}
+        assert set(against) == {
+            ("pinball", "HAR"), ("qlike", "HAR"), ("squared", "HAR"),
+            ("pinball", "GARCH-t"), ("qlike", "GARCH-t"), ("squared", "GARCH-t"),
+            ("squared", "persistence"),
+        }  # fmt: skip
+        assert against["pinball", "GARCH-t"].low > 0
+        assert against["pinball", "GARCH-t"].p_value is not None
+        assert all(one.step == group.step for one in group.skills)
+
+
+def test_many_symbols_are_compared_with_the_main_baselines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "MANY", 1)
+    monkeypatch.setattr(evaluation, "MAIN_BASELINES", ("HAR",))
+    found, _, _ = evaluated.__wrapped__()
+    by_kind = {
+        kind: {one.baseline for group in found.groups if group.kind == kind for one in group.skills}
+        for kind in ("year", "symbol")
+    }
+    assert by_kind == {"year": {"HAR", "GARCH-t", "persistence"}, "symbol": {"HAR"}}
 
 
 def test_words_claim_no_more_than_the_intervals() -> None:
