@@ -33,8 +33,6 @@ SCALINGS: Final = ("har", "level", "absolute", "har,level", "har,absolute", "har
 HEARTBEAT_SECONDS: Final = 15
 """A trial silent for twice as long has died with its process."""
 
-PARALLEL: Final = "parallel-coordinate.html"
-
 Objective = Callable[[optuna.Trial], float]
 
 
@@ -183,7 +181,9 @@ def write(study: optuna.Study, folder: Path) -> list[Path]:
 
 
 def _plots(study: optuna.Study, folder: Path) -> list[Path]:
-    plots: dict[str, Callable[..., Any]] = {PARALLEL: optuna.visualization.plot_parallel_coordinate}
+    plots: dict[str, Callable[..., Any]] = {
+        "parallel-coordinate.html": optuna.visualization.plot_parallel_coordinate
+    }
     if len({one.value for one in completed(study)}) > 1:  # equal values have no importance
         plots["importance.html"] = optuna.visualization.plot_param_importances
     files = []
@@ -191,8 +191,6 @@ def _plots(study: optuna.Study, folder: Path) -> list[Path]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             figure = plot(study, target_name="relative pinball loss")
-        if name == PARALLEL:
-            figure.update_traces(line_colorscale="Viridis")  # white lines are not seen on white
         path = folder / name
         figure.write_html(path, include_plotlyjs=True)
         files.append(path)
