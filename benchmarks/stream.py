@@ -26,7 +26,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from benchmarks.stream_contenders import CONTENDERS, ROOT, Contender, Place
 from benchmarks.stream_kafka import Feed, Watch
 from benchmarks.stream_market import Market
-from benchmarks.stream_run import BenchmarkError, Plan, Run, tell
+from benchmarks.stream_run import BenchmarkError, Plan, Run, half_a_core_each, tell
 from local.broker import Broker
 from local.leash import Leash
 from shared import bundle
@@ -36,8 +36,12 @@ WORKER: Final = CONTENDERS[0]
 JOIN_S: Final = 6.0
 """For the group to share its partitions out among two workers."""
 
-FULL: Final = Plan(backlog_days=120, paced={500: 20, 2000: 60}, bursts=5, burst_days=10)
-QUICK: Final = Plan(backlog_days=40, paced={500: 6, 2000: 16}, bursts=3, burst_days=10)
+FULL: Final = Plan(
+    backlog_days=120, crew_days=120, paced={500: 20, 2000: 60}, bursts=5, burst_days=10
+)
+QUICK: Final = Plan(
+    backlog_days=40, crew_days=50, paced={500: 6, 2000: 16}, bursts=3, burst_days=10
+)
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,24 @@ class Bench:
             "over_throughput_time": round(median_s / (candles / keeps_up), 3),
         }
 
-    async def crew(self, workers: int) -> dict[str, float]:
-        """Measure workers of one group that wait for a backlog with their partitions assigned."""
+    async def crew(self, workers: int) -> dict[str, dict[str, float]]:
+        """Measure workers of one group that wait for a backlog with their partitions assigned.
+
+        Once with what of the machine the broker leaves them, and once by turns, with half a core
+        each, so that on two cores the broker always has one.
+        """
         run = Run(WORKER, self.place, self.market, self.feed, self.watch)
         await run.prepare(f"-crew-{workers}")
         group = run.start(self.leash, workers)
         try:
             await asyncio.sleep(JOIN_S)
             await run.warm_up(group)
-            await run.send(self.plan.backlog_days)
-            return await run.throughput(group, WORKER.probe_seconds)
+            await run.send(self.plan.crew_days)
+            free = await run.throughput(group, WORKER.probe_seconds)
+            await run.send(self.plan.crew_days)
+            async with half_a_core_each(group):
+                half = await run.throughput(group, WORKER.probe_seconds)
+            return {"free": free, "half_a_core": half}
         finally:
             group.stop()
 
@@ -126,16 +138,21 @@ async def two_workers(bench: Bench) -> dict[str, Any]:
     except BenchmarkError as error:
         return {"error": str(error)}
     tell(f"one worker {one}\ntwo workers {two}")
+    free = one["free"], two["free"]
     return {
-        "times_one_by_clock": round(
-            two["candles_per_wall_second"] / one["candles_per_wall_second"], 2
+        "times_one_by_clock": times(*free, "candles_per_wall_second"),
+        "times_one_by_clock_at_half_a_core_each": times(
+            one["half_a_core"], two["half_a_core"], "candles_per_wall_second"
         ),
-        "times_one_by_cpu": round(
-            2 * two["candles_per_cpu_second"] / one["candles_per_cpu_second"], 2
-        ),
+        "times_one_by_cpu": 2 * times(*free, "candles_per_cpu_second"),
         "one": one,
         "two": two,
     }
+
+
+def times(one: dict[str, float], two: dict[str, float], name: str) -> float:
+    """Return how many times the first result's figure the second's is."""
+    return round(two[name] / one[name], 2)
 
 
 def ratios(rates: dict[str, float]) -> dict[str, Any]:
@@ -151,8 +168,9 @@ def ratios(rates: dict[str, float]) -> dict[str, Any]:
     }
 
 
-async def run(options: argparse.Namespace, folder: Path, bootstrap: str, leash: Leash) -> Any:
+async def run(options: argparse.Namespace, folder: Path, broker: Broker, leash: Leash) -> Any:
     """Connect, measure and return the report."""
+    bootstrap = broker.bootstrap
     plan = QUICK if options.quick else FULL
     window_length = bundle.load(bundle.default_path()).config.window_length
     market = Market(SYMBOLS, window_length, plan.days)
@@ -163,15 +181,13 @@ async def run(options: argparse.Namespace, folder: Path, bootstrap: str, leash: 
     await producer.start()
     await consumer.start()
     try:
-        place = Place(bootstrap, folder, windows, options.peers_python)
+        place = Place(bootstrap, folder, windows, options.peers_python, broker.pid)
         bench = Bench(place, market, Feed(producer, market), Watch(consumer), leash, plan)
         report = await measure_all(bench, options.only.split(","), quick=options.quick)
     finally:
         await producer.stop()
         await consumer.stop()
-    window_bytes = [len(key) + len(state) for key, state in market.states()]
     return report | {
-        "changelog_bytes_per_candle": statistics.mean(window_bytes),
         "machine": {"cores": os.cpu_count(), "load": [round(one, 1) for one in os.getloadavg()]},
     }
 
@@ -194,7 +210,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="candlecast-bench-") as folder, Leash() as leash:
         try:
             with Broker(Path(folder) / "kafka", leash=leash, heap_mb=512) as broker:
-                report = asyncio.run(run(options, Path(folder), broker.bootstrap, leash))
+                report = asyncio.run(run(options, Path(folder), broker, leash))
         except BenchmarkError as error:
             print(f"python -m benchmarks stream: {error}", file=sys.stderr)
             return 1

@@ -20,6 +20,7 @@ class Place:
     folder: Path  # for logs and state
     windows: Path  # the windows as an array
     peers_python: Path  # of the environment that has Quix Streams
+    broker_pid: int
 
 
 @dataclass(frozen=True)

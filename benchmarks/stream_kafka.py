@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -118,6 +118,10 @@ class Watch:
         """Return the number of messages in a topic that has lost none."""
         return sum((await self.ends(topic)).values())
 
+    async def size(self, start: Offsets) -> int:
+        """Return the bytes of keys and values since some offsets."""
+        return sum([len(one.key or b"") + len(one.value or b"") async for one in self._read(start)])
+
     async def appended_ms(self, start: Offsets, time_field: str) -> dict[tuple[str, int], int]:
         """Return for each candle since some offsets when it, or its forecast, was appended.
 
@@ -125,8 +129,15 @@ class Watch:
             start: from where to read, to the end as it is now.
             time_field: that identifies the candle beside its symbol.
         """
-        ends: Offsets = await self._consumer.end_offsets(list(start))
         appended: dict[tuple[str, int], int] = {}
+        async for one in self._read(start):
+            body = orjson.loads(one.value or b"{}")
+            appended.setdefault((body["symbol"], body[time_field]), one.timestamp)
+        return appended
+
+    async def _read(self, start: Offsets) -> AsyncIterator[Any]:
+        """Yield the records since some offsets, to the end as it is now."""
+        ends: Offsets = await self._consumer.end_offsets(list(start))
         left = {tp for tp, offset in start.items() if offset < ends[tp]}
         self._consumer.assign(list(left))
         for tp in left:
@@ -134,7 +145,5 @@ class Watch:
         while left:
             for records in (await self._consumer.getmany(timeout_ms=500)).values():
                 for one in records:
-                    body = orjson.loads(one.value or b"{}")
-                    appended.setdefault((body["symbol"], body[time_field]), one.timestamp)
+                    yield one
             left = {tp for tp in left if await self._consumer.position(tp) < ends[tp]}
-        return appended

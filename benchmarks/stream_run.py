@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Final, Self
 
 import numpy as np
 import psutil
 
 from benchmarks.stream_contenders import ROOT, Contender, Place
-from benchmarks.stream_kafka import PARTITIONS, Feed, Names, Watch
+from benchmarks.stream_kafka import PARTITIONS, Feed, Names, Offsets, Watch
 from benchmarks.stream_market import Market
 from local.leash import Leash
 from local.process import Process
@@ -22,6 +24,8 @@ from shared import topics
 START_S: Final = 60.0
 DONE_S: Final = 60.0
 POLL_S: Final = 0.02
+SLICE_S: Final = 0.02
+"""For which workers that share a core run by turns."""
 
 
 class BenchmarkError(Exception):
@@ -33,6 +37,7 @@ class Plan:
     """How much is measured."""
 
     backlog_days: int
+    crew_days: int  # of one worker's and two workers' backlog
     paced: dict[int, int]  # candles a second -> days
     bursts: int
     burst_days: int
@@ -40,7 +45,8 @@ class Plan:
     @property
     def days(self) -> int:
         """Days that a market must have for it."""
-        return self.backlog_days + sum(self.paced.values()) + self.bursts * self.burst_days
+        latency = sum(self.paced.values()) + self.bursts * self.burst_days
+        return max(self.backlog_days + latency, 1 + 2 * self.crew_days)
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,20 @@ class Usage:
 
     wall_s: float
     cpu_s: float
+    broker_cpu_s: float
     forecasts: int
 
     def rates_since(self, start: Usage) -> dict[str, float]:
         """Return rates from ``start`` on: by the processes' CPU time, and by the clock."""
         made = self.forecasts - start.forecasts
         cpu_s, wall_s = self.cpu_s - start.cpu_s, self.wall_s - start.wall_s
+        broker_cpu_s = self.broker_cpu_s - start.broker_cpu_s
         return {
             "candles": made,
             "candles_per_cpu_second": round(made / cpu_s, 1),
             "candles_per_wall_second": round(made / wall_s, 1),
             "cpu_us_per_candle": round(cpu_s / made * 1e6, 1),
+            "broker_us_per_candle": round(broker_cpu_s / made * 1e6, 1),
             "cores_used": round(cpu_s / wall_s, 2),
         }
 
@@ -73,8 +82,7 @@ class Group:
 
     def cpu_s(self) -> float:
         """Return the CPU time used, user and system."""
-        times = [one.cpu_times() for one in self._measured]
-        return sum(one.user + one.system for one in times)
+        return sum(cpu_s(one) for one in self._measured)
 
     def resident_mb(self) -> float:
         """Return the resident memory."""
@@ -88,10 +96,46 @@ class Group:
                     f"{one.name} ended with {one.exit_code}; its log ends:\n{one.log_tail()}"
                 )
 
+    def let_run(self, turn: int) -> None:
+        """Let every second process run, from the one at ``turn`` on, and stop the others."""
+        for number, one in enumerate(self._measured):
+            if number % 2 == turn:
+                one.resume()
+            else:
+                one.suspend()
+
+    def resume(self) -> None:
+        """Let all of them go on."""
+        for one in self._measured:
+            one.resume()
+
     def stop(self) -> None:
         """End them."""
         for one in self._processes:
             one.stop(10.0)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the CPU time that a process has used, user and system."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@asynccontextmanager
+async def half_a_core_each(group: Group) -> AsyncIterator[None]:
+    """Let one or two processes run by turns, so that together they never have more than a core."""
+
+    async def alternate() -> None:
+        for turn in cycle((0, 1)):
+            group.let_run(turn)
+            await asyncio.sleep(SLICE_S)
+
+    task = asyncio.create_task(alternate())
+    try:
+        yield
+    finally:
+        task.cancel()
+        group.resume()
 
 
 class Run:
@@ -105,6 +149,7 @@ class Run:
         self._market = market
         self._feed = feed
         self._watch = watch
+        self._broker = psutil.Process(place.broker_pid)
         self._day = 0
 
     async def prepare(self, label: str = "") -> Self:
@@ -180,7 +225,7 @@ class Run:
         deadline = time.monotonic() + timeout_s
         while True:
             count = await self._watch.count(self.names.forecasts)
-            usage = Usage(time.monotonic(), group.cpu_s(), count)
+            usage = self._usage(group, count)
             if count >= forecasts:
                 return usage
             group.check()
@@ -192,15 +237,25 @@ class Run:
                 )
             await asyncio.sleep(POLL_S)
 
+    def _usage(self, group: Group, forecasts: int) -> Usage:
+        return Usage(time.monotonic(), group.cpu_s(), cpu_s(self._broker), forecasts)
+
+    async def _changelog_ends(self) -> Offsets:
+        if not self._contender.has_changelog:
+            return {}
+        return await self._watch.ends(self.names.changelog)
+
     async def paced(self, group: Group, rate: int, days: int) -> dict[str, float]:
         """Measure latency from append to append while candles come evenly."""
         before = [await self._watch.ends(one) for one in (self.names.candles, self.names.forecasts)]
-        start = Usage(time.monotonic(), group.cpu_s(), self._sent)
+        written = await self._changelog_ends()
+        start = self._usage(group, self._sent)
         await self._feed.paced(self.names.candles, self._next_days(days), rate)
         end = await self._until(group, self._sent, DONE_S)
         came = await self._watch.appended_ms(before[0], "close_ms")
         made = await self._watch.appended_ms(before[1], "as_of_ms")
         latencies = np.array([made[one] - at for one, at in came.items()])  # ms
+        changelog_bytes = await self._watch.size(written)
         p50, p99, p999 = np.percentile(latencies, [50, 99, 99.9])
         return {
             "p50": float(p50),
@@ -209,6 +264,7 @@ class Run:
             "max": float(latencies.max()),
             "candles": len(latencies),
             "cpu_us_per_candle": end.rates_since(start)["cpu_us_per_candle"],
+            "changelog_bytes_per_candle": round(changelog_bytes / len(latencies), 1),
         }
 
     async def burst(self, group: Group, days: int) -> float:

@@ -78,10 +78,11 @@ def test_pandas_features_are_the_models(config: bundle.BundleConfig) -> None:
 
 
 def test_rates_are_by_cpu_time_and_by_the_clock() -> None:
-    rates = Usage(14.0, 3.0, 5000).rates_since(Usage(10.0, 1.0, 1000))
+    rates = Usage(14.0, 3.0, 0.8, 5000).rates_since(Usage(10.0, 1.0, 0.4, 1000))
     assert rates["candles_per_cpu_second"] == 2000
     assert rates["candles_per_wall_second"] == 1000
     assert rates["cpu_us_per_candle"] == 500
+    assert rates["broker_us_per_candle"] == 100
     assert rates["cores_used"] == 0.5
 
 
