@@ -138,8 +138,13 @@ async def read(settings: DlqSettings) -> list[DeadLetter]:
     partitions = [TopicPartition(settings.dlq_topic, number) for number in numbers]
     if not partitions:
         raise ValueError(f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}")
+    taken: Counter[int] = Counter()  # by partition, each of which is in the order of time
+    found = []
     async with _consumer(settings.bootstrap) as consumer:
-        found = [one async for one in _letters(consumer, partitions) if matches(one, settings)]
+        async for one in _letters(consumer, partitions):
+            if taken[one.partition] < settings.limit and matches(one, settings):
+                taken[one.partition] += 1
+                found.append(one)
     found.sort(key=lambda one: (one.rejected_ms, one.partition, one.offset))
     return found[: settings.limit]
 

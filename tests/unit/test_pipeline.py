@@ -109,6 +109,22 @@ def test_a_correction_inside_the_window_is_kept_for_the_next_forecast() -> None:
     assert state.window.ohlcv()[1, 3] == 90.0
 
 
+def test_a_late_candle_takes_its_place_and_counts_in_the_next_forecast() -> None:
+    """Out of order, but not older than the window: no forecast of its own."""
+    table: dict[bytes, bytes] = {}
+    run(incoming([candle(day) for day in (0, 1, 3)]), table)
+    late = run(incoming([candle(2, 90.0)], first_offset=3), table)
+    assert late.forecasts == []
+    assert late.outcomes == {"inserted": 1}
+    state = SymbolState.decode(table[b"AAPL|1d"], 3)
+    assert [float(row[3]) for row in state.window.ohlcv()] == [100.0, 90.0, 100.0]
+    [(_, forecast)] = run(incoming([candle(4)], first_offset=4), table).forecasts
+    in_order: dict[bytes, bytes] = {}
+    days = [candle(0), candle(1), candle(2, 90.0), candle(3), candle(4)]
+    [*_, (_, same)] = run(incoming(days), in_order).forecasts
+    assert forecast == same
+
+
 def test_a_candle_older_than_the_window_is_dead_lettered() -> None:
     table: dict[bytes, bytes] = {}
     warm(table)
