@@ -37,7 +37,7 @@ RECOVERY_SECONDS = 300.0
 
 CHANGELOG_CONFIG = {
     "cleanup.policy": "compact",
-    "segment.bytes": str(8 << 20),  # what is compacted is closed segments
+    "segment.bytes": str(2 << 20),  # what is compacted is closed segments
     "segment.ms": "600000",
     "min.cleanable.dirty.ratio": "0.2",
 }

@@ -94,7 +94,7 @@ class CandleWorker:
         event of the stream holds some messages, see ``DirectConsumer``.
         """
         queue = cast("ChannelT[list[Message]]", stream.channel).queue
-        self._consumer.deliver_to(queue)
+        self._consumer.deliver_to(queue, self.table.recover)
         batch: list[Message] = []
         async for event in cast("Stream[list[Message]]", stream).noack().events():
             batch += event.value

@@ -7,7 +7,7 @@ from typing import Any
 
 import faust
 from faust.stores.memory import Store
-from faust.types import TP, EventT
+from faust.types import TP, EventT, Message
 from faust.types.stores import StoreT
 
 from stream_app.state import TAIL_KEY, StateError, join, stored_offset
@@ -45,11 +45,10 @@ class WindowStore(Store[bytes, bytes]):
     def apply_changelog_batch(
         self,
         batch: Iterable[EventT[Any]],
-        to_key: Callable[[Any], Any],  # noqa: ARG002 - the port's; keys are bytes already
-        to_value: Callable[[Any], Any],  # noqa: ARG002
+        to_key: Callable[[Any], Any],
+        to_value: Callable[[Any], Any],
     ) -> None:
-        for event in batch:
-            self.take(event.message.key, event.message.value, event.message.partition)
+        """Do nothing: the consumer gives the records to ``take`` as they come."""
 
     def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
         """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
@@ -115,6 +114,10 @@ class WindowTable(faust.Table[bytes, bytes]):
         """Make whole windows of what was read; raises ``StateError``."""
         self.store.join_tails(self._held, capacity)
         self.store.bytes_held = sum(map(len, self.store.data.values()))
+
+    def recover(self, message: Message) -> None:
+        """Take a record of the changelog."""
+        self.store.take(message.key, message.value, message.partition)
 
     def remember(self, states: dict[bytes, tuple[int, bytes]]) -> None:
         """Store states whose changelog records are acknowledged: key to partition and state."""
