@@ -41,7 +41,7 @@ CHANGELOG_CONFIG = {
     "segment.ms": "600000",
     "min.cleanable.dirty.ratio": "0.2",
 }
-"""Keeps short what a recovery reads: a window is written with every candle."""
+"""Keeps short what a recovery reads: each candle writes a record."""
 
 
 class WorkerHealth:
