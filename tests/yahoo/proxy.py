@@ -42,7 +42,7 @@ class _End(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None:
+        if self.other is not None and not self.other.transport.is_closing():
             self.other.transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -84,6 +84,9 @@ class _Near(_End):
             _, far = await loop.create_connection(_End, "127.0.0.1", self._target_port)
         except OSError:  # which the client sees for itself
             self.cut()
+            return
+        if self.transport.is_closing():  # gone meanwhile
+            far.transport.close()
             return
         self.other, far.other = far, self
         self.transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
