@@ -32,6 +32,9 @@ LONGEST_WINDOW: Final = 160
 _SPARE: Final = 2
 """Rows at an answer's end that may be no closed candle: the forming one, and the last trade."""
 
+_MISSED_S: Final = 1800.0
+"""How stale a symbol is when the log says so; the metric tells it at once."""
+
 _FIRST_RETRY_S: Final = 5.0
 _LONGEST_RETRY_S: Final = 3600.0
 
@@ -47,8 +50,10 @@ class _Followed:
 
     symbol: str
     ledger: Ledger
+    since_ms: int  # followed since then
     backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST_RETRY_S, _LONGEST_RETRY_S))
     answer: Answer | None = None  # the newest that told the sessions
+    is_missed: bool = False  # whether the log has said so
 
     def note(self, answer: Answer) -> None:
         """Keep an answer, unless Yahoo has nothing of its span and so tells no sessions."""
@@ -98,8 +103,9 @@ class PollingSource:
         self._has_answer = False
 
     async def candles(self, published: Published) -> AsyncGenerator[Publication, None]:
+        now_ms = self._now_ms()
         self._followed = {
-            symbol: _Followed(symbol, Ledger.of(published.get(symbol, ())))
+            symbol: _Followed(symbol, Ledger.of(published.get(symbol, ())), now_ms)
             for symbol in self.symbols
         }
         for one in self._followed.values():
@@ -150,6 +156,7 @@ class PollingSource:
             return followed.backoff.failed()
         followed.backoff.reset()
         self._has_answer = True
+        self._note_missing(followed)
         now_ms = self._now_ms()
         calendar = None if followed.answer is None else followed.answer.calendar
         return (next_due_ms(now_ms, self._poll_ms, self.interval, calendar) - now_ms) / 1000
@@ -256,12 +263,28 @@ class PollingSource:
         if kinds == {ErrorKind.UNKNOWN_SYMBOL}:
             raise SourceError(f"Yahoo knows none of the {len(self.symbols)} symbols: {error}")
 
+    def _note_missing(self, followed: _Followed) -> None:
+        """Say once that nothing comes though the exchange is open, and once that it does again."""
+        if followed.answer is None or followed.answer.calendar is None:
+            return  # whether it is open is not known: FX sleeps at weekends
+        stale_s = self._stale_s(followed)
+        was_missed = followed.is_missed
+        followed.is_missed = stale_s >= max(_MISSED_S, 2 * INTERVALS_MS[self.interval] / 1000)
+        if followed.is_missed and not was_missed:
+            log.warning(
+                "%s %s: no candle for %.0f min though its exchange is open: halted, delisted, or "
+                "seldom traded", followed.symbol, self.interval, stale_s / 60,
+            )  # fmt: skip
+        elif was_missed and not followed.is_missed:
+            log.info("%s %s: candles come again", followed.symbol, self.interval)
+
     def _stale_s(self, followed: _Followed) -> float:
-        """Return how much older the newest candle is than the newest that could be there."""
+        """Return how much older the newest candle is than the newest that could be there.
+
+        A symbol without any candle is as old as it is followed, so that it is missed in time.
+        """
         newest, answer = followed.ledger.newest, followed.answer
-        if newest is None or answer is None:
-            return 0.0
-        expected_ms = expected_close_ms(
-            self.interval, answer.hours, self._now_ms(), newest.close_ms
-        )
-        return (expected_ms - newest.close_ms) / 1000
+        newest_ms = followed.since_ms if newest is None else newest.close_ms
+        hours = None if answer is None else answer.hours
+        expected_ms = expected_close_ms(self.interval, hours, self._now_ms(), newest_ms)
+        return (expected_ms - newest_ms) / 1000

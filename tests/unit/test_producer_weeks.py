@@ -398,6 +398,27 @@ def test_staleness_is_told_against_the_calendar(
     assert seen["night"] == 0
 
 
+def test_a_missing_symbol_is_told_from_a_closed_market(
+    loop: VirtualLoop, metrics: ProducerMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a night nor a holiday is a word in the log; a session without a trade is one."""
+    caplog.set_level("INFO")
+    loop.set_ms(at(date(2026, 11, 25), 15))
+    good, halted, never = (nyse(name, date(2026, 11, 30)) for name in ("GOOD", "HALTED", "NEVER"))
+    noon = at(date(2026, 11, 27), 10, 0)  # of the half day after the holiday
+    halted.without.update(range(noon, at(date(2026, 11, 30), 11), MINUTE_MS))
+    never.sessions = [one for one in never.sessions if one[0] < at(date(2026, 11, 20), 0)]
+    source, _ = polling(loop, [good, halted, never], metrics)
+    run(loop, Topic(), source, at(date(2026, 11, 30), 12))
+    told = [one.getMessage() for one in caplog.records if "exchange is open" in one.getMessage()]
+    assert len(told) == 2
+    assert told[0].startswith("NEVER 1m: no candle for")
+    assert told[1].startswith("HALTED 1m: no candle for 30 min though its exchange is open")
+    assert [one.getMessage() for one in caplog.records if "come again" in one.getMessage()] == [
+        "HALTED 1m: candles come again"
+    ]
+
+
 def test_a_crash_at_any_instant_leaves_no_gap(loop: VirtualLoop, metrics: ProducerMetrics) -> None:
     """Each life ends after some publications; the next goes on from what the topic holds."""
     chance = random.Random(6)
