@@ -16,8 +16,10 @@ from producer.failures import ErrorKind
 from producer.gate import Gate
 from producer.source import SourceError, UnreachableError
 from shared.candles import DAY_MS, Candle
-from tests.unit.polled_market import DAY, HALF_DAY, Market, assert_same, at, midnight
 from tests.yahoo import Fault
+from tests.yahoo.polled import DAY, HALF_DAY, Market, assert_same, at, midnight
+
+pytestmark = pytest.mark.integration
 
 
 def test_every_closed_minute_comes_as_the_market_made_it(market: Market) -> None:

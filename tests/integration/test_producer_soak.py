@@ -46,7 +46,8 @@ class Chaos:
         self._chance = random.Random(seed)
         self._server = stand_in.server
         self._listings = listings
-        self.failed = 0
+        self._now_ms = stand_in.server.now_ms
+        self.failed = self.blanked = 0
         for one in listings:
             for _ in range(30):
                 start, end = self._chance.choice(one.sessions)
@@ -57,8 +58,9 @@ class Chaos:
     async def rage(self) -> None:
         """Break something every quarter of an hour, mostly for one symbol."""
         while True:
-            await asyncio.sleep(900)
+            await asyncio.sleep(600)
             one = self._chance.choice(self._listings)
+            await self._leave_blank(self._chance.choice(self._listings))
             if self._chance.random() < 0.4:
                 self._server.fail(
                     one.symbol, self._chance.choice(FAULTS), self._chance.randrange(1, 4)
@@ -67,6 +69,25 @@ class Chaos:
             if self._chance.random() < 0.05:
                 for each in self._listings:
                     self._server.fail(each.symbol, Fault.RATE_LIMIT, 2)
+
+    async def _leave_blank(self, listing: Listing) -> None:
+        """Let the minute that begins now have no prices, or no bar, for some minutes."""
+        now_ms = self._now_ms()
+        if not any(start <= now_ms < end for start, end in listing.sessions):
+            return
+        minute_ms = now_ms - now_ms % MINUTE_MS
+        if self._chance.random() < 0.5:
+            listing.overrides[minute_ms] = dict.fromkeys(("open", "high", "low", "close"))
+        elif minute_ms not in listing.without:
+            listing.without.add(minute_ms)
+        else:
+            return
+        self.blanked += 1
+        try:
+            await asyncio.sleep(self._chance.randrange(60, 300))
+        finally:  # the producer may be killed meanwhile
+            if not listing.overrides.pop(minute_ms, None):
+                listing.without.remove(minute_ms)
 
 
 @pytest.mark.timeout(1800)
@@ -89,6 +110,8 @@ def test_a_month_ends_with_every_closed_candle_as_yahoo_has_it() -> None:
             lives += 1
     process_state.forget()
     assert chaos.failed > 100
+    assert chaos.blanked > 300
+    assert len(topic.of_kind(Kind.CORRECTION)) > 10  # filled so late that others went before
     assert lives > 3  # killed and started again
     total = 0
     for one in listings:

@@ -8,8 +8,10 @@ import pytest
 
 from producer.source import ActionKind, Kind
 from shared.candles import Candle
-from tests.unit.polled_market import DAY, Market, at, day_of, midnight
 from tests.yahoo.market import new_york
+from tests.yahoo.polled import DAY, Market, at, day_of, midnight
+
+pytestmark = pytest.mark.integration
 
 EVE = DAY - timedelta(days=1)
 BOTH = ("AAPL", "MSFT")
