@@ -25,6 +25,7 @@ from shared.forecaster import Due, LstmForecaster, forecast
 from shared.forecasts import Horizon
 from shared.history import History, bundled
 from shared.window import Window
+from tests.unit.api_client import application, predict
 from trainer import backtest, dataset, report
 from trainer.__main__ import main
 from trainer.network import Ensemble, Shape
@@ -186,7 +187,33 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
     told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert sum(": row 200" in line and "left out" in line for line in told) == 3
-    assert f"{candles}: 3 rows left out" in told
+    by_rule = "1 inconsistent, 2 out_of_range"
+    assert [line for line in told if "3 rows left out" in line] == [
+        f"{candles}: 3 rows left out: {by_rule}"
+    ]
+
+
+def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path) -> None:
+    other = ["--horizons", "2,7", "--quantiles", "0.2,0.5,0.95", "--until", "2003-06-01"]
+    argv = ["fit", "--data", str(candles), "--out", str(tmp_path / "b"), *other, *SMALL]
+    assert main([*argv, "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0, "with a figure"
+    out = tmp_path / "forecasts.csv"
+    argv = ["backtest", "--model", str(tmp_path / "b"), "--data", str(candles), "--out", str(out)]
+    assert main([*argv, "--no-progress"]) == 0
+    table = pd.read_csv(out, float_precision="round_trip")
+    assert [name for name in table.columns if name[0] == "q"] == ["q0.2", "q0.5", "q0.95"]
+    assert set(table["step"]) == {2, 7}
+    forecaster = LstmForecaster(bundle.load(tmp_path / "b"))
+    used = dataset.load(candles).symbols["IBM"].candles[-forecaster.window_length :]
+    names = ("open", "high", "low", "close", "volume")
+    history = [dict(zip(names, one, strict=True)) for one in used.tolist()]
+    answer = predict(application(forecaster), history).json()
+    rows = table[table["symbol"] == "IBM"].tail(2)
+    assert [one["step"] for one in answer["horizons"]] == rows["step"].tolist()
+    for told, (_, row) in zip(answer["horizons"], rows.iterrows(), strict=True):
+        expected = {level: row[f"q{level}"] for level in ("0.2", "0.5", "0.95")}
+        assert told["quantiles"] == pytest.approx(expected, rel=1e-6)
+        assert told["volatility"] == pytest.approx(row["volatility"], rel=1e-6)
 
 
 def test_the_back_test_is_what_the_stream_forecasts(trained: Path) -> None:
