@@ -98,6 +98,18 @@ def test_a_table_written_and_read_is_the_same_to_the_last_bit(tmp_path: Path, na
     pd.testing.assert_frame_equal(read, table, check_exact=True)
 
 
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for name in ("file/out.csv", "file/deep/out.parquet"):
+        with pytest.raises(forecast_table.TableError, match="cannot be written"):
+            forecast_table.prepare(tmp_path / name)
+    forecast_table.prepare(tmp_path / "folder" / "out.csv")
+    assert list((tmp_path / "folder").iterdir()) == []
+    (tmp_path / "out.csv").write_text("kept")
+    forecast_table.prepare(tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "kept"
+
+
 def test_another_ending_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(forecast_table.TableError, match=r"out\.xlsx: expected a name ending in"):
         forecast_table.write(pd.DataFrame(), tmp_path / "out.xlsx")

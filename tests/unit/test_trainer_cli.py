@@ -49,6 +49,18 @@ def test_settings_reach_the_config() -> None:
     assert (settings.seed, settings.until) == (7, date(2010, 1, 1))
 
 
+def test_what_a_frozen_bundle_has_no_use_for_is_known() -> None:
+    argv = ["--model", "b", "--data", "c.csv", "--horizons", "2", "--folds", "3", "--out", "r"]
+    assert EvaluateSettings.read(argv, "x").unused_with_model == ("folds", "horizons")
+
+
+def test_a_window_holds_160_candles_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+    assert TrainSettings.read(["--sequence-length", "40"], "x").config().window_length == 160
+    with pytest.raises(SystemExit):
+        TrainSettings.read(["--sequence-length", "41"], "x")
+    assert "sequence_length: input should be less than or equal to 40" in capsys.readouterr().err
+
+
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANDLECAST_HORIZONS", "2,4")
     assert TrainSettings.read([], "x").horizons == (2, 4)
