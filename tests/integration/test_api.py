@@ -152,6 +152,27 @@ def flat(price: float) -> dict[str, float]:
     return {"open": price, "high": price, "low": price, "close": price, "volume": 0.0}
 
 
+def test_small_requests_are_answered_while_a_large_one_is_at_work(api: Api) -> None:
+    body = json.dumps({"histories": [{"candles": example_history(160)}] * 1_000}).encode()
+    small = request_body(160)
+
+    def ask_small(connection: http.client.HTTPConnection) -> None:
+        connection.request("POST", "/predict", small, JSON)
+        assert json.loads(connection.getresponse().read())["horizons"]
+
+    with ThreadPoolExecutor(1) as pool, closing(api.connect()) as connection:
+        ask_small(connection)
+        large = pool.submit(api.ask, "POST", "/v1/forecasts", body)
+        answered = 0
+        while not large.done():
+            ask_small(connection)
+            answered += 1
+        status, text = large.result()
+    assert status == 200
+    assert len(json.loads(text)["forecasts"]) == 1_000
+    assert answered >= 20
+
+
 def test_metrics_tell_requests_cpu_and_memory(api: Api) -> None:
     api.ask("POST", "/predict", request_body())
     status, text = api.ask("GET", "/metrics")

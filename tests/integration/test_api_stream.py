@@ -35,11 +35,11 @@ def make_topics(kafka: KafkaSettings) -> None:
     asyncio.run(ensure(kafka.bootstrap, market_topics(kafka)))
 
 
-def start(processes: Processes, kafka: KafkaSettings, port: int | None = None) -> Api:
+def start(processes: Processes, kafka: KafkaSettings, *more: str, port: int | None = None) -> Api:
     port = port or free_ports(1)[0]
     flags = ["--bootstrap", kafka.bootstrap, "--candles-topic", kafka.candles_topic]
     flags += ["--forecasts-topic", kafka.forecasts_topic, "--port", str(port)]
-    api = Api(processes.start("api", *flags), port)
+    api = Api(processes.start("api", *flags, *more), port)
     wait_until(api.is_ready, 60.0, "the API is ready", process=api.process)
     return api
 
@@ -221,16 +221,17 @@ def down(api: Api) -> str:
     return text if status == 503 else ""
 
 
-def test_a_listener_that_does_not_read_does_not_hinder_others(
+def test_200_listeners_that_do_not_read_do_not_hinder_one_that_does(
     processes: Processes, kafka: str, unique_name: Callable[[str], str]
 ) -> None:
     topics = settings_of(kafka, unique_name)
     make_topics(topics)
-    api = start(processes, topics)
+    api = start(processes, topics, "--max-streams", "300", "--max-streams-a-client", "300")
     wait_until(lambda: get(api, "/v1/forecasts"), 30, "it is followed", process=api.process)
     candles = walk(6_000)
-    with listening(api) as slow, listening(api, "?events=candle") as fast:
-        assert next(slow)[1] == next(fast)[1] == "hello"
+    with ExitStack() as listeners, listening(api, "?events=candle") as fast:
+        slow = [listeners.enter_context(listening(api)) for _ in range(200)]
+        assert {next(one)[1] for one in (*slow, fast)} == {"hello"}
         started = time.monotonic()
         write_candles(topics.bootstrap, topics.candles_topic, candles)
         got = [next(fast)[2]["open_ms"] for _ in candles]
