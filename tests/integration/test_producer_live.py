@@ -69,6 +69,7 @@ def values(candle: Candle) -> tuple[float, float, float, float, float]:
     return candle.open, candle.high, candle.low, candle.close, candle.volume
 
 
+@pytest.mark.timeout(450)  # it waits for a whole minute, and the one that has begun
 def test_a_minute_of_ticks_is_published_at_its_end_and_corrected_by_the_poll(
     producer: Producer, yahoo: YahooStandIn
 ) -> None:
