@@ -28,7 +28,7 @@ test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests do, and count (20 minutes)
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
 
-soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (6 minutes)
+soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (10 minutes)
 	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/test_producer_soak.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format check, lint, strict types, import contracts, generated documents
