@@ -38,6 +38,7 @@ class Plan:
 
     backlog_days: int
     crew_days: int  # of one worker's and two workers' backlog
+    by_turns: bool  # whether they are measured at half a core each too
     paced: dict[int, int]  # candles a second -> days
     bursts: int
     burst_days: int
