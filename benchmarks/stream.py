@@ -46,7 +46,7 @@ FULL: Final = Plan(
 )
 QUICK: Final = Plan(
     backlog_days=40,
-    crew_days=50,
+    crew_days=100,
     by_turns=False,
     paced={500: 6, 2000: 16},
     bursts=3,
