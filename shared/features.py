@@ -55,7 +55,14 @@ RSI_CANDLES: Final = 14
 SMA_CANDLES: Final = 20
 MONTH: Final = 22  # trading days, as in Corsi (2009)
 WEEK: Final = 5
-LONG: Final = 120  # the longest memory that a window of at most 160 candles has room for
+LONG: Final = 120  # half a year, less the weeks that a window needs for its steps
+QUARTERS: Final = (64, 129)
+"""Candles back: where the search for last quarter's events begins, and for those before it.
+
+Reports come some 63 trading days apart, so what follows the newest candle had its like then."""
+
+QUIET_EVENTS: Final = 0.05
+"""Floor of the largest variance around a quarter's event, as a share of the mean of 120."""
 
 
 MIN_VOLATILITY: Final = math.sqrt(MIN_VARIANCE)
@@ -126,6 +133,17 @@ FEATURES: Final[Mapping[str, Feature]] = MappingProxyType(
             "log of the mean absolute return over the mean range volatility, of 120 candles: what "
             "ranges understate, as in an index whose opening price is stale",
             LONG + 1,
+        ),
+        "quarter-volatility-1": Feature(
+            "log root of the largest range variance 61 to 64 candles ago, or 122 to 129 if that is "
+            "less: whether reports, a quarter apart, may be due at the next candle",
+            QUARTERS[1] + 2,
+        ),
+        "quarter-volatility-5": Feature(
+            "likewise 57 to 64 or 114 to 129 candles ago: due within some 5", QUARTERS[1] + 2
+        ),
+        "quarter-volatility-10": Feature(
+            "likewise 49 to 64 or 114 to 129 candles ago: due within some 10", QUARTERS[1] + 2
         ),
         "log-volume": Feature(
             "log of the turnover (close x volume) over its mean of 22 candles; 0 without volume",
@@ -202,7 +220,8 @@ _RANGE, _GAP, _BODY, _HIGH, _OPEN = range(5)
 _CLOSE, _TURNOVER, _WAY, _MOVE, _VARIANCE, _VOLATILITY = range(5, 11)
 _CHANGE, _RETURN = 11, 12
 _SUMS: Final = 13
-_HISTORY: Final = 19
+_QUARTER: Final = 19  # three rows, at the newest steps alone
+_HISTORY: Final = 22
 
 _TAKEN: Final = ("low", "before", "open", "high", "open", "close", "volume")
 """Of the candles, for the first rows."""
@@ -234,6 +253,9 @@ def _mean(of: int, span: int, floor: float = 0.0, *, scale: float = 1.0) -> _Row
 
 
 _QUIET: Final = _Row(_VARIANCE, MONTH, factor=QUIET_SHARE / MONTH, floor=QUIET_SHARE * MIN_VARIANCE)
+_NO_EVENT: Final = _Row(
+    _VARIANCE, LONG, factor=QUIET_EVENTS / LONG, floor=QUIET_EVENTS * MIN_VARIANCE
+)
 _TABLE: Final[tuple[_Row, ...]] = (
     # Divided by the divisors below:
     _Row(_GAP),
@@ -249,6 +271,9 @@ _TABLE: Final[tuple[_Row, ...]] = (
     _mean(_VARIANCE, WEEK, scale=0.5),
     _mean(_VARIANCE, MONTH, scale=0.5),
     _mean(_VARIANCE, LONG, scale=0.5),
+    _Row(_QUARTER, scale=0.5),
+    _Row(_QUARTER + 1, scale=0.5),
+    _Row(_QUARTER + 2, scale=0.5),
     _Row(_RETURN),
     # Divisors; the roots of the first two:
     _mean(_VARIANCE, MONTH, MIN_VARIANCE),
@@ -264,16 +289,19 @@ _TABLE: Final[tuple[_Row, ...]] = (
     _QUIET,
     _Row(_GAP, factor=0.0, floor=MIN_VARIANCE),
     _Row(_GAP, factor=0.0, floor=MIN_VARIANCE),
+    _NO_EVENT,
+    _NO_EVENT,
+    _NO_EVENT,
 )
 _DIVIDED: Final = slice(0, 6)
-_LOGARITHMS: Final = slice(4, 10)
-_DIVISORS: Final = slice(11, 17)
-_ROOTS: Final = slice(11, 13)
-_FLOORS: Final = slice(17, 23)
-_FLOORED: Final = slice(11, 23)
+_LOGARITHMS: Final = slice(4, 13)
+_DIVISORS: Final = slice(14, 20)
+_ROOTS: Final = slice(14, 16)
+_FLOORS: Final = slice(20, 29)
+_FLOORED: Final = slice(14, 29)
 
 _OUTPUTS: Final = {
-    "log-return": 10,
+    "log-return": 13,
     "scaled-gap": 0,
     "scaled-return": 1,
     "sma-ratio": 2,
@@ -282,6 +310,9 @@ _OUTPUTS: Final = {
     "range-volatility-5": 7,
     "range-volatility-22": 8,
     "range-volatility-120": 9,
+    "quarter-volatility-1": 10,
+    "quarter-volatility-5": 11,
+    "quarter-volatility-10": 12,
     "return-range-ratio": 4,
     "log-volume": 5,
 }
@@ -301,9 +332,9 @@ class _Plan:
     width: int  # F
     taken: NDArray[np.intp]  # (7T,), of the window
     weights: Array  # (1, 3, T), of the squares in the variance
-    ends: NDArray[np.intp]  # (46L,), of the history: every row's, then what is taken off them
-    factor: Array  # (1, 23L)
-    floor: Array  # (1, 12, L)
+    ends: NDArray[np.intp]  # (58L,), of the history: every row's, then what is taken off them
+    factor: Array  # (1, 29L)
+    floor: Array  # (1, 15, L)
     share: Array  # (1, 6, L)
     output: NDArray[np.intp]  # (LF,), of the table
     scale: Array  # (1, LF)
@@ -392,7 +423,7 @@ class _Room:
 
 
 def _history_steps(history: Array, plan: _Plan) -> list[_Step]:
-    """Return the steps from the first rows to a whole history (B, 19, T)."""
+    """Return the steps from the first rows to a whole history (B, 22, T)."""
 
     def rows(first: int, last: int) -> Array:
         return history[:, first : last + 1]
@@ -400,7 +431,7 @@ def _history_steps(history: Array, plan: _Plan) -> list[_Step]:
     logs, over = rows(_RANGE, _BODY), rows(_HIGH, _CLOSE)
     gap, body, close = history[:, _GAP], history[:, _BODY], history[:, _CLOSE]
     turnover, variance = history[:, _TURNOVER], history[:, _VARIANCE]
-    summed, sums = history[:, _SUMMED], history[:, _SUMS:]
+    summed, sums = history[:, _SUMMED], history[:, _SUMS:_QUARTER]
     squares = sums[:, _SHORT:]  # room that is free yet
     # What is summed up over a month, at the newest steps and as far as they look back.
     newest = slice(plan.length - plan.steps - MONTH + 1, None)
@@ -416,6 +447,7 @@ def _history_steps(history: Array, plan: _Plan) -> list[_Step]:
         # Never below 0: a body is within its range, and its weight is smaller.
         partial(np.add, squares[:, 0], squares[:, 1], variance),
         partial(np.add, variance, squares[:, 2], variance),
+        *_quarter_steps(variance, history[:, _QUARTER:, -plan.steps :]),
         partial(np.sqrt, variance, history[:, _VOLATILITY]),
         partial(np.multiply, close, turnover, turnover),
         partial(np.add.accumulate, short, 2, None, short_sums),
@@ -423,12 +455,32 @@ def _history_steps(history: Array, plan: _Plan) -> list[_Step]:
     ]
 
 
+def _quarter_steps(variance: Array, quarters: Array) -> list[_Step]:
+    """Return the steps from variances (B, T) to the largest of past quarters (B, 3, L)."""
+    steps = quarters.shape[2]
+    first = variance.shape[1] - steps - QUARTERS[1]  # what the oldest step looks back to
+    runs = [variance[:, first:]]  # then the largest of 2, 4, 8 and 16 from each on
+    work: list[_Step] = []
+    for width in (1, 2, 4, 8):
+        shorter = runs[-1]
+        runs.append(np.empty((len(variance), shorter.shape[1] - width)))
+        work.append(partial(np.maximum, shorter[:, :-width], shorter[:, width:], out=runs[-1]))
+    _, _, four, eight, sixteen = runs
+    last = slice(QUARTERS[1] - QUARTERS[0], QUARTERS[1] - QUARTERS[0] + steps)
+    before = slice(0, steps)
+    pairs = ((four, eight), (eight, sixteen), (sixteen, sixteen))
+    return work + [
+        partial(np.minimum, newer[:, last], older[:, before], out=quarters[:, row])
+        for row, (newer, older) in enumerate(pairs)
+    ]
+
+
 def _table_steps(history: Array, outputs: Array, plan: _Plan) -> list[_Step]:
-    """Return the steps from a flattened history (B, 19T) to features (B, LF)."""
+    """Return the steps from a flattened history (B, 22T) to features (B, LF)."""
     windows, size = len(history), len(_TABLE) * plan.steps
     ends = np.empty((windows, 2 * size))
     flat = np.empty((windows, size))
-    table = flat.reshape(windows, len(_TABLE), plan.steps)  # (B, 23, L)
+    table = flat.reshape(windows, len(_TABLE), plan.steps)  # (B, 29, L)
     divided, divisors, floored = table[:, _DIVIDED], table[:, _DIVISORS], table[:, _FLOORED]
     roots, logs, floors = table[:, _ROOTS], table[:, _LOGARITHMS], table[:, _FLOORS]
     shares = np.empty(divided.shape)

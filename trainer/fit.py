@@ -18,11 +18,15 @@ from trainer.fit_config import LEVEL, FitConfig, Scaling
 from trainer.network import CLIP, Ensemble, Net, Shape
 from trainer.scaling import Array, Scalers, fit_scalers, log_scales, relative
 
-MAX_RATIO: Final = 1e3
-"""Realised over forecast variance beyond this teaches nothing but instability."""
+MAX_LOG_RATIO: Final = 3.0
+MIN_LOG_RATIO: Final = -2.0
+"""Realised over forecast volatility beyond these teaches nothing but instability."""
 
 MIN_RATIO: Final = 1e-4
 """Keeps the logarithm of a candle without a range finite."""
+
+MAX_RATIO: Final = 30.0
+"""Realised over forecast variance counts as no more when the mean is made right."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Epoch:
     epoch: int  # from 0
     train_loss: float
     pinball: float  # on validation, of scaled targets
-    qlike: float  # on validation
+    volatility: float  # squared error of its logarithm, on validation
 
 
 @dataclass(frozen=True)
@@ -192,9 +196,9 @@ class _Trainer:
         best, best_epoch = float("inf"), 0
         for epoch, train_loss, net in self._epochs(data):
             with torch.no_grad():
-                pinball, qlike = (float(one) for one in self._losses(net, validation))
-            record(Epoch(self.number, self.scaling, epoch, train_loss, pinball, qlike))
-            loss = pinball + self.config.stop_weight * qlike
+                pinball, volatility = (float(one) for one in self._losses(net, validation))
+            record(Epoch(self.number, self.scaling, epoch, train_loss, pinball, volatility))
+            loss = pinball + self.config.stop_weight * volatility
             if loss < best:
                 best, best_epoch = loss, epoch
             elif epoch - best_epoch >= self.config.patience:
@@ -202,9 +206,11 @@ class _Trainer:
         return best_epoch
 
     def train(self, samples: Samples, epochs: int) -> Net:
-        """Return the averaged net after so many epochs."""
-        for epoch, _, net in self._epochs(self._tensors(samples)):
+        """Return the averaged net after so many epochs, its variance right in the mean."""
+        data = self._tensors(samples)
+        for epoch, _, net in self._epochs(data):
             if epoch + 1 == epochs:
+                net.raise_volatility(_log_bias(net, data))
                 return net
         raise ValueError(f"epochs: expected 1 to {self.config.max_epochs}, got {epochs}")
 
@@ -238,8 +244,9 @@ class _Trainer:
             net.train()
             order = torch.randperm(len(data))
             for i in range(batches):
-                pinball, qlike = self._losses(net, data.take(order[i * batch : (i + 1) * batch]))
-                loss = pinball + config.volatility_weight * qlike
+                some = data.take(order[i * batch : (i + 1) * batch])
+                pinball, volatility = self._losses(net, some)
+                loss = pinball + config.volatility_weight * volatility
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -258,13 +265,25 @@ class _Trainer:
         )
 
     def _losses(self, net: Net, data: _Tensors) -> tuple[Tensor, Tensor]:
-        """Return the mean pinball loss of the quantiles and QLIKE of the volatility."""
+        """Return the mean pinball loss, and the mean squared error of the log volatility.
+
+        Of the logarithm, as in HAR's: realised variance is nearly log-normal (Andersen et al.
+        2003), so that it teaches more than QLIKE does, whose few largest ratios rule the rest.
+        """
         quantiles, log_volatility = net(data.inputs)
         error = data.returns[..., None] - quantiles  # (N, H, Q)
         pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean(-1)
-        ratio = (data.variance + MIN_RATIO) / torch.exp(2.0 * log_volatility)
-        qlike = ratio.clamp_max(MAX_RATIO) - torch.log(ratio) - 1.0  # Patton (2011)
-        return (pinball * data.weight).mean(), qlike.mean()
+        log_ratio = 0.5 * torch.log(data.variance + MIN_RATIO) - log_volatility  # (N, H)
+        squared = log_ratio.clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
+        return (pinball * data.weight).mean(), squared.mean()
+
+
+def _log_bias(net: Net, data: _Tensors) -> Tensor:
+    """Return by how much log volatility is too low, (H,): a mean logarithm is no log of a mean."""
+    with torch.no_grad():
+        _, log_volatility = net(data.inputs)
+        ratio = data.variance / torch.exp(2.0 * log_volatility)
+        return 0.5 * torch.log(ratio.clamp_max(MAX_RATIO).mean(0))
 
 
 def _optimizer(net: Net, config: FitConfig) -> torch.optim.Optimizer:

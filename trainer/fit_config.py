@@ -17,9 +17,13 @@ LEVEL: Final = "range-volatility-120"
 RATIO: Final = "return-range-ratio"
 REQUIRED: Final = (*TERMS, LEVEL, RATIO)
 
+QUARTER: Final = ("quarter-volatility-1", "quarter-volatility-5", "quarter-volatility-10")
+"""What moved a quarter ago and two: the network sees it relative to ``LEVEL`` as well."""
+
 DEFAULT_FEATURES: Final = (
     *TERMS,
     LEVEL,
+    *QUARTER,
     "scaled-return",
     "scaled-gap",
     "sma-ratio",
@@ -46,8 +50,8 @@ class FitConfig:
     max_epochs: int = 30
     patience: int = 6  # epochs without a better validation loss before training stops
     average: float = 0.98  # decay of the moving average of the weights, which is what is kept
-    volatility_weight: float = 1.0  # of QLIKE, beside the pinball loss
-    stop_weight: float = 0.09  # of QLIKE in the validation loss, which it would else dominate
+    volatility_weight: float = 1.0  # of log volatility's squared error, beside the pinball loss
+    stop_weight: float = 0.3  # of it in the validation loss
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
     reach: float = 1.5  # deviations of volatility's level over which "absolute" is trusted

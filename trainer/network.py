@@ -69,6 +69,11 @@ class Net(nn.Module):
         quantiles = quantiles_of(gaps, out[..., :1], self.location[..., None], self.median)
         return quantiles, out[..., 1].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
 
+    def raise_volatility(self, log_factor: Tensor) -> None:
+        """Add to the log volatility of each horizon, shape (H,)."""
+        with torch.no_grad():
+            self.head.bias.view(self.horizons, self.levels + 1)[:, 1] += log_factor
+
 
 def squareplus(values: Tensor) -> Tensor:
     """Return positive numbers, (x + sqrt(x^2 + 4)) / 2; Barron, "Squareplus" (2021).

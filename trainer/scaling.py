@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from shared.features import MIN_VARIANCE
 from trainer.dataset import Samples
-from trainer.fit_config import LEVEL, RATIO, TERMS, FitConfig, Scaling
+from trainer.fit_config import LEVEL, QUARTER, RATIO, TERMS, FitConfig, Scaling
 
 Array = NDArray[np.float64]
 
@@ -74,9 +74,9 @@ def log_scales(
 
 
 def relative(config: FitConfig) -> Array:
-    """Return the matrix (F, F) that takes ``LEVEL`` off HAR's terms."""
+    """Return the matrix (F, F) that takes ``LEVEL`` off the other logarithms of volatility."""
     matrix = np.eye(len(config.features))
-    for term in TERMS:
+    for term in (*TERMS, *(one for one in QUARTER if one in config.features)):
         matrix[config.index(LEVEL), config.index(term)] = -1.0
     return matrix
 

@@ -16,7 +16,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from trainer import rolling, scoring
-from trainer.fit_config import REQUIRED, FitConfig
+from trainer.fit_config import QUARTER, REQUIRED, FitConfig
 from trainer.settings import MAX_STEPS
 from trainer.source import Source
 from trainer.tracking import Run
@@ -25,6 +25,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "returns": ("scaled-return", "scaled-gap"),
     "momentum": ("sma-ratio", "rsi"),
     "volume": ("log-volume",),
+    "quarters": QUARTER,
 }
 """Inputs that a trial takes or leaves together; the others are required."""
 

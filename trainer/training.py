@@ -113,7 +113,7 @@ def test(folder: Path, source: Source, stop_ms: int, config: FitConfig) -> Test:
 def curves(fitted: Fitted) -> Iterator[tuple[str, int, float]]:
     """Yield the losses of each net by epoch: name, epoch, value."""
     for one in fitted.history:
-        for name in ("train_loss", "pinball", "qlike"):
+        for name in ("train_loss", "pinball", "volatility"):
             yield f"net{one.net}_{one.scaling}_{name}", one.epoch, getattr(one, name)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 GARMAN_KLASS: Final = 2 * np.log(2) - 1
 Rows = Sequence[Mapping[str, Any]]
+_Lags = tuple[int, int]
 
 
 def compute(rows: Rows, features: Sequence[str], steps: int) -> pd.DataFrame:
@@ -34,6 +35,11 @@ def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
     returns: Any = np.log(frame["close"] / frame["close"].shift(1))
     moves = returns.abs().rolling(120).mean()
     ranges: Any = np.sqrt(variance).rolling(120).mean().clip(lower=1e-5)
+    quarters = {
+        "quarter-volatility-1": ((61, 64), (122, 129)),
+        "quarter-volatility-5": ((57, 64), (114, 129)),
+        "quarter-volatility-10": ((49, 64), (114, 129)),
+    }
     week = np.maximum(variance.rolling(5).mean(), month * 0.01)
     return pd.DataFrame(
         {
@@ -45,8 +51,18 @@ def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
             "scaled-return": returns / np.sqrt(month),
             "scaled-gap": np.log(frame["open"] / frame["close"].shift(1)) / np.sqrt(month),
             "return-range-ratio": np.log((moves / ranges).clip(lower=0.2)),
+            **{name: _quarter(variance, level, *lags) for name, lags in quarters.items()},
         }
     )
+
+
+def _quarter(
+    variance: pd.Series[float], level: pd.Series[float], last: _Lags, before: _Lags
+) -> pd.Series[float]:
+    largest = [variance.rolling(b - a + 1).max().shift(a) for a, b in (last, before)]
+    event: Any = np.maximum(np.minimum(*largest), level * 0.05)
+    logarithm: pd.Series[float] = np.log(event) / 2
+    return logarithm
 
 
 def _levels(frame: pd.DataFrame) -> pd.DataFrame:

@@ -65,6 +65,15 @@ def oracle(candles: NDArray[np.float64]) -> pd.DataFrame:
     usual = turnover.rolling(22).mean()
     deviation = log((turnover / usual.where(usual > 0)).clip(lower=0.02).fillna(1.0))
     volatility = np.sqrt(variance).rolling(120).mean().clip(lower=1e-5)
+    level = variance.rolling(120).mean().clip(lower=1e-10)
+
+    def largest(newest: int, oldest: int) -> pd.Series[float]:
+        return variance.rolling(oldest - newest + 1).max().shift(newest)
+
+    def quarter(last: tuple[int, int], before: tuple[int, int]) -> pd.Series[float]:
+        event = largest(*last).combine(largest(*before), min)
+        return log(event.combine(level * 0.05, max)) / 2
+
     return pd.DataFrame(
         {
             "log-return": moved,
@@ -73,7 +82,10 @@ def oracle(candles: NDArray[np.float64]) -> pd.DataFrame:
             "range-volatility-1": log(variance.combine(month * 0.01, max)) / 2,
             "range-volatility-5": log(variance.rolling(5).mean().combine(month * 0.01, max)) / 2,
             "range-volatility-22": log(month) / 2,
-            "range-volatility-120": log(variance.rolling(120).mean().clip(lower=1e-10)) / 2,
+            "range-volatility-120": log(level) / 2,
+            "quarter-volatility-1": quarter((61, 64), (122, 129)),
+            "quarter-volatility-5": quarter((57, 64), (114, 129)),
+            "quarter-volatility-10": quarter((49, 64), (114, 129)),
             "sma-ratio": table["close"] / table["close"].rolling(20).mean() - 1,
             "rsi": (100 * gains / (gains + falls)).where(gains + falls > 0, 50.0),
             "log-volume": deviation.where(usual > 0, 0.0),

@@ -13,7 +13,7 @@ from shared.bundle import DataSpan
 from trainer import export
 from trainer.dataset import Samples
 from trainer.fit import Epoch, Fitted, fit, shape_of
-from trainer.fit_config import FitConfig
+from trainer.fit_config import QUARTER, TERMS, FitConfig
 from trainer.network import Ensemble, Net, quantiles_of
 from trainer.scaling import log_scales, relative
 
@@ -112,7 +112,7 @@ def test_history_and_pruning_hook() -> None:
     fitted = fit(made_samples(300, SMALL), SMALL, seed=0, on_epoch=seen.append)
     assert tuple(seen) == fitted.history
     assert {one.scaling for one in seen} == set(SMALL.scalings)
-    assert all(np.isfinite([one.train_loss, one.pinball, one.qlike]).all() for one in seen)
+    assert all(np.isfinite([one.train_loss, one.pinball, one.volatility]).all() for one in seen)
 
 
 def test_scalers_see_the_training_part_only() -> None:
@@ -192,7 +192,7 @@ def test_level_scaling_is_free_of_the_unit_of_volatility() -> None:
         for scale in log_scales(scaling, scalers, SMALL):
             terms = scale.weight[[SMALL.index(f"range-volatility-{k}") for k in (1, 5, 22, 120)]]
             np.testing.assert_allclose(terms.sum(axis=0), 1.0)
-    assert relative(SMALL).sum() == len(SMALL.features) - 3
+    assert relative(SMALL).sum() == len(SMALL.features) - len(TERMS) - len(QUARTER)
 
 
 def test_config_names_what_cannot_be() -> None:
