@@ -38,11 +38,11 @@ class FitConfig:
     """How to train; every default was chosen on validation, see ``docs/model.md``."""
 
     features: tuple[str, ...] = DEFAULT_FEATURES
-    sequence_length: int = 24  # steps, L
+    sequence_length: int = 12  # steps, L
     horizons: tuple[int, ...] = (1, 5, 10)  # candles ahead, rising
     quantile_levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     scalings: tuple[Scaling, ...] = ("har", "level", "absolute")  # one net each
-    hidden: int = 16  # of each net
+    hidden: int = 24  # of each net
     dropout: float = 0.5
     learning_rate: float = 4e-3
     weight_decay: float = 1.0  # AdamW's: decoupled, times the learning rate a step

@@ -29,7 +29,7 @@ MAX_STEPS: Final = 160 - max(one.lookback for one in FEATURES.values()) + 1
 
 SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
-CONFIGURATIONS_TRIED: Final = 78
+CONFIGURATIONS_TRIED: Final = 138
 """On validation data, before the defaults of ``FitConfig`` were chosen."""
 
 _EPOCH: Final = date(1970, 1, 1)
