@@ -59,8 +59,8 @@ def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
 def _quarter(
     variance: pd.Series[float], level: pd.Series[float], last: _Lags, before: _Lags
 ) -> pd.Series[float]:
-    largest = [variance.rolling(b - a + 1).max().shift(a) for a, b in (last, before)]
-    event: Any = np.maximum(np.minimum(*largest), level * 0.05)
+    newer, older = (variance.rolling(b - a + 1).max().shift(a) for a, b in (last, before))
+    event: Any = np.maximum(np.minimum(newer, older), level * 0.05)
     logarithm: pd.Series[float] = np.log(event) / 2
     return logarithm
 

@@ -68,7 +68,8 @@ def oracle(candles: NDArray[np.float64]) -> pd.DataFrame:
     level = variance.rolling(120).mean().clip(lower=1e-10)
 
     def largest(newest: int, oldest: int) -> pd.Series[float]:
-        return variance.rolling(oldest - newest + 1).max().shift(newest)
+        found: pd.Series[float] = variance.rolling(oldest - newest + 1).max().shift(newest)
+        return found
 
     def quarter(last: tuple[int, int], before: tuple[int, int]) -> pd.Series[float]:
         event = largest(*last).combine(largest(*before), min)

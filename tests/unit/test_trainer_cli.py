@@ -55,10 +55,10 @@ def test_what_a_frozen_bundle_has_no_use_for_is_known() -> None:
 
 
 def test_a_window_holds_160_candles_at_most(capsys: pytest.CaptureFixture[str]) -> None:
-    assert TrainSettings.read(["--sequence-length", "40"], "x").config().window_length == 160
+    assert TrainSettings.read(["--sequence-length", "30"], "x").config().window_length == 160
     with pytest.raises(SystemExit):
-        TrainSettings.read(["--sequence-length", "41"], "x")
-    assert "sequence_length: input should be less than or equal to 40" in capsys.readouterr().err
+        TrainSettings.read(["--sequence-length", "31"], "x")
+    assert "sequence_length: input should be less than or equal to 30" in capsys.readouterr().err
 
 
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
