@@ -261,7 +261,10 @@ def _search(settings: SearchSettings) -> None:
 
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
     """Return the candles of a data set, after telling what is wrong or odd about them."""
-    found = dataset.load(settings.data, settings.interval)
+    with console.working(
+        f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
+    ):
+        found = dataset.load(settings.data, settings.interval)
     odd = found.findings + (dataset.too_short(found, model.window_length) if model else ())
     for line in findings.lines(found.rejected, odd, found.unused_columns):
         log.warning("%s: %s", found.name, line)

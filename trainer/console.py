@@ -34,6 +34,14 @@ def progress(*, shown: bool) -> Iterator[Progress]:
         yield display
 
 
+@contextmanager
+def working(what: str, *, shown: bool) -> Iterator[None]:
+    """Show that something of unknown length goes on; silent unless ``shown``."""
+    console = Console(stderr=True, quiet=not shown)
+    with console.status(what):
+        yield
+
+
 def epochs(display: Progress, nets: int, max_epochs: int, title: str) -> Callable[[Epoch], None]:
     """Return what to call with each epoch; a net that stops early fills its part of the bar."""
     task = display.add_task(title, total=nets * max_epochs, note="")
