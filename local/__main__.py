@@ -36,7 +36,9 @@ INTERRUPTED: Final = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the arguments ask for; return the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a script's background command begins with it ignored, and would be deaf to it
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     # the parts log for themselves; what the follower meets while Kafka starts or ends is no news
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:

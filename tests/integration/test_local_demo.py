@@ -125,7 +125,11 @@ def test_even_a_killed_demo_leaves_no_process(watched: tuple[Process, dict[str, 
 
 
 def test_kafka_alone(processes: Processes) -> None:
-    kafka = processes.start("local", "kafka")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a script's background command
+    try:
+        kafka = processes.start("local", "kafka")
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_until(
         lambda: "runs until Ctrl-C" in kafka.log_tail(), START_S, "Kafka is up", process=kafka
     )

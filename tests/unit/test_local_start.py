@@ -65,9 +65,10 @@ def test_exit_codes(end: End, missing: int, until_done: bool, code: int) -> None
 
 @pytest.fixture
 def kept_signals() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("kept_signals")
