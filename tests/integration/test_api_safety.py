@@ -373,6 +373,17 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return pem, private
 
 
+def over_tls(port: int, context: ssl.SSLContext) -> http.client.HTTPResponse | None:
+    """Return the answer of ``/readyz``, its body unread; None while nobody listens."""
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+    with closing(connection):
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse()
+        except ConnectionRefusedError:
+            return None
+
+
 def test_it_speaks_tls(processes: Processes, tmp_path: Path) -> None:
     pem, private = certificate(tmp_path)
     port = free_ports(1)[0]
@@ -382,18 +393,9 @@ def test_it_speaks_tls(processes: Processes, tmp_path: Path) -> None:
     )
     context = ssl.create_default_context(cafile=str(pem))
 
-    def answers() -> http.client.HTTPMessage | None:
-        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
-        with closing(connection):
-            try:
-                connection.request("GET", "/readyz")
-                return connection.getresponse().headers
-            except ConnectionRefusedError:
-                return None
-
-    headers = wait_until(answers, 60, "it answers over TLS", process=process)
-    assert headers is not None
-    assert headers["strict-transport-security"]
+    answer = wait_until(lambda: over_tls(port, context), 60, "it answers over TLS", process=process)
+    assert answer is not None
+    assert answer.headers["strict-transport-security"]
     assert process.stop(10.0) == 0
 
 
@@ -410,15 +412,8 @@ def test_clients_show_certificates_where_they_are_asked_to(
     known = ssl.create_default_context(cafile=str(pem))
     known.load_cert_chain(pem, private)
 
-    def status(context: ssl.SSLContext) -> int | None:
-        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
-        with closing(connection):
-            try:
-                connection.request("GET", "/readyz")
-                return connection.getresponse().status
-            except ConnectionRefusedError:
-                return None
-
-    assert wait_until(lambda: status(known), 60, "it answers", process=process) == 200
+    answer = wait_until(lambda: over_tls(port, known), 60, "it answers", process=process)
+    assert answer is not None
+    assert answer.status == 200
     with pytest.raises(OSError, match=r"certificate required|reset|closed|EOF"):
-        status(ssl.create_default_context(cafile=str(pem)))
+        over_tls(port, ssl.create_default_context(cafile=str(pem)))
