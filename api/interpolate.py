@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.forecaster import MEDIAN, Prediction
+from shared.forecaster import Prediction
+from shared.forecasts import MEDIAN
 
 Array = NDArray[np.float64]
 

@@ -1,21 +1,41 @@
-"""A model on disk: what was trained, on what, and how to run it; loading verifies all of it."""
+"""A model on disk: its graph, what it was trained on, and how to run it; loading verifies all."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.candles import INTERVALS_MS
+from shared.forecasts import MEDIAN
+from shared.window import MAX_CANDLES
 
 CONFIG_NAME: Final = "config.json"
 ONNX_NAME: Final = "model.onnx"
 WEIGHTS_NAME: Final = "model.pth"
 SCALERS_NAME: Final = "scalers.joblib"
-FILE_NAMES: Final = (ONNX_NAME, WEIGHTS_NAME, SCALERS_NAME)
-FORMAT: Final = 1
+GOLDEN_NAME: Final = "golden.npz"
+FILE_NAMES: Final = (ONNX_NAME, WEIGHTS_NAME, SCALERS_NAME, GOLDEN_NAME)
+FORMAT: Final = 2
+
+MAX_FILE_BYTES: Final = 64 << 20
+"""Largest file of a bundle that is read; the default bundle's graph is 0.3 MB."""
+
+INPUTS: Final = ("candles", "open_ms")
+OUTPUTS: Final = ("log_return", "volatility")
+"""Names of the tensors of a bundle's graph."""
+
+
+Setting = str | int | float | bool | list[int] | list[float] | list[str] | None
+"""How a model was trained: a value of any setting, for people."""
 
 
 class BundleError(Exception):
@@ -27,7 +47,7 @@ class _Part(BaseModel):
 
 
 class DataSpan(_Part):
-    """What a model was trained on."""
+    """The candles that a model was trained on."""
 
     source: str
     symbols: tuple[str, ...]
@@ -37,38 +57,110 @@ class DataSpan(_Part):
     sha256: str  # of the candles as used
 
 
+class TensorSpec(_Part):
+    """The form of one tensor of the graph; -1 is any number of windows."""
+
+    datatype: Literal["FP64", "FP32", "INT64"]
+    shape: tuple[int, ...]
+
+
 class BundleConfig(_Part):
     """``config.json``: all that serving needs to know of a model, and its provenance."""
 
     format: int = FORMAT
     name: str
     model_version: str
-    interval: str  # of the candles it was trained on
-    sequence_length: Annotated[int, Field(ge=1)]  # steps of the LSTM, L
-    window_length: Annotated[int, Field(ge=2, le=1024)]  # candles that the features need, T
-    features: tuple[str, ...]
-    horizons: tuple[int, ...]  # candles ahead, rising
-    quantile_levels: tuple[float, ...]  # rising, the median among them
+    intervals: tuple[str, ...]  # of the candles it is for
+    inputs: dict[str, TensorSpec]  # of the graph, by name
+    outputs: dict[str, TensorSpec]
+    window_length: Annotated[int, Field(ge=2, le=MAX_CANDLES)]  # candles, T
+    horizons: tuple[Annotated[int, Field(ge=1)], ...]  # candles ahead, rising
+    quantile_levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...]  # rising, with the median
+    features: dict[str, str]  # name -> description, for people
     data: DataSpan
-    training: dict[str, str | int | float | bool | list[int] | list[float] | None]
+    training: dict[str, Setting]
     metrics: dict[str, float]
     files: dict[str, str]  # name -> SHA-256
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name, values in (("horizons", self.horizons), ("levels", self.quantile_levels)):
+            if not values or list(values) != sorted(set(values)):
+                raise ValueError(f"{name}: expected rising numbers, got {values}")
+        if MEDIAN not in self.quantile_levels:
+            raise ValueError(f"levels: expected the median among them, got {self.quantile_levels}")
+        unknown = [name for name in self.intervals if name not in INTERVALS_MS]
+        if unknown or not self.intervals:
+            raise ValueError(f"intervals: expected some of {', '.join(INTERVALS_MS)}")
+        for given, expected in (
+            (self.inputs, self.graph_inputs),
+            (self.outputs, self.graph_outputs),
+        ):
+            if given != expected:
+                raise ValueError(f"tensors: expected {expected}, got {given}")
+        return self
+
+    @property
+    def graph_inputs(self) -> dict[str, TensorSpec]:
+        """The inputs that a graph of these sizes has."""
+        return tensor_inputs(self.window_length)
+
+    @property
+    def graph_outputs(self) -> dict[str, TensorSpec]:
+        """The outputs that a graph of these sizes has."""
+        return tensor_outputs(len(self.horizons), len(self.quantile_levels))
+
+
+def tensor_inputs(window_length: int) -> dict[str, TensorSpec]:
+    """Return the graph's inputs: open, high, low, close, volume, and opening times in UTC ms."""
+    return {
+        "candles": TensorSpec(datatype="FP64", shape=(-1, window_length, 5)),
+        "open_ms": TensorSpec(datatype="INT64", shape=(-1, window_length)),
+    }
+
+
+def tensor_outputs(horizons: int, levels: int) -> dict[str, TensorSpec]:
+    """Return the graph's outputs: quantiles of the log return, and volatility per candle."""
+    return {
+        "log_return": TensorSpec(datatype="FP32", shape=(-1, horizons, levels)),
+        "volatility": TensorSpec(datatype="FP32", shape=(-1, horizons)),
+    }
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Windows and the forecasts that the graph gave for them when it was exported."""
+
+    candles: NDArray[np.float64]  # (G, T, 5)
+    open_ms: NDArray[np.int64]  # (G, T)
+    log_return: NDArray[np.float32]  # (G, H, Q)
+    volatility: NDArray[np.float32]  # (G, H)
+
+    def to_bytes(self) -> bytes:
+        """Return the windows and forecasts as an ``.npz`` archive."""
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **vars(self))
+        return stream.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Golden:
+        """Return what an archive holds; raises ``ValueError`` or ``KeyError`` for another one."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in cls.__annotations__})
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. Serving reads the ONNX file alone and never unpickles the others."""
+    """A verified bundle, with the very bytes whose hashes were checked.
+
+    Serving runs the graph alone: ``candles`` (B, T, 5) and ``open_ms`` (B, T) -> ``log_return``
+    (B, H, Q) and ``volatility`` (B, H). It never unpickles the other files.
+    """
 
     path: Path
     config: BundleConfig
-
-    @property
-    def onnx(self) -> bytes:
-        """The ONNX graph, serialised.
-
-        ``features`` (B, L, F) -> ``log_return`` (B, H, Q) and ``volatility`` (B, H).
-        """
-        return (self.path / ONNX_NAME).read_bytes()
+    onnx: bytes
+    golden: Golden
 
 
 def default_path() -> Path:
@@ -82,45 +174,74 @@ def load(path: Path) -> Bundle:
     Raises:
         BundleError: naming the file, the expected and the got.
     """
-    config_path = path / CONFIG_NAME
-    try:
-        config = BundleConfig.model_validate_json(config_path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{config_path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise BundleError(f"{config_path}: not a bundle's config: {error}") from error
-    if config.format != FORMAT:
-        raise BundleError(f"{config_path}: expected format {FORMAT}, got {config.format}")
+    config = _read_config(path / CONFIG_NAME)
     if set(config.files) != set(FILE_NAMES):
         raise BundleError(
-            f"{config_path}: expected the files {sorted(FILE_NAMES)}, got {sorted(config.files)}"
+            f"{path / CONFIG_NAME}: expected the files {sorted(FILE_NAMES)}, "
+            f"got {sorted(config.files)}"
         )
-    for name, expected in config.files.items():
-        _verify(path / name, expected)
+    contents = {name: _verified(path / name, digest) for name, digest in config.files.items()}
     version = version_of(config.name, config.files)
     if config.model_version != version:
         raise BundleError(
-            f"{config_path}: expected model_version {version} by the files' hashes, "
+            f"{path / CONFIG_NAME}: expected model_version {version} by the files' hashes, "
             f"got {config.model_version}"
         )
-    return Bundle(path, config)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def version_of(name: str, hashes: dict[str, str]) -> str:
-    """Return a model's version: its name and 12 digits over the hash of what it computes."""
-    return f"{name}-{hashes[ONNX_NAME][:12]}"
-
-
-def _verify(path: Path, expected: str) -> None:
     try:
-        got = file_hash(path)
+        golden = Golden.from_bytes(contents[GOLDEN_NAME])
+    except Exception as error:  # NumPy and zipfile raise many kinds for a damaged archive
+        raise BundleError(f"{path / GOLDEN_NAME}: not the golden windows: {error}") from error
+    return Bundle(path, config, contents[ONNX_NAME], golden)
+
+
+def _read_config(path: Path) -> BundleConfig:
+    data = _read(path)
+    try:
+        found = _Format.model_validate_json(data)
+        if found.format != FORMAT:
+            raise BundleError(
+                f"{path}: expected format {FORMAT}, got {found.format}, which another version of "
+                "Candlecast made. Make a new bundle: python -m trainer fit --data CANDLES --out "
+                "BUNDLE"
+            )
+        return BundleConfig.model_validate_json(data)
+    except ValidationError as error:
+        raise BundleError(f"{path}: not a bundle's config: {error}") from error
+
+
+class _Format(BaseModel):
+    """What a config of any version has."""
+
+    format: int
+
+
+def _read(path: Path) -> bytes:
+    """Return a regular file of bounded size; a FIFO or a device would never end."""
+    try:
+        if not path.is_file():
+            raise BundleError(f"{path}: expected a file, found none")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise BundleError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
+    return data
+
+
+def _verified(path: Path, expected: str) -> bytes:
+    data = _read(path)
+    got = hashlib.sha256(data).hexdigest()
     if got != expected:
-        raise BundleError(f"{path}: damaged: expected SHA-256 {expected}, got {got}")
+        raise BundleError(f"{path}: expected SHA-256 {expected}, got {got}: the file is damaged")
+    return data
+
+
+def hashes_of(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of each file, in hexadecimal digits."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+
+
+def version_of(name: str, hashes: Mapping[str, str]) -> str:
+    """Return a model's version: its name and 12 digits over the hash of what it computes."""
+    return f"{name}-{hashes[ONNX_NAME][:12]}"

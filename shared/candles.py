@@ -13,6 +13,9 @@ from shared.messages import Message
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 86_400_000
 
+WEEKEND: Final = (2, 3)
+"""Remainders by 7 of the days since 1970-01-01, a Thursday, that are Saturdays and Sundays."""
+
 INTERVALS_MS: Final[dict[str, int]] = {
     "1m": MINUTE_MS,
     "2m": 2 * MINUTE_MS,

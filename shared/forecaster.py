@@ -1,41 +1,39 @@
-"""Windows to forecasts: features, one model call, back to prices.
+"""Windows to forecasts: one call of the model's graph, and back to prices.
 
-The worker, the API and the back-test all come through ``forecast`` or, for arrays without
-times, ``Forecaster.predict``; nothing else turns candles into numbers.
+The worker, the API and the back-test all come through ``forecast`` or, for arrays, through
+``Forecaster.predict`` and ``to_prices``; nothing else turns candles into numbers.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shared import features
-from shared.bundle import Bundle, BundleConfig, BundleError
-from shared.forecasts import Forecast, Horizon, due_ms, forecast_id
+from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
+from shared.forecasts import MEDIAN, Forecast, Horizon, due_ms, forecast_id
 from shared.window import Window, stack
 
-MEDIAN: Final = 0.5
-INPUT: Final = "features"
-OUTPUTS: Final = ("log_return", "volatility")
-"""Of a bundle's graph."""
+Floats = NDArray[np.float64] | NDArray[np.float32]
 
 CALL_WINDOWS: Final = 128
-"""Windows in one model call at most: more of them outgrow the processor's cache, and cost more."""
+"""Most windows in one model call: more of them outgrow the processor's cache, and cost more."""
+
+TOLERANCE: Final = 1e-5
+"""Largest difference of a golden forecast, in log return or volatility, between two machines."""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Distributions of the log return ahead of B windows."""
 
-    log_return: NDArray[np.float64]  # (B, H, Q), from the last close, rising along Q
-    volatility: NDArray[np.float64]  # (B, H), per candle
+    log_return: Floats  # (B, H, Q), from the last close, rising along Q
+    volatility: Floats  # (B, H), per candle
 
 
 class Forecaster(Protocol):
@@ -62,28 +60,67 @@ class Forecaster(Protocol):
         """Rising, with the median; Q of them."""
         ...
 
-    def predict(self, candles: NDArray[np.float64]) -> Prediction:
-        """Return the distributions ahead of ``candles``, shape (B, T, 5) as in ``Window.ohlcv``."""
+    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+        """Return the distributions ahead of windows.
+
+        Args:
+            candles: open, high, low, close, volume, oldest first, (B, T, 5).
+            open_ms: opening times, UTC epoch milliseconds, rising, (B, T).
+        """
         ...
 
 
-Watch = Callable[[float, float], None]
-"""Takes the seconds that a call spent in the features and in the graph."""
+class Models(Protocol):
+    """The models that a process serves."""
+
+    @property
+    def window_length(self) -> int:
+        """Candles that the longest window of any model holds."""
+        ...
+
+    def of(self, interval: str) -> Forecaster:
+        """Return the model for candles of an interval; every interval has one."""
+        ...
 
 
-def unwatched(features_s: float, graph_s: float) -> None:
-    """Take the times of a call and do nothing with them."""
+@dataclass(frozen=True)
+class ModelSet:
+    """One model for all intervals, and others for some; implements the port ``Models``."""
+
+    default: Forecaster
+    by_interval: Mapping[str, Forecaster] = field(default_factory=dict)
+
+    @property
+    def window_length(self) -> int:
+        return max(model.window_length for model in (self.default, *self.by_interval.values()))
+
+    def of(self, interval: str) -> Forecaster:
+        return self.by_interval.get(interval, self.default)
 
 
-class LstmForecaster:
-    """A bundle's LSTM, run by ONNX Runtime on one thread."""
+Watch = Callable[[float], object]
+"""Takes the seconds that a model call took."""
 
-    def __init__(self, bundle: Bundle, watch: Watch = unwatched) -> None:
-        """Load the graph and check it against the config; raises ``BundleError``."""
+
+class OnnxForecaster:
+    """A bundle's graph, run by ONNX Runtime on one thread."""
+
+    def __init__(self, bundle: Bundle, watch: Watch = float) -> None:
+        """Load the graph and repeat the bundle's golden forecasts.
+
+        Args:
+            bundle: verified.
+            watch: called after each model call.
+
+        Raises:
+            BundleError: when ONNX Runtime refuses the graph, or it gives other numbers.
+        """
         self._watch = watch
-        self._config = bundle.config
-        self._features = self._config.features
-        self._length = self._config.sequence_length
+        config = bundle.config
+        self.model_version = config.model_version
+        self.window_length = config.window_length
+        self.horizons = config.horizons
+        self.quantile_levels = config.quantile_levels
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -92,185 +129,149 @@ class LstmForecaster:
             self._session = ort.InferenceSession(
                 bundle.onnx, options, providers=["CPUExecutionProvider"]
             )
+            self._repeat_golden(bundle)
+        except BundleError:
+            raise
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
             raise BundleError(f"{bundle.path}: ONNX Runtime refuses the graph: {error}") from error
-        self._alone = _Alone(self._session, self._config)
-        needed = features.window_length(self._features, self._length)
-        if needed != self._config.window_length:
-            raise BundleError(
-                f"{bundle.path}: the features need {needed} candles, "
-                f"the config says {self._config.window_length}"
-            )
 
-    @property
-    def model_version(self) -> str:
-        return self._config.model_version
-
-    @property
-    def window_length(self) -> int:
-        return self._config.window_length
-
-    @property
-    def horizons(self) -> tuple[int, ...]:
-        return self._config.horizons
-
-    @property
-    def quantile_levels(self) -> tuple[float, ...]:
-        return self._config.quantile_levels
-
-    def predict(self, candles: NDArray[np.float64]) -> Prediction:
-        if len(candles) == 1:
-            return self._alone.predict(candles, self._watch)
+    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         started_s = perf_counter()
-        inputs = features.compute(candles, self._features, self._length)  # (B, L, F)
-        computed_s = perf_counter()
-        log_return, volatility = self._session.run(OUTPUTS, {INPUT: inputs})
-        self._watch(computed_s - started_s, perf_counter() - computed_s)
-        return Prediction(log_return.astype(np.float64), volatility.astype(np.float64))
+        found = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
+        self._watch(perf_counter() - started_s)
+        return Prediction(*found)
 
-
-class _Alone(threading.local):
-    """The same for one window: a thread's numbers have places that the graph is bound to once.
-
-    That is an eighth of the time of a window alone, and nothing of many at once.
-    """
-
-    def __init__(self, session: ort.InferenceSession, config: BundleConfig) -> None:
-        self._session = session
-        self._config = config
-        steps, horizons = config.sequence_length, len(config.horizons)
-        self._inputs = np.empty((1, steps, len(config.features)), np.float32)
-        self._log_return = np.empty((1, horizons, len(config.quantile_levels)), np.float32)
-        self._volatility = np.empty((1, horizons), np.float32)
-        self._binding = session.io_binding()
-        bind_input, bind_output = self._binding.bind_input, self._binding.bind_output
-        for bind, name, place in (
-            (bind_input, INPUT, self._inputs),
-            (bind_output, OUTPUTS[0], self._log_return),
-            (bind_output, OUTPUTS[1], self._volatility),
+    def _repeat_golden(self, bundle: Bundle) -> None:
+        """Raise ``BundleError`` unless the graph repeats the golden forecasts."""
+        golden = bundle.golden
+        found = self.predict(golden.candles, golden.open_ms)
+        sizes = (len(self.horizons), len(self.quantile_levels))
+        for name, got, expected, shape in (
+            ("log_return", found.log_return, golden.log_return, sizes),
+            ("volatility", found.volatility, golden.volatility, sizes[:1]),
         ):
-            bind(name, "cpu", 0, np.float32, place.shape, place.ctypes.data)
-
-    def predict(self, candles: NDArray[np.float64], watch: Watch) -> Prediction:
-        """Return the distributions ahead of one window, (1, T, 5)."""
-        config = self._config
-        started_s = perf_counter()
-        features.compute(candles, config.features, config.sequence_length, self._inputs)
-        computed_s = perf_counter()
-        self._session.run_with_iobinding(self._binding)
-        watch(computed_s - started_s, perf_counter() - computed_s)
-        return Prediction(self._log_return.astype(np.float64), self._volatility.astype(np.float64))
-
-
-class PersistenceForecaster:
-    """The baseline: no change expected, the spread of the window's own past moves around it.
-
-    Quantiles are the empirical ones of the window's overlapping h-candle log returns, shifted
-    to a median of 0; the volatility is the root of the window's mean range variance.
-    """
-
-    model_version: str = "persistence"
-
-    def __init__(
-        self,
-        window_length: int = 60,
-        horizons: tuple[int, ...] = (1, 5, 10),
-        quantile_levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95),
-    ) -> None:
-        self.window_length = window_length
-        self.horizons = horizons
-        self.quantile_levels = quantile_levels
-
-    def predict(self, candles: NDArray[np.float64]) -> Prediction:
-        log_close = np.log(candles[:, -self.window_length :, 3])  # (B, T)
-        rows = []
-        for step in self.horizons:
-            moves = log_close[:, step:] - log_close[:, :-step]  # (B, T - step)
-            at = np.quantile(moves, self.quantile_levels, axis=1)  # (Q, B)
-            rows.append((at - np.median(moves, axis=1)).T)  # (B, Q)
-        variance = features.range_variance(candles[:, -self.window_length :]).mean(axis=1)  # (B,)
-        volatility = np.repeat(np.sqrt(variance)[:, None], len(self.horizons), axis=1)
-        return Prediction(np.stack(rows, axis=1), volatility)
+            if got.shape != (len(golden.candles), *shape) or expected.shape != got.shape:
+                raise BundleError(
+                    f"{bundle.path}: {name}: expected the shape {('B', *shape)}, "
+                    f"got {got.shape} for {len(golden.candles)} golden windows"
+                )
+            apart = float(np.abs(got - expected).max())
+            if not apart <= TOLERANCE:
+                raise BundleError(
+                    f"{bundle.path}: {name}: expected the golden forecasts within {TOLERANCE:g}, "
+                    f"got {apart:g} apart"
+                )
 
 
 @dataclass(frozen=True)
 class Due:
-    """A full window whose forecast is owed, and what identifies it."""
+    """A window whose forecast is owed, and what identifies it."""
 
     symbol: str
     interval: str
     as_of_ms: int  # close of the window's last candle, UTC
     last_close: float  # of that candle, in 64 bits; the window holds 32
-    window: Window
+    window: Window  # exactly the candles that the interval's model needs
 
 
-def forecast(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
+def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
     """Return the forecast of each due window, in order, by as few model calls as are good.
 
     Raises:
-        ValueError: when a window does not hold exactly the candles that the model needs.
+        ValueError: when a window does not hold exactly the candles that its model needs.
     """
-    for one in due:
-        if len(one.window) != forecaster.window_length:
-            raise ValueError(
-                f"{one.symbol} {one.interval}: the model needs {forecaster.window_length} "
-                f"candles, the window holds {len(one.window)}"
-            )
-    made: list[Forecast] = []
-    for start in range(0, len(due), CALL_WINDOWS):
-        made += _forecast_some(forecaster, due[start : start + CALL_WINDOWS], now_ms)
-    return made
+    made: dict[int, Forecast] = {}
+    rows_of: dict[int, tuple[Forecaster, list[int]]] = {}
+    for row, owed in enumerate(due):
+        forecaster = models.of(owed.interval)
+        rows_of.setdefault(id(forecaster), (forecaster, []))[1].append(row)
+    for forecaster, rows in rows_of.values():
+        for start in range(0, len(rows), CALL_WINDOWS):
+            some = rows[start : start + CALL_WINDOWS]
+            messages = _forecast_some(forecaster, [due[row] for row in some], now_ms)
+            made.update(zip(some, messages, strict=True))
+    return [made[row] for row in range(len(due))]
 
 
 def _forecast_some(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
-    prediction = forecaster.predict(stack([one.window for one in due]))
-    closes = np.array([one.last_close for one in due])  # (B,)
-    prices = to_prices(closes, prediction).tolist()
-    writer = _Writer(forecaster, now_ms)
+    for owed in due:
+        if len(owed.window) != forecaster.window_length:
+            raise ValueError(
+                f"{owed.symbol} {owed.interval}: the model needs {forecaster.window_length} "
+                f"candles, the window holds {len(owed.window)}"
+            )
+    prediction = forecaster.predict(*stack([owed.window for owed in due]))
+    prices = to_prices(np.array([owed.last_close for owed in due]), prediction).tolist()
+    writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
+    version = forecaster.model_version
     return [
-        writer.message(*one)
-        for one in zip(due, prices, prediction.volatility.tolist(), strict=True)
+        _message(owed, writer, version, now_ms, row, volatility)
+        for owed, row, volatility in zip(due, prices, prediction.volatility.tolist(), strict=True)
     ]
 
 
+def _message(
+    due: Due,
+    writer: HorizonWriter,
+    model_version: str,
+    now_ms: int,
+    prices: list[list[float]],
+    volatility: list[float],
+) -> Forecast:
+    symbol, interval, as_of_ms = due.symbol, due.interval, due.as_of_ms
+    weekends = interval == "1d" and due.window.trades_weekends
+    dues = [due_ms(as_of_ms, interval, step, trades_weekends=weekends) for step in writer.steps]
+    return Forecast.trusted(
+        id=forecast_id(symbol, interval, as_of_ms, due.window.records, model_version),
+        symbol=symbol,
+        interval=interval,
+        as_of_ms=as_of_ms,
+        last_close=due.last_close,
+        model_version=model_version,
+        made_at_ms=now_ms,
+        horizons=tuple([Horizon.trusted(**row) for row in writer.rows(prices, volatility, dues)]),
+    )
+
+
 def to_prices(last_close: NDArray[np.float64], prediction: Prediction) -> NDArray[np.float64]:
-    """Return the quantiles as prices, shape (B, H, Q), in the currency of ``last_close`` (B,)."""
-    return last_close[:, None, None] * np.exp(prediction.log_return)
+    """Return the quantiles as prices, (B, H, Q), in the currency of ``last_close`` (B,)."""
+    return last_close[:, None, None] * np.exp(prediction.log_return.astype(np.float64))
 
 
-class _Writer:
-    """Puts numbers into messages; made once a call, for asking the forecaster costs time."""
+class HorizonWriter:
+    """Writes one window's numbers as the horizons of a message, for topic and API alike."""
 
-    def __init__(self, forecaster: Forecaster, now_ms: int) -> None:
-        self._model_version = forecaster.model_version
-        self._steps = forecaster.horizons
-        self._levels = tuple(f"{level:g}" for level in forecaster.quantile_levels)
-        self._median = forecaster.quantile_levels.index(MEDIAN)
-        self._now_ms = now_ms
+    def __init__(self, steps: Sequence[int], levels: Sequence[float]) -> None:
+        self.steps = tuple(steps)
+        self._levels = tuple(level_name(level) for level in levels)
+        self._median = list(levels).index(MEDIAN)
 
-    def message(self, due: Due, prices: list[list[float]], volatility: list[float]) -> Forecast:
-        """Return the forecast of prices (H, Q) and volatilities (H,)."""
-        symbol, interval, as_of_ms = due.symbol, due.interval, due.as_of_ms
-        weekends = interval == "1d" and due.window.trades_weekends
+    def rows(
+        self,
+        prices: list[list[float]],
+        volatility: list[float],
+        due: Sequence[int | None],
+    ) -> list[dict[str, Any]]:
+        """Return the fields of each horizon, as ``shared.forecasts.Horizon`` has them.
+
+        Args:
+            prices: (H, Q), quote currency.
+            volatility: (H,), per candle.
+            due: nominal closes, (H,), UTC ms; None where no time is known.
+        """
         levels, median = self._levels, self._median
-        horizons = [
-            Horizon.trusted(
-                step=step,
-                due_ms=due_ms(as_of_ms, interval, step, trades_weekends=weekends),
-                predicted_close=row[median],
-                quantiles=dict(zip(levels, row, strict=True)),
-                volatility=spread,
-            )
-            for step, row, spread in zip(self._steps, prices, volatility, strict=True)
+        return [
+            {
+                "step": step,
+                "due_ms": due_at,
+                "predicted_close": row[median],
+                "quantiles": dict(zip(levels, row, strict=True)),
+                "volatility": spread,
+            }
+            for step, row, spread, due_at in zip(self.steps, prices, volatility, due, strict=True)
         ]
-        version = self._model_version
-        return Forecast.trusted(
-            id=forecast_id(symbol, interval, as_of_ms, due.window.records, version),
-            symbol=symbol,
-            interval=interval,
-            as_of_ms=as_of_ms,
-            last_close=due.last_close,
-            model_version=version,
-            made_at_ms=self._now_ms,
-            horizons=tuple(horizons),
-        )
+
+
+def level_name(level: float) -> str:
+    """Return the name of a quantile level in messages and tables: 0.05 is ``0.05``."""
+    return f"{level:g}"

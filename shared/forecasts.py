@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from shared.candles import DAY_MS, INTERVALS_MS, Millis, Symbol
+from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Millis, Symbol
 from shared.messages import Message
 
-WEEKEND: Final = (2, 3)
-"""Remainders by 7 of the days since 1970-01-01, a Thursday, that are Saturdays and Sundays."""
+MEDIAN: Final = 0.5
+"""The quantile level that every forecast has."""
 
 
 class Horizon(Message):

@@ -212,15 +212,9 @@ class WorkerMetrics(ModelMetrics):
             registry=registry,
             buckets=BATCH_SIZES,
         )
-        self.features_seconds = Histogram(
-            "candlecast_features_seconds",
-            "Time in the features of one call of the model, of up to 128 windows.",
-            registry=registry,
-            buckets=FAST_SECONDS,
-        )
         self.model_seconds = Histogram(
             "candlecast_model_seconds",
-            "Time in the network of one call of the model, of up to 128 windows.",
+            "Time of one call of the model's graph, features included, of up to 128 windows.",
             registry=registry,
             buckets=FAST_SECONDS,
         )
@@ -252,11 +246,6 @@ class WorkerMetrics(ModelMetrics):
             "Time from the last assignment of partitions to their windows being recovered.",
             registry=registry,
         )
-
-    def note_call(self, features_s: float, model_s: float) -> None:
-        """Take the times of one call of the model."""
-        self.features_seconds.observe(features_s)
-        self.model_seconds.observe(model_s)
 
 
 class ApiMetrics(ModelMetrics):

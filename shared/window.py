@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -10,8 +11,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.candles import DAY_MS, Candle
-from shared.forecasts import WEEKEND
+from shared.candles import DAY_MS, WEEKEND, Candle
+
+MAX_CANDLES: Final = 2048
+"""Most candles in a window: the bound of every model's length, stored window and republished
+history."""
 
 _RECORD: Final = struct.Struct("<q5f")
 _OPENING: Final = struct.Struct("<q20x")
@@ -90,6 +94,10 @@ class Window:
     def _with(self, records: bytes) -> Window:
         return Window(self.capacity, records)
 
+    def newest(self, count: int) -> Window:
+        """Return the window of the newest ``count`` candles, or of all when there are fewer."""
+        return Window.from_records(count, self.records)
+
     @property
     def last_open_ms(self) -> int | None:
         """Opening time of the newest candle, UTC epoch milliseconds; None when empty."""
@@ -122,8 +130,13 @@ class Window:
         return np.frombuffer(self.records, dtype=_DTYPE)
 
 
-def stack(windows: list[Window]) -> NDArray[np.float64]:
-    """Return full windows of one capacity as one array, shape (B, T, 5)."""
-    joined = np.frombuffer(b"".join(window.records for window in windows), dtype=_DTYPE)
-    candles = joined["ohlcv"].astype(np.float64)
-    return candles.reshape(len(windows), -1, 5)  # (B, T, 5)
+def stack(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return full windows of one capacity as arrays: candles (B, T, 5), opening times (B, T)."""
+    joined = np.frombuffer(b"".join([window.records for window in windows]), dtype=_DTYPE)
+    held = joined.reshape(len(windows), -1)  # (B, T)
+    return held["ohlcv"].astype(np.float64), held["open_ms"].astype(np.int64)
+
+
+def held(candles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return candles (..., 5) as a window holds them: rounded to 32-bit floats."""
+    return candles.astype(np.float32).astype(np.float64)

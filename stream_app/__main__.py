@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from shared import bundle, topics
-from shared.forecaster import LstmForecaster
+from shared.forecaster import ModelSet, OnnxForecaster
 from shared.metrics import WorkerMetrics
 from shared.settings import configure_logging
 from shared.status import Health, StatusServer
@@ -83,7 +83,8 @@ async def serve(settings: WorkerSettings) -> int:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
-    forecaster = LstmForecaster(bundle.load(settings.model), metrics.note_call)
+    forecaster = OnnxForecaster(bundle.load(settings.model), metrics.model_seconds.observe)
+    models = ModelSet(forecaster)
     metrics.model.info({"version": forecaster.model_version})
     health = WorkerHealth()
     status = StatusServer(
@@ -98,7 +99,7 @@ async def serve(settings: WorkerSettings) -> int:
         await topics.ensure(settings.bootstrap, worker_topics(settings))
         publisher = Publisher(settings)
         await publisher.start()
-        worker = CandleWorker(settings, forecaster, publisher, metrics)
+        worker = CandleWorker(settings, models, publisher, metrics)
         await _run(worker, health, stop)
         return await _shut_down(worker, publisher)
 

@@ -15,7 +15,7 @@ import faust
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
-from shared.forecaster import Forecaster
+from shared.forecaster import Models
 from shared.metrics import WorkerMetrics
 from stream_app.pipeline import BatchResult, Incoming, advance
 from stream_app.progress import Progress
@@ -46,11 +46,12 @@ class CandleWorker:
     def __init__(
         self,
         settings: WorkerSettings,
-        forecaster: Forecaster,
+        models: Models,
         publisher: Publisher,
         metrics: WorkerMetrics,
     ) -> None:
-        self._forecaster = forecaster
+        self._models = models
+        self._capacity = settings.capacity(models)
         self._publisher = publisher
         self._metrics = metrics
         self._max_batch = settings.max_batch
@@ -143,7 +144,7 @@ class CandleWorker:
         started_s = time.monotonic()
         incoming = [Incoming(m.key, m.value, m.partition, m.offset) for m in batch]
         with self._metrics.seconds.time():
-            result = advance(incoming, self.table.data.get, self._forecaster, now_ms())
+            result = advance(incoming, self.table.data.get, self._models, self._capacity, now_ms())
         with self._metrics.send_seconds.time():
             await self._publisher.outputs(batch, result)
             if not await self._is_ours_still(batch, started_s):
@@ -179,7 +180,7 @@ class CandleWorker:
     async def _end_recovery(self) -> None:
         began_s = self._assigned_s
         try:
-            self.table.end_recovery(self._forecaster.window_length)
+            self.table.end_recovery(self._capacity)
             await self._check_offsets()
         except Exception as error:  # Faust would go on with what there is
             await self.app.crash(error)

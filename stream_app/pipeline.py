@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.forecaster import Due, Forecaster, forecast
+from shared.forecaster import Due, Models, forecast
 from shared.forecasts import Forecast
 from shared.window import Push, Window
 from stream_app.state import SymbolState
@@ -32,10 +32,13 @@ class Outcome:
         return REDELIVERED if self.push is None else self.push.value
 
 
-def step(state: SymbolState, candle: Candle, offset: int) -> tuple[SymbolState, Outcome]:
+def step(
+    state: SymbolState, candle: Candle, offset: int, needed: int
+) -> tuple[SymbolState, Outcome]:
     """Advance one symbol by one closed candle. Pure; raises nothing for a valid candle.
 
-    A newer candle and a correction of the newest one owe a forecast once the window is full.
+    A newer candle and a correction of the newest one owe a forecast once the window holds the
+    ``needed`` candles of the interval's model.
     """
     if offset <= state.offset:
         return state, Outcome(None)
@@ -46,8 +49,10 @@ def step(state: SymbolState, candle: Candle, offset: int) -> tuple[SymbolState, 
         return moved, Outcome(push)
     moved = SymbolState(window, offset, candle.close_ms, candle.close, tail)
     due = None
-    if window.is_full:
-        due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
+    if len(window) >= needed:
+        due = Due(
+            candle.symbol, candle.interval, candle.close_ms, candle.close, window.newest(needed)
+        )
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
     return moved, Outcome(push, due, is_gap)
 
@@ -92,15 +97,17 @@ def table_key(candle: Candle) -> bytes:
 def advance(
     messages: Sequence[Incoming],
     stored: Callable[[bytes], bytes | None],
-    forecaster: Forecaster,
+    models: Models,
+    capacity: int,
     now_ms: int,
 ) -> BatchResult:
-    """Apply a batch in order and forecast all that is due by one model call.
+    """Apply a batch in order and forecast all that is due by few model calls.
 
     Args:
         messages: in the order of their offsets within each partition.
         stored: the table's look-up, key to state.
-        forecaster: its ``window_length`` is the capacity of the windows.
+        models: those that are served, by interval.
+        capacity: most candles in a stored window, at least what the models need.
         now_ms: the current time, UTC epoch milliseconds.
     """
     result = BatchResult()
@@ -114,8 +121,9 @@ def advance(
             result.rejected.append((i, error))
             continue
         key = table_key(candle)
-        state = states.get(key) or _load(stored(key), forecaster.window_length)
-        moved, outcome = step(state, candle, message.offset)
+        state = states.get(key) or _load(stored(key), capacity)
+        needed = models.of(candle.interval).window_length
+        moved, outcome = step(state, candle, message.offset, needed)
         if outcome.push is Push.TOO_OLD:
             result.rejected.append((i, _too_old(candle, state.window)))
         if outcome.due is not None:
@@ -125,7 +133,7 @@ def advance(
         states[key] = moved
         if moved is not state:
             changed[key] = message.partition
-    made = forecast(forecaster, [one for _, one in due], now_ms)
+    made = forecast(models, [owed for _, owed in due], now_ms)
     result.forecasts = [(i, one) for (i, _), one in zip(due, made, strict=True)]
     for key, partition in changed.items():
         written, record_key, record = states[key].to_write(key)

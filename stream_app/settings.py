@@ -7,7 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from shared.bundle import default_path
+from shared.forecaster import Models
 from shared.settings import KafkaSettings
+from shared.window import MAX_CANDLES
 
 
 class WorkerSettings(KafkaSettings):
@@ -24,6 +26,12 @@ class WorkerSettings(KafkaSettings):
     model: Path = Field(
         default_factory=default_path, description="folder of the model bundle (default: built in)"
     )
+    window: int | None = Field(
+        None,
+        ge=2,
+        le=MAX_CANDLES,
+        description="newest candles kept of each series; by default what the models need",
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(9102, ge=0, le=65535, description="its port; 0 takes a free one")
     max_batch: int = Field(
@@ -37,6 +45,10 @@ class WorkerSettings(KafkaSettings):
     stall_seconds: float = Field(
         60.0, gt=0, description="uncommitted work this old makes /livez fail"
     )
+
+    def capacity(self, models: Models) -> int:
+        """Return the most candles in a stored window: never fewer than the models need."""
+        return max(self.window or 0, models.window_length)
 
     @property
     def changelog_topic(self) -> str:

@@ -13,17 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import Progress
 
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
 from shared.candles import DAY_MS
-from shared.forecaster import LstmForecaster
+from shared.forecaster import OnnxForecaster
 from shared.history import HistoryError
 from shared.settings import ServiceSettings, configure_logging
-from trainer import console, dataset, findings, forecast_table, tracking
+from trainer import console, findings, forecast_table, tracking
 from trainer.settings import (
     BacktestSettings,
     DataSettings,
@@ -33,11 +32,11 @@ from trainer.settings import (
     TrainSettings,
     midnight_ms,
 )
-from trainer.source import Source
 from trainer.tracking import Run, TrackingError
 
 if TYPE_CHECKING:
     from trainer.assessment import Forecasts
+    from trainer.source import Source
     from trainer.training import Test
 
 log = logging.getLogger("trainer")
@@ -106,6 +105,8 @@ def _line(error: Exception) -> str:
 
 
 def _train(settings: TrainSettings) -> None:
+    from trainer import dataset  # noqa: PLC0415
+
     source = _source(settings)
     cut_ms = dataset.cut_at(source.samples(settings.config()), 1 - settings.test_share)
     _fit_until(settings, source, cut_ms, settings.out)
@@ -127,24 +128,21 @@ def _fit_until(
 
     config = settings.config()
     past, later = training.split_at(source, source.samples(config), stop_ms)
-    with (
-        tracking.run(settings.tracking_uri, settings.experiment, "train") as run,
-        TemporaryDirectory(prefix="candlecast-train-") as folder,
-    ):
+    with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
         run.params({**asdict(config), "seed": settings.seed, "data": source.name})
         with console.progress(shown=settings.progress) as display:
             show = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
             fitted = fit(past, config, settings.seed, show)
             console.finish(display)
         run.curves(training.curves(fitted))
-        check_on = later if len(later) else past
+        with console.working("Exporting the graph and checking it", shown=settings.progress):
+            exported = training.export(fitted, source, stop_ms)
         found = None
         if len(later):
-            training.save(Path(folder), fitted, source, stop_ms, check_on, {})
-            found = training.test(Path(folder), source, stop_ms, config)
+            found = training.test(exported.forecaster, source, stop_ms)
             console.print_errors(found)
         metrics = training.metrics_of(found) if found else {}
-        saved = training.save(out, fitted, source, stop_ms, check_on, metrics)
+        saved = exported.write(out, metrics)
         _record(run, out, metrics, found)
     log.info("wrote %s to %s", saved.model_version, out)
 
@@ -168,7 +166,7 @@ def _backtest(settings: BacktestSettings) -> None:
     started = time.perf_counter()
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Back-test", len(source.symbols))
-        table = backtest.run(LstmForecaster(bundle), source.symbols, advance=done)
+        table = backtest.run(OnnxForecaster(bundle), source.symbols, advance=done)
     forecast_table.write(table, settings.out)
     made = len(table) // len(bundle.config.horizons)
     candles = sum(len(one.open_ms) for one in source.symbols.values())
@@ -261,6 +259,9 @@ def _search(settings: SearchSettings) -> None:
 
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
     """Return the candles of a data set, after telling what is wrong or odd about them."""
+    from trainer import dataset  # noqa: PLC0415
+    from trainer.source import Source  # noqa: PLC0415
+
     with console.working(
         f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
     ):
@@ -271,10 +272,10 @@ def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source
     if settings.bad_rows:
         findings.write(settings.bad_rows, found.rejected, odd)
         log.info("wrote every row told of to %s", settings.bad_rows)
-    if model and model.interval != settings.interval:
+    if model and settings.interval not in model.intervals:
         log.warning(
-            "%s was trained on candles of %s, not %s", model.model_version, model.interval,
-            settings.interval,
+            "%s was trained on candles of %s, not %s", model.model_version,
+            ", ".join(model.intervals), settings.interval,
         )  # fmt: skip
     return Source(found.name, settings.interval, found.symbols)
 

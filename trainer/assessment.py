@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from shared.bundle import Bundle
-from shared.forecaster import LstmForecaster
+from shared.forecaster import OnnxForecaster
 from trainer import backtest, evaluation, rolling
 from trainer.baselines.run import forecast_all
 from trainer.baselines.walk import Walk
@@ -74,7 +74,7 @@ def of_bundle(
         ValueError: when nothing is left.
     """
     config, trained = bundle.config, bundle.config.data
-    table = backtest.run(LstmForecaster(bundle), source.symbols, start_ms, stop_ms)
+    table = backtest.run(OnnxForecaster(bundle), source.symbols, start_ms, stop_ms)
     seen = table["symbol"].isin(trained.symbols) & (table["open_ms"] <= trained.last_ms)
     table = table[~seen].reset_index(drop=True)
     if table.empty:

@@ -7,19 +7,18 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from shared.forecaster import Forecaster, Prediction
 from trainer import forecast_table
-from trainer.scoring import Symbol
+from trainer.dataset import SymbolCandles, windows
 
-BATCH: Final = 1024
-"""Windows of one model call."""
+BATCH: Final = 128
+"""Windows of one model call, as in the worker."""
 
 
 def run(
     forecaster: Forecaster,
-    symbols: Mapping[str, Symbol],
+    symbols: Mapping[str, SymbolCandles],
     start_ms: int | None = None,
     stop_ms: int | None = None,
     advance: Callable[[str], object] = str,
@@ -43,7 +42,11 @@ def run(
 
 
 def _run_symbol(
-    forecaster: Forecaster, name: str, symbol: Symbol, start_ms: int | None, stop_ms: int | None
+    forecaster: Forecaster,
+    name: str,
+    symbol: SymbolCandles,
+    start_ms: int | None,
+    stop_ms: int | None,
 ) -> pd.DataFrame:
     before = forecaster.window_length - 1  # candles of a window before its last
     stop = len(symbol.open_ms) if stop_ms is None else _at(symbol, stop_ms)
@@ -55,28 +58,21 @@ def _run_symbol(
         symbol.candles[last, 3],  # in 64 bits, as the stream takes it from the message
         forecaster.horizons,
         forecaster.quantile_levels,
-        predict_all(forecaster, symbol.candles[max(last.start - before, 0) : stop]),
+        predict_all(forecaster, symbol, last.start, last.stop),
     )
 
 
-def _at(symbol: Symbol, time_ms: int) -> int:
+def _at(symbol: SymbolCandles, time_ms: int) -> int:
     return int(np.searchsorted(symbol.open_ms, time_ms))
 
 
-def predict_all(forecaster: Forecaster, candles: NDArray[np.float64]) -> Prediction:
-    """Return the predictions after candles T-1 to n-1, of candles (n, 5); none when n < T.
-
-    The candles pass through 32 bits, as every window does.
-    """
-    length = forecaster.window_length
+def predict_all(forecaster: Forecaster, symbol: SymbolCandles, first: int, stop: int) -> Prediction:
+    """Return the predictions made at candles ``first`` to ``stop - 1``; perhaps none."""
     levels, horizons = len(forecaster.quantile_levels), len(forecaster.horizons)
-    if len(candles) < length:
-        return Prediction(np.empty((0, horizons, levels)), np.empty((0, horizons)))
-    held = candles.astype(np.float32).astype(np.float64)
-    windows = np.lib.stride_tricks.sliding_window_view(held, length, axis=0)  # (B, 5, T)
-    parts = [
-        forecaster.predict(np.ascontiguousarray(windows[i : i + BATCH].transpose(0, 2, 1)))
-        for i in range(0, len(windows), BATCH)
+    parts = [Prediction(np.empty((0, horizons, levels)), np.empty((0, horizons)))]
+    parts += [
+        forecaster.predict(candles, open_ms)
+        for candles, open_ms in windows(symbol, forecaster.window_length, first, stop, BATCH)
     ]
     return Prediction(
         np.concatenate([part.log_return for part in parts]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from shared import features
 from shared.candles import Candle
 from shared.history import History, RejectedRow, bundled, from_file
-from trainer import findings
+from shared.window import held
+from trainer import features, findings
 from trainer.findings import Finding, SymbolRows
+from trainer.realised import mean_ahead, range_variances
 
 BATCH: Final = 4096
 """Windows whose features are computed at once: some 20 MB."""
@@ -179,27 +181,51 @@ def _rows(name: str, pairs: list[tuple[int, Candle]]) -> SymbolRows:
     )
 
 
+def windows(
+    symbol: SymbolCandles, length: int, first: int, stop: int, batch: int = BATCH
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """Yield the windows whose last candles are ``first`` to ``stop - 1``, some at a time.
+
+    Args:
+        symbol: its candles, rounded to 32 bits on the way, as the stream's windows are.
+        length: candles of a window, T.
+        first: position of the first window's last candle, at least T - 1.
+        stop: position after that of the last window's last candle.
+        batch: most windows at once.
+
+    Yields:
+        Candles (B, T, 5) and their opening times (B, T).
+    """
+    view = np.lib.stride_tricks.sliding_window_view
+    for start in range(first, stop, batch):
+        rows = slice(start - length + 1, min(start + batch, stop))
+        candles = view(held(symbol.candles[rows]), length, axis=0).transpose(0, 2, 1)
+        yield (
+            np.ascontiguousarray(candles),
+            np.ascontiguousarray(view(symbol.open_ms[rows], length)),
+        )
+
+
+@torch.no_grad()
 def _samples(
     symbol: SymbolCandles, names: Sequence[str], sequence_length: int, horizons: Sequence[int]
 ) -> Samples:
     length = features.window_length(names, sequence_length)
     longest = max(horizons)
     at = np.arange(length - 1, len(symbol.open_ms) - longest)  # (N,), last candles of windows
-    held = symbol.candles.astype(np.float32).astype(np.float64)
-    windows = np.lib.stride_tricks.sliding_window_view(held, length, axis=0)  # (n-T+1, 5, T)
     inputs = [
-        features.compute(
-            windows[i : min(i + BATCH, len(at))].transpose(0, 2, 1), names, sequence_length
-        )
-        for i in range(0, len(at), BATCH)
+        features.extract(
+            names,
+            features.Candles(torch.from_numpy(candles), torch.from_numpy(open_ms), sequence_length),
+        ).numpy()
+        for candles, open_ms in windows(symbol, length, length - 1, len(symbol.open_ms) - longest)
     ]
     log_close = np.log(symbol.candles[:, 3])
-    variance = features.range_variance(symbol.candles[None])[0]  # of candle 1, 2, ...
-    total = np.concatenate([[0.0], np.cumsum(variance)])  # up to and with candle i
+    variances = range_variances(symbol.candles)
     return Samples(
         np.concatenate(inputs),
         np.column_stack([log_close[at + step] - log_close[at] for step in horizons]),
-        np.column_stack([(total[at + step] - total[at]) / step for step in horizons]),
+        np.column_stack([mean_ahead(variances, at, step) for step in horizons]),
         symbol.open_ms[at],
         symbol.open_ms[at + longest],
     )

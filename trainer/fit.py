@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.dataset import Samples, cut_at, split
 from trainer.fit_config import LEVEL, FitConfig, Scaling
-from trainer.network import CLIP, Ensemble, Net, Shape
+from trainer.network import CLIP, Model, Network, Shape
 from trainer.scaling import Array, Scalers, fit_scalers, log_scales, relative
 
 MAX_LOG_RATIO: Final = 3.0
@@ -43,11 +43,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained ensemble with what explains it."""
+    """A trained model with what explains it."""
 
     config: FitConfig
     seed: int
-    model: Ensemble  # in evaluation mode
+    model: Model  # in evaluation mode
     scalers: Scalers
     history: tuple[Epoch, ...]
     best_epochs: tuple[int, ...]  # of each net, from 0
@@ -112,9 +112,9 @@ def fit(
     )
 
 
-def assemble(nets: list[Net], scalers: Scalers, config: FitConfig) -> Ensemble:
-    """Return the trained nets as one, their scalings folded into it."""
-    model = Ensemble(shape_of(config))
+def assemble(networks: Sequence[Network], scalers: Scalers, config: FitConfig) -> Model:
+    """Return the trained networks as one model, their scalings folded into it."""
+    model = Model(config.features, config.sequence_length, shape_of(config, len(networks)))
     mean, deviation = scalers.inputs.mean_, scalers.inputs.scale_
     _set(model, "input_weight", relative(config) / deviation)
     _set(model, "input_bias", -mean / deviation)
@@ -128,17 +128,16 @@ def assemble(nets: list[Net], scalers: Scalers, config: FitConfig) -> Ensemble:
     away = -0.5 / config.reach**2
     distrust = [away if scaling == "absolute" else 0.0 for scaling in config.scalings]
     _set(model, "distrust", np.array(distrust))
-    for number, net in enumerate(nets):
-        model.place(number, net)
-        model.location[number] = net.location
+    for number, network in enumerate(networks):
+        model.network.place(number, network)
     return model.eval()
 
 
-def shape_of(config: FitConfig) -> Shape:
-    """Return the sizes of the ensemble that a config trains."""
+def shape_of(config: FitConfig, members: int) -> Shape:
+    """Return the sizes of a network of so many members."""
     return Shape(
         features=len(config.features),
-        members=len(config.scalings),
+        members=members,
         hidden=config.hidden,
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
@@ -146,7 +145,7 @@ def shape_of(config: FitConfig) -> Shape:
     )
 
 
-def _set(model: Ensemble, name: str, values: Array) -> None:
+def _set(model: Model, name: str, values: Array) -> None:
     model.get_buffer(name).copy_(torch.from_numpy(values))
 
 
@@ -205,7 +204,7 @@ class _Trainer:
                 break
         return best_epoch
 
-    def train(self, samples: Samples, epochs: int) -> Net:
+    def train(self, samples: Samples, epochs: int) -> Network:
         """Return the averaged net after so many epochs, its variance right in the mean."""
         data = self._tensors(samples)
         for epoch, _, net in self._epochs(data):
@@ -230,7 +229,7 @@ class _Trainer:
             _tensor(weight),
         )
 
-    def _epochs(self, data: _Tensors) -> Iterator[tuple[int, float, Net]]:
+    def _epochs(self, data: _Tensors) -> Iterator[tuple[int, float, Network]]:
         """Yield each epoch with its mean training loss and the averaged net."""
         torch.manual_seed(self.seed)
         config = self.config
@@ -256,21 +255,21 @@ class _Trainer:
                 total += float(loss.detach())
             yield epoch, total / batches, average
 
-    def _net(self, data: _Tensors) -> Net:
+    def _net(self, data: _Tensors) -> Network:
         config = self.config
         unit = torch.quantile(data.returns, self.levels, dim=0).T  # (H, Q)
         location = config.drift_share * unit[:, config.median]
-        return Net(
-            data.inputs.shape[2], config.hidden, config.dropout, unit, location, config.median
-        )
+        network = Network(shape_of(config, 1), config.dropout)
+        network.start_from(unit, location)
+        return network
 
-    def _losses(self, net: Net, data: _Tensors) -> tuple[Tensor, Tensor]:
+    def _losses(self, net: Network, data: _Tensors) -> tuple[Tensor, Tensor]:
         """Return the mean pinball loss, and the mean squared error of the log volatility.
 
         Of the logarithm, as in HAR's: realised variance is nearly log-normal (Andersen et al.
         2003), so that it teaches more than QLIKE does, whose few largest ratios rule the rest.
         """
-        quantiles, log_volatility = net(data.inputs)
+        quantiles, log_volatility = _alone(net, data.inputs)
         error = data.returns[..., None] - quantiles  # (N, H, Q)
         pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean(-1)
         log_ratio = 0.5 * torch.log(data.variance + MIN_RATIO) - log_volatility  # (N, H)
@@ -278,15 +277,21 @@ class _Trainer:
         return (pinball * data.weight).mean(), squared.mean()
 
 
-def _log_bias(net: Net, data: _Tensors) -> Tensor:
+def _log_bias(net: Network, data: _Tensors) -> Tensor:
     """Return by how much log volatility is too low, (H,): a mean logarithm is no log of a mean."""
     with torch.no_grad():
-        _, log_volatility = net(data.inputs)
+        _, log_volatility = _alone(net, data.inputs)
         ratio = data.variance / torch.exp(2.0 * log_volatility)
         return 0.5 * torch.log(ratio.clamp_max(MAX_RATIO).mean(0))
 
 
-def _optimizer(net: Net, config: FitConfig) -> torch.optim.Optimizer:
+def _alone(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the quantiles (N, H, Q) and log volatilities (N, H) of a network of one member."""
+    quantiles, log_volatility = network(inputs.transpose(0, 1))
+    return quantiles[:, 0], log_volatility[:, 0]
+
+
+def _optimizer(net: Network, config: FitConfig) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019); biases are not decayed."""
     weights = [one for name, one in net.named_parameters() if "weight" in name]
     others = [one for name, one in net.named_parameters() if "weight" not in name]
@@ -300,7 +305,7 @@ def _optimizer(net: Net, config: FitConfig) -> torch.optim.Optimizer:
     )
 
 
-def _blend(average: Net, net: Net, share: float) -> None:
+def _blend(average: Network, net: Network, share: float) -> None:
     with torch.no_grad():
         for ours, theirs in zip(average.parameters(), net.parameters(), strict=True):
             ours.lerp_(theirs, share)

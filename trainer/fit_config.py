@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shared import features as registry
+from shared.window import MAX_CANDLES
 
 Scaling = Literal["har", "level", "absolute"]
 """What a net's targets are divided by: HAR's volatility, that of 120 candles, or a constant."""
@@ -24,12 +24,12 @@ DEFAULT_FEATURES: Final = (
     *TERMS,
     LEVEL,
     *QUARTER,
+    RATIO,
+    "log-volume",
     "scaled-return",
     "scaled-gap",
     "sma-ratio",
     "rsi",
-    "log-volume",
-    RATIO,
 )
 
 
@@ -64,7 +64,6 @@ class FitConfig:
             raise ValueError(
                 f"features: expected {', '.join(REQUIRED)} among them, no {missing[0]}"
             )
-        registry.window_length(self.features, self.sequence_length)
         for name, values in (("horizons", self.horizons), ("levels", self.quantile_levels)):
             if not values or list(values) != sorted(set(values)):
                 raise ValueError(f"{name}: expected rising numbers, got {values}")
@@ -79,8 +78,15 @@ class FitConfig:
 
     @property
     def window_length(self) -> int:
-        """Candles of a window, T."""
-        return registry.window_length(self.features, self.sequence_length)
+        """Candles of a window, T; raises ``ValueError`` for unknown features or too many."""
+        from trainer import features  # noqa: PLC0415 - torch takes seconds
+
+        length = features.window_length(self.features, self.sequence_length)
+        if length > MAX_CANDLES:
+            raise ValueError(
+                f"sequence_length: expected a window of at most {MAX_CANDLES} candles, got {length}"
+            )
+        return length
 
     @property
     def median(self) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shared.forecaster import MEDIAN, Prediction, to_prices
+from shared.forecaster import Prediction, to_prices
+from shared.forecasts import MEDIAN
 
 LEADING: Final = ("symbol", "open_ms", "step", "last_close", "predicted_close")
 """Columns before the quantiles; ``open_ms`` is that of the last candle used, UTC."""

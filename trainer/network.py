@@ -1,18 +1,21 @@
-"""The networks: a small LSTM as it is trained, and the ensemble of them as it is served.
+"""The LSTM, as it is trained, and the model around it, from candles to a distribution.
 
-Both give non-crossing quantiles: gaps between neighbouring levels are positive by squareplus
-and summed up, as in Gasthaus et al., "Probabilistic forecasting with spline quantile function RNNs"
-(2019), and averages of non-crossing quantiles do not cross.
+Quantiles cannot cross: gaps between neighbouring levels are positive by squareplus and summed up,
+as in Gasthaus et al., "Probabilistic forecasting with spline quantile function RNNs" (2019), and
+averages of non-crossing quantiles do not cross.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from trainer.features import Candles, extract
 
 CLIP: Final = 6.0
 """Standardised inputs beyond this many deviations say no more than "extreme"."""
@@ -21,78 +24,12 @@ CALM: Final = 0.3
 """How far the shape of the distribution follows the state, against how far its scale does."""
 
 MAX_LOG_SCALE: Final = 2.0
-"""A net may widen or narrow what volatility says by a factor of at most e^2."""
-
-
-class Net(nn.Module):
-    """One LSTM on standardised features; its outputs are in units of its target's scale."""
-
-    location: Tensor  # (H,), the medians
-
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        dropout: float,
-        unit_quantiles: Tensor,
-        location: Tensor,
-        median: int,
-    ) -> None:
-        """Start from the unconditional distribution.
-
-        Args:
-            inputs: features, F.
-            hidden: size of the LSTM's state.
-            dropout: share of the state dropped before the head, in training.
-            unit_quantiles: quantiles of the scaled target, shape (H, Q), rising along Q.
-            location: medians, shape (H,): no function of the state, since none was found.
-            median: index of its level.
-        """
-        super().__init__()
-        self.median = median
-        self.register_buffer("location", location)
-        self.horizons, self.levels = unit_quantiles.shape
-        self.lstm = nn.LSTM(inputs, hidden, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, self.horizons * (self.levels + 1))
-        with torch.no_grad():
-            self.head.weight.mul_(0.3)
-            self.head.bias.zero_()
-        gaps = torch.diff(unit_quantiles, dim=1).clamp_min(1e-3)  # (H, Q-1)
-        self.base = nn.Parameter(gaps - 1.0 / gaps)  # the inverse of squareplus
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return quantiles (N, H, Q) and log volatilities (N, H) after inputs (N, L, F)."""
-        steps, _ = self.lstm(features)
-        out = self.head(self.dropout(steps[:, -1])).view(-1, self.horizons, self.levels + 1)
-        gaps = self.base + CALM * out[..., 2:]
-        quantiles = quantiles_of(gaps, out[..., :1], self.location[..., None], self.median)
-        return quantiles, out[..., 1].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
-
-    def raise_volatility(self, log_factor: Tensor) -> None:
-        """Add to the log volatility of each horizon, shape (H,)."""
-        with torch.no_grad():
-            self.head.bias.view(self.horizons, self.levels + 1)[:, 1] += log_factor
-
-
-def squareplus(values: Tensor) -> Tensor:
-    """Return positive numbers, (x + sqrt(x^2 + 4)) / 2; Barron, "Squareplus" (2021).
-
-    ONNX Runtime's Softplus rounds an element by its place in the batch; these steps do not.
-    """
-    return 0.5 * (values + torch.sqrt(values * values + 4.0))
-
-
-def quantiles_of(gaps: Tensor, log_scale: Tensor, location: Tensor, median: int) -> Tensor:
-    """Return quantiles (..., Q) from raw gaps (..., Q-1), a log scale and a location (..., 1)."""
-    heights = functional.pad(torch.cumsum(squareplus(gaps), dim=-1), (1, 0))
-    around = heights - heights[..., median : median + 1]
-    return around * torch.exp(log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)) + location
+"""A network may widen or narrow what volatility says by a factor of at most e^2."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of an ensemble: all that is needed to rebuild it before its weights are loaded."""
+    """Sizes of a model: all that is needed to rebuild it before its weights are loaded."""
 
     features: int  # F
     members: int  # n
@@ -102,75 +39,158 @@ class Shape:
     median: int  # index of the median among the levels
 
 
-class Ensemble(nn.Module):
-    """Several nets as one: raw features in, the mean of their forecasts out.
+class Network(nn.Module):
+    """LSTMs of n members side by side, on standardised features.
 
-    The members' states lie side by side in one LSTM whose recurrent weights are block-diagonal:
-    one call of 3 x 16 costs less than three of 16. Their scalings are folded into linear maps of
-    the raw features: all scales are exponentials of such maps.
+    A network is trained with one member. A model's members are joined in one LSTM with
+    block-diagonal weights, since one call of 3 x 24 units costs less than three of 24.
     """
 
-    input_weight: Tensor  # (F, F), standardisation
-    input_bias: Tensor  # (F,)
-    scale_weight: Tensor  # (F, 2nH + 1): log spreads, log volatilities, level's deviation
-    scale_bias: Tensor  # (2nH + 1,)
-    head_weight: Tensor  # (n x hidden, nH(Q + 1)), block-diagonal
-    head_bias: Tensor  # (nH(Q + 1),)
-    location: Tensor  # (n, H), medians
-    distrust: Tensor  # (n,), at most 0
+    location: Tensor  # (n, H), medians: no function of the state, since none was found
+    calm: Tensor  # (nH(Q + 1),), how far each output follows the state
+    spans: Tensor  # (Q - 1, Q), from twice the gaps between levels to distances from the median
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
+        """Make a network of random weights.
+
+        Args:
+            shape: its sizes.
+            dropout: share of the state dropped before the head, in training.
+        """
         super().__init__()
         self.shape = shape
-        per_member = shape.horizons * (shape.levels + 1)
-        self.register("input_weight", shape.features, shape.features)
-        self.register("input_bias", shape.features)
-        self.register("scale_weight", shape.features, 2 * shape.members * shape.horizons + 1)
-        self.register("scale_bias", 2 * shape.members * shape.horizons + 1)
-        self.register("head_weight", shape.members * shape.hidden, shape.members * per_member)
-        self.register("head_bias", shape.members * per_member)
-        self.register("location", shape.members, shape.horizons)
-        self.register("distrust", shape.members)
-        self.lstm = nn.LSTM(shape.features, shape.members * shape.hidden, batch_first=True)
+        n, h, q = shape.members, shape.horizons, shape.levels
+        self.lstm = nn.LSTM(shape.features, n * shape.hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(
+            n * shape.hidden, n * h * (q + 1)
+        )  # log scales, log volatilities, gaps
+        self.register_buffer("location", torch.zeros(n, h))
+        level, gap = torch.arange(q), torch.arange(q - 1)[:, None]
+        above = (gap >= shape.median) & (gap < level)
+        below = (gap < shape.median) & (gap >= level)
+        self.register_buffer("spans", 0.5 * (above.float() - below.float()), persistent=False)
+        calm = torch.ones(n * h * (q + 1))
+        calm[2 * n * h :] = CALM
+        self.register_buffer("calm", calm, persistent=False)
 
-    def register(self, name: str, *size: int) -> None:
-        """Add a tensor of zeros that is saved with the weights, but not trained."""
-        self.register_buffer(name, torch.zeros(size))
+    def start_from(self, unit_quantiles: Tensor, location: Tensor) -> None:
+        """Make the only member give an unconditional distribution, whatever the state.
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return quantiles of the log return (B, H, Q) and volatility (B, H) after (B, L, F)."""
+        Args:
+            unit_quantiles: of the scaled target, (H, Q), rising along Q.
+            location: medians, (H,).
+        """
+        gaps = torch.diff(unit_quantiles, dim=1).clamp_min(1e-3)  # (H, Q - 1)
+        with torch.no_grad():
+            self.head.weight.mul_(0.3)
+            self.head.bias.zero_()
+            self.head.bias[-gaps.numel() :] = (gaps - 1.0 / gaps).flatten()  # undoes squareplus
+            self.location.copy_(location[None])
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return quantiles (B, n, H, Q) and log volatilities (B, n, H) after inputs (L, B, F).
+
+        Both are in units of the members' scales.
+        """
         n, h, q = self.shape.members, self.shape.horizons, self.shape.levels
-        inputs = (features @ self.input_weight + self.input_bias).clamp(-CLIP, CLIP)
         _, (state, _) = self.lstm(inputs)  # (1, B, n x hidden)
-        scales = features[:, -1] @ self.scale_weight + self.scale_bias  # (B, 2nH + 1)
-        log_spread, log_level, strangeness = torch.split(scales, [n * h, n * h, 1], dim=1)
-        trust = torch.softmax(strangeness * strangeness * self.distrust, dim=1)  # (B, n)
-        out = (state[0] @ self.head_weight + self.head_bias).view(-1, n, h, q + 1)
-        log_scale, log_volatility, gaps = torch.split(out, [1, 1, q - 1], dim=-1)
-        unit = quantiles_of(gaps, log_scale, self.location[..., None], self.shape.median)
-        spread = torch.exp(log_spread).view(-1, n, h, 1)
-        log_return = (unit * spread * trust[..., None, None]).sum(1)
-        log_volatility = log_volatility[..., 0].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)
-        variance = torch.exp(2.0 * (log_volatility + log_level.view(-1, n, h)))
-        return log_return, torch.sqrt((variance * trust[..., None]).sum(1))
+        weight = self.head.weight * self.calm[:, None]
+        out = functional.linear(self.dropout(state[0]), weight, self.head.bias)
+        logs, gaps = torch.split(out, [2 * n * h, n * h * (q - 1)], dim=1)
+        logs = logs.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).view(-1, 2, n, h)
+        # twice squareplus, (x + sqrt(x^2 + 4)) / 2: positive; Barron, "Squareplus" (2021)
+        heights = (gaps + torch.sqrt(gaps * gaps + 4.0)).view(-1, n, h, q - 1)
+        distances = heights @ self.spans  # (B, n, H, Q), from the median
+        quantiles = distances * torch.exp(logs[:, 0, ..., None]) + self.location[..., None]
+        return quantiles, logs[:, 1]
 
-    def place(self, member: int, net: Net) -> None:
-        """Copy a trained net into the ensemble as its member of that number."""
+    def raise_volatility(self, log_factor: Tensor) -> None:
+        """Add to the log volatility of the only member, shape (H,)."""
+        h = self.shape.horizons
+        with torch.no_grad():
+            self.head.bias[h : 2 * h] += log_factor
+
+    def place(self, member: int, trained: Network) -> None:
+        """Copy a network of one member into this one, as its member of that number."""
         n, hidden = self.shape.members, self.shape.hidden
         own = slice(member * hidden, (member + 1) * hidden)
         with torch.no_grad():
-            for name, theirs in net.lstm.named_parameters():
+            for name, theirs in trained.lstm.named_parameters():
                 gates = self.lstm.get_parameter(name).view(4, n * hidden, -1)  # i, f, g, o
                 gates[:, own] = 0.0
                 columns = own if name == "weight_hh_l0" else slice(None)
                 gates[:, own, columns] = theirs.view(4, hidden, -1)
-            self._place_head(member, own, net)
+            rows = self._head_rows(member)
+            self.head.weight[rows] = 0.0
+            self.head.weight[rows, own] = trained.head.weight
+            self.head.bias[rows] = trained.head.bias
+            self.location[member] = trained.location[0]
 
-    def _place_head(self, member: int, own: slice, net: Net) -> None:
-        h, q = self.shape.horizons, self.shape.levels
-        calm = torch.tensor([1.0, 1.0, *[CALM] * (q - 1)]).repeat(h)  # (H(Q+1),)
-        outputs = slice(member * h * (q + 1), (member + 1) * h * (q + 1))
-        self.head_weight[own, outputs] = net.head.weight.T * calm
-        bias = (net.head.bias * calm).view(h, q + 1)
-        bias[:, 2:] += net.base
-        self.head_bias[outputs] = bias.flatten()
+    def _head_rows(self, member: int) -> Tensor:
+        """Return the head's outputs that are a member's: log scales, log volatilities, gaps."""
+        n, h, q = self.shape.members, self.shape.horizons, self.shape.levels
+        rows, start = [], 0
+        for width in (h, h, h * (q - 1)):
+            rows.append(torch.arange(start + member * width, start + (member + 1) * width))
+            start += n * width
+        return torch.cat(rows)
+
+
+class Model(nn.Module):
+    """All between candles and their distribution: features, scaling, network, mixture.
+
+    The members' scales are exponentials of linear maps of the newest raw features; the mixture
+    trusts a member less the further the market's level of volatility is from what it knows.
+    """
+
+    input_weight: Tensor  # (F, F), standardisation
+    input_bias: Tensor  # (F,)
+    scale_weight: Tensor  # (F, 2nH + 1): log spreads, log volatilities, the level's deviation
+    scale_bias: Tensor  # (2nH + 1,)
+    distrust: Tensor  # (n,), at most 0
+
+    def __init__(self, features: Sequence[str], steps: int, shape: Shape) -> None:
+        """Make a model of zeros, to be filled from trained parts or by ``load_state_dict``.
+
+        Args:
+            features: registered names, F of them.
+            steps: newest candles whose features the network reads, L.
+            shape: the network's sizes.
+        """
+        super().__init__()
+        self.features = tuple(features)
+        self.steps = steps
+        self.shape = shape
+        scales = 2 * shape.members * shape.horizons + 1
+        self.register_buffer("input_weight", torch.zeros(shape.features, shape.features))
+        self.register_buffer("input_bias", torch.zeros(shape.features))
+        self.register_buffer("scale_weight", torch.zeros(shape.features, scales))
+        self.register_buffer("scale_bias", torch.zeros(scales))
+        self.register_buffer("distrust", torch.zeros(shape.members))
+        self.network = Network(shape)
+
+    def forward(self, candles: Tensor, open_ms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return quantiles of the log return (B, H, Q) and volatility per candle (B, H).
+
+        Args:
+            candles: open, high, low, close, volume; float64, (B, T, 5).
+            open_ms: opening times, UTC epoch milliseconds; int64, (B, T).
+        """
+        return self.distribution(extract(self.features, Candles(candles, open_ms, self.steps)))
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``forward`` does, after raw features (B, L, F)."""
+        n, h = self.shape.members, self.shape.horizons
+        steps = features.transpose(0, 1)  # (L, B, F)
+        inputs = (steps @ self.input_weight + self.input_bias).clamp(-CLIP, CLIP)
+        unit, log_volatility = self.network(inputs)  # (B, n, H, Q), (B, n, H)
+        scales = steps[-1] @ self.scale_weight + self.scale_bias
+        log_spread, log_level, strangeness = torch.split(scales, [n * h, n * h, 1], dim=1)
+        trust = torch.softmax(strangeness * strangeness * self.distrust, dim=1)[
+            ..., None
+        ]  # (B, n, 1)
+        spread = torch.exp(log_spread).view(-1, n, h) * trust
+        log_return = (unit * spread[..., None]).sum(1)
+        variance = torch.exp(2.0 * (log_volatility + log_level.view(-1, n, h)))
+        return log_return, torch.sqrt((variance * trust).sum(1))

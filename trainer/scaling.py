@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-from shared.features import MIN_VARIANCE
 from trainer.dataset import Samples
+from trainer.features import MIN_VARIANCE
 from trainer.fit_config import LEVEL, QUARTER, RATIO, TERMS, FitConfig, Scaling
 
 Array = NDArray[np.float64]

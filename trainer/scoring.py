@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shared import features
 from trainer.forecast_table import KEYS, levels_of, quantile_column
+from trainer.realised import mean_ahead, range_variances
 
 LOSSES: Final = ("pinball", "crps", "qlike", "squared", "absolute")
 """Columns of ``losses``: what skill is measured in."""
@@ -62,11 +62,9 @@ def _with_outcomes(rows: pd.DataFrame, name: str, symbol: Symbol) -> pd.DataFram
         raise KeyError(f"{name}: no candle at open_ms {times[~known][0]}")
     has_come = at + step <= newest
     at, step, rows = at[has_come], step[has_come], rows[has_come]
-    variances = features.range_variance(symbol.candles[None])[0]  # of candle 1, 2, …
-    total = np.concatenate([[0.0], np.cumsum(variances)])  # up to and with candle i
     return rows.assign(
         close=symbol.candles[at + step, 3],
-        realised_variance=(total[at + step] - total[at]) / step,
+        realised_variance=mean_ahead(range_variances(symbol.candles), at, step),
     )
 
 

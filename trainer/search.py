@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainer import rolling, scoring
 from trainer.fit_config import QUARTER, REQUIRED, FitConfig
-from trainer.settings import MAX_STEPS
 from trainer.source import Source
 from trainer.tracking import Run
 
@@ -30,6 +29,9 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 """Inputs that a trial takes or leaves together; the others are required."""
 
 SCALINGS: Final = ("har", "level", "absolute", "har,level", "har,absolute", "har,level,absolute")
+
+MAX_STEPS: Final = 30
+"""Most steps of the LSTM that are tried."""
 
 HEARTBEAT_SECONDS: Final = 15
 """A trial silent for twice as long has died with its process."""

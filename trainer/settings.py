@@ -13,8 +13,8 @@ from pydantic_settings import NoDecode
 
 from shared.bundle import default_path
 from shared.candles import DAY_MS, INTERVALS_MS
-from shared.features import FEATURES
 from shared.settings import CommaSeparated, ServiceSettings
+from shared.window import MAX_CANDLES
 from trainer.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
@@ -24,8 +24,8 @@ COLUMNS: Final = (
     "low, close, volume, and perhaps adj_close; any number of symbols"
 )
 
-MAX_STEPS: Final = 160 - max(one.lookback for one in FEATURES.values()) + 1
-"""Of the LSTM: the first of them looks back furthest, and a window holds 160 candles at most."""
+MAX_STEPS: Final = 256
+"""Most steps of the LSTM."""
 
 SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
@@ -73,6 +73,16 @@ def _some_of(known: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _features(specs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of features after loading the files that define them."""
+    from trainer.features import resolve  # noqa: PLC0415 - torch takes seconds
+
+    try:
+        return resolve(specs, _DEFAULT.features)
+    except ValueError as error:
+        raise _wrong(str(error)) from error
+
+
 def _known_interval(value: str) -> str:
     if value not in INTERVALS_MS:
         raise _wrong(f"expected one of {', '.join(INTERVALS_MS)}")
@@ -81,7 +91,7 @@ def _known_interval(value: str) -> str:
 
 Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]
 Steps = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_steps)]
-Features = Annotated[CommaSeparated, _some_of(FEATURES)]
+Features = Annotated[CommaSeparated, AfterValidator(_features)]
 Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
@@ -121,7 +131,9 @@ class ModelSettings(DataSettings):
         _DEFAULT.quantile_levels, description="quantile levels, by comma, 0.5 among them"
     )
     features: Features = Field(
-        _DEFAULT.features, description=f"inputs of the network, by comma: {', '.join(FEATURES)}"
+        _DEFAULT.features,
+        description="inputs of the network, by comma: names in docs/features.md, FILE.py:NAME for "
+        "your own, default for the default ones",
     )
     scalings: Scalings = Field(
         _DEFAULT.scalings,
@@ -131,7 +143,7 @@ class ModelSettings(DataSettings):
         _DEFAULT.sequence_length,
         ge=1,
         le=MAX_STEPS,
-        description=f"steps of the LSTM, at most {MAX_STEPS}: a window holds 160 candles",
+        description=f"steps of the LSTM; a window holds {MAX_CANDLES} candles at most",
     )
     hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of each net's state")
     dropout: float = Field(
@@ -163,7 +175,7 @@ class ModelSettings(DataSettings):
     @model_validator(mode="after")
     def _can_be(self) -> Self:
         try:
-            self.config()
+            _ = self.config().window_length
         except ValueError as error:
             raise PydanticCustomError("inconsistent", "{detail}", {"detail": str(error)}) from error
         return self

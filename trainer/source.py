@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.bundle import DataSpan
-from trainer.dataset import Samples, SymbolCandles, samples_of
+from trainer.dataset import Samples, SymbolCandles, samples_of, windows
 from trainer.fit_config import FitConfig
 
 
@@ -22,6 +25,25 @@ class Source:
     def samples(self, config: FitConfig) -> Samples:
         """Return every window whose outcomes have all come; raises ``ValueError`` for none."""
         return samples_of(self.symbols, config.features, config.sequence_length, config.horizons)
+
+    def windows(
+        self, length: int, start_ms: int, batch: int
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Yield every window whose last candle opens at ``start_ms`` or later; all if none does.
+
+        Args:
+            length: candles of a window, T.
+            start_ms: UTC.
+            batch: most windows at once.
+        """
+        first_of = {
+            name: max(int(np.searchsorted(symbol.open_ms, start_ms)), length - 1)
+            for name, symbol in self.symbols.items()
+        }
+        if all(first_of[name] >= len(one.open_ms) for name, one in self.symbols.items()):
+            first_of = dict.fromkeys(first_of, length - 1)
+        for name, symbol in self.symbols.items():
+            yield from windows(symbol, length, first_of[name], len(symbol.open_ms), batch)
 
     def span_ms(self) -> tuple[int, int]:
         """Return the opening times of the first and the last candle, UTC."""

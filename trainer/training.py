@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Final
 
 import pandas as pd
 
-from shared.bundle import BundleConfig, load
-from shared.forecaster import LstmForecaster
-from trainer import backtest, export, scoring
+from shared.forecaster import Forecaster
+from trainer import backtest, scoring
+from trainer import export as exporting
 from trainer.baselines.empirical import Drift, Persistence
 from trainer.baselines.walk import Walk, forecast_symbol
 from trainer.dataset import Samples, split
 from trainer.evaluation import MODEL
+from trainer.export import Exported
 from trainer.fit import Fitted
-from trainer.fit_config import FitConfig
 from trainer.source import Source, data_span
 
 NAME: Final = "lstm"
@@ -65,38 +65,26 @@ def split_at(source: Source, samples: Samples, stop_ms: int) -> tuple[Samples, S
     return past, later
 
 
-def save(
-    folder: Path,
-    fitted: Fitted,
-    source: Source,
-    stop_ms: int,
-    check_on: Samples,
-    metrics: Mapping[str, float],
-) -> BundleConfig:
-    """Write a bundle and return its config.
+def export(fitted: Fitted, source: Source, stop_ms: int) -> Exported:
+    """Return a fitted model as a checked graph.
 
     Args:
-        folder: of the bundle.
-        fitted: what to write.
+        fitted: the model.
         source: the candles, of which those before ``stop_ms`` were trained on.
-        stop_ms: UTC.
-        check_on: windows on which PyTorch and ONNX Runtime must agree.
-        metrics: to keep with it.
+        stop_ms: UTC; PyTorch and ONNX Runtime must agree on all windows from then on, the test
+            set, or on all when there are none.
 
     Raises:
         ExportError: when they do not agree.
-        OSError: when the folder cannot be written.
     """
-    span = data_span(source, stop_ms)
-    return export.write_bundle(
-        folder, fitted, check_on.features, NAME, source.interval, span, dict(metrics)
-    )
+    check_on = partial(source.windows, fitted.config.window_length, stop_ms)
+    return exporting.export(fitted, check_on, NAME, source.interval, data_span(source, stop_ms))
 
 
-def test(folder: Path, source: Source, stop_ms: int, config: FitConfig) -> Test:
-    """Return the errors of a bundle, persistence and drift on the candles from ``stop_ms`` on."""
-    table = backtest.run(LstmForecaster(load(folder)), source.symbols, stop_ms)
-    walk = Walk(config.horizons, config.quantile_levels, first=config.window_length)
+def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
+    """Return the errors of a model, persistence and drift on the candles from ``stop_ms`` on."""
+    table = backtest.run(forecaster, source.symbols, stop_ms)
+    walk = Walk(forecaster.horizons, forecaster.quantile_levels, first=forecaster.window_length)
     joined = {MODEL: scoring.join_outcomes(table, source.symbols)}
     for baseline in (Persistence(), Drift()):
         rows = pd.concat(

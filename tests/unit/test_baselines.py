@@ -85,7 +85,7 @@ def test_blocks_cover_every_origin_once() -> None:
 
 def test_mean_ahead_and_trailing_mean_by_hand() -> None:
     values = np.array([np.nan, 1.0, 2.0, 3.0, 4.0])
-    assert walk.mean_ahead(values, 2).tolist() == [1.5, 2.5, 3.5]
+    assert mean_ahead(values, np.arange(3), 2).tolist() == [1.5, 2.5, 3.5]
     assert walk.trailing_mean(values, 2)[2:].tolist() == [1.5, 2.5, 3.5]
     assert np.isnan(walk.trailing_mean(values, 2)[:2]).all()
 
@@ -164,7 +164,7 @@ def test_har_finds_the_weights_of_a_har_world() -> None:
     variances = np.concatenate([[np.nan], np.exp(logs)])
     inputs = har_inputs(variances)
     known = slice(22, len(variances) - 1)
-    realised = walk.mean_ahead(variances, 1)[known]
+    realised = mean_ahead(variances, np.arange(known.start, known.stop), 1)
     weights = np.linalg.lstsq(inputs[known], 0.5 * np.log(realised), rcond=None)[0]
     assert weights[1:] == pytest.approx([0.4, 0.3, 0.2], abs=0.05)
     got = fitted_variance(inputs, known, realised)[known]
@@ -173,7 +173,8 @@ def test_har_finds_the_weights_of_a_har_world() -> None:
 
 def test_volatility_has_the_level_of_the_range_variance() -> None:
     candles = market(1500, seed=6)
-    realised = walk.mean_ahead(walk.range_variances(candles), 5)[WALK.first :]
+    origins = np.arange(WALK.first, len(candles) - 5)
+    realised = mean_ahead(range_variances(candles), origins, 5)
     for baseline in (RollingQuantiles(), Ewma(), Garch(), Har()):
         variance = baseline.forecast(candles, WALK).volatility[: len(realised), 1] ** 2
         assert np.mean(realised / variance) == pytest.approx(1, abs=0.15), baseline.name

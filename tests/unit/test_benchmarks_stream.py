@@ -13,7 +13,7 @@ from benchmarks.stream_market import Market, opening_ms
 from benchmarks.stream_run import Usage
 from shared import bundle, features
 from shared.candles import DAY_MS, decode_candle
-from shared.forecasts import WEEKEND
+from shared.candles import WEEKEND
 from shared.window import Window
 from stream_app.state import SymbolState
 

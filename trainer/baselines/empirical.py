@@ -9,14 +9,8 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from shared.forecaster import Prediction
-from trainer.baselines.walk import (
-    Walk,
-    mean_ahead,
-    only_median,
-    past_moves,
-    range_variances,
-    trailing_mean,
-)
+from trainer.baselines.walk import Walk, only_median, past_moves, trailing_mean
+from trainer.realised import mean_ahead, range_variances
 
 TINY_VARIANCE: Final = 1e-12
 """Least variance of a candle: a market that stood still has none, and logs and ratios need one."""
@@ -92,7 +86,8 @@ class Ewma:
             for j, step in enumerate(walk.horizons):
                 known = slice(20, start - step + 1)  # after warm-up; the outcome is known
                 shape = past_moves(log_close, step)[known] / scale[known]
-                factor = np.mean(mean_ahead(ranges, step)[known] / variance[known])
+                realised = mean_ahead(ranges, np.arange(known.start, known.stop), step)
+                factor = np.mean(realised / variance[known])
                 out.log_return[rows, j] = scale[start:stop, None] * np.quantile(shape, walk.levels)
                 out.volatility[rows, j] = np.sqrt(factor) * scale[start:stop]
         return out

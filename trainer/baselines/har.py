@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from shared.forecaster import Prediction
 from trainer.baselines.empirical import TINY_VARIANCE
-from trainer.baselines.walk import Walk, mean_ahead, past_moves, range_variances, trailing_mean
+from trainer.baselines.walk import Walk, past_moves, trailing_mean
+from trainer.realised import mean_ahead, range_variances
 
 SPANS: Final = (1, 5, 22)
 """Candles of the day, the week and the month of Corsi's cascade."""
@@ -45,7 +46,7 @@ class Har:
             rows = slice(start - walk.first, stop - walk.first)
             for j, step in enumerate(walk.horizons):
                 known = slice(SPANS[-1], start - step + 1)  # the outcome is known
-                realised = mean_ahead(ranges, step)[known]
+                realised = mean_ahead(ranges, np.arange(known.start, known.stop), step)
                 variance = fitted_variance(inputs, known, realised, in_levels=self.in_levels)
                 scale = np.sqrt(variance)
                 shape = past_moves(log_close, step)[known] / scale[known]

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shared import features
-from shared.forecaster import MEDIAN, Prediction
+from shared.forecaster import Prediction
+from shared.forecasts import MEDIAN
 from trainer import forecast_table
 
 
@@ -95,18 +95,6 @@ def forecast_symbol(
 def past_moves(log_close: NDArray[np.float64], step: int) -> NDArray[np.float64]:
     """Return the log returns over ``step`` candles, shape (n - step,), by their origin."""
     return log_close[step:] - log_close[:-step]
-
-
-def range_variances(candles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the range variance of each candle, shape (n,); the first has none and is NaN."""
-    return np.concatenate([[np.nan], features.range_variance(candles[None])[0]])
-
-
-def mean_ahead(variances: NDArray[np.float64], step: int) -> NDArray[np.float64]:
-    """Return the mean of the ``step`` values after each one, shape (n - step,)."""
-    total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(variances))])
-    sums: NDArray[np.float64] = total[step + 1 :] - total[1:-step]
-    return sums / step
 
 
 def trailing_mean(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
