@@ -27,8 +27,9 @@ from api.server import Server, SocketLimits, Tls, make_config
 from api.settings import ApiSettings
 from api.stream_routes import StreamLimits
 from shared import bundle
-from shared.forecaster import Forecaster, LstmForecaster
+from shared.forecaster import Forecaster, OnnxForecaster
 from shared.metrics import ApiMetrics
+from shared.window import even_times
 
 log = logging.getLogger("api")
 
@@ -51,7 +52,7 @@ def main() -> int:
     try:
         keys = open_keys(settings)
         loaded = bundle.load(settings.model)
-        forecaster = LstmForecaster(loaded)
+        forecaster = OnnxForecaster(loaded)
         listener = listen(settings.host, settings.port)
     except (bundle.BundleError, KeyFileError, UnsafeError, OSError) as error:
         log.error("%s", error)
@@ -157,7 +158,8 @@ def tls_of(settings: ApiSettings) -> Tls | None:
 def warm_up(forecaster: Forecaster) -> None:
     """Run the model once: its first call takes tens of milliseconds."""
     history = example_history(forecaster.window_length)
-    forecaster.predict(np.array([[list(one.values()) for one in history]]))
+    candles = np.array([[list(candle.values()) for candle in history]])
+    forecaster.predict(candles, even_times(1, forecaster.window_length))
 
 
 def listen(host: str, port: int) -> socket.socket:

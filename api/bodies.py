@@ -162,9 +162,8 @@ class ModelCard(Message):
 
     name: str
     model_version: str
-    interval: str | None = Field(description="of the candles that it was trained on")
+    intervals: tuple[str, ...] = Field(description="of the candles that it was trained on")
     window_length: int = Field(description="candles that a history must hold at least")
-    sequence_length: int | None = Field(description="steps of the network")
     features: tuple[FeatureAnswer, ...]
     horizons: tuple[int, ...] = Field(description="trained steps, in candles ahead")
     quantile_levels: tuple[float, ...]

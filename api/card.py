@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from api.bodies import DataSpanAnswer, FeatureAnswer, ModelCard
 from shared.bundle import BundleConfig
-from shared.features import FEATURES
 from shared.forecaster import Forecaster
 
 
@@ -13,12 +12,11 @@ def card_of(forecaster: Forecaster, config: BundleConfig | None, now_ms: int) ->
     return ModelCard(
         name=name_of(forecaster, config),
         model_version=forecaster.model_version,
-        interval=config.interval if config else None,
+        intervals=config.intervals if config else (),
         window_length=forecaster.window_length,
-        sequence_length=config.sequence_length if config else None,
         features=tuple(
-            FeatureAnswer(name=name, description=FEATURES[name].description)
-            for name in (config.features if config else ())
+            FeatureAnswer(name=name, description=description)
+            for name, description in (config.features.items() if config else ())
         ),
         horizons=forecaster.horizons,
         quantile_levels=forecaster.quantile_levels,

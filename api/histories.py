@@ -22,14 +22,12 @@ from pydantic import TypeAdapter, ValidationError
 from api.bodies import MAX_HISTORY, Candles, FieldError, PredictRequest, TimedCandle
 from api.problems import ProblemError, field_name, invalid_body, problem
 from shared.candles import INTERVALS_MS, MAX_NUMBER
+from shared.window import held
 
 Array = NDArray[np.float64]
 
 MAX_ARRAY_BYTES: Final = 2 << 20
 """Of one array of candles: twice what 5,000 of them need."""
-
-NEWEST: Final = 7
-"""Candles whose days tell whether a market trades on weekends."""
 
 
 class _Ohlcv(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -64,7 +62,7 @@ class Series:
     symbol: str | None = None
     interval: str | None = None
     as_of_ms: int | None = None  # close of the last candle, UTC
-    newest_open_ms: tuple[int, ...] = ()  # of the last seven candles, UTC
+    open_ms: NDArray[np.int64] | None = None  # (N,), UTC; None where the client gave no times
 
 
 @dataclass(frozen=True)
@@ -132,8 +130,7 @@ def series_of(number: int, symbol: str | None, interval: str | None, read: Timed
     if interval is None:
         raise broken((*where, "interval"), "missing", "a value beside times", "nothing")
     as_of_ms = _as_of_ms((*where, "candles"), INTERVALS_MS[interval], read)
-    opened = tuple(one for one in read.open_ms[-NEWEST:] if one is not None)
-    return Series(read.candles, symbol, interval, as_of_ms, opened)
+    return Series(read.candles, symbol, interval, as_of_ms, np.array(read.open_ms, np.int64))
 
 
 def newest(candles: Array, needed: int) -> Array:
@@ -144,7 +141,7 @@ def newest(candles: Array, needed: int) -> Array:
     """
     if len(candles) < needed:
         raise ValueError(f"expected at least {needed} candles, got {len(candles)}")
-    return candles[-needed:].astype(np.float32).astype(np.float64)
+    return held(candles[-needed:])
 
 
 def are_valid(candles: Array) -> bool:

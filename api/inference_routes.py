@@ -22,6 +22,7 @@ from api.pieces import Pieces
 from api.predict import Predictor
 from api.problems import problem
 from api.routes import JSON, Bare, answer, read_large, require_json
+from shared.window import even_times
 
 
 def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRouter:
@@ -88,7 +89,8 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRout
         body = await read_large(request)
         work = read_infer(body, predictor.forecaster.window_length)
         asked, windows = await pieces.do(work)
-        made = await pieces.do(predictor.infer(windows))
+        times = even_times(len(windows), predictor.forecaster.window_length)
+        made = await pieces.do(predictor.infer(windows, times))
         return Response(infer_answer(asked, name, version, made), media_type=JSON)
 
     return router

@@ -18,12 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shared.forecaster import Prediction
+from shared.forecaster import Floats, Prediction
 from shared.forecasts import MEDIAN
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,16 @@ class Curve:
         """
         if tuple(steps) == self.horizons:
             return prediction
-        rows = [self._row(prediction, step) for step in steps]
+        exact = Prediction(
+            prediction.log_return.astype(np.float64), prediction.volatility.astype(np.float64)
+        )
+        rows = [self._row(exact, step) for step in steps]
         return Prediction(
             np.stack([row for row, _ in rows], axis=1),
             np.stack([volatility for _, volatility in rows], axis=1),
         )
 
-    def _row(self, prediction: Prediction, step: int) -> tuple[Array, Array]:
+    def _row(self, prediction: Prediction, step: int) -> tuple[Floats, Floats]:
         after = int(np.searchsorted(self.horizons, step))
         if self.horizons[after] == step:
             return prediction.log_return[:, after], prediction.volatility[:, after]
@@ -67,10 +67,10 @@ class Curve:
         variance = (1 - share) * start * early_volatility**2 + share * end * late_volatility**2
         return self._between(early, late, share), np.sqrt(variance / step)
 
-    def _between(self, early: Array, late: Array, share: float) -> Array:
+    def _between(self, early: Floats, late: Floats, share: float) -> Floats:
         middle = self.quantile_levels.index(MEDIAN)
         first, last = early[:, middle, None], late[:, middle, None]  # (B, 1)
         distance = np.sqrt((1 - share) * (early - first) ** 2 + share * (late - last) ** 2)
         side = np.sign(np.asarray(self.quantile_levels) - MEDIAN)  # (Q,)
-        between: Array = (1 - share) * first + share * last + side * distance
+        between: Floats = (1 - share) * first + share * last + side * distance
         return between

@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 from api.histories import Series, newest
 from api.interpolate import Curve
 from api.pieces import Work
-from shared.candles import DAY_MS
-from shared.forecaster import MEDIAN, Forecaster, Prediction, to_prices
-from shared.forecasts import WEEKEND, due_ms
+from shared.candles import DAY_MS, WEEKEND
+from shared.forecaster import Forecaster, HorizonWriter, Prediction, to_prices
+from shared.forecasts import due_ms
 from shared.metrics import ApiMetrics
+from shared.window import even_times
 
 Array = NDArray[np.float64]
+Times = NDArray[np.int64]
+
+NEWEST: Final = 7
+"""Newest candles whose days say whether a market trades on weekends."""
 
 MAX_SHARED: Final = 64
 """Requests that share one model call at most: more would only make the first ones wait."""
@@ -48,9 +53,8 @@ class Predictor:
         self.forecaster = forecaster
         self.curve = Curve(forecaster.horizons, forecaster.quantile_levels)
         self._metrics = metrics
-        self._levels = [f"{level:g}" for level in forecaster.quantile_levels]
-        self._median = forecaster.quantile_levels.index(MEDIAN)
-        self._waiting: list[tuple[Array, asyncio.Future[Prediction]]] = []
+        self._writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
+        self._waiting: list[tuple[Array, Times, asyncio.Future[Prediction]]] = []
 
     async def answer(self, history: Array, received: float) -> dict[str, Any]:
         """Return what ``POST /predict`` answers, as ``PredictAnswer`` has it.
@@ -67,11 +71,11 @@ class Predictor:
             window = newest(history, self.forecaster.window_length)
         except ValueError as error:
             raise HistoryError("too_short", str(error)) from None
-        prediction = await self._share(window)
+        prediction = await self._share(window, even_times(1, len(window))[0])
         last_close = float(history[-1, 3])
         prices = to_prices(np.array([last_close]), prediction)
         _require_finite(prices, prediction)
-        horizons = self._horizons(prices[0].tolist(), prediction.volatility[0].tolist())
+        horizons = self._writer.rows(prices[0].tolist(), prediction.volatility[0].tolist())
         self._metrics.candles.inc(len(history))
         self._metrics.forecasts.inc()
         return {
@@ -90,14 +94,17 @@ class Predictor:
         Raises:
             HistoryError: as ``answer`` does, with the number of the history.
         """
-        windows: list[Array] = []
-        for number, one in enumerate(series):
-            windows.append(self._window(number, one))
+        windows: list[tuple[Array, Times]] = []
+        for number, history in enumerate(series):
+            windows.append(self._window(number, history))
             yield
         wanted = steps or self.forecaster.horizons
         made: list[orjson.Fragment] = []
         for first in range(0, len(series), CHUNK):
-            trained = self.predict(np.stack(windows[first : first + CHUNK]))
+            some = windows[first : first + CHUNK]
+            trained = self.predict(
+                np.stack([candles for candles, _ in some]), np.stack([times for _, times in some])
+            )
             yield
             prediction = self.curve.at(trained, wanted)
             part = series[first : first + CHUNK]
@@ -112,29 +119,30 @@ class Predictor:
         self._metrics.forecasts.inc(len(series))
         return made
 
-    def infer(self, windows: Array) -> Work[Prediction]:
+    def infer(self, windows: Array, open_ms: Times) -> Work[Prediction]:
         """Return the prediction of full windows, (B, T, 5), by as many model calls as are good."""
         parts: list[Prediction] = []
         for first in range(0, len(windows), CHUNK):
-            parts.append(self.predict(windows[first : first + CHUNK]))
+            some = slice(first, first + CHUNK)
+            parts.append(self.predict(windows[some], open_ms[some]))
             yield
         return Prediction(
             np.concatenate([one.log_return for one in parts]),
             np.concatenate([one.volatility for one in parts]),
         )
 
-    def predict(self, windows: Array) -> Prediction:
+    def predict(self, windows: Array, open_ms: Times) -> Prediction:
         """Return the prediction of full windows, (B, T, 5), by one model call."""
         started = time.perf_counter()
-        prediction = self.forecaster.predict(windows)
+        prediction = self.forecaster.predict(windows, open_ms)
         self._metrics.seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(windows))
         return prediction
 
-    async def _share(self, window: Array) -> Prediction:
+    async def _share(self, window: Array, open_ms: Times) -> Prediction:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Prediction] = loop.create_future()
-        self._waiting.append((window, future))
+        self._waiting.append((window, open_ms, future))
         if len(self._waiting) == 1:
             loop.call_soon(self._run)
         return await future
@@ -144,9 +152,12 @@ class Predictor:
         waiting, self._waiting = self._waiting[:MAX_SHARED], self._waiting[MAX_SHARED:]
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
-        futures = [future for _, future in waiting]
+        futures = [future for _, _, future in waiting]
         try:
-            prediction = self.predict(np.stack([window for window, _ in waiting]))
+            prediction = self.predict(
+                np.stack([window for window, _, _ in waiting]),
+                np.stack([open_ms for _, open_ms, _ in waiting]),
+            )
         except Exception as error:  # noqa: BLE001 -- whatever it is, each request must have it
             for future in futures:
                 if not future.done():
@@ -156,22 +167,15 @@ class Predictor:
             if not future.done():  # a client that has left has cancelled its own
                 future.set_result(_row(prediction, row))
 
-    def _window(self, number: int, series: Series) -> Array:
+    def _window(self, number: int, series: Series) -> tuple[Array, Times]:
+        length = self.forecaster.window_length
         try:
-            return newest(series.candles, self.forecaster.window_length)
+            candles = newest(series.candles, length)
         except ValueError as error:
             raise HistoryError("too_short", str(error), number) from None
-
-    def _horizons(self, prices: list[list[float]], volatility: list[float]) -> list[dict[str, Any]]:
-        return [
-            {
-                "step": step,
-                "predicted_close": row[self._median],
-                "quantiles": dict(zip(self._levels, row, strict=True)),
-                "volatility": spread,
-            }
-            for step, row, spread in zip(self.forecaster.horizons, prices, volatility, strict=True)
-        ]
+        if series.open_ms is None:
+            return candles, even_times(1, length, series.interval)[0]
+        return candles, series.open_ms[-length:]
 
     def _full(
         self, one: Series, steps: Sequence[int], prices: Array, made: Prediction
@@ -179,25 +183,12 @@ class Predictor:
         """Return a forecast; prices (N, Q), and a prediction of one window."""
         trained = self.forecaster.horizons
         weekends = _trades_weekends(one)
-        rows = zip(
-            steps,
-            prices.tolist(),
-            made.log_return[0].tolist(),
-            made.volatility[0].tolist(),
-            strict=True,
-        )
-        horizons = [
-            {
-                "step": step,
-                "due_ms": _due_ms(one, step, trades_weekends=weekends),
-                "predicted_close": price[self._median],
-                "quantiles": dict(zip(self._levels, price, strict=True)),
-                "log_return": dict(zip(self._levels, log_return, strict=True)),
-                "volatility": volatility,
-                "interpolated": step not in trained,
-            }
-            for step, price, log_return, volatility in rows
-        ]
+        dues = [_due_ms(one, step, trades_weekends=weekends) for step in steps]
+        writer = HorizonWriter(steps, self.forecaster.quantile_levels)
+        horizons = writer.rows(prices.tolist(), made.volatility[0].tolist(), dues)
+        for horizon, log_return in zip(horizons, made.log_return[0].tolist(), strict=True):
+            horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
+            horizon["interpolated"] = horizon["step"] not in trained
         return {
             "symbol": one.symbol,
             "interval": one.interval,
@@ -222,7 +213,9 @@ def _require_finite(prices: Array, prediction: Prediction, first: int = 0) -> No
 
 
 def _trades_weekends(series: Series) -> bool:
-    return any(open_ms // DAY_MS % 7 in WEEKEND for open_ms in series.newest_open_ms)
+    if series.open_ms is None:
+        return False
+    return any(open_ms // DAY_MS % 7 in WEEKEND for open_ms in series.open_ms[-NEWEST:].tolist())
 
 
 def _due_ms(series: Series, step: int, *, trades_weekends: bool) -> int | None:

@@ -19,7 +19,7 @@ from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
 from shared.forecasts import MEDIAN, Forecast, Horizon, due_ms, forecast_id
 from shared.window import Window, stack
 
-Floats = NDArray[np.float64] | NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 CALL_WINDOWS: Final = 128
 """Most windows in one model call: more of them outgrow the processor's cache, and cost more."""
@@ -250,26 +250,29 @@ class HorizonWriter:
         self,
         prices: list[list[float]],
         volatility: list[float],
-        due: Sequence[int | None],
+        due: Sequence[int | None] | None = None,
     ) -> list[dict[str, Any]]:
         """Return the fields of each horizon, as ``shared.forecasts.Horizon`` has them.
 
         Args:
             prices: (H, Q), quote currency.
             volatility: (H,), per candle.
-            due: nominal closes, (H,), UTC ms; None where no time is known.
+            due: nominal closes, (H,), UTC ms; without them the rows have no ``due_ms``.
         """
         levels, median = self._levels, self._median
-        return [
+        rows: list[dict[str, Any]] = [
             {
                 "step": step,
-                "due_ms": due_at,
                 "predicted_close": row[median],
                 "quantiles": dict(zip(levels, row, strict=True)),
                 "volatility": spread,
             }
-            for step, row, spread, due_at in zip(self.steps, prices, volatility, due, strict=True)
+            for step, row, spread in zip(self.steps, prices, volatility, strict=True)
         ]
+        if due is not None:
+            for row, due_at in zip(rows, due, strict=True):
+                row["due_ms"] = due_at
+        return rows
 
 
 def level_name(level: float) -> str:

@@ -6,12 +6,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.candles import DAY_MS, WEEKEND, Candle
+from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Candle
 
 MAX_CANDLES: Final = 2048
 """Most candles in a window: the bound of every model's length, stored window and republished
@@ -140,3 +141,16 @@ def stack(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.in
 def held(candles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return candles (..., 5) as a window holds them: rounded to 32-bit floats."""
     return candles.astype(np.float32).astype(np.float64)
+
+
+@lru_cache(maxsize=16)
+def even_times(windows: int, candles: int, interval: str | None = None) -> NDArray[np.int64]:
+    """Return opening times for windows that came without any, (windows, candles), UTC ms.
+
+    They are evenly spaced by the interval, by default a day, and begin at the epoch: a model that
+    reads times sees neither gaps nor a season.
+    """
+    spacing = INTERVALS_MS[interval or "1d"]
+    times = np.broadcast_to(np.arange(candles, dtype=np.int64) * spacing, (windows, candles)).copy()
+    times.flags.writeable = False  # all callers share it
+    return times

@@ -1,4 +1,4 @@
-"""A forecaster whose numbers tests can foretell."""
+"""Forecasters whose numbers tests can foretell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.forecaster import Prediction
+from trainer.realised import range_variances
 
 
 class LastMove:
@@ -18,7 +19,8 @@ class LastMove:
     def __init__(self, window_length: int = 3) -> None:
         self.window_length = window_length
 
-    def predict(self, candles: NDArray[np.float64]) -> Prediction:
+    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+        del open_ms
         move = np.log(candles[:, -1, 3] / candles[:, -2, 3])  # (B,)
         log_return = move[:, None, None] + np.array([-0.01, 0.0, 0.01])  # (B, 1, Q)
         batch = candles.shape[0]
@@ -26,3 +28,35 @@ class LastMove:
             np.repeat(log_return, len(self.horizons), axis=1),
             np.full((batch, len(self.horizons)), 0.01),
         )
+
+
+class PersistenceForecaster:
+    """Expects no change, and the spread of the window's own past moves around it.
+
+    Quantiles are the empirical ones of the window's overlapping h-candle log returns, shifted
+    to a median of 0; the volatility is the root of the window's mean range variance.
+    """
+
+    model_version = "persistence"
+
+    def __init__(
+        self,
+        window_length: int = 60,
+        horizons: tuple[int, ...] = (1, 5, 10),
+        quantile_levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95),
+    ) -> None:
+        self.window_length = window_length
+        self.horizons = horizons
+        self.quantile_levels = quantile_levels
+
+    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+        del open_ms
+        log_close = np.log(candles[:, :, 3])  # (B, T)
+        rows = []
+        for step in self.horizons:
+            moves = log_close[:, step:] - log_close[:, :-step]  # (B, T - step)
+            at = np.quantile(moves, self.quantile_levels, axis=1)  # (Q, B)
+            rows.append((at - np.median(moves, axis=1)).T)  # (B, Q)
+        variance = np.array([np.nanmean(range_variances(window)) for window in candles])  # (B,)
+        volatility = np.repeat(np.sqrt(variance)[:, None], len(self.horizons), axis=1)
+        return Prediction(np.stack(rows, axis=1), volatility)

@@ -20,6 +20,9 @@ from trainer import features, findings
 from trainer.findings import Finding, SymbolRows
 from trainer.realised import mean_ahead, range_variances
 
+TRIED: Final = 2
+"""Windows on which every feature is tried first."""
+
 BATCH: Final = 4096
 """Windows whose features are computed at once: some 20 MB."""
 
@@ -121,7 +124,7 @@ def samples_of(
         horizons: candles ahead, rising, H of them.
 
     Raises:
-        ValueError: when no symbol is long enough.
+        ValueError: when no symbol is long enough, or a feature is not what it says.
     """
     length = features.window_length(names, sequence_length)
     enough = {
@@ -132,6 +135,8 @@ def samples_of(
             f"candles: expected a symbol with at least {length + max(horizons)}, got "
             f"{', '.join(f'{symbol} {len(one.open_ms)}' for symbol, one in symbols.items())}"
         )
+    some, times = next(windows(next(iter(enough.values())), length, length - 1, length + TRIED - 1))
+    features.check(names, sequence_length, torch.from_numpy(some), torch.from_numpy(times))
     parts = [_samples(one, names, sequence_length, horizons) for one in enough.values()]
     return Samples(
         np.concatenate([part.features for part in parts]),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import joblib
 import numpy as np
@@ -37,9 +37,10 @@ from shared.bundle import (
     hashes_of,
 )
 from shared.forecaster import TOLERANCE, Forecaster, OnnxForecaster, Prediction
-from trainer.features import FEATURES
+from shared.forecasts import MEDIAN
+from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
-from trainer.network import Model
+from trainer.network import Model, Shape
 
 OPSET: Final = 20
 LSTM_INPUTS: Final = 4  # input, weights, recurrent weights, biases
@@ -88,7 +89,7 @@ def to_onnx(model: Model, window_length: int) -> bytes:
     RemoveUnusedNodesPass()(program.model)
     graph = _bare(program.model_proto)
     onnx.checker.check_model(graph)
-    data: bytes = graph.SerializeToString(deterministic=True)
+    data: bytes = graph.SerializeToString(deterministic=True)  # type: ignore[no-untyped-call]
     return data
 
 
@@ -114,13 +115,43 @@ def _bare(graph: onnx.ModelProto) -> onnx.ModelProto:
     graph.producer_name, graph.producer_version = "candlecast", ""
     del graph.metadata_props[:]
     inner = graph.graph
-    parts = [inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer]
+    parts: list[Any] = [
+        inner,
+        *inner.node,
+        *inner.input,
+        *inner.output,
+        *inner.value_info,
+        *inner.initializer,
+    ]
     for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""
     del inner.value_info[:]
     inner.name = "candlecast"
     return graph
+
+
+def rebuild(made: Bundle) -> Model:
+    """Return the PyTorch model of a bundle, from its weights; custom features must be registered.
+
+    Raises:
+        ValueError: when a feature of it is not known here.
+    """
+    config, training = made.config, made.config.training
+    names, steps = tuple(config.features), int(str(training["sequence_length"]))
+    window_length(names, steps)
+    scalings = training["scalings"]
+    shape = Shape(
+        features=len(names),
+        members=len(scalings) if isinstance(scalings, list) else 1,
+        hidden=int(str(training["hidden"])),
+        horizons=len(config.horizons),
+        levels=len(config.quantile_levels),
+        median=config.quantile_levels.index(MEDIAN),
+    )
+    model = Model(names, steps, shape)
+    model.load_state_dict(torch.load(made.path / WEIGHTS_NAME, weights_only=True))
+    return model.eval()
 
 
 @torch.no_grad()

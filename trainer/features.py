@@ -429,7 +429,7 @@ def window_length(names: Sequence[str], steps: int) -> int:
     unknown = [name for name in names if name not in FEATURES]
     if unknown or not names:
         raise ValueError(
-            f"features: expected some of {', '.join(FEATURES)}, got {', '.join(unknown) or 'none'}"
+            f"expected some of {', '.join(FEATURES)}, got {', '.join(unknown) or 'none'}"
         )
     if steps < 1:
         raise ValueError(f"sequence_length: expected at least 1, got {steps}")

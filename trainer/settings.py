@@ -80,7 +80,8 @@ def _features(specs: tuple[str, ...]) -> tuple[str, ...]:
     try:
         return resolve(specs, _DEFAULT.features)
     except ValueError as error:
-        raise _wrong(str(error)) from error
+        detail = {"detail": f"features: {error}"}
+        raise PydanticCustomError("inconsistent", "{detail}", detail) from error
 
 
 def _known_interval(value: str) -> str:

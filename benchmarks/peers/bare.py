@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from benchmarks.peers.options import Options, row_of
 from shared import bundle
 from shared.candles import decode_candle
-from shared.forecaster import Due, LstmForecaster, forecast
+from shared.forecaster import Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Forecast
 from shared.headers import cloud_event
 from shared.window import Window
@@ -28,8 +28,8 @@ MAX_BATCH = 512
 
 async def main(options: Options) -> None:
     """Consume, forecast and produce until killed."""
-    forecaster = LstmForecaster(bundle.load(options.model))
-    length = forecaster.window_length
+    models = ModelSet(OnnxForecaster(bundle.load(options.model)))
+    length = models.window_length
     windows = [Window(length, row.tobytes()) for row in np.load(options.windows)]
     consumer = AIOKafkaConsumer(
         options.candles,
@@ -52,7 +52,7 @@ async def main(options: Options) -> None:
         records = [one for of in fetched.values() for one in of]
         now_ms = time.time_ns() // 1_000_000
         due = [_due(one, windows, now_ms) for one in records]
-        made = forecast(forecaster, due, now_ms)
+        made = forecast(models, due, now_ms)
         await _send(producer, options.forecasts, records, made)
 
 

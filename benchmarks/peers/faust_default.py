@@ -15,14 +15,14 @@ from faust.types import EventT, StreamT
 
 from benchmarks.peers.options import Options
 from shared import bundle
-from shared.forecaster import Forecaster, LstmForecaster
+from shared.forecaster import Models, ModelSet, OnnxForecaster
 from shared.headers import cloud_event
 from stream_app.pipeline import Incoming, advance
 
 PARTITIONS = 8
 
 
-def make_app(options: Options, forecaster: Forecaster) -> faust.App:
+def make_app(options: Options, models: Models) -> faust.App:
     """Return the app with its topics, its table and its agent."""
     app = faust.App(
         options.group,
@@ -51,7 +51,7 @@ def make_app(options: Options, forecaster: Forecaster) -> faust.App:
         m = event.message
         incoming = Incoming(m.key, m.value, m.partition, m.offset)
         now_ms = time.time_ns() // 1_000_000
-        result = advance([incoming], table.get, forecaster, now_ms)
+        result = advance([incoming], table.get, models, models.window_length, now_ms)
         for _, one in result.forecasts:
             await forecasts.send(
                 key=m.key,
@@ -67,7 +67,7 @@ def make_app(options: Options, forecaster: Forecaster) -> faust.App:
 
 async def main(options: Options) -> None:
     """Run until killed."""
-    app = make_app(options, LstmForecaster(bundle.load(options.model)))
+    app = make_app(options, ModelSet(OnnxForecaster(bundle.load(options.model))))
     await app.start()
     await asyncio.Event().wait()
 

@@ -13,26 +13,7 @@ from benchmarks.peers import pandas_features
 from benchmarks.peers.options import Options, row_of
 from shared import bundle
 from shared.window import Window
-from trainer.network import Ensemble, Shape
-
-
-def load_model(folder: bundle.Bundle) -> Ensemble:
-    """Return the bundle's network with its weights."""
-    weights = torch.load(folder.path / bundle.WEIGHTS_NAME, weights_only=True)
-    config = folder.config
-    members, horizons = weights["location"].shape
-    model = Ensemble(
-        Shape(
-            features=len(config.features),
-            members=members,
-            hidden=weights["lstm.weight_hh_l0"].shape[1] // members,
-            horizons=horizons,
-            levels=len(config.quantile_levels),
-            median=config.quantile_levels.index(0.5),
-        )
-    )
-    model.load_state_dict(weights)
-    return model.eval()
+from trainer.export import rebuild
 
 
 class Step:
@@ -41,7 +22,8 @@ class Step:
     def __init__(self, options: Options) -> None:
         loaded = bundle.load(options.model)
         self._config = loaded.config
-        self._model = load_model(loaded)
+        self._model = rebuild(loaded)
+        self._steps = int(str(self._config.training["sequence_length"]))
         self._known = np.load(options.windows)
 
     def forecast(self, candle: dict[str, Any], state: State) -> dict[str, Any]:
@@ -50,12 +32,10 @@ class Step:
         history.append({name: candle[name] for name in ("open", "high", "low", "close", "volume")})
         history = history[-self._config.window_length :]
         state.set("candles", history)
-        features = pandas_features.compute(
-            history, self._config.features, self._config.sequence_length
-        )
+        features = pandas_features.compute(history, list(self._config.features), self._steps)
         with torch.no_grad():
             inputs = torch.tensor(features.to_numpy(), dtype=torch.float32)[None]
-            log_return, volatility = self._model(inputs)
+            log_return, volatility = self._model.distribution(inputs)
         prices = candle["close"] * torch.exp(log_return[0].double())
         return self._message(candle, prices.tolist(), volatility[0].tolist())
 

@@ -15,7 +15,7 @@ from quixstreams import Application, State
 from benchmarks.peers.options import Options, row_of
 from shared import bundle
 from shared.candles import decode_candle
-from shared.forecaster import Due, LstmForecaster, forecast
+from shared.forecaster import Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Forecast
 from shared.headers import cloud_event
 from shared.window import Window
@@ -25,8 +25,8 @@ class Step:
     """What is done with each message."""
 
     def __init__(self, options: Options) -> None:
-        self._forecaster = LstmForecaster(bundle.load(options.model))
-        self._length = self._forecaster.window_length
+        self._models = ModelSet(OnnxForecaster(bundle.load(options.model)))
+        self._length = self._models.window_length
         self._known = [row.tobytes() for row in np.load(options.windows)]
 
     def forecast(self, value: bytes, key: bytes, _time: int, _headers: Any, state: State) -> Any:
@@ -37,7 +37,7 @@ class Step:
         window, _ = Window(self._length, records).push(candle)
         state.set_bytes(candle.interval, window.records)
         due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
-        return forecast(self._forecaster, [due], now_ms)[0]
+        return forecast(self._models, [due], now_ms)[0]
 
 
 def headers(one: Forecast, *_: Any) -> Any:

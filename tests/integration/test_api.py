@@ -26,7 +26,8 @@ from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from shared import bundle
-from shared.forecaster import LstmForecaster, to_prices
+from shared.forecaster import OnnxForecaster, to_prices
+from shared.window import even_times, held
 from tests.integration.processes import Processes, wait_until
 
 pytestmark = pytest.mark.integration
@@ -90,13 +91,14 @@ def test_health_names_the_default_model(api: Api) -> None:
 
 
 def test_predict_gives_the_models_numbers(api: Api) -> None:
-    forecaster = LstmForecaster(bundle.load(bundle.default_path()))
+    forecaster = OnnxForecaster(bundle.load(bundle.default_path()))
     history = example_history(1000)
     status, text = api.ask("POST", "/predict", request_body())
     assert status == 200
     answer = json.loads(text)
     rows = [list(one.values()) for one in history[-forecaster.window_length :]]
-    prediction = forecaster.predict(np.array([rows], np.float32).astype(np.float64))
+    length = forecaster.window_length
+    prediction = forecaster.predict(held(np.array([rows])), even_times(1, length))
     prices = to_prices(np.array([history[-1]["close"]]), prediction)[0]
     assert answer["last_close"] == history[-1]["close"]
     assert [one["step"] for one in answer["horizons"]] == list(forecaster.horizons)

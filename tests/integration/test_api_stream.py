@@ -17,11 +17,12 @@ from local.broker import Broker
 from local.leash import Leash
 from local.ports import HOST, free_ports
 from shared.candles import Candle
-from shared.forecaster import Due, PersistenceForecaster, forecast
+from shared.forecaster import Due, ModelSet, forecast
 from shared.settings import KafkaSettings
 from shared.topics import ensure, market_topics
 from shared.window import Window
 from tests.candles import walk
+from tests.forecasters import PersistenceForecaster
 from tests.integration.processes import Processes, wait_until
 from tests.integration.test_api import Api, request_body
 from tests.integration.topics import write, write_candles
@@ -63,7 +64,7 @@ def publish(kafka: KafkaSettings, candles: list[Candle], before: int = 0) -> Non
         window, _ = window.push(one)
         if window.is_full and number >= before:
             due = Due(one.symbol, one.interval, one.close_ms, one.close, window)
-            made += forecast(model, [due], now_ms=one.close_ms)
+            made += forecast(ModelSet(model), [due], now_ms=one.close_ms)
     write_candles(kafka.bootstrap, kafka.candles_topic, candles[before:])
     messages = [(one.symbol.encode(), one.encode()) for one in made]
     write(kafka.bootstrap, kafka.forecasts_topic, messages)

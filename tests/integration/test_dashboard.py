@@ -26,10 +26,11 @@ from api.positions import Source
 from api.server import Server, SocketLimits, make_config
 from local.ports import HOST, free_ports
 from shared.candles import Candle
-from shared.forecaster import Due, PersistenceForecaster, forecast
+from shared.forecaster import Due, ModelSet, forecast
 from shared.metrics import ApiMetrics
 from shared.window import Window
 from tests.candles import walk
+from tests.forecasters import PersistenceForecaster
 from tests.integration.processes import Processes, wait_until
 from tests.integration.test_api_stream import get, make_topics, publish, settings_of, start
 
@@ -111,7 +112,7 @@ class Site:
         self.live.hub.publish(source, self.live.market.add_candle(candle, now_ms, source))
         if window.is_full:
             due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
-            [made] = forecast(self._forecaster, [due], now_ms)
+            [made] = forecast(ModelSet(self._forecaster), [due], now_ms)
             source = self._next(1)
             events = self.live.market.add_forecast(made, now_ms + lag_ms, source)
             self.live.hub.publish(source, events)

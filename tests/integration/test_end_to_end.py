@@ -15,7 +15,7 @@ import pytest
 
 from local.ports import HOST, free_ports
 from shared import bundle
-from shared.forecaster import LstmForecaster
+from shared.forecaster import OnnxForecaster
 from shared.forecasts import Forecast
 from shared.history import BUNDLED_SYMBOLS, bundled
 from tests.integration.processes import Processes, wait_until
@@ -31,8 +31,8 @@ RELATIVE = 1e-6
 
 
 @pytest.fixture(scope="module")
-def forecaster() -> LstmForecaster:
-    return LstmForecaster(bundle.load(bundle.default_path()))
+def forecaster() -> OnnxForecaster:
+    return OnnxForecaster(bundle.load(bundle.default_path()))
 
 
 def replay(processes: Processes, topics: WorkerTopics, owed: int) -> list[Forecast]:
@@ -93,7 +93,7 @@ def test_topic_api_and_backtest_agree_and_a_second_replay_repeats_them(
     kafka: str,
     unique_name: Callable[[str], str],
     processes: Processes,
-    forecaster: LstmForecaster,
+    forecaster: OnnxForecaster,
 ) -> None:
     by_symbol = candles_by_symbol()
     length = forecaster.window_length

@@ -14,8 +14,9 @@ from api.app import Options, create_app
 from api.bodies import Problem
 from api.openapi import example_history
 from api.pieces import Work
-from shared.forecaster import Forecaster, PersistenceForecaster
+from shared.forecaster import Forecaster
 from shared.metrics import ApiMetrics
+from tests.forecasters import PersistenceForecaster
 
 LENGTH = 20
 

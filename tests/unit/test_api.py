@@ -15,8 +15,9 @@ from api.bodies import MAX_HISTORY, PredictAnswer
 from api.settings import ApiSettings
 from shared.bundle import default_path
 from shared.candles import DAY_MS, Candle
-from shared.forecaster import Due, Forecaster, PersistenceForecaster, Prediction, forecast
+from shared.forecaster import Due, Forecaster, ModelSet, Prediction, forecast
 from shared.window import Window
+from tests.forecasters import PersistenceForecaster
 from tests.unit.api_client import LENGTH, application, call, history, post, predict
 
 
@@ -33,7 +34,8 @@ class Stub:
         self.fault = fault
         self.seen: NDArray[np.float64] | None = None
 
-    def predict(self, candles: NDArray[np.float64]) -> Prediction:
+    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+        del open_ms
         self.seen = candles
         time.sleep(self.seconds)
         if self.fault:
@@ -160,7 +162,7 @@ def forecast_of_stream(forecaster: Forecaster, candles: list[dict[str, float]]) 
         )
         window, _ = window.push(candle)
     due = Due("X", "1d", candle.close_ms, candle.close, window)
-    return forecast(forecaster, [due], now_ms=0)[0]
+    return forecast(ModelSet(forecaster), [due], now_ms=0)[0]
 
 
 def test_latency_is_the_time_from_body_to_answer() -> None:

@@ -93,7 +93,8 @@ def test_times_give_the_close_of_the_last_candle() -> None:
     assert (first.symbol, first.interval) == ("AAPL", "1d")
     assert first.as_of_ms == START_MS + 9 * DAY_MS
     assert second.as_of_ms == START_MS + 4 * DAY_MS + 7
-    assert len(first.newest_open_ms) == 7
+    assert first.open_ms is not None
+    assert first.open_ms.tolist() == [START_MS + day * DAY_MS for day in range(9)]
     assert first.candles.shape == (9, 5)
 
 

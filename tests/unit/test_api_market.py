@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from api.market import Bounds, Event, Market
 from shared.candles import Candle
-from shared.forecaster import Due, forecast
+from shared.forecaster import Due, ModelSet, forecast
 from shared.forecasts import Forecast
 from shared.scores import drift, pinball, pit, summarise
 from shared.window import Window
@@ -29,7 +29,7 @@ def forecasts_of(candles: list[Candle]) -> list[Forecast]:
         window, _ = window.push(one)
         if window.is_full:
             due = Due(one.symbol, one.interval, one.close_ms, one.close, window)
-            made += forecast(model, [due], now_ms=one.close_ms + 7)
+            made += forecast(ModelSet(model), [due], now_ms=one.close_ms + 7)
     return made
 
 

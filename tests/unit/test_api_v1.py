@@ -14,8 +14,8 @@ from api.hub import Hub
 from api.market import Market
 from api.stream_routes import StreamLimits
 from shared.candles import DAY_MS
-from shared.forecaster import PersistenceForecaster
 from tests.candles import walk
+from tests.forecasters import PersistenceForecaster
 from tests.unit.api_client import LENGTH, application, call, history, predict, problem_of
 from tests.unit.test_api import Stub
 from tests.unit.test_api_market import forecasts_of, play
@@ -102,9 +102,9 @@ def test_requests_that_come_together_share_model_calls() -> None:
     class Counting(PersistenceForecaster):
         batches: list[int] = []  # noqa: RUF012
 
-        def predict(self, candles: Any) -> Any:
+        def predict(self, candles: Any, open_ms: Any) -> Any:
             self.batches.append(len(candles))
-            return super().predict(candles)
+            return super().predict(candles, open_ms)
 
     model = Counting(LENGTH, horizons=(1, 5))
     app = application(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.__main__ import names
 from benchmarks.peers import pandas_features
@@ -11,11 +12,11 @@ from benchmarks.stream import FULL, QUICK, ratios
 from benchmarks.stream_contenders import CONTENDERS
 from benchmarks.stream_market import Market, opening_ms
 from benchmarks.stream_run import Usage
-from shared import bundle, features
-from shared.candles import DAY_MS, decode_candle
-from shared.candles import WEEKEND
+from shared import bundle
+from shared.candles import DAY_MS, WEEKEND, decode_candle
 from shared.window import Window
 from stream_app.state import SymbolState
+from trainer.features import Candles, extract
 
 NOW_MS = 1_700_000_000_000
 
@@ -66,14 +67,17 @@ def test_the_same_seed_gives_the_same_candles() -> None:
 
 def test_pandas_features_are_the_models(config: bundle.BundleConfig) -> None:
     market = Market(4, config.window_length, 1)
+    times = torch.arange(config.window_length) * DAY_MS
     for row in market.windows:
         candles = Window(config.window_length, row.tobytes()).ohlcv().astype(np.float64)
         rows = [
             dict(zip(("open", "high", "low", "close", "volume"), one, strict=True))
             for one in candles.tolist()
         ]
-        got = pandas_features.compute(rows, config.features, config.sequence_length)
-        want = features.compute(candles[None], config.features, config.sequence_length)[0]
+        steps = int(str(config.training["sequence_length"]))
+        got = pandas_features.compute(rows, list(config.features), steps)
+        window = Candles(torch.from_numpy(candles)[None], times[None], steps)
+        want = extract(list(config.features), window)[0].numpy()
         np.testing.assert_allclose(got.to_numpy(), want, rtol=1e-4, atol=1e-5)
 
 

@@ -9,20 +9,25 @@ import pytest
 from numpy.typing import NDArray
 
 from shared import bundle
-from shared.forecaster import LstmForecaster, Prediction
+from shared.forecaster import OnnxForecaster, Prediction
+from shared.window import even_times
 from trainer import dataset
 
 
 @pytest.fixture(scope="module")
-def forecaster() -> LstmForecaster:
-    return LstmForecaster(bundle.load(bundle.default_path()))
+def forecaster() -> OnnxForecaster:
+    return OnnxForecaster(bundle.load(bundle.default_path()))
 
 
 @pytest.fixture(scope="module")
-def batch(forecaster: LstmForecaster) -> NDArray[np.float64]:
+def batch(forecaster: OnnxForecaster) -> NDArray[np.float64]:
     candles = dataset.load(None).symbols["IBM"].candles[-400:]
     view = np.lib.stride_tricks.sliding_window_view(candles, forecaster.window_length, axis=0)
-    return view.transpose(0, 2, 1)  # (B, T, 5)
+    return np.ascontiguousarray(view.transpose(0, 2, 1))  # (B, T, 5)
+
+
+def predict(forecaster: OnnxForecaster, candles: NDArray[np.float64]) -> Prediction:
+    return forecaster.predict(candles, even_times(*candles.shape[:2]))
 
 
 def assert_equal(one: Prediction, batch: Prediction, at: int) -> None:
@@ -31,18 +36,18 @@ def assert_equal(one: Prediction, batch: Prediction, at: int) -> None:
 
 
 def test_a_window_alone_gets_the_bits_that_it_gets_among_others(
-    forecaster: LstmForecaster, batch: NDArray[np.float64]
+    forecaster: OnnxForecaster, batch: NDArray[np.float64]
 ) -> None:
-    whole = forecaster.predict(batch)
-    alone = [forecaster.predict(batch[i : i + 1]) for i in range(len(batch))]
+    whole = predict(forecaster, batch)
+    alone = [predict(forecaster, batch[i : i + 1]) for i in range(len(batch))]
     for i, one in enumerate(alone):  # all asked for before any is looked at
         assert_equal(one, whole, i)
 
 
-def test_threads_may_ask_at_once(forecaster: LstmForecaster, batch: NDArray[np.float64]) -> None:
-    whole = forecaster.predict(batch)
+def test_threads_may_ask_at_once(forecaster: OnnxForecaster, batch: NDArray[np.float64]) -> None:
+    whole = predict(forecaster, batch)
     order = list(range(len(batch))) * 3
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda i: forecaster.predict(batch[i : i + 1]), order))
+        made = list(pool.map(lambda i: predict(forecaster, batch[i : i + 1]), order))
     for i, one in zip(order, made, strict=True):
         assert_equal(one, whole, i)

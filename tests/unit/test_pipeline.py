@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.candles import Candle, RejectReason
+from shared.forecaster import ModelSet
 from shared.window import Push, Window
 from stream_app.pipeline import BatchResult, Incoming, advance, step, table_key
 from stream_app.state import SymbolState, stored_offset
@@ -16,7 +17,7 @@ from tests.candles import candle, walk
 from tests.forecasters import LastMove
 
 NOW_MS = 2_000_000_000_000
-FORECASTER = LastMove(window_length=3)
+MODELS = ModelSet(LastMove(window_length=3))
 
 
 def incoming(candles: list[Candle], first_offset: int = 0) -> list[Incoming]:
@@ -28,7 +29,7 @@ def incoming(candles: list[Candle], first_offset: int = 0) -> list[Incoming]:
 
 def run(messages: list[Incoming], table: dict[bytes, bytes] | None = None) -> BatchResult:
     table = {} if table is None else table
-    result = advance(messages, table.get, FORECASTER, NOW_MS)
+    result = advance(messages, table.get, MODELS, 3, NOW_MS)
     table.update({key: state for key, (_, state) in result.states.items()})
     return result
 
@@ -185,7 +186,7 @@ def test_a_crash_and_redelivery_repeats_forecasts_with_equal_numbers(data: st.Da
 
 def test_step_is_pure() -> None:
     state = SymbolState(Window(3))
-    moved, outcome = step(state, candle(), 7)
+    moved, outcome = step(state, candle(), 7, 3)
     assert state == SymbolState(Window(3))
     assert outcome.push is Push.APPENDED
     assert moved.offset == 7

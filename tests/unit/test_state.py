@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.candles import Candle
+from shared.forecaster import ModelSet
 from shared.window import RECORD_BYTES, Window
 from stream_app.pipeline import Incoming, Record, advance, step, table_key
 from stream_app.state import TAIL_CANDLES, TAIL_KEY, StateError, SymbolState, join, stored_offset
@@ -19,7 +20,7 @@ from tests.candles import candle
 from tests.forecasters import LastMove
 
 CAPACITY: Final = TAIL_CANDLES + 8
-FORECASTER: Final = LastMove(window_length=CAPACITY)
+MODELS: Final = ModelSet(LastMove(window_length=CAPACITY))
 NOW_MS: Final = 2_000_000_000_000
 SYMBOLS: Final = ("AAPL", "MSFT")
 
@@ -50,7 +51,9 @@ def truth(messages: list[Incoming]) -> dict[tuple[bytes, int], SymbolState]:
     for one in messages:
         decoded = Candle.model_validate_json(one.value or b"")
         key = table_key(decoded)
-        states[key], _ = step(states.get(key, SymbolState(Window(CAPACITY))), decoded, one.offset)
+        states[key], _ = step(
+            states.get(key, SymbolState(Window(CAPACITY))), decoded, one.offset, CAPACITY
+        )
         found[key, one.offset] = replace(states[key], tail=0)
     return found
 
@@ -96,7 +99,7 @@ class Simulation:
             if self._late and self._chance.random() < 0.3:
                 self._send_late()
             batch = self._messages[at : at + self._chance.choice((1, 2, 5, 30))]
-            result = advance(batch, table.get, FORECASTER, NOW_MS)
+            result = advance(batch, table.get, MODELS, CAPACITY, NOW_MS)
             records = result.records.get(0, [])
             fate = self._chance.random()
             if fate < 0.1:  # killed with some of the batch sent
@@ -155,7 +158,9 @@ def test_a_new_candle_writes_its_tail_and_every_17th_the_whole_window() -> None:
     cycle = TAIL_CANDLES + 1
     for i in range(4 * cycle):
         one = candle(i)
-        result = advance([Incoming(b"AAPL", one.encode(), 0, i)], table.get, FORECASTER, NOW_MS)
+        result = advance(
+            [Incoming(b"AAPL", one.encode(), 0, i)], table.get, MODELS, CAPACITY, NOW_MS
+        )
         table.update({key: state for key, (_, state) in result.states.items()})
         [(key, record)] = result.records[0]
         assert key.endswith(TAIL_KEY) is (i % cycle > 0)
@@ -180,13 +185,13 @@ def test_a_tail_is_written_only_when_the_whole_record_still_holds(
 ) -> None:
     whole = [Incoming(b"AAPL", candle(i).encode(), 0, i) for i in range(CAPACITY)]
     table: dict[bytes, bytes] = {}
-    result = advance(whole, table.get, FORECASTER, NOW_MS)
+    result = advance(whole, table.get, MODELS, CAPACITY, NOW_MS)
     table = {key: state for key, (_, state) in result.states.items()}
     batch = [
         Incoming(b"AAPL", candle(day, 90.0 + i).encode(), 0, CAPACITY + i)
         for i, day in enumerate(days)
     ]
-    [(key, _)] = advance(batch, table.get, FORECASTER, NOW_MS).records[0]
+    [(key, _)] = advance(batch, table.get, MODELS, CAPACITY, NOW_MS).records[0]
     assert key.endswith(TAIL_KEY) is is_tail
 
 

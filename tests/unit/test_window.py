@@ -83,8 +83,9 @@ def test_weekend_trading_is_seen_in_the_window() -> None:
 
 def test_stack_keeps_order_and_values() -> None:
     windows = [fill(Window(4), walk(4, first=i)) for i in range(3)]
-    stacked = stack(windows)
+    stacked, open_ms = stack(windows)
     assert stacked.shape == (3, 4, 5)
     assert stacked.dtype == np.float64
+    assert open_ms[:, -1].tolist() == [window.last_open_ms for window in windows]
     for i, window in enumerate(windows):
         np.testing.assert_array_equal(stacked[i], window.ohlcv())

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from shared.candles import Candle
-from shared.forecaster import Forecaster
+from shared.forecaster import Models
 from shared.forecasts import Forecast
 from stream_app.pipeline import Incoming, advance
 from stream_app.state import TAIL_KEY, SymbolState, join, stored_offset
@@ -167,7 +167,7 @@ def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, Symbol
     }
 
 
-def replayed_windows(topics: WorkerTopics, forecaster: Forecaster) -> dict[bytes, SymbolState]:
+def replayed_windows(topics: WorkerTopics, models: Models) -> dict[bytes, SymbolState]:
     """Return the windows that a fresh replay of the candles topic gives."""
     table: dict[bytes, bytes] = {}
     messages = [
@@ -175,9 +175,11 @@ def replayed_windows(topics: WorkerTopics, forecaster: Forecaster) -> dict[bytes
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):
-        result = advance(messages[start : start + 512], table.get, forecaster, 1 << 52)
+        result = advance(
+            messages[start : start + 512], table.get, models, models.window_length, 1 << 52
+        )
         table.update({key: state for key, (_, state) in result.states.items()})
-    return {key: _content(state, forecaster.window_length) for key, state in table.items()}
+    return {key: _content(state, models.window_length) for key, state in table.items()}
 
 
 def _content(stored: bytes, capacity: int) -> SymbolState:

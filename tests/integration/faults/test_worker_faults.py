@@ -21,7 +21,7 @@ import pytest
 from local.broker import Broker
 from local.leash import Leash
 from shared import bundle
-from shared.forecaster import LstmForecaster
+from shared.forecaster import ModelSet, OnnxForecaster
 from stream_app.settings import WorkerSettings
 from tests.integration.faults.load import Account, Load, recovered_windows, replayed_windows, settle
 from tests.integration.processes import Processes, wait_until
@@ -41,8 +41,8 @@ SESSION_S = 6.0
 FLAGS = ("--session-seconds", str(SESSION_S))
 DONE_S = 90.0
 
-FORECASTER = LstmForecaster(bundle.load(WorkerSettings.read([], "tests").model))
-WARM_UP = FORECASTER.window_length - 1
+MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
+WARM_UP = MODELS.window_length - 1
 
 
 class Crew:
@@ -131,8 +131,8 @@ def account(crew: Crew, load: Load) -> Account:
     counts = {"owed": len(owed), "missing": len(settled.missing), "repeats": settled.repeats}
     print(json.dumps(counts | {"per_second": round(len(owed) / load.seconds)}))
     assert settled.is_clean, settled
-    windows = recovered_windows(crew.topics, FORECASTER.window_length)
-    assert windows == replayed_windows(crew.topics, FORECASTER)
+    windows = recovered_windows(crew.topics, MODELS.window_length)
+    assert windows == replayed_windows(crew.topics, MODELS)
     return settled
 
 

@@ -19,6 +19,7 @@ from trainer.baselines.garch import Fit, Garch
 from trainer.baselines.har import Har, fitted_variance, har_inputs
 from trainer.baselines.run import BASELINES
 from trainer.baselines.walk import Walk, forecast_symbol
+from trainer.realised import mean_ahead, range_variances
 
 WALK = Walk(first=300, refit=60)
 

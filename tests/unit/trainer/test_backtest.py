@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
 from shared.candles import DAY_MS, Candle
-from shared.forecaster import Due, Forecaster, PersistenceForecaster, forecast
+from shared.forecaster import Due, Forecaster, ModelSet, forecast
 from shared.history import bundled
 from shared.window import Window
-from tests.forecasters import LastMove
+from tests.forecasters import LastMove, PersistenceForecaster
 from trainer import backtest, forecast_table
+from trainer.dataset import SymbolCandles
 
 
-@dataclass(frozen=True)
-class Series:
-    open_ms: NDArray[np.int64]
-    candles: NDArray[np.float64]
-
-
-def series(candles: list[Candle]) -> Series:
+def series(candles: list[Candle]) -> SymbolCandles:
     rows = [(c.open, c.high, c.low, c.close, c.volume) for c in candles]
-    return Series(np.array([c.open_ms for c in candles]), np.array(rows))
+    return SymbolCandles(np.array([c.open_ms for c in candles]), np.array(rows))
 
 
 def real(count: int) -> dict[str, list[Candle]]:
@@ -50,7 +43,7 @@ def test_the_back_test_equals_the_stream_on_real_candles(forecaster: Forecaster)
             if not window.is_full:
                 continue
             due = Due(symbol, "1d", one.close_ms, one.close, window)
-            for horizon in forecast(forecaster, [due], 0)[0].horizons:
+            for horizon in forecast(ModelSet(forecaster), [due], 0)[0].horizons:
                 row = next(rows)
                 assert (row["symbol"], row["open_ms"], row["step"]) == (
                     symbol,
@@ -73,12 +66,12 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cutting_the_data_changes_no_forecast_before() -> None:
     data = series(real(60)["AAPL"])
     whole = backtest.run(LastMove(), {"AAPL": data})
-    cut = backtest.run(LastMove(), {"AAPL": Series(data.open_ms[:31], data.candles[:31])})
+    cut = backtest.run(LastMove(), {"AAPL": SymbolCandles(data.open_ms[:31], data.candles[:31])})
     pd.testing.assert_frame_equal(cut, whole[: len(cut)], check_exact=True)
 
 
 def test_a_short_history_has_no_rows_but_all_columns() -> None:
-    short = Series(np.arange(2) * DAY_MS, np.full((2, 5), 1.0))
+    short = SymbolCandles(np.arange(2) * DAY_MS, np.full((2, 5), 1.0))
     table = backtest.run(LastMove(), {"A": short})
     assert list(table.columns) == [
         *forecast_table.LEADING, "q0.05", "q0.5", "q0.95", "volatility",

@@ -54,11 +54,14 @@ def test_what_a_frozen_bundle_has_no_use_for_is_known() -> None:
     assert EvaluateSettings.read(argv, "x").unused_with_model == ("folds", "horizons")
 
 
-def test_a_window_holds_160_candles_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_window_is_a_multiple_of_16_and_steps_are_bounded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert TrainSettings.read(["--sequence-length", "30"], "x").config().window_length == 160
+    assert TrainSettings.read(["--sequence-length", "31"], "x").config().window_length == 176
     with pytest.raises(SystemExit):
-        TrainSettings.read(["--sequence-length", "31"], "x")
-    assert "sequence_length: input should be less than or equal to 30" in capsys.readouterr().err
+        TrainSettings.read(["--sequence-length", "257"], "x")
+    assert "sequence_length: input should be less than or equal to 256" in capsys.readouterr().err
 
 
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +133,10 @@ def test_a_date_is_its_midnight() -> None:
     ("argv", "line"),
     [
         (["backtest", "--out", "x.xlsx"], "x.xlsx: expected a name ending in .parquet or .csv"),
-        (["backtest", "--out", "x.csv", "--model", "none"], "none/config.json: cannot be read"),
+        (
+            ["backtest", "--out", "x.csv", "--model", "none"],
+            "none/config.json: expected a file, found none",
+        ),
         (["fit", "--out", "b", "--data", "none.csv"], "none.csv: cannot be read"),
         (["fit", "--out", "b", "--until", "2000-06-01"], "before 2000-06-01 to train on, got none"),
     ],

@@ -13,24 +13,24 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import onnxruntime as ort
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from shared import bundle, features
-from shared.forecaster import Due, LstmForecaster, forecast
+from shared import bundle
+from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
 from shared.history import History, bundled
 from shared.window import Window
 from tests.unit.api_client import application, predict
-from trainer import backtest, dataset, report
+from trainer import backtest, dataset, export, report
 from trainer.__main__ import main
-from trainer.network import Ensemble, Shape
+from trainer.features import Candles, extract
 from trainer.scaling import relative
 from trainer.settings import TrainSettings
+from trainer.source import Source
 
 pytestmark = pytest.mark.integration
 
@@ -97,9 +97,7 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
         assert run.data.metrics[f"{name}_1_persistence"] > 0
         assert run.data.metrics[f"{name}_10_drift"] > 0
     stored = {one.path for one in client.list_artifacts(run.info.run_id, "bundle")}
-    assert stored == {
-        f"bundle/{name}" for name in ("config.json", "model.onnx", "model.pth", "scalers.joblib")
-    }
+    assert stored == {f"bundle/{name}" for name in (bundle.CONFIG_NAME, *bundle.FILE_NAMES)}
     local = Path(client.download_artifacts(run.info.run_id, "bundle"))
     assert bundle.load(local).config == bundle.load(trained).config
     plot = Path(client.download_artifacts(run.info.run_id, "forecasts.png"))
@@ -109,7 +107,8 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
 
 def test_the_bundle_says_what_it_was_trained_on(trained: Path, candles: Path) -> None:
     config = bundle.load(trained).config
-    assert config.sequence_length == 8
+    assert config.training["sequence_length"] == 8
+    assert config.window_length == 144
     assert config.data.symbols == ("IBM", "MSFT")
     assert config.data.source == str(candles)
     test_from = dataset.load(candles).symbols["IBM"].open_ms[-1] - config.data.last_ms
@@ -130,8 +129,8 @@ def test_the_same_seed_gives_the_same_files_in_another_process(
             ],
             check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
-        hashes = {path.name: bundle.file_hash(path) for path in out.iterdir()}
-        expected = {path.name: bundle.file_hash(path) for path in trained.iterdir()}
+        hashes = bundle.hashes_of({path.name: path.read_bytes() for path in out.iterdir()})
+        expected = bundle.hashes_of({path.name: path.read_bytes() for path in trained.iterdir()})
         assert (hashes == expected) is same
         assert (hashes["model.onnx"] == expected["model.onnx"]) is same
 
@@ -203,7 +202,7 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
     table = pd.read_csv(out, float_precision="round_trip")
     assert [name for name in table.columns if name[0] == "q"] == ["q0.2", "q0.5", "q0.95"]
     assert set(table["step"]) == {2, 7}
-    forecaster = LstmForecaster(bundle.load(tmp_path / "b"))
+    forecaster = OnnxForecaster(bundle.load(tmp_path / "b"))
     used = dataset.load(candles).symbols["IBM"].candles[-forecaster.window_length :]
     names = ("open", "high", "low", "close", "volume")
     history = [dict(zip(names, one, strict=True)) for one in used.tolist()]
@@ -217,7 +216,7 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
 
 
 def test_the_back_test_is_what_the_stream_forecasts(trained: Path) -> None:
-    forecaster = LstmForecaster(bundle.load(trained))
+    forecaster = OnnxForecaster(bundle.load(trained))
     candles = bundled(("AAPL",)).candles[:400]
     source = dataset.of_history(History("AAPL", candles, ()))
     table = backtest.run(forecaster, source.symbols)
@@ -227,7 +226,7 @@ def test_the_back_test_is_what_the_stream_forecasts(trained: Path) -> None:
         window, _ = window.push(one)
         if window.is_full:
             due = Due(one.symbol, one.interval, one.close_ms, one.close, window)
-            made += forecast(forecaster, [due], 0)[0].horizons
+            made += forecast(ModelSet(forecaster), [due], 0)[0].horizons
     expected = [[one.predicted_close, *one.quantiles.values(), one.volatility] for one in made]
     names = ["predicted_close", *(f"q{level:g}" for level in forecaster.quantile_levels)]
     np.testing.assert_allclose(table[[*names, "volatility"]], expected, rtol=1e-9)
@@ -290,15 +289,13 @@ def default() -> bundle.Bundle:
 
 
 @pytest.fixture(scope="module")
-def windows(default: bundle.Bundle) -> np.ndarray:
-    """Return 500 real windows of all symbols, (B, T, 5)."""
-    length = default.config.window_length
-    views = [
-        np.lib.stride_tricks.sliding_window_view(one.candles.astype("f4").astype("f8"), length, 0)
-        for one in dataset.load(None).symbols.values()
-    ]
-    each = [view[np.linspace(0, len(view) - 1, 125).astype(int)] for view in views]
-    return np.concatenate(each).transpose(0, 2, 1)
+def windows(default: bundle.Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """Return 500 real windows of all symbols, candles (B, T, 5) and times (B, T)."""
+    source = Source("bundled", "1d", dataset.load(None).symbols)
+    parts = list(source.windows(default.config.window_length, 0, 4096))
+    candles, open_ms = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    rows = np.linspace(0, len(candles) - 1, 500).astype(int)
+    return candles[rows], open_ms[rows]
 
 
 def test_the_default_bundle_is_small_and_of_the_bundled_candles(default: bundle.Bundle) -> None:
@@ -308,44 +305,21 @@ def test_the_default_bundle_is_small_and_of_the_bundled_candles(default: bundle.
 
 
 def test_the_default_bundle_is_rebuilt_from_its_weights(
-    default: bundle.Bundle, windows: np.ndarray
+    default: bundle.Bundle, windows: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    config = default.config
-    weights = torch.load(default.path / bundle.WEIGHTS_NAME, weights_only=True)
-    members = weights["location"].shape[0]
-    model = Ensemble(
-        Shape(
-            features=len(config.features),
-            members=members,
-            hidden=weights["lstm.weight_hh_l0"].shape[1] // members,
-            horizons=len(config.horizons),
-            levels=len(config.quantile_levels),
-            median=config.quantile_levels.index(0.5),
-        )
-    )
-    model.load_state_dict(weights)
-    model.eval()
-    inputs = features.compute(windows, config.features, config.sequence_length)
-    with torch.no_grad():
-        log_return, volatility = (one.numpy() for one in model(torch.from_numpy(inputs)))
-    session = ort.InferenceSession(
-        default.onnx, ort.SessionOptions(), providers=["CPUExecutionProvider"]
-    )
-    served = session.run(None, {"features": inputs})
-    np.testing.assert_allclose(log_return, served[0], atol=1e-5)
-    np.testing.assert_allclose(volatility, served[1], atol=1e-5)
-    prediction = LstmForecaster(default).predict(windows)
-    np.testing.assert_allclose(prediction.log_return, served[0], atol=1e-6)
+    model = export.rebuild(default)
+    assert export.to_onnx(model, default.config.window_length) == default.onnx
+    apart = export.largest_difference(model, OnnxForecaster(default), [windows])
+    assert apart <= TOLERANCE
 
 
 def test_the_scaling_in_the_graph_is_that_of_the_scalers(
-    default: bundle.Bundle, windows: np.ndarray
+    default: bundle.Bundle, windows: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    config = default.config
+    model = export.rebuild(default)
     scalers = joblib.load(default.path / bundle.SCALERS_NAME)
-    weights = torch.load(default.path / bundle.WEIGHTS_NAME, weights_only=True)
-    inputs = features.compute(windows, config.features, config.sequence_length)
-    newest = inputs[:, -1].astype(np.float64)
+    series = Candles(torch.from_numpy(windows[0]), torch.from_numpy(windows[1]), model.steps)
+    newest = extract(model.features, series)[:, -1].double().numpy()
     expected = scalers.inputs.transform(newest @ relative(TrainSettings.read([], "x").config()))
-    got = newest @ weights["input_weight"].double().numpy() + weights["input_bias"].numpy()
+    got = newest @ model.input_weight.double().numpy() + model.input_bias.numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

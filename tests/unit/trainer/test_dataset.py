@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from shared.features import compute, range_variance, window_length
+from shared.window import held
 from trainer import dataset
 from trainer.dataset import Samples, SymbolCandles
+from trainer.features import Candles, extract, window_length
+from trainer.realised import range_variances
 
 NAMES = ("log-return", "rsi", "range-volatility-5")
 STEPS = 3
@@ -50,11 +53,16 @@ def test_samples_are_windows_with_what_came_after_them() -> None:
     made = samples({"A": symbol})
     assert len(made) == 90 - (LENGTH - 1) - max(HORIZONS)
     at = LENGTH - 1 + 7
-    held = symbol.candles[: at + 1].astype(np.float32).astype(np.float64)
-    np.testing.assert_array_equal(made.features[7], compute(held[None], NAMES, STEPS)[0])
+    window = slice(at + 1 - LENGTH, at + 1)
+    candles = Candles(
+        torch.from_numpy(held(symbol.candles[window]))[None],
+        torch.from_numpy(symbol.open_ms[window])[None],
+        STEPS,
+    )
+    np.testing.assert_allclose(made.features[7], extract(NAMES, candles)[0], rtol=1e-6)
     close = symbol.candles[:, 3]
     np.testing.assert_allclose(made.log_return[7], np.log(close[[at + 1, at + 4]] / close[at]))
-    variances = range_variance(symbol.candles[None, at : at + 5])[0]
+    variances = range_variances(symbol.candles[at : at + 5])[1:]
     np.testing.assert_allclose(made.variance[7], [variances[0], variances.mean()])
     assert made.open_ms[7] == at * DAY_MS
     assert made.known_ms[7] == (at + 4) * DAY_MS
