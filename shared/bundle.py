@@ -218,8 +218,8 @@ class _Format(BaseModel):
 def _read(path: Path) -> bytes:
     """Return a regular file of bounded size; a FIFO or a device would never end."""
     try:
-        if not path.is_file():
-            raise BundleError(f"{path}: expected a file, found none")
+        if path.exists() and not path.is_file():
+            raise BundleError(f"{path}: expected a regular file, found another kind")
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:

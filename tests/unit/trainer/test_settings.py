@@ -135,7 +135,7 @@ def test_a_date_is_its_midnight() -> None:
         (["backtest", "--out", "x.xlsx"], "x.xlsx: expected a name ending in .parquet or .csv"),
         (
             ["backtest", "--out", "x.csv", "--model", "none"],
-            "none/config.json: expected a file, found none",
+            "none/config.json: cannot be read",
         ),
         (["fit", "--out", "b", "--data", "none.csv"], "none.csv: cannot be read"),
         (["fit", "--out", "b", "--until", "2000-06-01"], "before 2000-06-01 to train on, got none"),
