@@ -31,11 +31,13 @@ from shared.settings import ENV_PREFIX, KafkaSettings, ServiceSettings
 from shared.topics import Topic, market_topics
 from stream_app.publisher import FORECAST_TYPE
 from stream_app.settings import WorkerSettings
+from trainer.features import FEATURES
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = ROOT / "README.md"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
+FEATURES_PAGE: Final = ROOT / "docs" / "features.md"
 
 PACKAGES: Final = ("producer", "stream_app", "api", "trainer", "shared", "local", "benchmarks")
 
@@ -88,6 +90,8 @@ def documents() -> dict[Path, str]:
         SCHEMAS / "forecast.v1.json": _json(schema(Forecast, FORECAST_TYPE)),
         ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
     }
+    if FEATURES_PAGE.exists():
+        found[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
     if README.exists():
         text = replace(README.read_text(), "settings", settings_tables())
         found[README] = replace(text, "files", file_tree())
@@ -227,6 +231,18 @@ def _dead_letter() -> dict[str, Any]:
 
 def _key(key: dict[str, Any]) -> dict[str, Any]:
     return {"key": key, "bindingVersion": "0.5.0"}
+
+
+def feature_list() -> str:
+    """Return every feature with its docstring and its plot."""
+    parts = []
+    for name, known in FEATURES.items():
+        text = inspect.getdoc(known.function)
+        parts.append(
+            f"### {name}\n\n{text}\n\nLookback: {known.lookback}.\n\n"
+            f"![{name}](images/features/{name}.svg)\n"
+        )
+    return "\n".join(parts).rstrip()
 
 
 def settings_tables() -> str:

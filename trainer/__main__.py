@@ -1,4 +1,4 @@
-"""``python -m trainer``: train, fit, backtest, evaluate, search; wiring only.
+"""``python -m trainer``: train, fit, backtest, evaluate, search, inspect; wiring only.
 
 Each command has settings of its own, each setting a flag and an environment variable, as those of
 the services. The libraries of a command are imported by it: they take seconds.
@@ -28,6 +28,7 @@ from trainer.settings import (
     DataSettings,
     EvaluateSettings,
     FitSettings,
+    InspectSettings,
     SearchSettings,
     TrainSettings,
     midnight_ms,
@@ -52,6 +53,7 @@ Trains, tests and searches for models; without a command it trains the default b
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N
+  inspect    show what is in a bundle: inspect BUNDLE
 
 {PROG} COMMAND --help shows a command's options and examples."""
 
@@ -257,6 +259,15 @@ def _search(settings: SearchSettings) -> None:
             console.print_trials(best)
 
 
+def _inspect(settings: InspectSettings) -> None:
+    loaded = load(settings.path)
+    OnnxForecaster(loaded)  # repeats the golden forecasts
+    if settings.as_json:
+        print(loaded.config.model_dump_json(indent=2))
+    else:
+        console.print_bundle(loaded.config)
+
+
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
     """Return the candles of a data set, after telling what is wrong or odd about them."""
     from trainer import dataset  # noqa: PLC0415
@@ -286,6 +297,7 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
     "backtest": (BacktestSettings, _backtest),
     "evaluate": (EvaluateSettings, _evaluate),
     "search": (SearchSettings, _search),
+    "inspect": (InspectSettings, _inspect),
 }
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from shared.bundle import BundleConfig, Setting, TensorSpec
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -131,3 +135,46 @@ def print_trials(trials: Sequence[FrozenTrial]) -> None:
 
 def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_bundle(config: BundleConfig) -> None:
+    """Print what a bundle holds, as tables."""
+    console = Console()
+    data = config.data
+    first, last = (
+        f"{datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%d}" for at in (data.first_ms, data.last_ms)
+    )
+    about = {
+        "version": config.model_version,
+        "for candles of": ", ".join(config.intervals),
+        "window": f"{config.window_length} candles",
+        "horizons": ", ".join(map(str, config.horizons)),
+        "quantile levels": ", ".join(f"{level:g}" for level in config.quantile_levels),
+        **{f"input {name}": _tensor(spec) for name, spec in config.inputs.items()},
+        **{f"output {name}": _tensor(spec) for name, spec in config.outputs.items()},
+        "trained on": f"{data.candles:,} candles of {len(data.symbols)} symbols, {first} to {last}",
+        "data": data.source,
+        "SHA-256 of the data": data.sha256,
+        **{f"SHA-256 of {name}": digest for name, digest in config.files.items()},
+    }
+    for title, rows in (
+        (config.name, about),
+        ("features", config.features),
+        ("training", {name: _shown(value) for name, value in config.training.items()}),
+        ("figures", {name: f"{value:.6g}" for name, value in config.metrics.items()}),
+    ):
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows.items():
+            table.add_row(name, escape(value))
+        console.print(table)
+
+
+def _tensor(spec: TensorSpec) -> str:
+    sizes = ", ".join("B" if size < 0 else str(size) for size in spec.shape)
+    return f"{spec.datatype} ({sizes})"
+
+
+def _shown(value: Setting) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

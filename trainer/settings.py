@@ -9,7 +9,7 @@ from typing import Annotated, Final, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import NoDecode
+from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
 from shared.candles import DAY_MS, INTERVALS_MS
@@ -309,3 +309,19 @@ class SearchSettings(ModelSettings, Tracked):
     )
     name: str = Field("candlecast", description="the search's name in the storage")
     out: Path = Field(Path("search"), description="folder to write best.json and the plots to")
+
+
+class InspectSettings(ServiceSettings):
+    """Shows what is in a bundle: its inputs and outputs, features, training data and figures.
+
+    The bundle is verified first, as a service does when it loads it.
+
+    Examples:
+      python -m trainer inspect shared/models/default
+      python -m trainer inspect my-bundle --json
+    """
+
+    model_config = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    path: CliPositionalArg[Path] = Field(description="folder of the bundle")
+    as_json: bool = Field(default=False, description="print the bundle's config as JSON")
