@@ -217,12 +217,19 @@ class Exported:
 
 
 def export(
-    fitted: Fitted, check_on: Callable[[int], Windows], name: str, interval: str, data: DataSpan
+    fitted: Fitted,
+    seen: Callable[[int], Windows],
+    check_on: Callable[[int], Windows],
+    name: str,
+    interval: str,
+    data: DataSpan,
 ) -> Exported:
     """Return a fitted model as a graph that is known to compute what the model does.
 
     Args:
         fitted: the model, with what explains it.
+        seen: gives windows that it was trained on, in batches of the given size; the first become
+            the golden ones.
         check_on: gives all windows, such as the test set's, in batches of the given size, on which
             PyTorch and ONNX Runtime must agree within ``TOLERANCE``.
         name: the model's, without a version.
@@ -233,7 +240,7 @@ def export(
         ExportError: when they do not agree.
     """
     graph = to_onnx(fitted.model, fitted.config.window_length)
-    golden = _golden(graph, next(iter(check_on(GOLDEN))))
+    golden = _golden(graph, next(iter(seen(GOLDEN))))
     contents = {
         ONNX_NAME: graph,
         WEIGHTS_NAME: _saved(partial(torch.save, fitted.model.state_dict())),

@@ -77,8 +77,11 @@ def export(fitted: Fitted, source: Source, stop_ms: int) -> Exported:
     Raises:
         ExportError: when they do not agree.
     """
-    check_on = partial(source.windows, fitted.config.window_length, stop_ms)
-    return exporting.export(fitted, check_on, NAME, source.interval, data_span(source, stop_ms))
+    length = fitted.config.window_length
+    seen = partial(source.until(stop_ms).windows, length, 0)
+    check_on = partial(source.windows, length, stop_ms)
+    span = data_span(source, stop_ms)
+    return exporting.export(fitted, seen, check_on, NAME, source.interval, span)
 
 
 def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:

@@ -40,6 +40,10 @@ def windows(config: FitConfig, count: int = 300, seed: int = 0) -> Windows:
     return [(held(candles), np.cumsum(rng.choice([1, 1, 1, 3], shape), axis=1) * DAY_MS)]
 
 
+def made_bundle(fitted: Fitted, seen: Windows, check_on: Windows | None = None) -> export.Exported:
+    return export.export(fitted, lambda _: seen, lambda _: check_on or seen, "small", "1d", SPAN)
+
+
 @pytest.fixture(scope="module")
 def fitted() -> Fitted:
     return fit(made_samples(400, SMALL), SMALL, seed=1)
@@ -47,7 +51,7 @@ def fitted() -> Fitted:
 
 @pytest.fixture(scope="module")
 def exported(fitted: Fitted) -> export.Exported:
-    return export.export(fitted, lambda _: windows(SMALL), "small", "1d", SPAN)
+    return made_bundle(fitted, windows(SMALL))
 
 
 def test_bundle_is_written_verified_and_rebuilt_from_weights(
@@ -72,7 +76,7 @@ def test_the_graph_names_no_file_of_this_machine(exported: export.Exported) -> N
 def test_a_graph_that_differs_is_not_exported(fitted: Fitted) -> None:
     candles, open_ms = windows(SMALL)[0]
     with pytest.raises(export.ExportError, match="nan apart"):
-        export.export(fitted, lambda _: [(candles * np.nan, open_ms)], "small", "1d", SPAN)
+        made_bundle(fitted, windows(SMALL), [(candles * np.nan, open_ms)])
 
 
 def test_a_feature_whose_bits_depend_on_the_batch_is_refused(
@@ -134,5 +138,5 @@ def whole_batch() -> Prediction:
 def test_the_graph_computes_what_the_model_does_for_any_sizes(config: FitConfig) -> None:
     samples = made_samples(200, config)
     fitted = fit(samples, config, seed=3)
-    made = export.export(fitted, lambda _: windows(config), "small", "1d", SPAN)
+    made = made_bundle(fitted, windows(config))
     assert made.config.horizons == config.horizons
