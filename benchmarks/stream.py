@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from shared import bundle
 
 SYMBOLS: Final = 500
 WORKER: Final = CONTENDERS[0]
+AGAINST_ROUNDS: Final = 3
 JOIN_S: Final = 6.0
 """For the group to share its partitions out among two workers."""
 
@@ -124,6 +125,29 @@ class Bench:
             group.stop()
 
 
+async def against(bench: Bench, checkout: Path) -> dict[str, Any]:
+    """Return the throughput of this worker and of another checkout's, by turns."""
+    contenders = (WORKER, replace(WORKER, name="worker-against", checkout=checkout))
+    rounds: list[list[float]] = []
+    for number in range(AGAINST_ROUNDS):
+        rates = []
+        for contender in contenders:
+            run = Run(contender, bench.place, bench.market, bench.feed, bench.watch)
+            await run.prepare(f"-round-{number}")
+            await run.send(bench.plan.backlog_days)
+            group = run.start(bench.leash)
+            try:
+                counted = await run.throughput(group, contender.probe_seconds)
+            finally:
+                group.stop()
+            rates.append(counted["candles_per_cpu_second"])
+        tell(f"this {rates[0]}, that {rates[1]} candles/s a core")
+        rounds.append(rates)
+    this, that = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+    ratio = statistics.median(one / other for one, other in rounds)
+    return {"this": this, "that": that, "ratio": round(ratio, 3), "rounds": rounds}
+
+
 async def measure_all(bench: Bench, names: Sequence[str], *, quick: bool) -> dict[str, Any]:
     """Return the results of the contenders named."""
     results = {}
@@ -194,7 +218,10 @@ async def run(options: argparse.Namespace, folder: Path, broker: Broker, leash: 
     try:
         place = Place(bootstrap, folder, windows, options.peers_python, broker.pid)
         bench = Bench(place, market, Feed(producer, market), Watch(consumer), leash, plan)
-        report = await measure_all(bench, options.only.split(","), quick=options.quick)
+        if options.against:
+            report = {"against": await against(bench, options.against.resolve())}
+        else:
+            report = await measure_all(bench, options.only.split(","), quick=options.quick)
     finally:
         await producer.stop()
         await consumer.stop()
@@ -215,6 +242,9 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         default=ROOT / ".venv-peers" / "bin" / "python",
         help="Python of the environment that has Quix Streams; `make bench` makes it",
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="measure the worker of another checkout instead"
     )
     options = parser.parse_args(argv)
     options.peers_python = options.peers_python.absolute()

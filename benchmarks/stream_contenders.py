@@ -32,6 +32,7 @@ class Contender:
     in_peers_environment: bool = False
     has_changelog: bool = False  # its windows are known from the worker's own changelog
     probe_seconds: float = 12.0  # of throughput, at most
+    checkout: Path = ROOT  # whose code runs
 
     def argv(self, place: Place, names: Names) -> list[str]:
         """Return its command."""

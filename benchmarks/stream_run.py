@@ -14,7 +14,7 @@ from typing import Final, Self
 import numpy as np
 import psutil
 
-from benchmarks.stream_contenders import ROOT, Contender, Place
+from benchmarks.stream_contenders import Contender, Place
 from benchmarks.stream_kafka import PARTITIONS, Feed, Names, Offsets, Watch
 from benchmarks.stream_market import Market
 from local.leash import Leash
@@ -182,8 +182,11 @@ class Run:
                     argv,
                     log=self._place.folder / f"{self.names.group}-{number}.log",
                     leash=leash,
-                    cwd=ROOT,
-                    env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                    cwd=self._contender.checkout,
+                    env={
+                        "PYTHONPATH": str(self._contender.checkout),
+                        "OMP_NUM_THREADS": "1",
+                    },
                 )
                 for number in range(count)
             ]
