@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.forecaster import Prediction
-from trainer.realised import range_variances
+from trainer.evaluate.realised import range_variances
 
 
 class LastMove:

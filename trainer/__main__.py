@@ -22,7 +22,8 @@ from shared.candles import DAY_MS
 from shared.forecaster import OnnxForecaster
 from shared.history import HistoryError
 from shared.settings import ServiceSettings, configure_logging
-from trainer import console, findings, forecast_table, tracking
+from trainer import console, quality, tracking
+from trainer.evaluate import forecast_table
 from trainer.settings import (
     BacktestSettings,
     DataSettings,
@@ -36,8 +37,8 @@ from trainer.settings import (
 from trainer.tracking import Run, TrackingError
 
 if TYPE_CHECKING:
-    from trainer.assessment import Forecasts
-    from trainer.source import Source
+    from trainer.dataset import Source
+    from trainer.protocol import Forecasts
     from trainer.training import Test
 
 log = logging.getLogger("trainer")
@@ -150,7 +151,7 @@ def _fit_until(
 
 
 def _record(run: Run, out: Path, metrics: Mapping[str, float], found: Test | None) -> None:
-    from trainer import figures  # noqa: PLC0415
+    from trainer.evaluate import figures  # noqa: PLC0415
 
     run.metrics(metrics)
     for name in (*FILE_NAMES, CONFIG_NAME):
@@ -160,7 +161,7 @@ def _record(run: Run, out: Path, metrics: Mapping[str, float], found: Test | Non
 
 
 def _backtest(settings: BacktestSettings) -> None:
-    from trainer import backtest  # noqa: PLC0415
+    from trainer.evaluate import backtest  # noqa: PLC0415
 
     forecast_table.prepare(settings.out)
     bundle = load(settings.model)
@@ -181,7 +182,8 @@ def _backtest(settings: BacktestSettings) -> None:
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
-    from trainer import assessment, report  # noqa: PLC0415
+    from trainer import protocol  # noqa: PLC0415
+    from trainer.evaluate import report  # noqa: PLC0415
 
     bundle = load(settings.model) if settings.model else None
     if bundle and settings.unused_with_model:
@@ -193,18 +195,18 @@ def _evaluate(settings: EvaluateSettings) -> None:
     with tracking.run(settings.tracking_uri, settings.experiment, "evaluate") as run:
         with console.progress(shown=settings.progress) as display:
             found = (
-                assessment.of_bundle(source, bundle, *_span(settings))
+                protocol.of_bundle(source, bundle, *_span(settings))
                 if bundle
                 else _rolling(settings, source, display)
             )
             total = len(settings.baselines) * len(source.symbols)
             done = console.steps(display, "Baselines", total)
-            made = assessment.assess(
+            made = protocol.assess(
                 source, found, settings.baselines, settings.configurations_tried, done
             )
         page, numbers = report.write(made, found.table, source.symbols, settings.out)
         run.params({"data": source.name, "kind": found.kind})
-        run.metrics(assessment.metrics_of(made.evaluation))
+        run.metrics(protocol.metrics_of(made.evaluation))
         run.artifact(page)
         run.artifact(numbers)
     console.print_evaluation(made.evaluation)
@@ -219,7 +221,7 @@ def _span(settings: EvaluateSettings) -> tuple[int | None, int | None]:
 
 
 def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> Forecasts:
-    from trainer import assessment, rolling  # noqa: PLC0415
+    from trainer import protocol  # noqa: PLC0415
 
     config = settings.config()
     start_ms, stop_ms = _span(settings)
@@ -229,10 +231,10 @@ def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> F
     first, last = source.span_ms()
     start_ms = first + (last - first) // 2 if start_ms is None else start_ms
     stop_ms = last + 1 if stop_ms is None else stop_ms
-    origins = rolling.origins(start_ms, stop_ms, settings.folds)
+    origins = protocol.origins(start_ms, stop_ms, settings.folds)
     epochs = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
     folds = console.steps(display, "Folds", settings.folds)
-    return assessment.of_rolling_origins(source, config, origins, settings.seed, epochs, folds)
+    return protocol.of_rolling_origins(source, config, origins, settings.seed, epochs, folds)
 
 
 def _search(settings: SearchSettings) -> None:
@@ -271,17 +273,17 @@ def _inspect(settings: InspectSettings) -> None:
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
     """Return the candles of a data set, after telling what is wrong or odd about them."""
     from trainer import dataset  # noqa: PLC0415
-    from trainer.source import Source  # noqa: PLC0415
+    from trainer.dataset import Source  # noqa: PLC0415
 
     with console.working(
         f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
     ):
         found = dataset.load(settings.data, settings.interval)
     odd = found.findings + (dataset.too_short(found, model.window_length) if model else ())
-    for line in findings.lines(found.rejected, odd, found.unused_columns):
+    for line in quality.lines(found.rejected, odd, found.unused_columns):
         log.warning("%s: %s", found.name, line)
     if settings.bad_rows:
-        findings.write(settings.bad_rows, found.rejected, odd)
+        quality.write(settings.bad_rows, found.rejected, odd)
         log.info("wrote every row told of to %s", settings.bad_rows)
     if model and settings.interval not in model.intervals:
         log.warning(

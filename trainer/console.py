@@ -19,7 +19,7 @@ from shared.bundle import BundleConfig, Setting, TensorSpec
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from trainer.evaluation import Comparison, Evaluation
+    from trainer.evaluate.evaluation import Comparison, Evaluation
     from trainer.fit import Epoch
     from trainer.training import Test
 

@@ -1,10 +1,10 @@
-"""Histories to samples: one symbol's candles, windows of features, and splits that never leak."""
+"""Candles by symbol to windows, samples with known outcomes, and splits that never leak."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shared.bundle import DataSpan
 from shared.candles import Candle
 from shared.history import History, RejectedRow, bundled, from_file
 from shared.window import held
-from trainer import features, findings
-from trainer.findings import Finding, SymbolRows
-from trainer.realised import mean_ahead, range_variances
+from trainer import features, quality
+from trainer.evaluate.realised import mean_ahead, range_variances
+from trainer.fit_config import FitConfig
+from trainer.quality import Finding, SymbolRows
 
 TRIED: Final = 2
 """Windows on which every feature is tried first."""
@@ -94,7 +96,7 @@ def of_history(history: History) -> Dataset:
         history.name,
         {name: SymbolCandles(one.open_ms, one.candles) for name, one in tables.items()},
         history.rejected,
-        findings.of_all(tables, history.candles[0].interval) if history.candles else (),
+        quality.of_all(tables, history.candles[0].interval) if history.candles else (),
         history.unused_columns,
         tables,
     )
@@ -103,7 +105,7 @@ def of_history(history: History) -> Dataset:
 def too_short(dataset: Dataset, window_length: int) -> tuple[Finding, ...]:
     """Return a finding for each symbol that never fills one window."""
     return tuple(
-        found for one in dataset.tables.values() for found in findings.too_short(one, window_length)
+        found for one in dataset.tables.values() for found in quality.too_short(one, window_length)
     )
 
 
@@ -163,14 +165,6 @@ def cut_at(samples: Samples, share: float) -> int:
     """Return the opening time before which ``share`` of the samples' distinct times lie."""
     times = np.unique(samples.open_ms)
     return int(times[min(int(len(times) * share), len(times) - 1)])
-
-
-def year_starts(first_year: int, last_year: int) -> list[int]:
-    """Return the midnights (UTC ms) that start these years and the one after: rolling origins."""
-    epoch = date(1970, 1, 1)
-    return [
-        (date(year, 1, 1) - epoch).days * 86_400_000 for year in range(first_year, last_year + 2)
-    ]
 
 
 def _symbol_of(pair: tuple[int, Candle]) -> str:
@@ -234,3 +228,76 @@ def _samples(
         symbol.open_ms[at],
         symbol.open_ms[at + longest],
     )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Candles by symbol, with where they are from."""
+
+    name: str
+    interval: str
+    symbols: Mapping[str, SymbolCandles]
+
+    def samples(self, config: FitConfig) -> Samples:
+        """Return every window whose outcomes have all come; raises ``ValueError`` for none."""
+        return samples_of(self.symbols, config.features, config.sequence_length, config.horizons)
+
+    def windows(
+        self, length: int, start_ms: int, batch: int
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Yield every window whose last candle opens at ``start_ms`` or later; all if none does.
+
+        Args:
+            length: candles of a window, T.
+            start_ms: UTC.
+            batch: most windows at once.
+        """
+        first_of = {
+            name: max(int(np.searchsorted(symbol.open_ms, start_ms)), length - 1)
+            for name, symbol in self.symbols.items()
+        }
+        if all(first_of[name] >= len(one.open_ms) for name, one in self.symbols.items()):
+            first_of = dict.fromkeys(first_of, length - 1)
+        for name, symbol in self.symbols.items():
+            yield from windows(symbol, length, first_of[name], len(symbol.open_ms), batch)
+
+    def span_ms(self) -> tuple[int, int]:
+        """Return the opening times of the first and the last candle, UTC."""
+        symbols = self.symbols.values()
+        return (
+            min(int(one.open_ms[0]) for one in symbols),
+            max(int(one.open_ms[-1]) for one in symbols),
+        )
+
+    def until(self, stop_ms: int) -> Source:
+        """Return the candles that open before ``stop_ms``; symbols without any fall out."""
+        seen = {name: one.until(stop_ms) for name, one in self.symbols.items()}
+        return Source(
+            self.name,
+            self.interval,
+            {name: one for name, one in seen.items() if len(one.open_ms)},
+        )
+
+
+def data_span(source: Source, stop_ms: int) -> DataSpan:
+    """Return what the candles before ``stop_ms`` are."""
+    seen = source.until(stop_ms)
+    first_ms, last_ms = seen.span_ms()
+    return DataSpan(
+        source=source.name,
+        symbols=tuple(sorted(seen.symbols)),
+        first_ms=first_ms,
+        last_ms=last_ms,
+        candles=sum(len(one.open_ms) for one in seen.symbols.values()),
+        sha256=candles_hash(seen.symbols),
+    )
+
+
+def candles_hash(symbols: Mapping[str, SymbolCandles]) -> str:
+    """Return the SHA-256 of candles as used: names, times and values, little-endian."""
+    digest = hashlib.sha256()
+    for name in sorted(symbols):
+        digest.update(name.encode() + b"\0")
+        digest.update(symbols[name].open_ms.astype("<i8").tobytes())
+        digest.update(symbols[name].candles.astype("<f8").tobytes())
+    return digest.hexdigest()

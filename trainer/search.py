@@ -15,9 +15,10 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from trainer import rolling, scoring
+from trainer import protocol
+from trainer.dataset import Source
+from trainer.evaluate import losses
 from trainer.fit_config import QUARTER, REQUIRED, FitConfig
-from trainer.source import Source
 from trainer.tracking import Run
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -108,7 +109,7 @@ def objective(task: Task, parent: Run, done: Callable[[str], object]) -> Objecti
         folds = len(task.origins_ms) - 1
         with parent.nested(f"trial {trial.number}") as run:
             run.params(trial.params)
-            parts = rolling.forecast(task.source, config, task.origins_ms, task.seed)
+            parts = protocol.rolling(task.source, config, task.origins_ms, task.seed)
             for number, part in enumerate(parts):
                 losses.append(relative_pinball(part.table, task.source))
                 mean = float(np.mean(losses))
@@ -129,9 +130,9 @@ def objective(task: Task, parent: Run, done: Callable[[str], object]) -> Objecti
 
 def relative_pinball(table: pd.DataFrame, source: Source) -> float:
     """Return the pinball loss over the mean absolute move, averaged over the horizons."""
-    joined = scoring.join_outcomes(table, source.symbols)
+    joined = losses.join_outcomes(table, source.symbols)
     moves = np.abs(np.log(joined["close"].to_numpy() / joined["last_close"].to_numpy()))
-    mean = scoring.losses(joined).assign(move=moves).groupby("step")[["pinball", "move"]].mean()
+    mean = losses.losses(joined).assign(move=moves).groupby("step")[["pinball", "move"]].mean()
     return float((mean["pinball"] / mean["move"]).mean())
 
 

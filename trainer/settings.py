@@ -15,7 +15,7 @@ from shared.bundle import default_path
 from shared.candles import DAY_MS, INTERVALS_MS
 from shared.settings import CommaSeparated, ServiceSettings
 from shared.window import MAX_CANDLES
-from trainer.baselines import NAMES
+from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
 

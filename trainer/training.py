@@ -11,15 +11,14 @@ from typing import Final
 import pandas as pd
 
 from shared.forecaster import Forecaster
-from trainer import backtest, scoring
 from trainer import export as exporting
-from trainer.baselines.empirical import Drift, Persistence
-from trainer.baselines.walk import Walk, forecast_symbol
-from trainer.dataset import Samples, split
-from trainer.evaluation import MODEL
+from trainer.dataset import Samples, Source, data_span, split
+from trainer.evaluate import backtest, losses
+from trainer.evaluate.baselines.empirical import Drift, Persistence
+from trainer.evaluate.baselines.walk import Walk, forecast_symbol
+from trainer.evaluate.evaluation import MODEL
 from trainer.export import Exported
 from trainer.fit import Fitted
-from trainer.source import Source, data_span
 
 NAME: Final = "lstm"
 """Of the models trained here, before their version."""
@@ -88,7 +87,7 @@ def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
     """Return the errors of a model, persistence and drift on the candles from ``stop_ms`` on."""
     table = backtest.run(forecaster, source.symbols, stop_ms)
     walk = Walk(forecaster.horizons, forecaster.quantile_levels, first=forecaster.window_length)
-    joined = {MODEL: scoring.join_outcomes(table, source.symbols)}
+    joined = {MODEL: losses.join_outcomes(table, source.symbols)}
     for baseline in (Persistence(), Drift()):
         rows = pd.concat(
             [
@@ -97,7 +96,7 @@ def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
             ]
         )
         rows = rows[rows["open_ms"] >= stop_ms]
-        joined[baseline.name] = scoring.join_outcomes(rows, source.symbols)
+        joined[baseline.name] = losses.join_outcomes(rows, source.symbols)
     return Test(joined[MODEL], list(_errors(joined)))
 
 
@@ -115,17 +114,17 @@ def metrics_of(found: Test) -> dict[str, float]:
         suffix = "" if row.method == MODEL else f"_{row.method}"
         for name in ("mse", "rmse", "mae", "return_rmse", "return_mae"):
             metrics[f"{name}_{row.step}{suffix}"] = float(getattr(row, name))
-    losses = scoring.losses(found.joined).groupby("step")
+    by_step = losses.losses(found.joined).groupby("step")
     for name in ("pinball", "crps", "qlike"):
-        for step, value in losses[name].mean().items():
+        for step, value in by_step[name].mean().items():
             metrics[f"{name}_{step}"] = float(value)
     return metrics
 
 
 def _errors(joined: Mapping[str, pd.DataFrame]) -> Iterator[Errors]:
-    losses = {method: scoring.losses(rows) for method, rows in joined.items()}
-    for step in sorted(losses[MODEL]["step"].unique()):
-        for method, rows in losses.items():
+    by_method = {method: losses.losses(rows) for method, rows in joined.items()}
+    for step in sorted(by_method[MODEL]["step"].unique()):
+        for method, rows in by_method.items():
             mean = rows[rows["step"] == step].mean(numeric_only=True)
             yield Errors(
                 step=int(step),

@@ -21,7 +21,8 @@ from shared.history import BUNDLED_SYMBOLS, bundled
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read_forecasts
 from tests.integration.workers import WorkerTopics, start_worker
-from trainer import backtest, dataset
+from trainer import dataset
+from trainer.evaluate import backtest
 
 pytestmark = pytest.mark.integration
 

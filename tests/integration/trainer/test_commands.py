@@ -25,12 +25,13 @@ from shared.forecasts import Horizon
 from shared.history import History, bundled
 from shared.window import Window
 from tests.unit.api_client import application, predict
-from trainer import backtest, dataset, export, report
+from trainer import dataset, export
 from trainer.__main__ import main
+from trainer.dataset import Source
+from trainer.evaluate import backtest, report
 from trainer.features import Candles, extract
 from trainer.scaling import relative
 from trainer.settings import TrainSettings
-from trainer.source import Source
 
 pytestmark = pytest.mark.integration
 

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from shared.history import bundled
 from trainer import search
 from trainer.__main__ import main
-from trainer.source import Source
+from trainer.dataset import Source
 
 pytestmark = pytest.mark.integration
 

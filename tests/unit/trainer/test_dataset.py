@@ -9,8 +9,8 @@ import torch
 from shared.window import held
 from trainer import dataset
 from trainer.dataset import Samples, SymbolCandles
+from trainer.evaluate.realised import range_variances
 from trainer.features import Candles, extract, window_length
-from trainer.realised import range_variances
 
 NAMES = ("log-return", "rsi", "range-volatility-5")
 STEPS = 3
@@ -94,7 +94,3 @@ def test_short_symbols_are_left_out_and_named() -> None:
     assert len(samples(symbols)) == len(samples({"A": symbols["A"]}))
     with pytest.raises(ValueError, match=rf"at least {LENGTH + 4}, got B {LENGTH + 3}"):
         samples({"B": symbols["B"]})
-
-
-def test_year_starts_are_midnights_utc() -> None:
-    assert dataset.year_starts(2006, 2007) == [1136073600000, 1167609600000, 1199145600000]

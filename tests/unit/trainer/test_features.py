@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import dataset, features
+from trainer import dataset, registry
 from trainer.dataset import SymbolCandles
 from trainer.features import FEATURES, Candles, check, extract, feature, resolve, window_length
 
@@ -284,8 +284,8 @@ def test_a_file_of_ones_own_is_loaded_and_tried(
     name: str, formula: str, expected: str | None, tmp_path: Path, real: dict[str, SymbolCandles],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(features, "_REGISTRY", dict(FEATURES))
-    monkeypatch.setattr(features, "FEATURES", features._REGISTRY)
+    monkeypatch.setattr(registry, "_REGISTRY", dict(FEATURES))
+    monkeypatch.setattr(registry, "FEATURES", registry._REGISTRY)
     names = resolve(["default", own_file(tmp_path, name, formula)], ("rsi",))
     assert names == ("rsi", name)
     window = torch.from_numpy(windows(real["IBM"].candles)[:3].copy())
@@ -300,8 +300,8 @@ def test_a_file_of_ones_own_is_loaded_and_tried(
 def test_files_that_cannot_be_used_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "_REGISTRY", dict(FEATURES))
-    monkeypatch.setattr(features, "FEATURES", features._REGISTRY)
+    monkeypatch.setattr(registry, "_REGISTRY", dict(FEATURES))
+    monkeypatch.setattr(registry, "FEATURES", registry._REGISTRY)
     broken = tmp_path / "broken.py"
     broken.write_text("import nothing_of_this_name")
     with pytest.raises(ValueError, match=r"broken.py: ModuleNotFoundError: .*nothing_of_this"):

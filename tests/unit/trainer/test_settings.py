@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from shared.bundle import default_path
-from shared.features import FEATURES
 from shared.settings import ServiceSettings
 from trainer.__main__ import COMMANDS, main
-from trainer.baselines import NAMES
-from trainer.baselines.run import BASELINES
+from trainer.evaluate.baselines import NAMES
+from trainer.evaluate.baselines.run import BASELINES
+from trainer.features import FEATURES
 from trainer.fit_config import REQUIRED, FitConfig
 from trainer.settings import (
     BacktestSettings,

@@ -7,13 +7,13 @@ from typing import Final
 
 import pandas as pd
 
-from trainer.baselines.automatic import Arima, Ets
-from trainer.baselines.empirical import Drift, Ewma, Persistence, RollingQuantiles
-from trainer.baselines.garch import Garch
-from trainer.baselines.har import Har
-from trainer.baselines.price_level import PriceLevelLstm
-from trainer.baselines.walk import Baseline, Walk, forecast_symbol
-from trainer.scoring import Symbol
+from trainer.evaluate.baselines.automatic import Arima, Ets
+from trainer.evaluate.baselines.empirical import Drift, Ewma, Persistence, RollingQuantiles
+from trainer.evaluate.baselines.garch import Garch
+from trainer.evaluate.baselines.har import Har
+from trainer.evaluate.baselines.price_level import PriceLevelLstm
+from trainer.evaluate.baselines.walk import Baseline, Walk, forecast_symbol
+from trainer.evaluate.losses import Symbol
 
 BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
     "persistence": Persistence,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import dataset, findings
+from trainer import dataset, quality
 
 HEADER = "symbol,date,open,high,low,close,volume"
 DIRTY = """\
@@ -50,7 +50,7 @@ def test_every_rule_names_its_rows(dirty: dataset.Dataset) -> None:
 
 
 def test_the_log_tells_row_rule_and_count(dirty: dataset.Dataset) -> None:
-    told = list(findings.lines(dirty.rejected, dirty.findings, ("sector",)))
+    told = list(quality.lines(dirty.rejected, dirty.findings, ("sector",)))
     assert told[0] == "row 6: A: expected each candle once, got that of row 5 again: left out"
     assert told[3] == "3 rows left out: 2 inconsistent, 1 not_finite"
     assert "A: no volume (2 candles, the first of 2020-01-02, row 3)" in told
@@ -58,19 +58,19 @@ def test_the_log_tells_row_rule_and_count(dirty: dataset.Dataset) -> None:
         "A: after a row of a later time: sorted (1 candle, the first of 2020-01-03, row 5)" in told
     )
     assert told[-1] == "columns that are not used: 'sector'"
-    assert not list(findings.lines((), (), ()))
+    assert not list(quality.lines((), (), ()))
 
 
 def test_many_symbols_are_counted_and_not_told_one_by_one(tmp_path: Path) -> None:
     rows = [f"S{i:02d},2020-01-0{day},1,1,1,1,0" for i in range(14) for day in (2, 3)]
     found = load(tmp_path, "\n".join([HEADER, *rows]))
-    told = list(findings.lines(found.rejected, found.findings, ()))
-    assert len(told) == 2 * (findings.SHOWN + 1)
-    assert told[findings.SHOWN] == "4 other symbols: halted: one price all along (8 candles)"
+    told = list(quality.lines(found.rejected, found.findings, ()))
+    assert len(told) == 2 * (quality.SHOWN + 1)
+    assert told[quality.SHOWN] == "4 other symbols: halted: one price all along (8 candles)"
 
 
 def test_the_file_holds_every_row_that_is_told_of(dirty: dataset.Dataset, tmp_path: Path) -> None:
-    findings.write(tmp_path / "bad.csv", dirty.rejected, dirty.findings)
+    quality.write(tmp_path / "bad.csv", dirty.rejected, dirty.findings)
     with (tmp_path / "bad.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(one["row"]) for one in rows] == [3, 4, 5, 6, 7, 8, 9, 9]

@@ -15,5 +15,5 @@ NAMES: Final = (
     "arima",
     "ets",
 )
-"""Every baseline as ``--baselines`` calls it; ``trainer.baselines.run`` holds what they are, and
-takes seconds to import."""
+"""Names of the baselines for ``--baselines``; ``baselines.run`` holds the methods, and takes
+seconds to import."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from shared.forecaster import Prediction
-from trainer.baselines.walk import Walk, only_median
+from trainer.evaluate.baselines.walk import Walk, only_median
 
 SEQUENCE: Final = 60
 HIDDEN: Final = 32

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trainer.forecast_table import KEYS, levels_of, quantile_column
-from trainer.realised import mean_ahead, range_variances
+from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
+from trainer.evaluate.realised import mean_ahead, range_variances
 
 LOSSES: Final = ("pinball", "crps", "qlike", "squared", "absolute")
 """Columns of ``losses``: what skill is measured in."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from statsforecast.models import AutoARIMA, AutoETS
 
 from shared.forecaster import Prediction
-from trainer.baselines.walk import Walk, only_median
+from trainer.evaluate.baselines.walk import Walk, only_median
 
 HISTORY: Final = 1000
 """Newest candles that an order is chosen and fitted on; four years of daily ones."""

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.forecaster import Prediction
-from trainer.baselines.empirical import TINY_VARIANCE
-from trainer.baselines.walk import Walk, past_moves, trailing_mean
-from trainer.realised import mean_ahead, range_variances
+from trainer.evaluate.baselines.empirical import TINY_VARIANCE
+from trainer.evaluate.baselines.walk import Walk, past_moves, trailing_mean
+from trainer.evaluate.realised import mean_ahead, range_variances
 
 SPANS: Final = (1, 5, 22)
 """Candles of the day, the week and the month of Corsi's cascade."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shared.forecaster import Prediction
 from shared.forecasts import MEDIAN
-from trainer import forecast_table
+from trainer.evaluate import forecast_table
 
 
 @dataclass(frozen=True)

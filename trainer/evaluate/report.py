@@ -12,9 +12,9 @@ import jinja2
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from trainer import figures
-from trainer.evaluation import MAIN_BASELINES, MANY, MODEL, Comparison, Evaluation, Scores
-from trainer.scoring import Symbol
+from trainer.evaluate import figures
+from trainer.evaluate.evaluation import MAIN_BASELINES, MANY, MODEL, Comparison, Evaluation, Scores
+from trainer.evaluate.losses import Symbol
 
 TEMPLATE: Final = "report.html.j2"
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from trainer import scoring, skill
-from trainer.forecast_table import KEYS, levels_of, quantile_column
+from trainer.evaluate import losses as scoring
+from trainer.evaluate import skill
+from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
 
 MODEL: Final = "Candlecast"
 """The network's name among the methods."""

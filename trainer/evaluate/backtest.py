@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from shared.forecaster import Forecaster, Prediction
-from trainer import forecast_table
 from trainer.dataset import SymbolCandles, windows
+from trainer.evaluate import forecast_table
 
 BATCH: Final = 128
 """Windows of one model call, as in the worker."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import integrate, stats
 
 from shared.candles import DAY_MS
-from trainer import scoring, skill
+from trainer.evaluate import losses as scoring
+from trainer.evaluate import skill
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 NAMES = [f"q{level:g}" for level in LEVELS]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from shared.forecaster import Prediction
-from trainer.baselines.walk import Walk
-from trainer.realised import range_variances
+from trainer.evaluate.baselines.walk import Walk
+from trainer.evaluate.realised import range_variances
 
 PERCENT: Final = 100.0
 """Returns are fitted in per cent, where the optimiser's steps are of the right size."""

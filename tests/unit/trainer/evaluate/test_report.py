@@ -17,9 +17,9 @@ from scipy import stats
 from shared.candles import DAY_MS
 from shared.forecaster import Prediction
 from tests.candles import START_MS
-from trainer import evaluation, figures, forecast_table, report
-from trainer.evaluation import MODEL, NothingToCompare
-from trainer.scoring import Symbol
+from trainer.evaluate import evaluation, figures, forecast_table, report
+from trainer.evaluate.evaluation import MODEL, NothingToCompare
+from trainer.evaluate.losses import Symbol
 
 HORIZONS = (1, 5)
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)

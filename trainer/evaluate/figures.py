@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trainer.evaluation import Calibration, Comparison
-from trainer.forecast_table import levels_of, quantile_column
-from trainer.scoring import Symbol, central_intervals
+from trainer.evaluate.evaluation import Calibration, Comparison
+from trainer.evaluate.forecast_table import levels_of, quantile_column
+from trainer.evaluate.losses import Symbol, central_intervals
 
 INK: Final = "#14171f"
 MUTED: Final = "#6b7280"

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from shared.forecaster import Prediction
-from trainer.baselines.walk import Walk, only_median, past_moves, trailing_mean
-from trainer.realised import mean_ahead, range_variances
+from trainer.evaluate.baselines.walk import Walk, only_median, past_moves, trailing_mean
+from trainer.evaluate.realised import mean_ahead, range_variances
 
 TINY_VARIANCE: Final = 1e-12
 """Least variance of a candle: a market that stood still has none, and logs and ratios need one."""

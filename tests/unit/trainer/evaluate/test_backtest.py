@@ -13,8 +13,8 @@ from shared.forecaster import Due, Forecaster, ModelSet, forecast
 from shared.history import bundled
 from shared.window import Window
 from tests.forecasters import LastMove, PersistenceForecaster
-from trainer import backtest, forecast_table
 from trainer.dataset import SymbolCandles
+from trainer.evaluate import backtest, forecast_table
 
 
 def series(candles: list[Candle]) -> SymbolCandles:

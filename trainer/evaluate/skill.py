@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from trainer.forecast_table import KEYS
+from trainer.evaluate.forecast_table import KEYS
 
 BLOCK: Final = 21
 """Dates of a bootstrap block: a month, twice the longest default horizon."""

@@ -12,14 +12,20 @@ from arch import arch_model
 from numpy.typing import NDArray
 
 from shared.forecaster import Prediction
-from trainer.baselines import garch, walk
-from trainer.baselines.automatic import Arima
-from trainer.baselines.empirical import Drift, Ewma, Persistence, RollingQuantiles, ewma_variance
-from trainer.baselines.garch import Fit, Garch
-from trainer.baselines.har import Har, fitted_variance, har_inputs
-from trainer.baselines.run import BASELINES
-from trainer.baselines.walk import Walk, forecast_symbol
-from trainer.realised import mean_ahead, range_variances
+from trainer.evaluate.baselines import garch, walk
+from trainer.evaluate.baselines.automatic import Arima
+from trainer.evaluate.baselines.empirical import (
+    Drift,
+    Ewma,
+    Persistence,
+    RollingQuantiles,
+    ewma_variance,
+)
+from trainer.evaluate.baselines.garch import Fit, Garch
+from trainer.evaluate.baselines.har import Har, fitted_variance, har_inputs
+from trainer.evaluate.baselines.run import BASELINES
+from trainer.evaluate.baselines.walk import Walk, forecast_symbol
+from trainer.evaluate.realised import mean_ahead, range_variances
 
 WALK = Walk(first=300, refit=60)
 

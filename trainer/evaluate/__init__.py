@@ -1,0 +1,1 @@
+"""Forecasts against the outcome: back-test, losses, baselines, significance, report."""
