@@ -105,7 +105,7 @@ def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> 
     found = report.evaluation
     losses = [loss for loss in LOSS_NAMES if any(one.loss == loss for one in found.comparisons)]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer", "."),
+        loader=jinja2.PackageLoader("trainer.evaluate", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

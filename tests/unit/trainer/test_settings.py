@@ -118,7 +118,10 @@ def test_an_unknown_command_is_told_with_the_known_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["dream"]) == 2
-    assert "expected train, fit, backtest, evaluate, search, got 'dream'" in capsys.readouterr().err
+    assert (
+        "expected train, fit, backtest, evaluate, search, inspect, got 'dream'"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_baselines_of_the_settings_are_those_there_are() -> None:
