@@ -30,13 +30,13 @@ from prometheus_client import CollectorRegistry
 
 from local.broker import Broker
 from local.leash import Leash
-from producer.asking import THREADS, Asker
-from producer.gate import Gate
-from producer.ledger import RECHECKED
-from producer.polling import PollingSource, real_now_ms
 from producer.resume import newest_published
 from producer.settings import ProducerSettings
-from producer.yahoo import Yahoo
+from producer.yahoo.client import Yahoo
+from producer.yahoo.fetcher import THREADS, Asker
+from producer.yahoo.gate import Gate
+from producer.yahoo.polling import PollingSource, real_now_ms
+from producer.yahoo.published import RECHECKED
 from shared.candles import Candle
 from shared.metrics import ProducerMetrics
 from shared.topics import partitions_of

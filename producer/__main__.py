@@ -15,12 +15,12 @@ from typing import Final
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from producer.ranges import oldest_ms
 from producer.resume import ResumeError, newest_published
 from producer.settings import ProducerSettings
 from producer.sink import KafkaSink, PublishError
 from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import replay, source
+from producer.yahoo.ranges import oldest_ms
 from shared import topics
 from shared.history import HistoryError
 from shared.metrics import ProducerMetrics

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from producer.ledger import RECHECKED
+from producer.yahoo.published import RECHECKED
 from shared.candles import Candle, InvalidCandle, decode_candle
 
 FIRST_SPAN: Final = 1000

@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from producer.ranges import Span, why_impossible
-from producer.schedule import default_poll_ms
+from producer.yahoo.ranges import Span, why_impossible
+from producer.yahoo.schedule import default_poll_ms
 from shared.candles import DAY_MS, INTERVALS_MS
 from shared.history import BUNDLED_SYMBOLS
 from shared.settings import CommaSeparated, KafkaSettings

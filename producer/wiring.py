@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from producer import cookies
 from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
 from producer.source import CandleSource, SourceError
+from producer.yahoo import cookies
 from shared.history import History, bundled, from_file
 from shared.metrics import ProducerMetrics
 
@@ -70,11 +70,11 @@ def _of_yahoo(
     settings: ProducerSettings, metrics: ProducerMetrics, cache_dir: Path
 ) -> CandleSource:
     # yfinance takes a second and 100 MB to import, which a replay does without
-    from producer.asking import Asker  # noqa: PLC0415
-    from producer.backfill import BackfillSource  # noqa: PLC0415
-    from producer.gate import Gate  # noqa: PLC0415
-    from producer.polling import PollingSource, real_now_ms  # noqa: PLC0415
-    from producer.yahoo import Yahoo  # noqa: PLC0415
+    from producer.yahoo.backfill import BackfillSource  # noqa: PLC0415
+    from producer.yahoo.client import Yahoo  # noqa: PLC0415
+    from producer.yahoo.fetcher import Asker  # noqa: PLC0415
+    from producer.yahoo.gate import Gate  # noqa: PLC0415
+    from producer.yahoo.polling import PollingSource, real_now_ms  # noqa: PLC0415
 
     yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
     gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
@@ -89,8 +89,8 @@ def _of_yahoo(
     )  # fmt: skip
     if settings.source == "yfinance":
         return polling
-    from producer.live import LiveSource  # noqa: PLC0415
-    from producer.stream import TickStream  # noqa: PLC0415
+    from producer.yahoo.live import LiveSource  # noqa: PLC0415
+    from producer.yahoo.ticker import TickStream  # noqa: PLC0415
 
     stream = TickStream(
         symbols, metrics, proxy=settings.proxy, ca_bundle=settings.ca_bundle,

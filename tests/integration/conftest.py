@@ -11,7 +11,7 @@ import pytest
 
 from local.broker import Broker
 from local.leash import Leash
-from producer.yahoo import Yahoo
+from producer.yahoo.client import Yahoo
 from tests.integration.processes import Processes
 from tests.integration.producers import Producer
 from tests.yahoo import YahooStandIn, process_state, real_now_ms

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from local.process import Process
 from producer.source import Kind
-from producer.ticks import Tick
+from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, Candle, decode_candle
 from tests.integration import topics
 from tests.integration.processes import wait_until

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yfinance
 
-from producer.asking import Asker, as_candle
-from producer.backfill import BackfillSource
-from producer.closed import Bar
-from producer.failures import ErrorKind
-from producer.gate import Gate
 from producer.source import SourceError, UnreachableError
+from producer.yahoo.backfill import BackfillSource
+from producer.yahoo.bars import Bar
+from producer.yahoo.errors import ErrorKind
+from producer.yahoo.fetcher import Asker, as_candle
+from producer.yahoo.gate import Gate
 from shared.candles import DAY_MS, Candle
 from tests.yahoo import Fault
 from tests.yahoo.polled import DAY, HALF_DAY, Market, assert_same, at, midnight

@@ -15,11 +15,11 @@ from typing import Final
 import pytest
 from prometheus_client import CollectorRegistry
 
-from producer.asking import Asker
-from producer.gate import Gate
-from producer.polling import PollingSource
 from producer.source import Kind, Publication
-from producer.yahoo import Yahoo
+from producer.yahoo.client import Yahoo
+from producer.yahoo.fetcher import Asker
+from producer.yahoo.gate import Gate
+from producer.yahoo.polling import PollingSource
 from shared.candles import MINUTE_MS
 from shared.metrics import ProducerMetrics
 from tests.unit.test_producer_weeks import assert_holds, at, nyse

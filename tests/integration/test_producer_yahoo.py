@@ -13,7 +13,7 @@ import pytest
 
 from local.broker import Broker
 from local.leash import Leash
-from producer.closed import GRACE_MS
+from producer.yahoo.bars import GRACE_MS
 from shared.candles import DAY_MS, MINUTE_MS
 from shared.history import bundled
 from tests.integration.processes import Processes, wait_until

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.closed import (
+from producer.yahoo.bars import (
     GRACE_MS,
     QUIET_MS,
     Bar,

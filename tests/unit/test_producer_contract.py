@@ -10,14 +10,14 @@ from datetime import date
 import pytest
 from prometheus_client import CollectorRegistry
 
-from producer.backfill import BackfillSource
-from producer.failures import ErrorKind
-from producer.live import LiveSource
-from producer.polling import PollingSource
 from producer.replay import ReplaySource
 from producer.source import CandleSource, Kind, Publication, SourceError
-from producer.stream import Sign
-from producer.ticks import Tick
+from producer.yahoo.backfill import BackfillSource
+from producer.yahoo.errors import ErrorKind
+from producer.yahoo.live import LiveSource
+from producer.yahoo.polling import PollingSource
+from producer.yahoo.ticker import Sign
+from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, Candle, decode_candle
 from shared.history import History
 from shared.metrics import ProducerMetrics

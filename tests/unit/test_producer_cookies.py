@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producer import cookies
+from producer.yahoo import cookies
 
 
 def write(folder: Path, value: str) -> None:

@@ -14,11 +14,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from yfinance.pricing_pb2 import PricingData
 
-from producer.closed import Bar, Session
-from producer.live import LiveSource
 from producer.source import Kind
-from producer.stream import Sign, TickStream, decode
-from producer.ticks import LATE_MS, Tick, TickBars
+from producer.yahoo.bars import Bar, Session
+from producer.yahoo.live import LiveSource
+from producer.yahoo.ticker import Sign, TickStream, decode
+from producer.yahoo.ticks import LATE_MS, Tick, TickBars
 from shared.candles import MINUTE_MS
 from shared.metrics import ProducerMetrics
 from tests.unit.test_producer_weeks import at, nyse

@@ -7,11 +7,11 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.closed import GRACE_MS
-from producer.ledger import RECHECKED
 from producer.replay import ReplaySource
 from producer.resume import FIRST_SPAN, Tail, spans
-from producer.schedule import next_poll_ms
+from producer.yahoo.bars import GRACE_MS
+from producer.yahoo.published import RECHECKED
+from producer.yahoo.schedule import next_poll_ms
 from shared.candles import Candle
 from shared.history import History
 from tests.candles import candle, walk

@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from prometheus_client import CollectorRegistry
 
-from producer.closed import GRACE_MS
-from producer.failures import ErrorKind
-from producer.gate import Gate
-from producer.polling import PollingSource
 from producer.source import ActionKind, Kind, SourceError
+from producer.yahoo.bars import GRACE_MS
+from producer.yahoo.errors import ErrorKind
+from producer.yahoo.gate import Gate
+from producer.yahoo.polling import PollingSource
 from shared.candles import MINUTE_MS, Candle
 from shared.metrics import ProducerMetrics
 from shared.window import Push, Window

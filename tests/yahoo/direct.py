@@ -8,16 +8,16 @@ from concurrent.futures import Executor, Future
 from functools import cache
 from typing import Any, TypeVar
 
-from producer.asking import Asker
-from producer.calendars import Calendars
-from producer.chart import ASKED_AS, parse, rows_read
-from producer.failures import ErrorKind, PollError
-from producer.gate import Gate
-from producer.ledger import Ledger
-from producer.polling import PollingSource
-from producer.ranges import Span
 from producer.source import CandleSource, Kind, Publication, Published
-from producer.yahoo import Answer, answer_of
+from producer.yahoo.calendars import Calendars
+from producer.yahoo.chart import ASKED_AS, parse, rows_read
+from producer.yahoo.client import Answer, answer_of
+from producer.yahoo.errors import ErrorKind, PollError
+from producer.yahoo.fetcher import Asker
+from producer.yahoo.gate import Gate
+from producer.yahoo.polling import PollingSource
+from producer.yahoo.published import Ledger
+from producer.yahoo.ranges import Span
 from shared.candles import Candle
 from shared.metrics import ProducerMetrics
 from tests.yahoo.market import Listing, chart

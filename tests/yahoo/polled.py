@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 
 from prometheus_client import CollectorRegistry
 
-from producer.asking import Asker, as_candle
-from producer.closed import Bar
-from producer.gate import Gate
-from producer.ledger import RECHECKED
-from producer.polling import PollingSource
 from producer.source import Publication
-from producer.yahoo import Yahoo
+from producer.yahoo.bars import Bar
+from producer.yahoo.client import Yahoo
+from producer.yahoo.fetcher import Asker, as_candle
+from producer.yahoo.gate import Gate
+from producer.yahoo.polling import PollingSource
+from producer.yahoo.published import RECHECKED
 from shared.candles import DAY_MS, Candle
 from shared.metrics import ProducerMetrics
 from tests.yahoo import YahooStandIn

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from producer.closed import Bar, Session, cell_of
+from producer.yahoo.bars import Bar, Session, cell_of
 
 LATE_MS: Final = 3_000
 """How long after a bar's end its last ticks are waited for."""

@@ -19,8 +19,10 @@ from curl_cffi.requests.exceptions import RequestException, Timeout
 from yfinance.data import YfData
 from yfinance.exceptions import YFRateLimitError
 
-from producer.calendars import Calendars, ExchangeCalendar
-from producer.chart import (
+from producer.source import Action
+from producer.yahoo.bars import Bar, Session
+from producer.yahoo.calendars import Calendars, ExchangeCalendar
+from producer.yahoo.chart import (
     ASKED_AS,
     Bars,
     Calendar,
@@ -31,10 +33,8 @@ from producer.chart import (
     parse,
     rows_read,
 )
-from producer.closed import Bar, Session
-from producer.failures import ErrorKind, PollError
-from producer.ranges import Span
-from producer.source import Action
+from producer.yahoo.errors import ErrorKind, PollError
+from producer.yahoo.ranges import Span
 
 log = logging.getLogger(__name__)
 

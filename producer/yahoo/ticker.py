@@ -19,8 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 from yfinance.pricing_pb2 import PricingData
 
-from producer.gate import Backoff
-from producer.ticks import Tick
+from producer.yahoo.gate import Backoff
+from producer.yahoo.ticks import Tick
 from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)

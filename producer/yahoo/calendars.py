@@ -9,7 +9,7 @@ from datetime import date
 from threading import Lock
 from typing import Any, Final
 
-from producer.closed import Session
+from producer.yahoo.bars import Session
 
 log = logging.getLogger(__name__)
 

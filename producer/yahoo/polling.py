@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from producer.asking import SOURCE, Asker
-from producer.closed import Session
-from producer.failures import UNREACHABLE, ErrorKind, PollError
-from producer.gate import Backoff
-from producer.handover import Handover
-from producer.ledger import Ledger, Seen, due, rescaled, rescaled_by
-from producer.ranges import chunks, chunks_back, first_ms, oldest_ms
-from producer.schedule import expected_close_ms, next_due_ms
 from producer.source import Action, Kind, Publication, Published, SourceError, UnreachableError
-from producer.yahoo import Answer
+from producer.yahoo.bars import Session
+from producer.yahoo.client import Answer
+from producer.yahoo.errors import UNREACHABLE, ErrorKind, PollError
+from producer.yahoo.fetcher import SOURCE, Asker
+from producer.yahoo.gate import Backoff
+from producer.yahoo.published import Ledger, Seen, due, rescaled, rescaled_by
+from producer.yahoo.queue import Handover
+from producer.yahoo.ranges import chunks, chunks_back, first_ms, oldest_ms
+from producer.yahoo.schedule import expected_close_ms, next_due_ms
 from shared.candles import DAY_MS, INTERVALS_MS, MINUTE_MS, Candle
 from shared.metrics import ProducerMetrics
 

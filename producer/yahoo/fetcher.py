@@ -11,11 +11,11 @@ from typing import Final, Protocol
 
 from pydantic import ValidationError
 
-from producer.closed import Bar
-from producer.failures import PollError
-from producer.gate import Gate
-from producer.ranges import Span
-from producer.yahoo import Answer
+from producer.yahoo.bars import Bar
+from producer.yahoo.client import Answer
+from producer.yahoo.errors import PollError
+from producer.yahoo.gate import Gate
+from producer.yahoo.ranges import Span
 from shared.candles import INTERVALS_MS, Candle
 from shared.history import broken_rules, make_candle, rejected_for
 from shared.metrics import ProducerMetrics

@@ -9,15 +9,15 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final
 
-from producer.asking import Asker
-from producer.failures import ErrorKind, PollError
-from producer.gate import Backoff
-from producer.handover import Handover
-from producer.ledger import Ledger, Seen, due
-from producer.polling import real_now_ms
-from producer.ranges import Span, chunks
 from producer.source import Kind, Publication, Published, SourceError
-from producer.yahoo import Answer
+from producer.yahoo.client import Answer
+from producer.yahoo.errors import ErrorKind, PollError
+from producer.yahoo.fetcher import Asker
+from producer.yahoo.gate import Backoff
+from producer.yahoo.polling import real_now_ms
+from producer.yahoo.published import Ledger, Seen, due
+from producer.yahoo.queue import Handover
+from producer.yahoo.ranges import Span, chunks
 from shared.candles import DAY_MS, INTERVALS_MS
 
 log = logging.getLogger(__name__)

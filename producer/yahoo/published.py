@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import isclose
 from typing import Final
 
-from producer.closed import Bar, closed_new, is_closed
 from producer.source import Action, ActionKind, Kind, Publication
+from producer.yahoo.bars import Bar, closed_new, is_closed
 from shared.candles import Candle
 
 RECHECKED: Final = 15

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from producer.chart import Calendar
-from producer.closed import GRACE_MS, Session
+from producer.yahoo.bars import GRACE_MS, Session
+from producer.yahoo.chart import Calendar
 from shared.candles import DAY_MS, INTERVALS_MS, MINUTE_MS
 
 HEARTBEAT_MS: Final = 60 * MINUTE_MS

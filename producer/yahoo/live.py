@@ -10,12 +10,12 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from producer.asking import as_candle
-from producer.closed import Bar
-from producer.polling import PollingSource, real_now_ms
 from producer.source import Publication, Published
-from producer.stream import Sign
-from producer.ticks import Tick, TickBars
+from producer.yahoo.bars import Bar
+from producer.yahoo.fetcher import as_candle
+from producer.yahoo.polling import PollingSource, real_now_ms
+from producer.yahoo.ticker import Sign
+from producer.yahoo.ticks import Tick, TickBars
 from shared.candles import INTERVALS_MS
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential_jitter
 
-from producer.failures import ErrorKind, PollError
+from producer.yahoo.errors import ErrorKind, PollError
 from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from datetime import date, datetime
 from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
-from producer.closed import (
+from producer.source import Action, ActionKind
+from producer.yahoo.bars import (
     Bar,
     Session,
     cell_of,
@@ -18,8 +19,7 @@ from producer.closed import (
     intraday_end_ms,
     midnight_ms,
 )
-from producer.failures import ErrorKind, PollError
-from producer.source import Action, ActionKind
+from producer.yahoo.errors import ErrorKind, PollError
 from shared.candles import DAY_MS, INTERVALS_MS
 
 ASKED_AS: Final = {"30m": "15m"}

@@ -1,0 +1,1 @@
+"""All that knows Yahoo, yfinance and the hours of exchanges."""
