@@ -200,8 +200,8 @@ def _download(symbols: Sequence[str], session: Any) -> int:
 
 
 def _serve(count: int, latency_s: float) -> int:
-    from tests.yahoo import YahooStandIn  # noqa: PLC0415 -- only the server's process needs it
-    from tests.yahoo.market import chart, open_now  # noqa: PLC0415
+    from local.yahoo import YahooStandIn  # noqa: PLC0415 -- only the server's process needs it
+    from local.yahoo.market import chart, open_now  # noqa: PLC0415
 
     now_ms = real_now_ms()
     listing = open_now("SYM000", now_ms, price=100.0)

@@ -11,12 +11,13 @@ import pytest
 
 from local.broker import Broker
 from local.leash import Leash
+from local.yahoo import YahooStandIn, real_now_ms
+from local.yahoo.market import new_york, open_now, round_the_clock
 from producer.yahoo.client import Yahoo
+from tests import yfinance_state
 from tests.integration.processes import Processes
 from tests.integration.producers import Producer
-from tests.yahoo import YahooStandIn, process_state, real_now_ms
-from tests.yahoo.market import new_york, open_now, round_the_clock
-from tests.yahoo.polled import HALF_DAY, Clock, Market
+from tests.polled_market import HALF_DAY, Clock, Market
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +77,7 @@ def yahoo() -> Iterator[YahooStandIn]:
 @pytest.fixture
 def market() -> Iterator[Market]:
     """Two shares and a coin behind the stand-in of Yahoo, on August 5, 2026, at 15:43:27."""
-    process_state.forget()
+    yfinance_state.forget()
     clock = Clock()
     listings = (
         new_york("AAPL", HALF_DAY, price=200.0, days=14, half=frozenset({HALF_DAY})),
@@ -89,4 +90,4 @@ def market() -> Iterator[Market]:
     ):
         yahoo = Yahoo(Path(cache), stand_in.proxy_url, stand_in.ca_bundle)
         yield Market(stand_in, clock, yahoo, Path(cache))
-    process_state.forget()
+    yfinance_state.forget()

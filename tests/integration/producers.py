@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 from local.process import Process
+from local.yahoo import YahooStandIn, real_now_ms
 from shared.candles import Candle, decode_candle
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
-from tests.yahoo import YahooStandIn, real_now_ms
 
 PARTITIONS = 4
 

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from local.broker import Broker
 from local.leash import Leash
+from local.yahoo import real_now_ms
 from shared.candles import decode_candle
 from shared.history import bundled, from_file
 from shared.topics import Topic, ensure
@@ -22,7 +23,6 @@ from tests.candles import candle
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producers import PARTITIONS, Producer, by_symbol, log_of, samples, status
-from tests.yahoo import real_now_ms
 
 pytestmark = pytest.mark.integration
 

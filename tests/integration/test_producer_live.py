@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from local.process import Process
+from local.yahoo import Fault, YahooStandIn, real_now_ms
 from producer.source import Kind
 from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, Candle, decode_candle
@@ -16,7 +17,6 @@ from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.producers import Producer, log_of, samples, through
 from tests.unit.test_producer_live import GARBAGE, aborts, closes, falls_silent, frame, raves
-from tests.yahoo import Fault, YahooStandIn, real_now_ms
 
 pytestmark = pytest.mark.integration
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yfinance
 
+from local.yahoo import Fault
 from producer.source import SourceError, UnreachableError
 from producer.yahoo.backfill import BackfillSource
 from producer.yahoo.bars import Bar
@@ -16,8 +17,7 @@ from producer.yahoo.errors import ErrorKind
 from producer.yahoo.fetcher import Asker, as_candle
 from producer.yahoo.gate import Gate
 from shared.candles import DAY_MS, Candle
-from tests.yahoo import Fault
-from tests.yahoo.polled import DAY, HALF_DAY, Market, assert_same, at, midnight
+from tests.polled_market import DAY, HALF_DAY, Market, assert_same, at, midnight
 
 pytestmark = pytest.mark.integration
 

@@ -6,10 +6,10 @@ from datetime import date, timedelta
 
 import pytest
 
+from local.yahoo.market import new_york
 from producer.source import ActionKind, Kind
 from shared.candles import Candle
-from tests.yahoo.market import new_york
-from tests.yahoo.polled import DAY, Market, at, day_of, midnight
+from tests.polled_market import DAY, Market, at, day_of, midnight
 
 pytestmark = pytest.mark.integration
 

@@ -15,6 +15,8 @@ from typing import Final
 import pytest
 from prometheus_client import CollectorRegistry
 
+from local.yahoo import Fault, YahooStandIn
+from local.yahoo.market import Listing
 from producer.source import Kind, Publication
 from producer.yahoo.client import Yahoo
 from producer.yahoo.fetcher import Asker
@@ -22,11 +24,10 @@ from producer.yahoo.gate import Gate
 from producer.yahoo.polling import PollingSource
 from shared.candles import MINUTE_MS
 from shared.metrics import ProducerMetrics
+from tests import yfinance_state
+from tests.direct_yahoo import Topic
 from tests.unit.test_producer_weeks import assert_holds, at, nyse
-from tests.yahoo import Fault, YahooStandIn, process_state
-from tests.yahoo.direct import Topic
-from tests.yahoo.market import Listing
-from tests.yahoo.virtual_time import VirtualLoop
+from tests.virtual_time import VirtualLoop
 
 pytestmark = pytest.mark.integration
 
@@ -92,7 +93,7 @@ class Chaos:
 
 @pytest.mark.timeout(1800)
 def test_a_month_ends_with_every_closed_candle_as_yahoo_has_it() -> None:
-    process_state.forget()
+    yfinance_state.forget()
     loop = VirtualLoop(at(FIRST, 9))
     listings = [nyse(f"S{i:02d}", LAST, price=10.0 + i, days=45) for i in range(COUNT)]
     split_ms = at(date(2026, 11, 10), 9, 30)
@@ -108,7 +109,7 @@ def test_a_month_ends_with_every_closed_candle_as_yahoo_has_it() -> None:
                 live(loop, yahoo, listings, topic, chaos, min(end_ms, loop.now_ms() + WEEK_MS))
             )
             lives += 1
-    process_state.forget()
+    yfinance_state.forget()
     assert chaos.failed > 100
     assert chaos.blanked > 300
     assert len(topic.of_kind(Kind.CORRECTION)) > 10  # filled so late that others went before

@@ -13,6 +13,8 @@ import pytest
 
 from local.broker import Broker
 from local.leash import Leash
+from local.yahoo import Fault, YahooStandIn, real_now_ms
+from local.yahoo.market import open_now
 from producer.yahoo.bars import GRACE_MS
 from shared.candles import DAY_MS, MINUTE_MS
 from shared.history import bundled
@@ -25,8 +27,6 @@ from tests.integration.producers import (
     samples,
     through,
 )
-from tests.yahoo import Fault, YahooStandIn, real_now_ms
-from tests.yahoo.market import open_now
 
 pytestmark = pytest.mark.integration
 

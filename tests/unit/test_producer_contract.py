@@ -10,6 +10,7 @@ from datetime import date
 import pytest
 from prometheus_client import CollectorRegistry
 
+from local.yahoo.market import Listing
 from producer.replay import ReplaySource
 from producer.source import CandleSource, Kind, Publication, SourceError
 from producer.yahoo.backfill import BackfillSource
@@ -21,10 +22,9 @@ from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, Candle, decode_candle
 from shared.history import History
 from shared.metrics import ProducerMetrics
+from tests.direct_yahoo import DirectYahoo, Topic, asker_of
 from tests.unit.test_producer_weeks import at, nyse
-from tests.yahoo.direct import DirectYahoo, Topic, asker_of
-from tests.yahoo.market import Listing
-from tests.yahoo.virtual_time import VirtualLoop
+from tests.virtual_time import VirtualLoop
 
 DAY = date(2026, 11, 4)
 NOW_MS = at(DAY, 12)

@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from yfinance.pricing_pb2 import PricingData
 
+from local.yahoo import YahooStandIn
 from producer.source import Kind
 from producer.yahoo.bars import Bar, Session
 from producer.yahoo.live import LiveSource
@@ -21,10 +22,9 @@ from producer.yahoo.ticker import Sign, TickStream, decode
 from producer.yahoo.ticks import LATE_MS, Tick, TickBars
 from shared.candles import MINUTE_MS
 from shared.metrics import ProducerMetrics
+from tests.direct_yahoo import Topic, polling
 from tests.unit.test_producer_weeks import at, nyse
-from tests.yahoo import YahooStandIn
-from tests.yahoo.direct import Topic, polling
-from tests.yahoo.virtual_time import VirtualLoop
+from tests.virtual_time import VirtualLoop
 
 DAY = date(2026, 11, 4)
 OPEN_MS = at(DAY, 12)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from prometheus_client import CollectorRegistry
 
+from local.yahoo.market import Listing, TrueBar, hong_kong, new_york, round_the_clock
 from producer.source import ActionKind, Kind, SourceError
 from producer.yahoo.bars import GRACE_MS
 from producer.yahoo.errors import ErrorKind
@@ -22,9 +23,8 @@ from shared.metrics import ProducerMetrics
 from shared.window import Push, Window
 from stream_app.pipeline import step
 from stream_app.state import SymbolState
-from tests.yahoo.direct import Topic, polling
-from tests.yahoo.market import Listing, TrueBar, hong_kong, new_york, round_the_clock
-from tests.yahoo.virtual_time import VirtualLoop
+from tests.direct_yahoo import Topic, polling
+from tests.virtual_time import VirtualLoop
 
 NEW_YORK = ZoneInfo("America/New_York")
 HALF_DAY = date(2026, 11, 27)  # after Thanksgiving

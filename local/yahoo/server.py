@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from tests.yahoo.market import Listing, chart, void
+from local.yahoo.market import Listing, chart, void
 
 
 class Fault(Enum):
@@ -145,10 +145,11 @@ class YahooServer:
         if canned is not None:
             return web.Response(body=canned, content_type="application/json")
         listing = self.listings.get(symbol)
-        fault = self._next_fault(symbol) if listing else Fault.NOT_FOUND
+        if listing is None:
+            return await self._failed(request, Fault.NOT_FOUND)
+        fault = self._next_fault(symbol)
         if fault is not None:
             return await self._failed(request, fault)
-        assert listing is not None
         result = chart(listing, request.query, self.now_ms())
         if "timestamp" not in result and "period1" in request.query:
             return web.json_response(void(request.query), status=400)

@@ -11,6 +11,8 @@ from zoneinfo import ZoneInfo
 
 from prometheus_client import CollectorRegistry
 
+from local.yahoo import YahooStandIn
+from local.yahoo.market import TrueBar
 from producer.source import Publication
 from producer.yahoo.bars import Bar
 from producer.yahoo.client import Yahoo
@@ -20,8 +22,6 @@ from producer.yahoo.polling import PollingSource
 from producer.yahoo.published import RECHECKED
 from shared.candles import DAY_MS, Candle
 from shared.metrics import ProducerMetrics
-from tests.yahoo import YahooStandIn
-from tests.yahoo.market import TrueBar
 
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = date(2026, 8, 5)

@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import uvloop
 
-from tests.yahoo import authority
-from tests.yahoo.market import Listing
-from tests.yahoo.proxy import TunnelProxy
-from tests.yahoo.server import Fault, YahooServer
+from local.yahoo import authority
+from local.yahoo.market import Listing
+from local.yahoo.proxy import TunnelProxy
+from local.yahoo.server import Fault, YahooServer
 
 __all__ = ["Fault", "Listing", "YahooStandIn", "real_now_ms"]
 

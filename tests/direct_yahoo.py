@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from functools import cache
 from typing import Any, TypeVar
 
+from local.yahoo.market import Listing, chart
 from producer.source import CandleSource, Kind, Publication, Published
 from producer.yahoo.calendars import Calendars
 from producer.yahoo.chart import ASKED_AS, parse, rows_read
@@ -20,8 +21,7 @@ from producer.yahoo.published import Ledger
 from producer.yahoo.ranges import Span
 from shared.candles import Candle
 from shared.metrics import ProducerMetrics
-from tests.yahoo.market import Listing, chart
-from tests.yahoo.virtual_time import VirtualLoop
+from tests.virtual_time import VirtualLoop
 
 T = TypeVar("T")
 
