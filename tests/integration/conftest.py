@@ -16,7 +16,7 @@ from local.yahoo.market import new_york, open_now, round_the_clock
 from producer.yahoo.client import Yahoo
 from tests import yfinance_state
 from tests.integration.processes import Processes
-from tests.integration.producers import Producer
+from tests.integration.producer.producers import Producer
 from tests.polled_market import HALF_DAY, Clock, Market
 
 

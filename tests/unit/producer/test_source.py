@@ -23,7 +23,7 @@ from shared.candles import MINUTE_MS, Candle, decode_candle
 from shared.history import History
 from shared.metrics import ProducerMetrics
 from tests.direct_yahoo import DirectYahoo, Topic, asker_of
-from tests.unit.test_producer_weeks import at, nyse
+from tests.unit.producer.yahoo.test_polling import at, nyse
 from tests.virtual_time import VirtualLoop
 
 DAY = date(2026, 11, 4)

@@ -19,7 +19,7 @@ from producer.yahoo.bars import GRACE_MS
 from shared.candles import DAY_MS, MINUTE_MS
 from shared.history import bundled
 from tests.integration.processes import Processes, wait_until
-from tests.integration.producers import (
+from tests.integration.producer.producers import (
     Producer,
     by_symbol,
     log_of,

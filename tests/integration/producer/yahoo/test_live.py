@@ -15,8 +15,8 @@ from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, Candle, decode_candle
 from tests.integration import topics
 from tests.integration.processes import wait_until
-from tests.integration.producers import Producer, log_of, samples, through
-from tests.unit.test_producer_live import GARBAGE, aborts, closes, falls_silent, frame, raves
+from tests.integration.producer.producers import Producer, log_of, samples, through
+from tests.unit.producer.yahoo.test_live import GARBAGE, aborts, closes, falls_silent, frame, raves
 
 pytestmark = pytest.mark.integration
 

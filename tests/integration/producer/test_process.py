@@ -22,7 +22,7 @@ from shared.topics import Topic, ensure
 from tests.candles import candle
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
-from tests.integration.producers import PARTITIONS, Producer, by_symbol, log_of, samples, status
+from tests.integration.producer.producers import PARTITIONS, Producer, by_symbol, log_of, samples, status
 
 pytestmark = pytest.mark.integration
 

@@ -26,7 +26,7 @@ from shared.candles import MINUTE_MS
 from shared.metrics import ProducerMetrics
 from tests import yfinance_state
 from tests.direct_yahoo import Topic
-from tests.unit.test_producer_weeks import assert_holds, at, nyse
+from tests.unit.producer.yahoo.test_polling import assert_holds, at, nyse
 from tests.virtual_time import VirtualLoop
 
 pytestmark = pytest.mark.integration

@@ -23,7 +23,7 @@ from producer.yahoo.ticks import LATE_MS, Tick, TickBars
 from shared.candles import MINUTE_MS
 from shared.metrics import ProducerMetrics
 from tests.direct_yahoo import Topic, polling
-from tests.unit.test_producer_weeks import at, nyse
+from tests.unit.producer.yahoo.test_polling import at, nyse
 from tests.virtual_time import VirtualLoop
 
 DAY = date(2026, 11, 4)
