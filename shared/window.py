@@ -16,6 +16,10 @@ from shared.forecasts import WEEKEND
 _RECORD: Final = struct.Struct("<q5f")
 _OPENING: Final = struct.Struct("<q20x")
 _DTYPE: Final = np.dtype([("open_ms", "<i8"), ("ohlcv", "<f4", 5)])
+MAX_CANDLES: Final = 2048
+"""Most candles in a window: the bound of every model's length, stored window and republished
+history."""
+
 RECORD_BYTES: Final = _RECORD.size
 """Bytes of one candle: its opening time and five floats of 32 bits."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.progress import Progress
 
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
-from shared.candles import DAY_MS
+from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import LstmForecaster
 from shared.history import HistoryError
 from shared.settings import ServiceSettings, configure_logging
@@ -31,7 +31,6 @@ from trainer.settings import (
     FitSettings,
     SearchSettings,
     TrainSettings,
-    midnight_ms,
 )
 from trainer.source import Source
 from trainer.tracking import Run, TrackingError

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from shared.bundle import default_path
-from shared.candles import DAY_MS, INTERVALS_MS
+from shared.candles import INTERVALS_MS, Interval
 from shared.features import FEATURES
 from shared.settings import CommaSeparated, ServiceSettings
 from trainer.baselines import NAMES
@@ -32,7 +32,6 @@ SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 CONFIGURATIONS_TRIED: Final = 138
 """On validation data, before the defaults of ``FitConfig`` were chosen."""
 
-_EPOCH: Final = date(1970, 1, 1)
 _DEFAULT: Final = FitConfig()
 
 
@@ -73,12 +72,6 @@ def _some_of(known: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _known_interval(value: str) -> str:
-    if value not in INTERVALS_MS:
-        raise _wrong(f"expected one of {', '.join(INTERVALS_MS)}")
-    return value
-
-
 Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]
 Steps = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_steps)]
 Features = Annotated[CommaSeparated, _some_of(FEATURES)]
@@ -86,16 +79,11 @@ Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
 
-def midnight_ms(day: date) -> int:
-    """Return a date's midnight, UTC epoch milliseconds."""
-    return (day - _EPOCH).days * DAY_MS
-
-
 class DataSettings(ServiceSettings):
     """Which candles."""
 
     data: Path | None = Field(None, description=f"{COLUMNS}; by default the bundled candles")
-    interval: Annotated[str, AfterValidator(_known_interval)] = Field(
+    interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
     bad_rows: Path | None = Field(
