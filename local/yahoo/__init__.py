@@ -1,7 +1,7 @@
-"""A stand-in of Yahoo on loopback, which the real yfinance client takes for the real one.
+"""A local stand-in of Yahoo, for tests, benchmarks and demos without internet.
 
-The client asks for its usual URLs; a proxy and a certificate authority, both ordinary settings
-of the producer, lead it here. The clock is virtual.
+The real yfinance client requests its usual URLs; a proxy and a certificate authority, both
+ordinary settings of the producer, lead it here. The clock is an argument.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Fault", "Listing", "YahooStandIn", "real_now_ms"]
 
 
 def real_now_ms() -> int:
-    """Return the real time."""
+    """Return the current time, UTC epoch milliseconds."""
     return time.time_ns() // 1_000_000
 
 
@@ -34,7 +34,8 @@ class YahooStandIn:
     """Server and proxy in a thread of their own; use as a context manager."""
 
     def __init__(self, *listings: Listing, now_ms: Callable[[], int] = real_now_ms) -> None:
-        self.server = YahooServer({one.symbol: one for one in listings}, now_ms)
+        """Prepare only; entering the context listens on free ports."""
+        self.server = YahooServer({listing.symbol: listing for listing in listings}, now_ms)
         self.ca_bundle = Path()
         self.proxy_url = ""
         self._folder = tempfile.TemporaryDirectory(prefix="yahoo-")
@@ -45,9 +46,9 @@ class YahooStandIn:
     def __enter__(self) -> Self:
         tls, self.ca_bundle = authority.make(Path(self._folder.name))
         self._thread.start()
-        self._do(self.server.start(tls))
+        self._run(self.server.start(tls))
         self._proxy = TunnelProxy(self.server.port)
-        self._do(self._proxy.start())
+        self._run(self._proxy.start())
         self.proxy_url = f"http://127.0.0.1:{self._proxy.port}"
         return self
 
@@ -58,12 +59,12 @@ class YahooStandIn:
         traceback: TracebackType | None,
     ) -> None:
         if self._proxy is not None:
-            self._do(self._proxy.stop())
-        self._do(self.server.stop())
+            self._run(self._proxy.stop())
+        self._run(self.server.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
         self._folder.cleanup()
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

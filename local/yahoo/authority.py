@@ -1,4 +1,4 @@
-"""A certificate authority for one test run, and a certificate for Yahoo's hosts."""
+"""A certificate authority of one run, and a certificate for Yahoo's hosts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ HOSTS: Final = (
     "consent.yahoo.com",
     "streamer.finance.yahoo.com",
 )
+"""Host names that the certificate covers."""
 
 
 def make(folder: Path) -> tuple[ssl.SSLContext, Path]:

@@ -1,4 +1,4 @@
-"""A market made up by formula: what Yahoo's chart endpoint would say of it at any moment. Pure."""
+"""A market made up by formula, and Yahoo's chart of it at any moment; in memory, no I/O."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from shared.candles import DAY_MS, INTERVALS_MS
 
 NEW_YORK: Final = "America/New_York"
+"""Zone of the NYSE."""
 
 _SESSIONS_OF_RANGE: Final = {
     "1d": 1, "5d": 5, "1mo": 22, "3mo": 66, "6mo": 130, "1y": 252, "2y": 504, "10y": 2520,
@@ -39,24 +40,24 @@ class TrueBar:
 
 @dataclass
 class Listing:
-    """One symbol: where and when it trades, and what Yahoo gets wrong about it."""
+    """One symbol: where and when it trades, and the faults of Yahoo's rows of it."""
 
     symbol: str
     zone: str
     sessions: list[tuple[int, int]]  # [start_ms, end_ms) in order
     price: float
-    kind: str = "EQUITY"
+    kind: str = "EQUITY"  # Yahoo's instrumentType
     lists_forming_bar: bool = True
     last_trade_ms: int | None = None  # where trading stopped before the session's end
     overrides: dict[int, Mapping[str, float | None]] = field(default_factory=dict)  # by start_ms
-    exchange: str = ""  # in Yahoo's letters
+    exchange: str = ""  # Yahoo's code
     splits: list[tuple[int, int, int]] = field(
         default_factory=list
     )  # at_ms, numerator, denominator
     dividends: list[tuple[int, float]] = field(default_factory=list)  # at_ms, amount
     without: set[int] = field(default_factory=set)  # start_ms of minutes without a trade
     breaks: dict[int, tuple[int, int]] = field(default_factory=dict)  # session start -> lunch
-    _over: dict[tuple[object, ...], TrueBar] = field(default_factory=dict)  # made before
+    _over: dict[tuple[object, ...], TrueBar] = field(default_factory=dict)  # bars that ended
 
     def price_at(self, at_ms: int) -> float:
         """Return the price at a moment, a smooth function of time."""
@@ -91,9 +92,9 @@ class Listing:
 
     def _grid(self, interval: str, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
         step = INTERVALS_MS[interval]
-        for start, told_end in self.sessions:
-            # of a coin Yahoo tells 23:59 and has bars up to midnight
-            end = start + DAY_MS if self.kind == "CRYPTOCURRENCY" else told_end
+        for start, session_end in self.sessions:
+            # Yahoo ends a coin's session at 23:59 and has bars up to midnight
+            end = start + DAY_MS if self.kind == "CRYPTOCURRENCY" else session_end
             if end <= span[0] or start >= span[1]:
                 continue
             if step >= DAY_MS:
@@ -107,13 +108,13 @@ class Listing:
 
     def _bar(self, start: int, end: int, until: int, scale: tuple[int, int]) -> TrueBar:
         if until < end:
-            return self._made(start, end, until, scale)
+            return self._make(start, end, until, scale)
         key = (start, end, scale, self.price, len(self.splits))
         if key not in self._over:
-            self._over[key] = self._made(start, end, until, scale)
+            self._over[key] = self._make(start, end, until, scale)
         return self._over[key]
 
-    def _made(self, start: int, end: int, until: int, scale: tuple[int, int]) -> TrueBar:
+    def _make(self, start: int, end: int, until: int, scale: tuple[int, int]) -> TrueBar:
         up, down = scale
         traded = [self._traded_at(start + (until - start) * part // 4) for part in range(5)]
         points = [round(price * down / up, 6) for price in traded]
@@ -130,7 +131,7 @@ class Listing:
 
     def session_at(self, now_ms: int) -> tuple[int, int]:
         """Return the newest session that has begun."""
-        return [one for one in self.sessions if one[0] <= now_ms][-1]
+        return [session for session in self.sessions if session[0] <= now_ms][-1]
 
     def trade_ms(self, now_ms: int) -> int:
         """Return the time of the newest trade."""
@@ -163,7 +164,7 @@ def round_the_clock(symbol: str, last: date, *, price: float, days: int = 10) ->
 def open_now(symbol: str, now_ms: int, *, price: float, days: int = 12) -> Listing:
     """Return a share whose market is open for some hours around a moment, at noon of its zone.
 
-    For real processes, whose clock is the real one at whatever hour the tests run.
+    For real processes, whose clock is the real one at whatever hour they run.
     """
     hour = now_ms // 3_600_000 % 24
     ahead = 12 - hour  # of UTC; the names of these zones count the other way round
@@ -180,9 +181,9 @@ def hong_kong(symbol: str, last: date, *, price: float, days: int = 10) -> Listi
     weekdays = [day for day in weekdays if day.weekday() < 5]
     clocks = (time(9, 30), time(12), time(13), time(16))
     times = [tuple(_ms(day, clock, zone) for clock in clocks) for day in weekdays]
-    sessions = [(one[0], one[3]) for one in times]
+    sessions = [(start, end) for start, _, _, end in times]
     listing = Listing(symbol, "Asia/Hong_Kong", sessions, price, exchange="HKG")
-    listing.breaks = {one[0]: (one[1], one[2]) for one in times}
+    listing.breaks = {start: (lunch, after) for start, lunch, after, _ in times}
     return listing
 
 
@@ -199,7 +200,7 @@ def chart(listing: Listing, query: Mapping[str, str], now_ms: int) -> dict[str, 
         values.update(listing.overrides.get(start, {}))  # type: ignore[arg-type]
     if span[0] <= now_ms:
         _add_live_row(listing, rows, interval, now_ms)
-    known = [one for one in listing.sessions if one[0] < span[1] and one[1] > span[0]]
+    known = [(start, end) for start, end in listing.sessions if start < span[1] and end > span[0]]
     intraday = INTERVALS_MS[interval] < DAY_MS
     quote = {name: [values[name] for _, values in rows] for name in _FIELDS} if rows else {}
     indicators: dict[str, Any] = {"quote": [quote]}
@@ -230,7 +231,7 @@ def _adjusted(
 
 
 def void(query: Mapping[str, str]) -> dict[str, Any]:
-    """Return Yahoo's answer when it has no row of a span."""
+    """Return Yahoo's response when it has no row of a span."""
     start, end = query["period1"], query["period2"]
     description = f"Data doesn't exist for startDate = {start}, endDate = {end}"
     return {"chart": {"result": None, "error": {"code": "Bad Request", "description": description}}}
@@ -240,7 +241,8 @@ def _span(listing: Listing, query: Mapping[str, str], now_ms: int) -> tuple[int,
     if "period1" in query:
         return int(query["period1"]) * 1000, int(query["period2"]) * 1000
     count = _SESSIONS_OF_RANGE[query.get("range", "1mo")]
-    return [one for one in listing.sessions if one[0] <= now_ms][-count:][0][0], now_ms + 1
+    begun = [start for start, _ in listing.sessions if start <= now_ms]
+    return begun[-count:][0], now_ms + 1
 
 
 def _events(listing: Listing, span: tuple[int, int], now_ms: int) -> dict[str, Any]:
@@ -257,8 +259,8 @@ def _events(listing: Listing, span: tuple[int, int], now_ms: int) -> dict[str, A
         for at, amount in listing.dividends
         if shown(at)
     }
-    found = {"splits": splits, "dividends": dividends}
-    return {name: events for name, events in found.items() if events}
+    by_kind = {"splits": splits, "dividends": dividends}
+    return {name: events for name, events in by_kind.items() if events}
 
 
 def _add_live_row(
@@ -299,7 +301,7 @@ def _meta(
         "validRanges": [*_SESSIONS_OF_RANGE, "5y", "ytd", "max"],
     }
     if intraday:
-        meta["tradingPeriods"] = [[_period(listing, *one)] for one in known]
+        meta["tradingPeriods"] = [[_period(listing, *session)] for session in known]
     return meta
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 
 class TunnelProxy:
-    """Tunnels to one port on loopback, so that nothing a test asks for leaves the machine."""
+    """Tunnels every connection to one port on loopback, so that no request leaves the machine."""
 
     def __init__(self, target_port: int) -> None:
+        """Prepare only; ``start`` listens."""
         self._target_port = target_port
         self._tunnels: set[_Near] = set()
         self._server: asyncio.Server | None = None
@@ -32,7 +33,7 @@ class TunnelProxy:
 
 
 class _End(asyncio.Protocol):
-    """One end of a tunnel: what it hears the other end says, and they close together."""
+    """One end of a tunnel: forwards its data to the other end, and closes with it."""
 
     def __init__(self) -> None:
         self.other: _End | None = None

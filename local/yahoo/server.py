@@ -1,4 +1,4 @@
-"""The parts of Yahoo that yfinance asks for candles, with faults on order."""
+"""Yahoo's endpoints that serve candles and ticks, with faults on order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from local.yahoo.market import Listing, chart, void
 
 
 class Fault(Enum):
-    """How the chart endpoint may fail."""
+    """A failure of the chart endpoint."""
 
     RATE_LIMIT = "429"
     NOT_FOUND = "404"
@@ -31,7 +31,7 @@ class Fault(Enum):
 
 
 SLOW_S: Final = 30.0
-"""Longer than any client waits."""
+"""Delay of a slow response, longer than any client waits."""
 
 _JSON_ERROR: Final = {
     "chart": {
@@ -42,7 +42,10 @@ _JSON_ERROR: Final = {
 
 
 Canned = Callable[[str, Mapping[str, str]], bytes | None]
+"""Returns the prepared response to a symbol and query, None to compute it."""
+
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
+"""Sends one websocket's ticks."""
 
 
 async def _silent(socket: web.WebSocketResponse) -> None:
@@ -52,18 +55,18 @@ async def _silent(socket: web.WebSocketResponse) -> None:
 @dataclass
 class _Order:
     fault: Fault
-    left: int | None  # None: for ever
+    left: int | None  # None: forever
 
 
 class YahooServer:
-    """Answers as Yahoo does; its clock is whatever ``now_ms`` says."""
+    """Responds as Yahoo does; its clock is ``now_ms``."""
 
     def __init__(self, listings: Mapping[str, Listing], now_ms: Callable[[], int]) -> None:
         self.listings = dict(listings)
         self.now_ms = now_ms
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # host, path, query
-        self.delay_s = 0.0  # before each chart, as the way to Yahoo takes
-        self.canned: Canned = lambda _symbol, _query: None  # made beforehand, for benchmarks
+        self.delay_s = 0.0  # before each chart, as Yahoo takes
+        self.canned: Canned = lambda _symbol, _query: None
         self.limits_crumbs = False  # 429 for the crumb alone
         self.scripts: list[Script] = []  # for the next websockets
         self.subscriptions: list[list[str]] = []
@@ -94,7 +97,7 @@ class YahooServer:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Stop listening and drop what is being answered."""
+        """Stop listening and drop unfinished responses."""
         self._stopping.set()
         if self._runner is not None:
             await self._runner.cleanup()
