@@ -1,4 +1,4 @@
-"""``python -m producer``: wiring only."""
+"""``python -m producer``: runs a candle source into Kafka until it ends or a signal stops it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
@@ -18,9 +17,9 @@ from prometheus_client import CollectorRegistry
 from producer.resume import ResumeError, newest_published
 from producer.settings import ProducerSettings
 from producer.sink import KafkaSink, PublishError
-from producer.source import CandleSource, SourceError, UnreachableError
+from producer.source import CandleSource, SourceError, UnreachableError, real_now_ms
 from producer.wiring import replay, source
-from producer.yahoo.ranges import oldest_ms
+from producer.yahoo import oldest_ms
 from shared import topics
 from shared.history import HistoryError
 from shared.metrics import ProducerMetrics
@@ -30,15 +29,14 @@ from shared.status import Health, StatusServer
 log = logging.getLogger("producer")
 
 STALLED_S = 30.0
-"""How long the broker may leave candles unacknowledged before /readyz says so."""
-
+"""Time without an acknowledgement from which /readyz reports the broker as stalled."""
 
 _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
 """Sources whose candles close while they run."""
 
 
 class StatusPortError(Exception):
-    """A port for /metrics that cannot be had."""
+    """A port for /metrics that cannot be opened."""
 
 
 EXPECTED: Final = (
@@ -49,11 +47,11 @@ EXPECTED: Final = (
     StatusPortError,
     topics.TopicError,
 )
-"""What is told in one line, without a traceback."""
+"""Errors that end the process with one log line and exit code 1, without a traceback."""
 
 
-class _Seldom(logging.Filter):
-    """Lets the same complaint through once in a while: aiokafka has ten a second without Kafka."""
+class _RateLimit(logging.Filter):
+    """Lets each message through once in some seconds: without Kafka aiokafka logs ten a second."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -68,7 +66,7 @@ class _Seldom(logging.Filter):
 
 
 class _Progress:
-    """What the probes tell; read by the status server's thread."""
+    """State behind the probes; read by the status server's thread."""
 
     sink: KafkaSink | None = None
 
@@ -89,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
     configure_logging(settings.log_level)
     aiokafka = logging.getLogger("aiokafka")
-    aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it sends again
-    aiokafka.addFilter(_Seldom(10.0))
+    aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it repeats
+    aiokafka.addFilter(_RateLimit(10.0))
     try:
         return uvloop.run(_until_signal(settings))
     except EXPECTED as error:
@@ -123,12 +121,12 @@ async def _run(settings: ProducerSettings) -> None:
                 raise UnreachableError(
                     f"{error}; --fallback replay replays stored candles instead"
                 ) from error
-            log.warning("%s; a replay of stored candles stands in", error)
+            log.warning("%s; replaying stored candles instead", error)
             await _publish(settings, _stand_in(settings, metrics), metrics, progress)
 
 
 def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSource:
-    """Return a replay of the given file, or of all bundled candles, whatever was to be polled."""
+    """Return a replay of the given file, or of all bundled candles whatever the symbols."""
     update: dict[str, object] = {"source": "replay"}
     if settings.path is None:
         update |= {"symbols": (), "symbols_file": None}
@@ -143,7 +141,7 @@ def _status(
         return StatusServer(host, port, registry, live=progress.live, ready=progress.ready)
     except OSError as error:
         raise StatusPortError(
-            f"metrics_port: {host}:{port} cannot be had: {error.strerror}"
+            f"metrics_port: {host}:{port} cannot be opened: {error.strerror}"
         ) from error
 
 
@@ -168,7 +166,7 @@ async def _publish(
             await sink.partitions(),
             chosen.symbols,
             chosen.interval,
-            since_ms=_looked_back_to_ms(chosen),
+            since_ms=_resume_from_ms(chosen),
         )
         progress.sink = sink
         async with aclosing(chosen.candles(published)) as publications:
@@ -181,11 +179,11 @@ async def _publish(
         )  # fmt: skip
 
 
-def _looked_back_to_ms(chosen: CandleSource) -> int:
-    """Return the time before which a candle was appended that no longer matters."""
+def _resume_from_ms(chosen: CandleSource) -> int:
+    """Return the time from which on candles in the topic matter for a resume."""
     if chosen.name not in _AS_THEY_CLOSE:
         return 0
-    return max(oldest_ms(chosen.interval, time.time_ns() // 1_000_000), 0)
+    return max(oldest_ms(chosen.interval, real_now_ms()), 0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Closed, new, in order: which of a source's bars are candles to publish. Pure.
+"""Bars of a chart on the grid of its sessions, and which of them are closed. Pure.
 
-A bar is a row as a source gave it: it may still be forming, may hold no prices, and its end is
-known only from its session. All times are UTC epoch milliseconds; the current time is an
-argument.
+A bar is a row as Yahoo gave it: it may still be forming, may lack prices, and its end is known
+only from its session. All times are UTC epoch milliseconds.
 """
 
 from __future__ import annotations
@@ -10,56 +9,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import date, datetime
 from typing import Final
 
-from shared.candles import DAY_MS
+from producer.source import Action
+from producer.yahoo.calendars import Calendar
+from producer.yahoo.chart import REQUESTED_AS, Chart, Row
+from producer.yahoo.sessions import (
+    Session,
+    cell_of,
+    daily_end_ms,
+    days_end_ms,
+    intraday_end_ms,
+)
+from shared.candles import DAY_MS, INTERVALS_MS, midnight_ms
 
 GRACE_MS: Final = 15_000
-"""Yahoo still changes a candle for some seconds after its end."""
+"""Time after a bar's end in which Yahoo still changes it."""
 
 QUIET_MS: Final = 120_000
-"""A candle this far past its end is closed though the market time never passed it, for then
-nothing has traded since; and a bar still without prices has none to come."""
-
-ROUND_THE_CLOCK_MS: Final = DAY_MS - 10 * 60_000
-"""Yahoo ends the day of a market that never closes at 23:59."""
-
-_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """Regular trading hours of one day, [start_ms, end_ms), perhaps with a lunch break."""
-
-    start_ms: int
-    end_ms: int
-    break_start_ms: int | None = None
-    break_end_ms: int | None = None
-
-    @property
-    def is_round_the_clock(self) -> bool:
-        """Whether the market never closes."""
-        return self.end_ms - self.start_ms >= ROUND_THE_CLOCK_MS
-
-    @property
-    def trading_end_ms(self) -> int:
-        """The end, or a day after the start for a market that never closes.
-
-        A day on which the clocks change is 23 or 25 hours long; the next session's start cuts
-        or extends none of its candles, since those of an hour and less begin on its grid.
-        """
-        if self.is_round_the_clock:
-            return max(self.end_ms, self.start_ms + DAY_MS)
-        return self.end_ms
+"""Time after a bar's end from which it is closed though the market time never passed it, since
+nothing has traded; a bar without prices by then stays without."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row of a source; prices and volume may be NaN."""
+    """A row on the grid; prices and volume may be NaN."""
 
     open_ms: int  # of the candle it may become
-    end_ms: int  # when it ends
+    end_ms: int
     open: float
     high: float
     low: float
@@ -72,65 +50,21 @@ class Bar:
         return any(math.isnan(price) for price in (self.open, self.high, self.low, self.close))
 
 
-def cell_of(at_ms: int, step_ms: int, sessions: Sequence[Session]) -> tuple[int, int] | None:
-    """Return the grid cell ``[start, end)`` that holds a moment, None outside the sessions.
+@dataclass(frozen=True)
+class Response:
+    """One symbol's bars over a span, with what tells whether they are closed."""
 
-    The grid begins with the session, and again after its lunch break. The break or the
-    session's end cuts the last cell short: the NYSE's last hourly bar is half an hour.
-    """
-    for session in sessions:
-        if not session.start_ms <= at_ms < session.trading_end_ms:
-            continue
-        first, last = session.start_ms, session.trading_end_ms
-        if session.break_start_ms is not None and session.break_end_ms is not None:
-            if at_ms >= session.break_end_ms:
-                first = session.break_end_ms
-            elif at_ms < session.break_start_ms:
-                last = session.break_start_ms
-        start = first + (at_ms - first) // step_ms * step_ms
-        return start, min(start + step_ms, last)
-    return None
+    bars: Sequence[Bar]  # on the grid, in order; the last may still be forming
+    actions: Sequence[Action] = ()
+    market_ms: int = 0  # time of the newest trade
+    sessions: Sequence[Session] = ()  # newest first
+    calendar: Calendar | None = None  # of the exchange; None when it has none
+    hours: Calendar | None = None  # the calendar, or the chart's sessions; None: always open
+    received_ms: int = 0  # when the bars were as they are here
 
-
-def intraday_end_ms(start_ms: int, step_ms: int, sessions: Sequence[Session]) -> int | None:
-    """Return when an intraday bar ends, or None when it is off its session's grid.
-
-    Yahoo also appends a row stamped with the last trade's second, which is no bar of the grid.
-    """
-    cell = cell_of(start_ms, step_ms, sessions)
-    if cell is not None and cell[0] == start_ms:
-        return cell[1]
-    # a source whose grid runs on through the lunch break
-    whole = [Session(one.start_ms, one.end_ms) for one in sessions if one.break_start_ms]
-    cell = cell_of(start_ms, step_ms, whole)
-    return cell[1] if cell is not None and cell[0] == start_ms else None
-
-
-def daily_end_ms(day: date, today: Session, zone: tzinfo) -> int:
-    """Return when the bar of a trading day ends, given the newest session.
-
-    For the newest session's own day that is its real end, half days included. For another day
-    it is the same clock time in the exchange's zone: right but for a half day of a market
-    without a calendar.
-    """
-    start = datetime.fromtimestamp(today.start_ms / 1000, zone)
-    if day == start.date():
-        return today.trading_end_ms
-    end = datetime.fromtimestamp(today.trading_end_ms / 1000, zone)
-    end_day = day + (end.date() - start.date())
-    clock = time(end.hour, end.minute, end.second)
-    return int(datetime.combine(end_day, clock, zone).timestamp() * 1000)
-
-
-def days_end_ms(day: date, days: int, zone: tzinfo) -> int:
-    """Return the local midnight that ends a bar of several days, such as a week."""
-    end = datetime.combine(day + timedelta(days=days), time(0), zone)
-    return int(end.timestamp() * 1000)
-
-
-def midnight_ms(day: date) -> int:
-    """Return a date's midnight UTC, the opening time of its daily candle."""
-    return (day.toordinal() - _EPOCH_DAY) * DAY_MS
+    def is_closed(self, bar: Bar) -> bool:
+        """Whether a bar was final when this was received."""
+        return is_closed(bar.end_ms, self.market_ms, self.received_ms)
 
 
 def is_closed(end_ms: int, market_ms: int, now_ms: int) -> bool:
@@ -138,7 +72,7 @@ def is_closed(end_ms: int, market_ms: int, now_ms: int) -> bool:
 
     Args:
         end_ms: the bar's end.
-        market_ms: time of the source's newest trade of the symbol.
+        market_ms: time of the symbol's newest trade.
         now_ms: the current time.
     """
     if now_ms < end_ms + GRACE_MS:
@@ -146,23 +80,129 @@ def is_closed(end_ms: int, market_ms: int, now_ms: int) -> bool:
     return market_ms >= end_ms or now_ms >= end_ms + QUIET_MS
 
 
-def closed_new(bars: Sequence[Bar], after_ms: int | None, market_ms: int, now_ms: int) -> list[Bar]:
-    """Return the bars to publish: closed, opened after ``after_ms``, with prices, in order.
+def closed_after(response: Response, newest_ms: int | None) -> list[Bar]:
+    """Return the closed bars with prices that opened after ``newest_ms``, in order.
 
     A blank bar holds back the ones after it until it is filled or ``QUIET_MS`` past its end;
     so a bar that Yahoo fills late is neither lost nor published out of order.
     """
-    ready: list[Bar] = []
-    newest = -1 if after_ms is None else after_ms
-    for bar in sorted(bars, key=lambda bar: bar.open_ms):
-        if bar.open_ms <= newest:
+    closed: list[Bar] = []
+    after_ms = -1 if newest_ms is None else newest_ms
+    for bar in sorted(response.bars, key=lambda bar: bar.open_ms):
+        if bar.open_ms <= after_ms:
             continue
-        if not is_closed(bar.end_ms, market_ms, now_ms):
+        if not response.is_closed(bar):
             break
         if bar.is_blank:
-            if now_ms < bar.end_ms + QUIET_MS:
+            if response.received_ms < bar.end_ms + QUIET_MS:
                 break
             continue
-        newest = bar.open_ms
-        ready.append(bar)
-    return ready
+        after_ms = bar.open_ms
+        closed.append(bar)
+    return closed
+
+
+def response_of(chart: Chart, interval: str, calendar: Calendar | None) -> Response:
+    """Return the bars of a chart, by its exchange's calendar if that covers its newest session.
+
+    Args:
+        chart: of ``30m`` with the rows of ``15m``.
+        interval: of the bars.
+        calendar: of the chart's exchange, None when it has none.
+    """
+    known = calendar if calendar is not None and calendar.covers(chart.today.start_ms) else None
+    return Response(
+        bars=bars_of(chart, interval, known),
+        actions=chart.actions,
+        market_ms=chart.market_ms,
+        sessions=_sessions(chart, known),
+        calendar=known,
+        hours=known or (None if chart.today.is_round_the_clock else _hours(chart)),
+    )
+
+
+def _hours(chart: Chart) -> Calendar:
+    sessions = sorted({*chart.sessions, chart.today}, key=lambda session: session.start_ms)
+    return Calendar({_day(session.start_ms, chart): session for session in sessions})
+
+
+def _day(at_ms: int, chart: Chart) -> date:
+    return datetime.fromtimestamp(at_ms / 1000, chart.zone).date()
+
+
+def bars_of(chart: Chart, interval: str, calendar: Calendar | None) -> tuple[Bar, ...]:
+    """Return the rows of a chart that lie on an interval's grid, as bars in order."""
+    if INTERVALS_MS[interval] >= DAY_MS:
+        return _daily_bars(chart, interval, calendar)
+    sessions = _sessions(chart, calendar)
+    step_ms = INTERVALS_MS[interval]
+    row_ms = INTERVALS_MS[REQUESTED_AS.get(interval, interval)]
+    bars = [
+        _bar(row, row.at_ms, end_ms)
+        for row in chart.rows
+        if (end_ms := intraday_end_ms(row.at_ms, row_ms, sessions)) is not None
+    ]
+    return tuple(bars if row_ms == step_ms else _merged(bars, step_ms, sessions))
+
+
+def _sessions(chart: Chart, calendar: Calendar | None) -> tuple[Session, ...]:
+    """Return the sessions of a chart, newest first, with the lunch breaks of its calendar."""
+    newest_first = sorted(
+        {*chart.sessions, chart.today}, key=lambda session: session.start_ms, reverse=True
+    )
+    if calendar is None:
+        return tuple(newest_first)
+    return tuple(_with_break(session, calendar, chart) for session in newest_first)
+
+
+def _with_break(session: Session, calendar: Calendar, chart: Chart) -> Session:
+    known = calendar.session(_day(session.start_ms, chart))
+    if known is None or known.break_start_ms is None:
+        return session
+    return Session(session.start_ms, session.end_ms, known.break_start_ms, known.break_end_ms)
+
+
+def _daily_bars(chart: Chart, interval: str, calendar: Calendar | None) -> tuple[Bar, ...]:
+    days = INTERVALS_MS[interval] // DAY_MS
+    bars: list[Bar] = []
+    for row in chart.rows:
+        # the running day is stamped with its last trade, another with its opening
+        day = _day(row.at_ms, chart)
+        if days == 1:
+            end_ms = _day_end_ms(day, chart, calendar)
+        else:
+            end_ms = days_end_ms(day, days, chart.zone)
+        bars.append(_bar(row, midnight_ms(day), end_ms))
+    return tuple(bars)
+
+
+def _day_end_ms(day: date, chart: Chart, calendar: Calendar | None) -> int:
+    is_today = day == _day(chart.today.start_ms, chart)
+    known = None if calendar is None or is_today else calendar.session(day)
+    return known.end_ms if known is not None else daily_end_ms(day, chart.today, chart.zone)
+
+
+def _bar(row: Row, open_ms: int, end_ms: int) -> Bar:
+    return Bar(open_ms, end_ms, row.open, row.high, row.low, row.close, row.volume)
+
+
+def _merged(bars: Sequence[Bar], step_ms: int, sessions: Sequence[Session]) -> list[Bar]:
+    """Return bars joined into the cells of a coarser grid; blank ones only where all are."""
+    cells: dict[tuple[int, int], list[Bar]] = {}
+    for bar in bars:
+        cell = cell_of(bar.open_ms, step_ms, sessions)
+        if cell is not None:
+            cells.setdefault(cell, []).append(bar)
+    return [_joined(cell, parts) for cell, parts in cells.items()]
+
+
+def _joined(cell: tuple[int, int], parts: Sequence[Bar]) -> Bar:
+    filled = [bar for bar in parts if not bar.is_blank] or parts[:1]
+    return Bar(
+        *cell,
+        filled[0].open,
+        max(bar.high for bar in filled),
+        min(bar.low for bar in filled),
+        filled[-1].close,
+        sum(bar.volume for bar in filled),
+    )

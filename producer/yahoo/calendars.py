@@ -1,19 +1,19 @@
-"""The calendars of exchanges, by exchange-calendars; Yahoo's names for them."""
+"""Trading calendars of exchanges (exchange-calendars), by Yahoo's exchange codes."""
 
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import date
 from threading import Lock
 from typing import Any, Final
 
-from producer.yahoo.bars import Session
+from producer.yahoo.sessions import Session
 
 log = logging.getLogger(__name__)
 
-_YAHOO_NAMES: Final = {
+_YAHOO_CODES: Final = {
     "XNYS": "NMS NGM NCM NIM NYQ NYS ASE PCX BTS CXI SNP DJI WCB",
     "XTSE": "TOR VAN NEO",
     "XMEX": "MEX",
@@ -62,56 +62,52 @@ _YAHOO_NAMES: Final = {
     "XNZE": "NZE",
 }
 
-CALENDARS: Final = {yahoo: name for name, names in _YAHOO_NAMES.items() for yahoo in names.split()}
-"""Name in exchange-calendars of each exchange that Yahoo names so; others have no calendar."""
+CALENDARS: Final = {code: name for name, codes in _YAHOO_CODES.items() for code in codes.split()}
+"""Name in exchange-calendars by Yahoo's exchange code; other exchanges have no calendar."""
 
 
-class ExchangeCalendar:
-    """The sessions of one exchange over some twenty years, and a year ahead."""
+class Calendar:
+    """Sessions of one exchange, in memory: some twenty years of them, and a year ahead."""
 
     def __init__(self, sessions: dict[date, Session]) -> None:
         """Take the sessions by trading date, in order."""
         self._by_day = sessions
         self._sessions = list(sessions.values())
-        self._ends = [one.end_ms for one in self._sessions]
+        self._starts = [session.start_ms for session in self._sessions]
+        self._ends = [session.end_ms for session in self._sessions]
 
     def session(self, day: date) -> Session | None:
+        """Return the session of a trading date, None on a holiday or beyond what is known."""
         return self._by_day.get(day)
 
     def sessions(self, from_ms: int, to_ms: int) -> Sequence[Session]:
         """Return the sessions that overlap ``[from_ms, to_ms)``, in order."""
-        first = bisect_left(self._ends, from_ms + 1)
-        found: list[Session] = []
-        for one in self._sessions[first:]:
-            if one.start_ms >= to_ms:
-                break
-            found.append(one)
-        return found
+        return self._sessions[bisect_right(self._ends, from_ms) : bisect_left(self._starts, to_ms)]
 
-    def knows(self, at_ms: int) -> bool:
-        """Whether a moment lies within the dates that the calendar covers."""
-        return bool(self._ends) and self._sessions[0].start_ms <= at_ms < self._ends[-1]
+    def covers(self, at_ms: int) -> bool:
+        """Whether a moment lies within the dates that the calendar knows."""
+        return bool(self._ends) and self._starts[0] <= at_ms < self._ends[-1]
 
 
 class Calendars:
     """Makes each calendar once; safe to use from several threads, and slow at first use."""
 
     def __init__(self) -> None:
-        self._made: dict[str, ExchangeCalendar | None] = {}
+        self._by_name: dict[str, Calendar | None] = {}
         self._lock = Lock()
 
-    def of(self, exchange: str) -> ExchangeCalendar | None:
-        """Return the calendar of an exchange by Yahoo's name, None when there is none."""
+    def of(self, exchange: str) -> Calendar | None:
+        """Return the calendar of an exchange by Yahoo's code, None when there is none."""
         name = CALENDARS.get(exchange)
         if name is None:
             return None
         with self._lock:
-            if name not in self._made:
-                self._made[name] = _made(name)
-            return self._made[name]
+            if name not in self._by_name:
+                self._by_name[name] = _calendar(name)
+            return self._by_name[name]
 
 
-def _made(name: str) -> ExchangeCalendar | None:
+def _calendar(name: str) -> Calendar | None:
     # a second to import, which crypto and FX do without
     import exchange_calendars  # noqa: PLC0415
 
@@ -122,7 +118,7 @@ def _made(name: str) -> ExchangeCalendar | None:
         return None
     columns = ("open", "close", "break_start", "break_end")
     rows = zip(schedule.index, *(schedule[column] for column in columns), strict=True)
-    return ExchangeCalendar(
+    return Calendar(
         {day.date(): Session(*(_ms(stamp) for stamp in stamps)) for day, *stamps in rows}  # type: ignore[arg-type]
     )
 

@@ -1,12 +1,9 @@
-"""Yahoo's candles through yfinance: one symbol, one answer, one kind of error."""
+"""Client of Yahoo's chart endpoint through yfinance: one symbol, one response, one error type."""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,52 +16,28 @@ from curl_cffi.requests.exceptions import RequestException, Timeout
 from yfinance.data import YfData
 from yfinance.exceptions import YFRateLimitError
 
-from producer.source import Action
-from producer.yahoo.bars import Bar, Session
-from producer.yahoo.calendars import Calendars, ExchangeCalendar
-from producer.yahoo.chart import (
-    ASKED_AS,
-    Bars,
-    Calendar,
-    Chart,
-    bars_of,
-    is_void,
-    known_sessions,
-    parse,
-    rows_read,
-)
+from producer.yahoo.bars import Response, response_of
+from producer.yahoo.calendars import Calendars
+from producer.yahoo.chart import REQUESTED_AS, is_void, parse, row_count
 from producer.yahoo.errors import ErrorKind, PollError
 from producer.yahoo.ranges import Span
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 10.0
-"""For one HTTP request."""
+"""Time-out of one HTTP request."""
 
 CHART_URL: Final = "https://query2.finance.yahoo.com/v8/finance/chart/"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What Yahoo says of one symbol over a span."""
-
-    bars: Sequence[Bar]  # on the grid, in order; the last may still be forming
-    actions: Sequence[Action] = ()
-    market_ms: int = 0  # time of the newest trade, UTC
-    off_grid: int = 0  # rows that are no bar of the grid
-    sessions: Sequence[Session] = ()  # newest first
-    calendar: Calendar | None = None  # of the exchange; None when it has none
-    hours: Calendar | None = None  # the calendar, or what the answer tells; None: always open
-
-
 class Yahoo:
-    """Asks Yahoo; safe to use from several threads, which share one session.
+    """Requests charts; safe to use from several threads, which share one session.
 
-    The request goes through yfinance's ``YfData``, which knows how Yahoo wants to be asked:
-    cookie, crumb, consent and a browser's TLS. Its ``Ticker.history`` would turn the answer into
-    a table at a cost of 20 ms of CPU, drops the last minute of markets that never close and the
-    rows that Yahoo has yet to fill, and asks twice for a symbol that it does not know.
-    yfinance keeps its settings and caches in the process, so there is one of these in it.
+    The request goes through yfinance's ``YfData``, which knows how to talk to Yahoo: cookie,
+    crumb, consent and a browser's TLS. Its ``Ticker.history`` would turn the response into a
+    table at a cost of 20 ms of CPU, drops the last minute of markets that never close and the
+    rows that Yahoo has yet to fill, and sends two requests for a symbol that it does not know.
+    yfinance keeps its settings and caches in the process, so make one client a process.
     """
 
     def __init__(
@@ -74,7 +47,14 @@ class Yahoo:
         ca_bundle: Path | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Take where yfinance may keep its cookie, and the way to Yahoo."""
+        """Prepare a session; the first request connects.
+
+        Args:
+            cache_dir: folder where yfinance keeps its cookie.
+            proxy: URL of a proxy on the way to Yahoo.
+            ca_bundle: PEM file of the authorities to trust instead of the usual ones.
+            timeout_s: of one request.
+        """
         self._timeout_s = timeout_s
         self._calendars = Calendars()
         set_cache: Any = yfinance.set_tz_cache_location
@@ -85,29 +65,29 @@ class Yahoo:
         make: Any = YfData
         self._data: Any = make(session=session)
 
-    def poll(self, symbol: str, interval: str, span: Span, newest: int | None = None) -> Answer:
+    def poll(self, symbol: str, interval: str, span: Span, newest: int | None = None) -> Response:
         """Return the bars that open within a span. Takes seconds.
 
         Args:
             symbol: as Yahoo spells it.
             interval: of the bars.
             span: of their opening times.
-            newest: rows to read, from the answer's end; all if None.
+            newest: bars to read, from the chart's end; all if None.
 
         Raises:
             PollError: of whatever kind; nothing else.
         """
         try:
-            document = self._document(symbol, ASKED_AS.get(interval, interval), span)
+            document = self._document(symbol, REQUESTED_AS.get(interval, interval), span)
             if is_void(document):
-                return Answer(bars=())
-            chart = parse(document, rows_read(interval, newest))
-            return answer_of(chart, interval, self._calendars.of(chart.exchange))
+                return Response(bars=())
+            chart = parse(document, row_count(interval, newest))
+            return response_of(chart, interval, self._calendars.of(chart.exchange))
         except PollError:
             raise
         except Exception as error:
-            told = str(error).partition(". See https://curl.se")[0]
-            raise PollError(_kind(error), f"{type(error).__name__}: {told}"[:300]) from error
+            detail = str(error).partition(". See https://curl.se")[0]
+            raise PollError(_kind(error), f"{type(error).__name__}: {detail}"[:300]) from error
 
     def _document(self, symbol: str, interval: str, span: Span) -> Any:
         response = self._data.get(
@@ -129,28 +109,6 @@ class Yahoo:
         return orjson.loads(response.content)
 
 
-def answer_of(chart: Chart, interval: str, calendar: ExchangeCalendar | None) -> Answer:
-    """Return what a chart says of an interval, by the calendar of its exchange if there is one."""
-    known = calendar if calendar is not None and calendar.knows(chart.today.start_ms) else None
-    found: Bars = bars_of(chart, interval, known)
-    return Answer(
-        bars=found.bars,
-        actions=chart.actions,
-        market_ms=chart.market_ms,
-        off_grid=found.off_grid,
-        sessions=known_sessions(chart, known),
-        calendar=known,
-        hours=known or (None if chart.is_round_the_clock else _told_hours(chart)),
-    )
-
-
-def _told_hours(chart: Chart) -> Calendar:
-    told = sorted({*chart.sessions, chart.today}, key=lambda one: one.start_ms)
-    return ExchangeCalendar(
-        {datetime.fromtimestamp(one.start_ms / 1000, chart.zone).date(): one for one in told}
-    )
-
-
 def _kind(error: Exception) -> ErrorKind:
     return next((kind for types, kind in _KINDS if isinstance(error, types)), ErrorKind.OTHER)
 
@@ -160,7 +118,7 @@ _KINDS: Final = (
     (Timeout, ErrorKind.TIMEOUT),
     (RequestException, ErrorKind.NETWORK),
     ((sqlite3.Error, peewee.PeeweeException), ErrorKind.CACHE),
-    # what parsing an answer raises that is not JSON, or not of the known shape
+    # errors of parsing a response that is not JSON, or not of the known shape
     ((ValueError, LookupError, TypeError, AttributeError), ErrorKind.MALFORMED),
 )
-"""In order: a time-out is a network error too, and a broken connection an ``OSError``."""
+"""Kinds by exception, in order: a time-out is a network error too."""

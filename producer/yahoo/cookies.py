@@ -1,8 +1,8 @@
-"""Yahoo's cookie from one process to the next, in a folder that may be shared or unusable.
+"""Keeps Yahoo's cookie across processes, in a folder that may be shared or unusable.
 
 yfinance keeps its cookie in an SQLite file that it holds open. A process has that file in a
-temporary folder of its own; the folder that the settings name has a copy, taken at the start and
-put back at a clean end. So no lock of another process and no read-only disk stands in its way.
+temporary folder of its own; the folder of the settings holds a copy, which is taken at the start
+and put back at a clean end. So neither another process's lock nor a read-only disk is in its way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 NAME: Final = "cookies.db"
-"""As yfinance calls it."""
+"""File name of yfinance's cookie cache."""
 
 
 def take(kept: Path, own: Path) -> None:
@@ -36,7 +36,7 @@ def take(kept: Path, own: Path) -> None:
 
 
 def put_back(own: Path, kept: Path) -> None:
-    """Leave the cookie of this process for the next one, whole or not at all."""
+    """Keep the cookie of this process for the next one, whole or not at all."""
     if not (own / NAME).exists():
         return
     part = kept / f"{NAME}.{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Why a symbol could not be polled."""
+"""Errors of a request to Yahoo, by kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class ErrorKind(StrEnum):
-    """A value of the metric's ``outcome``."""
+    """Why a request failed; a value of the metric's label ``outcome``."""
 
     RATE_LIMITED = "rate_limited"
     UNKNOWN_SYMBOL = "unknown_symbol"
@@ -22,11 +22,11 @@ class ErrorKind(StrEnum):
 
 
 UNREACHABLE: Final = frozenset({ErrorKind.TIMEOUT, ErrorKind.NETWORK})
-"""Kinds that say that nobody answered."""
+"""Kinds of error that mean that no server answered."""
 
 
 class PollError(Exception):
-    """A poll of one symbol that gave nothing."""
+    """A request for one symbol that failed."""
 
     def __init__(self, kind: ErrorKind, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")

@@ -1,18 +1,18 @@
-"""Asks for bars in threads of its own, through the gate, and counts what comes of it."""
+"""Fetches bars in threads, through the gate; counts and logs every outcome."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Final, Protocol
 
 from pydantic import ValidationError
 
-from producer.yahoo.bars import Bar
-from producer.yahoo.client import Answer
+from producer.source import real_now_ms
+from producer.yahoo.bars import Bar, Response
 from producer.yahoo.errors import PollError
 from producer.yahoo.gate import Gate
 from producer.yahoo.ranges import Span
@@ -22,22 +22,22 @@ from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)
 
-THREADS: Final = 16
-"""Symbols asked for at once by default; each thread keeps its connection to Yahoo."""
-
-SOURCE: Final = "yfinance"
+SOURCE_NAME: Final = "yfinance"
+"""Source of polled candles, as their messages name it."""
 
 
 class Poll(Protocol):
-    """Asks for the bars of one symbol; called in a thread. Raises ``PollError``."""
+    """Requests the bars of one symbol; called in a thread. Raises ``PollError``."""
 
-    def __call__(self, symbol: str, interval: str, span: Span, newest: int | None = None) -> Answer:
-        """Return the bars that open within a span, of its newest rows if told how many."""
+    def __call__(
+        self, symbol: str, interval: str, span: Span, newest: int | None = None
+    ) -> Response:
+        """Return the bars that open within a span; of its newest ``newest`` bars if given."""
         ...
 
 
-class Asker:
-    """What the sources that ask Yahoo share."""
+class Fetcher:
+    """Requests to Yahoo for one interval, shared by all sources; holds their clock."""
 
     def __init__(
         self,
@@ -46,25 +46,36 @@ class Asker:
         gate: Gate,
         metrics: ProducerMetrics,
         *,
-        pool: Executor | None = None,
+        pool: Executor,
+        now_ms: Callable[[], int] = real_now_ms,
     ) -> None:
-        """Take how to ask, for what, and at which pace."""
+        """Prepare only.
+
+        Args:
+            poll: requests one symbol.
+            interval: of all bars.
+            gate: paces the requests.
+            metrics: counts them.
+            pool: threads to poll in; ``close`` ends it.
+            now_ms: the current time.
+        """
         self.interval = interval
         self.metrics = metrics
+        self.now_ms = now_ms
         self._poll = poll
         self._gate = gate
-        self._pool = pool or ThreadPoolExecutor(THREADS, thread_name_prefix="yahoo")
+        self._pool = pool
 
-    async def ask(self, symbol: str, span: Span, newest: int | None = None) -> Answer:
-        """Return an answer; raises ``PollError`` after counting and logging it."""
+    async def fetch(self, symbol: str, span: Span, newest: int | None = None) -> Response:
+        """Return one response; raises ``PollError`` after counting and logging it."""
         try:
-            answer = await self._gate.ask(symbol, lambda: self._timed(symbol, span, newest))
+            response = await self._gate.call(symbol, lambda: self._timed(symbol, span, newest))
         except PollError as error:
             log.warning("%s %s: %s", symbol, self.interval, error)
             self.metrics.polls.labels(error.kind.value).inc()
             raise
-        self.metrics.polls.labels("ok" if answer.bars else "empty").inc()
-        return answer
+        self.metrics.polls.labels("ok" if response.bars else "empty").inc()
+        return replace(response, received_ms=self.now_ms())
 
     async def look_back(
         self,
@@ -72,19 +83,19 @@ class Asker:
         spans: Iterable[Span],
         enough: Callable[[Sequence[Bar]], bool],
         newest: int | None = None,
-    ) -> Answer:
-        """Return the answers to spans as one, asked for one by one until their bars are enough.
+    ) -> Response:
+        """Return the responses to several spans as one, as of the first response.
 
         Args:
-            symbol: to ask for.
+            symbol: to request.
             spans: adjoining, the newest first; at least one.
-            enough: whether the bars found so far, in order, are.
-            newest: rows that are read of each answer, from its end; all if None.
+            enough: whether the bars so far, in order, suffice; the remaining spans are left out.
+            newest: bars to read of each response, from its end; all if None.
         """
         later = iter(spans)
-        whole = await self.ask(symbol, next(later), newest)
+        whole = await self.fetch(symbol, next(later), newest)
         while not enough(whole.bars) and (span := next(later, None)) is not None:
-            before = await self.ask(symbol, span, newest)
+            before = await self.fetch(symbol, span, newest)
             whole = replace(
                 whole,
                 bars=(*before.bars, *whole.bars),
@@ -92,7 +103,7 @@ class Asker:
             )
         return whole
 
-    async def _timed(self, symbol: str, span: Span, newest: int | None) -> Answer:
+    async def _timed(self, symbol: str, span: Span, newest: int | None) -> Response:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         try:
@@ -112,11 +123,11 @@ class Asker:
             return None
 
     def close(self) -> None:
-        """Drop what waits for a thread; what is being asked ends by itself."""
+        """Drop the requests that wait for a thread; running ones end by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def as_candle(bar: Bar, symbol: str, interval: str, source: str = SOURCE) -> Candle:
+def as_candle(bar: Bar, symbol: str, interval: str, source: str = SOURCE_NAME) -> Candle:
     """Return the candle of a closed bar; raises ``ValidationError`` when it breaks a rule.
 
     A day of a market that trades across midnight UTC may end more than a day after the opening

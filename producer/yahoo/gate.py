@@ -1,13 +1,12 @@
-"""The one way to Yahoo for all symbols: a token bucket, and a circuit that 429 opens."""
+"""Paces all requests to Yahoo: a token bucket, and a circuit breaker that 429 opens."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, wait_exponential_jitter
 
 from producer.yahoo.errors import ErrorKind, PollError
 from shared.metrics import ProducerMetrics
@@ -17,34 +16,36 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_PAUSE_S: Final = 10.0
+"""Pause of all symbols after the first 429."""
+
 LONGEST_PAUSE_S: Final = 900.0
+"""Longest pause of all symbols, however often 429 repeats."""
+
 _JITTER: Final = 0.5
 
 
 class Backoff:
-    """Pauses that double with each failure in a row, with jitter."""
+    """Pauses that double with each failure in a row, with jitter; in memory, no I/O."""
 
     def __init__(self, first_s: float, longest_s: float) -> None:
         """Take the first pause and the longest, in seconds."""
-        self._wait = wait_exponential_jitter(
-            multiplier=first_s, max=longest_s, jitter=first_s * _JITTER
-        )
-        self._state = RetryCallState(AsyncRetrying(), None, (), {})
-        self._state.attempt_number = 0
-
-    @property
-    def failures(self) -> int:
-        """Failures in a row."""
-        return self._state.attempt_number
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._next_s = first_s
+        self.failures = 0  # in a row
 
     def failed(self) -> float:
         """Count a failure and return the pause after it, in seconds."""
-        self._state.attempt_number += 1
-        return self._wait(self._state)
+        self.failures += 1
+        jitter_s = self._first_s * random.uniform(0, _JITTER)  # noqa: S311 -- spreads, no secret
+        pause_s = min(self._next_s + jitter_s, self._longest_s)
+        self._next_s = min(2 * self._next_s, self._longest_s)
+        return pause_s
 
     def reset(self) -> None:
-        """Begin anew after a success."""
-        self._state.attempt_number = 0
+        """Start from the first pause again, after a success."""
+        self._next_s = self._first_s
+        self.failures = 0
 
 
 class TokenBucket:
@@ -67,44 +68,31 @@ class TokenBucket:
 
 
 class Gate:
-    """Every request goes through here, and waits here while Yahoo limits the rate.
+    """Lets every request through in its turn, and holds all of them while Yahoo limits the rate.
 
-    An answer of 429 opens the circuit: all symbols pause, for longer each time. After the pause
-    one request is let through, and its answer closes the circuit or prolongs the pause. A symbol
-    that gets 429 again and again while others get answers pauses only itself: Yahoo is seen to
-    do that for some symbols, and one bad symbol must not delay the others.
+    A response of 429 opens the circuit: all symbols pause, for longer each time. After the pause
+    one request is let through, and its response closes the circuit or prolongs the pause. A
+    symbol that gets 429 again and again while others succeed pauses only itself: Yahoo does
+    that for some symbols, and one bad symbol must not delay the others.
     """
 
-    def __init__(
-        self,
-        metrics: ProducerMetrics,
-        *,
-        rate: float,
-        burst: int,
-        first_pause_s: float = FIRST_PAUSE_S,
-        longest_pause_s: float = LONGEST_PAUSE_S,
-    ) -> None:
+    def __init__(self, metrics: ProducerMetrics, *, rate: float, burst: int) -> None:
         """Make a closed circuit: ``rate`` requests a second, ``burst`` of them at once."""
         self._metrics = metrics
         self._bucket = TokenBucket(rate, burst)
-        self._backoff = Backoff(first_pause_s, longest_pause_s)
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._until_s: float | None = None  # None while closed
         self._probing = False
-        self._moved = asyncio.Condition()
-        self._answers = 0
-        self._limited_at: dict[str, int] = {}  # symbol -> answers to others by then
+        self._probed = asyncio.Condition()
+        self._successes = 0
+        self._limited_at: dict[str, int] = {}  # symbol -> successes of all symbols by then
 
-    @property
-    def is_open(self) -> bool:
-        """Whether all symbols pause."""
-        return self._until_s is not None
-
-    async def ask(self, symbol: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``call`` gives, once it is let through; raises what it raises."""
+    async def call(self, symbol: str, request: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of a request, once it is let through; raises what it raises."""
         probes = await self._turn()
         try:
             await self._bucket.take()
-            answer = await call()
+            result = await request()
         except PollError as error:
             if error.kind is ErrorKind.RATE_LIMITED and self._is_general(symbol):
                 self._open(probes=probes)
@@ -112,18 +100,18 @@ class Gate:
                 self._close()
             raise
         else:
-            self._answers += 1
+            self._successes += 1
             self._limited_at.pop(symbol, None)
             if probes:
                 self._close()
-            if not self.is_open:
+            if self._until_s is None:
                 self._backoff.reset()
-            return answer
+            return result
         finally:
             if probes:
                 self._probing = False
-                async with self._moved:
-                    self._moved.notify_all()
+                async with self._probed:
+                    self._probed.notify_all()
 
     async def _turn(self) -> bool:
         """Wait until the circuit is closed, or until it is this request's turn to probe."""
@@ -133,8 +121,8 @@ class Gate:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             elif self._probing:
-                async with self._moved:
-                    await self._moved.wait_for(lambda: not self._probing)
+                async with self._probed:
+                    await self._probed.wait_for(lambda: not self._probing)
             else:
                 self._probing = True
                 return True
@@ -142,12 +130,12 @@ class Gate:
 
     def _is_general(self, symbol: str) -> bool:
         before = self._limited_at.get(symbol)
-        self._limited_at[symbol] = self._answers
-        return before is None or before == self._answers
+        self._limited_at[symbol] = self._successes
+        return before is None or before == self._successes
 
     def _open(self, *, probes: bool) -> None:
-        if self.is_open and not probes:
-            return  # asked before it opened
+        if self._until_s is not None and not probes:
+            return  # this request was sent before it opened
         pause_s = self._backoff.failed()
         self._until_s = asyncio.get_running_loop().time() + pause_s
         self._metrics.paused.set(1)

@@ -1,10 +1,9 @@
-"""Yahoo's candles as they close, each symbol at its own pace."""
+"""Polls Yahoo for candles as they close, each symbol at its own pace."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -12,132 +11,127 @@ from functools import partial
 from typing import Final
 
 from producer.source import Action, Kind, Publication, Published, SourceError, UnreachableError
-from producer.yahoo.bars import Session
-from producer.yahoo.client import Answer
+from producer.yahoo.bars import Bar, Response
 from producer.yahoo.errors import UNREACHABLE, ErrorKind, PollError
-from producer.yahoo.fetcher import SOURCE, Asker
+from producer.yahoo.fetcher import SOURCE_NAME, Fetcher
 from producer.yahoo.gate import Backoff
-from producer.yahoo.published import Ledger, Seen, due, rescaled, rescaled_by
-from producer.yahoo.queue import Handover
-from producer.yahoo.ranges import chunks, chunks_back, first_ms, oldest_ms
+from producer.yahoo.published import RecentCandles, due, rescaled, rescaled_by
+from producer.yahoo.queue import PublicationQueue
+from producer.yahoo.ranges import chunks, chunks_back, first_ms, from_session_ms, oldest_ms
 from producer.yahoo.schedule import expected_close_ms, next_due_ms
-from shared.candles import DAY_MS, INTERVALS_MS, MINUTE_MS, Candle
-from shared.metrics import ProducerMetrics
+from producer.yahoo.sessions import Session
+from shared.candles import INTERVALS_MS, MINUTE_MS, Candle
 
 log = logging.getLogger(__name__)
 
-LONGEST_WINDOW: Final = 160
-"""Candles that the longest window of a model holds; so many come again after a split."""
-
 _SPARE: Final = 2
-"""Rows at an answer's end that may be no closed candle: the forming one, and the last trade."""
+"""Rows at a chart's end that may not be closed candles: the forming one, and the last trade."""
 
 _MISSED_S: Final = 1800.0
-"""How stale a symbol is when the log says so; the metric tells it at once."""
+"""Least staleness of a symbol that the log reports; the metric has it at once."""
 
 _FIRST_RETRY_S: Final = 5.0
 _LONGEST_RETRY_S: Final = 3600.0
 
 
-def real_now_ms() -> int:
-    """Return the current time, UTC epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 @dataclass
 class _Followed:
-    """A symbol and what is known of it."""
+    """A symbol, its published candles and its newest response."""
 
     symbol: str
-    ledger: Ledger
+    recent: RecentCandles
     since_ms: int  # followed since then
     backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST_RETRY_S, _LONGEST_RETRY_S))
-    answer: Answer | None = None  # the newest that told the sessions
+    response: Response | None = None  # the newest with sessions
     is_missed: bool = False  # whether the log has said so
 
-    def note(self, answer: Answer) -> None:
-        """Keep an answer, unless Yahoo has nothing of its span and so tells no sessions."""
-        if answer.sessions or self.answer is None:
-            self.answer = answer
+    def note(self, response: Response) -> None:
+        """Keep a response, unless it is void and so has no sessions."""
+        if response.sessions or self.response is None:
+            self.response = response
 
 
 class PollingSource:
-    """Polls each symbol when a candle of it may have closed, and gives what is new or changed."""
+    """Polls each symbol when a candle of it may have closed, and yields new and changed ones."""
 
-    name = SOURCE
+    name = SOURCE_NAME
 
     def __init__(
         self,
         symbols: tuple[str, ...],
-        asker: Asker,
+        fetcher: Fetcher,
         *,
         poll_ms: int,
+        window: int,
+        history: int,
         once: bool = False,
-        window: int = LONGEST_WINDOW,
-        history: int = LONGEST_WINDOW,
-        now_ms: Callable[[], int] = real_now_ms,
     ) -> None:
-        """Take what to poll and how.
+        """Prepare only.
 
         Args:
             symbols: as Yahoo spells them.
-            asker: asks for one symbol.
+            fetcher: fetches one symbol.
             poll_ms: time from one poll of a symbol to the next while its exchange is open.
-            once: whether to end after one poll of each symbol.
             window: candles to publish again after a split.
             history: newest candles that a symbol begins with of which none is published.
-            now_ms: the current time.
+            once: whether to end after one poll of each symbol.
         """
         self.symbols = symbols
-        self.interval = asker.interval
-        self._asker = asker
-        self._metrics: ProducerMetrics = asker.metrics
+        self.interval = fetcher.interval
+        self.now_ms = fetcher.now_ms
+        self._fetcher = fetcher
+        self._metrics = fetcher.metrics
         self._poll_ms = poll_ms
-        self._once = once
         self._window = window
         self._history = history
-        self._now_ms = now_ms
+        self._once = once
         self._followed: dict[str, _Followed] = {}
-        self._handover = Handover()
+        self._queue = PublicationQueue()
         self._first_failures: dict[str, PollError] = {}
-        self._has_answer = False
+        self._has_succeeded = False
 
     async def candles(self, published: Published) -> AsyncGenerator[Publication, None]:
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         self._followed = {
-            symbol: _Followed(symbol, Ledger.of(published.get(symbol, ())), now_ms)
+            symbol: _Followed(symbol, RecentCandles.of(published.get(symbol, ())), now_ms)
             for symbol in self.symbols
         }
-        for one in self._followed.values():
-            self._metrics.staleness.labels(one.symbol).set_function(partial(self._stale_s, one))
+        for symbol, followed in self._followed.items():
+            staleness = self._metrics.staleness.labels(symbol)
+            staleness.set_function(partial(self._stale_s, followed))
         polls = [self._follow(followed) for followed in self._followed.values()]
         try:
-            async with aclosing(self._handover.read(polls)) as publications:
+            async with aclosing(self._queue.read(polls)) as publications:
                 async for publication in publications:
                     yield publication
         finally:
-            self._asker.close()
+            self._fetcher.close()
 
     async def provisional(self, candle: Candle) -> bool:
-        """Give a candle made from ticks, and return whether that was possible.
+        """Publish a candle made from ticks, and return whether that was possible.
 
-        It must be newer than all before, and not the first of its session: only a poll tells
+        It must be newer than all before, and not the first of its session: only a poll shows
         whether that session trades on the scale of those before it.
         """
         followed = self._followed.get(candle.symbol)
-        newest_ms = None if followed is None else followed.ledger.newest_ms
+        newest_ms = None if followed is None else followed.recent.newest_ms
         if followed is None or newest_ms is None or candle.open_ms <= newest_ms:
             return False
-        holds = [one for one in self.sessions(candle.symbol) if one.start_ms <= candle.open_ms]
-        if not holds or newest_ms < holds[0].start_ms:
+        begun = (
+            session
+            for session in self.sessions(candle.symbol)
+            if session.start_ms <= candle.open_ms
+        )
+        session = next(begun, None)
+        if session is None or newest_ms < session.start_ms:
             return False
-        await self._give(followed, Publication(candle, Kind.PROVISIONAL))
+        await self._publish(followed, Publication(candle, Kind.PROVISIONAL))
         return True
 
     def sessions(self, symbol: str) -> Sequence[Session]:
-        """Return the sessions of a symbol that its newest answer told, newest first."""
+        """Return the sessions in the newest response for a symbol, newest first."""
         followed = self._followed.get(symbol)
-        return () if followed is None or followed.answer is None else followed.answer.sessions
+        return () if followed is None or followed.response is None else followed.response.sessions
 
     async def _follow(self, followed: _Followed) -> None:
         while True:
@@ -148,112 +142,107 @@ class PollingSource:
 
     async def _poll(self, followed: _Followed) -> float:
         """Poll a symbol and return the seconds until its next poll."""
-        await self._handover.room()
+        await self._queue.wait_for_room()
         try:
             await self._catch_up(followed)
         except PollError as error:
             self._note_failure(followed, error)
             return followed.backoff.failed()
         followed.backoff.reset()
-        self._has_answer = True
+        self._has_succeeded = True
         self._note_missing(followed)
-        now_ms = self._now_ms()
-        calendar = None if followed.answer is None else followed.answer.calendar
+        now_ms = self.now_ms()
+        calendar = None if followed.response is None else followed.response.calendar
         return (next_due_ms(now_ms, self._poll_ms, self.interval, calendar) - now_ms) / 1000
 
     async def _catch_up(self, followed: _Followed) -> None:
-        """Give all that has closed since the newest published candle, span by span."""
-        oldest_open_ms = followed.ledger.oldest_ms
+        """Publish all that has closed since the newest published candle, span by span."""
+        oldest_open_ms = followed.recent.oldest_ms
         if oldest_open_ms is None:
             await self._begin(followed)
             return
-        now_ms = self._now_ms()
-        length = INTERVALS_MS[self.interval]
-        # a day's row is stamped with its session, which may begin before its midnight UTC
-        before_ms = length if length >= DAY_MS else 0
-        start_ms = max(oldest_open_ms - before_ms, oldest_ms(self.interval, now_ms))
+        now_ms = self.now_ms()
+        start_ms = max(
+            from_session_ms(oldest_open_ms, self.interval), oldest_ms(self.interval, now_ms)
+        )
         for span in chunks(start_ms, now_ms + MINUTE_MS, self.interval):
-            answer = await self._asker.ask(followed.symbol, span)
-            self._note_gap(followed, answer)
-            followed.note(answer)
-            seen = self._seen(answer)
-            splits = rescaled_by(followed.ledger, seen)
+            response = await self._fetcher.fetch(followed.symbol, span)
+            self._note_gap(followed, response)
+            followed.note(response)
+            splits = rescaled_by(followed.recent, response)
             if splits is not None:
-                seen = await self._rescale(followed, splits)
-            await self._give_all(followed, due(followed.ledger, seen, self._make(followed)))
+                response = await self._rescale(followed, splits)
+            await self._publish_all(followed, due(followed.recent, response, self._make(followed)))
 
     async def _begin(self, followed: _Followed) -> None:
-        """Give the newest candles of a symbol of which none is published yet."""
-        now_ms, count = self._now_ms(), self._history
+        """Publish the newest candles of a symbol of which none is published yet."""
+        now_ms, count = self.now_ms(), self._history
         start_ms = first_ms(self.interval, count, now_ms)
-        answer = await self._asker.look_back(
+        response = await self._fetcher.look_back(
             followed.symbol,
             chunks_back(start_ms, now_ms + MINUTE_MS, self.interval, count),
             lambda bars: len(bars) >= count,
             newest=count + _SPARE,
         )
-        followed.note(answer)
-        found = due(followed.ledger, self._seen(answer), self._make(followed))
-        await self._give_all(followed, found[-count:])
+        followed.note(response)
+        publications = due(followed.recent, response, self._make(followed))
+        await self._publish_all(followed, publications[-count:])
 
-    async def _give_all(self, followed: _Followed, publications: Sequence[Publication]) -> None:
+    async def _publish_all(self, followed: _Followed, publications: Sequence[Publication]) -> None:
         for publication in publications:
-            await self._give(followed, publication)
+            await self._publish(followed, publication)
 
-    async def _rescale(self, followed: _Followed, splits: tuple[Action, ...]) -> Seen:
-        """Give the window's candles again on the scale of today, and return what was seen."""
-        now_ms, newest_ms = self._now_ms(), followed.ledger.newest_ms or 0
+    async def _rescale(self, followed: _Followed, splits: tuple[Action, ...]) -> Response:
+        """Publish the window's candles again on the scale of today, and return their response."""
+        now_ms, newest_ms = self.now_ms(), followed.recent.newest_ms or 0
         start_ms = max(oldest_ms(self.interval, now_ms), 0)
-        answer = await self._asker.look_back(
+        response = await self._fetcher.look_back(
             followed.symbol,
             chunks_back(start_ms, now_ms + MINUTE_MS, self.interval, self._window),
-            lambda bars: sum(one.open_ms <= newest_ms for one in bars) >= self._window,
+            lambda bars: sum(bar.open_ms <= newest_ms for bar in bars) >= self._window,
         )
-        seen = self._seen(answer)
-        again = rescaled(followed.ledger, seen, splits, self._make(followed), self._window)
+        again = rescaled(followed.recent, response, splits, self._make(followed), self._window)
         log.warning(
             "%s %s: %s: its newest %d candles are published again on the new scale",
             followed.symbol, self.interval,
-            ", ".join(f"split {one.value}" for one in splits) or "Yahoo has rescaled its history",
+            ", ".join(f"split {split.value}" for split in splits)
+            or "Yahoo has rescaled its history",
             len(again),
         )  # fmt: skip
-        await self._give_all(followed, again)
-        followed.ledger.done.update(splits)
-        return seen
+        await self._publish_all(followed, again)
+        followed.recent.done.update(splits)
+        return response
 
-    def _seen(self, answer: Answer) -> Seen:
-        return Seen(answer.bars, answer.actions, answer.market_ms, self._now_ms())
+    def _make(self, followed: _Followed) -> Callable[[Bar], Candle | None]:
+        return partial(self._fetcher.candle, followed.symbol)
 
-    def _make(self, followed: _Followed) -> Callable[..., Candle | None]:
-        return partial(self._asker.candle, followed.symbol)
-
-    async def _give(self, followed: _Followed, publication: Publication) -> None:
-        """Hand a candle over; waits while the sink cannot take it, and remembers it then."""
-        followed.ledger.note(publication.candle)
-        await self._handover.put(publication)
+    async def _publish(self, followed: _Followed, publication: Publication) -> None:
+        """Note a candle as published and queue it; waits while the sink cannot take it."""
+        followed.recent.note(publication.candle)
+        await self._queue.put(publication)
         self._metrics.publications.labels(publication.kind.value).inc()
         for action in publication.actions:
             if publication.kind is not Kind.RESCALED:
                 self._metrics.actions.labels(action.kind.value).inc()
                 log.warning("%s: %s %s", followed.symbol, action.kind.value, action.value)
 
-    def _note_gap(self, followed: _Followed, answer: Answer) -> None:
-        newest = followed.ledger.newest
-        limit_ms = oldest_ms(self.interval, self._now_ms())
-        if newest is not None and answer.bars and newest.close_ms < limit_ms:
+    def _note_gap(self, followed: _Followed, response: Response) -> None:
+        newest = followed.recent.newest
+        limit_ms = oldest_ms(self.interval, self.now_ms())
+        if newest is not None and response.bars and newest.close_ms < limit_ms:
             log.warning(
                 "%s %s: a gap: Yahoo has nothing between the candles opened at %d and %d ms",
-                followed.symbol, self.interval, newest.open_ms, answer.bars[0].open_ms,
+                followed.symbol, self.interval, newest.open_ms, response.bars[0].open_ms,
             )  # fmt: skip
 
     def _note_failure(self, followed: _Followed, error: PollError) -> None:
         """Raise ``SourceError`` when at the start no symbol at all could be polled."""
-        if self._has_answer:
+        if self._has_succeeded:
             return
         self._first_failures[followed.symbol] = error
         if len(self._first_failures) < len(self.symbols):
             return
-        kinds = {one.kind for one in self._first_failures.values()}
+        kinds = {failure.kind for failure in self._first_failures.values()}
         if kinds <= UNREACHABLE:
             raise UnreachableError(f"Yahoo cannot be reached: {error}")
         if self._once:
@@ -264,9 +253,9 @@ class PollingSource:
             raise SourceError(f"Yahoo knows none of the {len(self.symbols)} symbols: {error}")
 
     def _note_missing(self, followed: _Followed) -> None:
-        """Say once that nothing comes though the exchange is open, and once that it does again."""
-        if followed.answer is None or followed.answer.calendar is None:
-            return  # whether it is open is not known: FX sleeps at weekends
+        """Log once that candles are missing though the exchange is open, and once their return."""
+        if followed.response is None or followed.response.calendar is None:
+            return  # opening hours are unknown: FX sleeps at weekends
         stale_s = self._stale_s(followed)
         was_missed = followed.is_missed
         followed.is_missed = stale_s >= max(_MISSED_S, 2 * INTERVALS_MS[self.interval] / 1000)
@@ -283,8 +272,8 @@ class PollingSource:
 
         A symbol without any candle is as old as it is followed, so that it is missed in time.
         """
-        newest, answer = followed.ledger.newest, followed.answer
+        newest, response = followed.recent.newest, followed.response
         newest_ms = followed.since_ms if newest is None else newest.close_ms
-        hours = None if answer is None else answer.hours
-        expected_ms = expected_close_ms(self.interval, hours, self._now_ms(), newest_ms)
+        hours = None if response is None else response.hours
+        expected_ms = expected_close_ms(self.interval, hours, self.now_ms(), newest_ms)
         return (expected_ms - newest_ms) / 1000

@@ -1,4 +1,4 @@
-"""Publications from many tasks to one reader, through a bounded queue."""
+"""A bounded queue of publications from many tasks to one reader."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any, Final
 
 from producer.source import Publication
 
-HANDED_OVER: Final = 500
-"""Candles that wait between the polls and the sink; polls wait when there are so many."""
+CAPACITY: Final = 500
+"""Most candles that wait between polls and sink; a full queue stops the polls."""
 
 
-class Handover:
-    """Made within a running event loop, for one reader."""
+class PublicationQueue:
+    """Joins the publications of many tasks; make it within a running event loop."""
 
-    def __init__(self, size: int = HANDED_OVER) -> None:
-        self._queue: asyncio.Queue[Publication | None] = asyncio.Queue(size)
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Publication | None] = asyncio.Queue(CAPACITY)
         self._room = asyncio.Event()
         self._room.set()
 
     async def put(self, publication: Publication) -> None:
-        """Hand over; waits while there is no room."""
+        """Add a publication; waits while the queue is full."""
         await self._queue.put(publication)
         if self._queue.full():
             self._room.clear()
 
-    async def room(self) -> None:
-        """Wait until there is room, for it makes no sense to ask for more before."""
+    async def wait_for_room(self) -> None:
+        """Wait until the queue has room: before that there is no sense in a request for more."""
         await self._room.wait()
 
     async def read(
@@ -36,7 +36,7 @@ class Handover:
         """Run the writers and yield what they put until all have ended.
 
         Raises:
-            BaseException: what the first writer that failed has raised; the others are cancelled.
+            BaseException: the error of the first writer that fails; the others are cancelled.
         """
         running = asyncio.create_task(self._run(writers))
         try:

@@ -1,4 +1,4 @@
-"""How far back Yahoo goes, and how much it gives at once. Pure."""
+"""Yahoo's limits: how far back it has candles, and how long a span one request may cover. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 from shared.candles import DAY_MS, INTERVALS_MS
 
 Span = tuple[int, int]
-"""``[from_ms, to_ms)``, UTC epoch milliseconds."""
+"""Opening times ``[from_ms, to_ms)``, UTC epoch milliseconds."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What Yahoo allows for an interval, in days."""
+    """Limits of one interval, in days."""
 
     back: int | None  # from now; None: as far as its data goes
     at_once: int  # in one request
@@ -37,21 +37,21 @@ LIMITS: Final[dict[str, Limits]] = {
     "5d": _DAYS,
     "1wk": _DAYS,
 }
-"""A day short of Yahoo's own (30, 60 and 730 days), which it counts to the second."""
+"""Limits by interval, a day short of Yahoo's own (30, 60 and 730 days), counted to the second."""
 
-_MOST_LOOKS: Final = 5
+_MAX_REQUESTS: Final = 5
 
 
 def oldest_ms(interval: str, now_ms: int) -> int:
-    """Return the earliest time that Yahoo still gives candles of."""
+    """Return the earliest opening time of which Yahoo still has candles."""
     back = LIMITS[interval].back
     return 0 if back is None else now_ms - back * DAY_MS
 
 
 def window_days(interval: str, candles: int) -> int:
-    """Return days that hold so many candles of a market of 4 hours on 5 days a week.
+    """Return a number of days that hold so many candles, of any market.
 
-    They may begin with four closed days, and a twelfth more are holidays.
+    It assumes 4 hours on 5 days a week, four closed days at the start, and a twelfth of holidays.
     """
     length = INTERVALS_MS[interval]
     if length >= 5 * DAY_MS:
@@ -61,18 +61,27 @@ def window_days(interval: str, candles: int) -> int:
 
 
 def first_ms(interval: str, candles: int, now_ms: int) -> int:
-    """Return from when on to ask for the newest ``candles`` of a symbol."""
+    """Return the start of a span that holds the newest ``candles`` of a symbol."""
     return max(now_ms - window_days(interval, candles) * DAY_MS, oldest_ms(interval, now_ms), 0)
+
+
+def from_session_ms(open_ms: int, interval: str) -> int:
+    """Return the start of a span that holds the row of the candle that opens at ``open_ms``.
+
+    A day's row is stamped with its session, which may begin before the candle's midnight UTC.
+    """
+    length = INTERVALS_MS[interval]
+    return open_ms - length if length >= DAY_MS else open_ms
 
 
 def chunks_back(from_ms: int, to_ms: int, interval: str, candles: int) -> Iterator[Span]:
     """Yield spans from ``to_ms`` backwards to ``from_ms``, each within one request's limit.
 
-    The first is likely to hold so many candles; there are no more than five.
+    The first is likely to hold so many candles; there are at most five.
     """
     most_ms = LIMITS[interval].at_once * DAY_MS
     length_ms = min(window_days(interval, candles) * DAY_MS, most_ms)
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MAX_REQUESTS):
         if from_ms >= to_ms:
             return
         start_ms = max(to_ms - length_ms, from_ms)
@@ -98,7 +107,7 @@ def why_impossible(interval: str, from_ms: int, to_ms: int, now_ms: int) -> str 
     limits = LIMITS[interval]
     if limits.back is not None and from_ms < oldest_ms(interval, now_ms):
         return (
-            f"Yahoo has {interval} candles of the last {limits.back} days, asked in parts of "
-            f"{limits.at_once}; the range begins {(now_ms - from_ms) // DAY_MS} days ago"
+            f"Yahoo has {interval} candles of the last {limits.back} days, {limits.at_once} days "
+            f"a request; the range begins {(now_ms - from_ms) // DAY_MS} days ago"
         )
     return None

@@ -1,28 +1,28 @@
-"""When a symbol is polled next. Pure."""
+"""Poll times by exchange hours: the next poll, and the candle to expect by now. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from producer.yahoo.bars import GRACE_MS, Session
-from producer.yahoo.chart import Calendar
+from producer.yahoo.bars import GRACE_MS
+from producer.yahoo.calendars import Calendar
+from producer.yahoo.sessions import Session
 from shared.candles import DAY_MS, INTERVALS_MS, MINUTE_MS
 
 HEARTBEAT_MS: Final = 60 * MINUTE_MS
-"""The longest pause, so that a calendar that errs costs an hour and no candle."""
+"""Longest time between polls, so that a wrong calendar costs an hour and not a candle."""
 
 AFTER_MS: Final = 5 * MINUTE_MS
-"""How long after its end a session is polled on, for its last candles and corrections."""
+"""Time after a session's end in which it is still polled, for late candles and corrections."""
 
 AFTER_DAY_MS: Final = 30 * MINUTE_MS
-"""The same for daily candles, whose close is settled later."""
+"""Time after a session's end in which daily candles are polled; their close is settled later."""
 
 _AHEAD_MS: Final = 14 * DAY_MS
 
 
 def default_poll_ms(interval: str) -> int:
-    """Return the time from poll to poll when none is set: the interval, at most 5 minutes."""
+    """Return the default time from poll to poll: the interval, at most 5 minutes."""
     return min(INTERVALS_MS[interval], 5 * MINUTE_MS)
 
 
@@ -35,15 +35,17 @@ def next_poll_ms(now_ms: int, poll_ms: int) -> int:
 
 
 def next_due_ms(now_ms: int, poll_ms: int, interval: str, calendar: Calendar | None) -> int:
-    """Return the time of the next poll of a symbol that has a calendar, or none.
+    """Return the time of the next poll of a symbol.
 
-    While the exchange is closed there is nothing to poll but a heartbeat.
+    While the exchange is closed it is polled once in ``HEARTBEAT_MS``; without a calendar it
+    counts as open.
     """
     candidate = next_poll_ms(now_ms, poll_ms)
     if calendar is None:
         return candidate
     windows = [
-        _window(one, interval) for one in calendar.sessions(now_ms - DAY_MS, now_ms + _AHEAD_MS)
+        _window(session, interval)
+        for session in calendar.sessions(now_ms - DAY_MS, now_ms + _AHEAD_MS)
     ]
     for start_ms, end_ms in windows:
         if candidate < end_ms:
@@ -68,23 +70,20 @@ def expected_close_ms(
     """Return the close of the newest candle that could be there by now.
 
     Args:
-        interval: of the candles; the answer is exact to one of them.
-        calendar: of the exchange; None for a market that never closes, or is not known.
+        interval: of the candles; the result is exact to one of them.
+        calendar: of the exchange; None for a market that never closes, or without a calendar.
         now_ms: the current time.
-        newest_close_ms: the close of the newest candle that is there, the least answer.
+        newest_close_ms: the close of the newest candle that is there, the least result.
     """
     length = INTERVALS_MS[interval]
     latest_ms = now_ms - GRACE_MS
     if calendar is None:
         return max(newest_close_ms, latest_ms // length * length)
-    sessions: Sequence[Session] = calendar.sessions(newest_close_ms, latest_ms)
     expected_ms = newest_close_ms
-    for one in sessions:
-        if length >= DAY_MS:
-            reached = one.end_ms if one.end_ms <= latest_ms else newest_close_ms
-        elif one.end_ms <= latest_ms:
-            reached = one.end_ms
-        else:
-            reached = one.start_ms + (latest_ms - one.start_ms) // length * length
-        expected_ms = max(expected_ms, reached)
+    for session in calendar.sessions(newest_close_ms, latest_ms):
+        if session.end_ms <= latest_ms:
+            expected_ms = max(expected_ms, session.end_ms)
+        elif length < DAY_MS:
+            cells = (latest_ms - session.start_ms) // length
+            expected_ms = max(expected_ms, session.start_ms + cells * length)
     return expected_ms

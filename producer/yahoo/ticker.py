@@ -1,10 +1,9 @@
-"""Yahoo's live stream: connects, subscribes, decodes, and begins anew after any end."""
+"""Yahoo's websocket of ticks: connects, subscribes, decodes, and reconnects after any end."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import logging
 import ssl
@@ -28,14 +27,17 @@ log = logging.getLogger(__name__)
 URL: Final = "wss://streamer.finance.yahoo.com/?version=2"
 
 SUBSCRIBE_S: Final = 15.0
-"""Yahoo forgets a subscription that is not repeated."""
+"""Time between subscriptions: Yahoo forgets one that is not repeated."""
+
+BAD_FRAME: Final = (ValueError, LookupError, TypeError, DecodeError)
+"""Errors of decoding a frame that does not hold a tick."""
 
 _BEAT_S: Final = 1.0
 _OPEN_S: Final = 10.0
 
 
-class Sign(Enum):
-    """What the stream tells beside ticks."""
+class StreamEvent(Enum):
+    """An event of the stream beside ticks."""
 
     CONNECTED = "connected"  # ticks from now on are complete
     BEAT = "beat"  # a second has passed
@@ -43,7 +45,7 @@ class Sign(Enum):
 
 
 class TickStream:
-    """Ticks of some symbols; it never ends by itself."""
+    """Streams the ticks of some symbols; it never ends by itself."""
 
     def __init__(
         self,
@@ -55,9 +57,16 @@ class TickStream:
         idle_s: float,
         first_pause_s: float = 1.0,
     ) -> None:
-        """Take what to subscribe to, and the way to Yahoo.
+        """Prepare only; ``events`` connects.
 
-        A stream that is silent for ``idle_s`` counts as lost, though its exchange may be closed.
+        Args:
+            symbols: to subscribe to.
+            metrics: counts ticks and lost connections.
+            proxy: URL of a proxy on the way to Yahoo.
+            ca_bundle: PEM file of the authorities to trust instead of the usual ones.
+            idle_s: a connection that is silent for so long counts as lost, though its exchange
+                may be closed.
+            first_pause_s: pause before the first new connection, which doubles up to a minute.
         """
         self._symbols = sorted(symbols)
         self._metrics = metrics
@@ -66,18 +75,18 @@ class TickStream:
         self._idle_s = idle_s
         self._backoff = Backoff(first_pause_s, 60.0)
 
-    async def events(self) -> AsyncGenerator[Tick | Sign, None]:
-        """Yield ticks and signs; between two ticks a beat each second."""
+    async def events(self) -> AsyncGenerator[Tick | StreamEvent, None]:
+        """Yield ticks and stream events; between two ticks a beat each second."""
         while True:
             try:
-                async with self._connected() as socket, aclosing(self._heard(socket)) as heard:
-                    yield Sign.CONNECTED
-                    async for event in heard:
+                async with self._connected() as socket, aclosing(self._received(socket)) as events:
+                    yield StreamEvent.CONNECTED
+                    async for event in events:
                         yield event
             except (OSError, WebSocketException, TimeoutError) as error:
-                log.warning("the live stream is lost: %s: %s", type(error).__name__, error)
+                log.warning("live stream lost: %s: %s", type(error).__name__, error)
             self._metrics.ticks.labels("lost").inc()
-            yield Sign.LOST
+            yield StreamEvent.LOST
             await asyncio.sleep(self._backoff.failed())
 
     def _connected(self) -> connect:
@@ -90,32 +99,32 @@ class TickStream:
             max_size=1 << 20,
         )
 
-    async def _heard(self, socket: ClientConnection) -> AsyncGenerator[Tick | Sign, None]:
+    async def _received(self, socket: ClientConnection) -> AsyncGenerator[Tick | StreamEvent, None]:
         loop = asyncio.get_running_loop()
-        subscribe_s = heard_s = beat_s = loop.time()
+        subscribe_s = received_s = beat_s = loop.time()
         while True:
             if loop.time() >= beat_s:
                 beat_s = loop.time() + _BEAT_S
-                yield Sign.BEAT
+                yield StreamEvent.BEAT
             if loop.time() >= subscribe_s:
                 await socket.send(json.dumps({"subscribe": self._symbols}))
                 subscribe_s = loop.time() + SUBSCRIBE_S
             try:
                 frame = await asyncio.wait_for(socket.recv(), _BEAT_S)
             except TimeoutError:
-                if loop.time() - heard_s > self._idle_s:
+                if loop.time() - received_s > self._idle_s:
                     raise TimeoutError(f"silent for {self._idle_s:g} s") from None
                 continue
-            tick = self._decoded(frame)
+            tick = self._decode(frame)
             if tick is not None:
-                heard_s = loop.time()
+                received_s = loop.time()
                 self._backoff.reset()
                 yield tick
 
-    def _decoded(self, frame: str | bytes) -> Tick | None:
+    def _decode(self, frame: str | bytes) -> Tick | None:
         try:
             tick = decode(frame)
-        except (ValueError, LookupError, TypeError, DecodeError, binascii.Error) as error:
+        except BAD_FRAME as error:
             self._metrics.ticks.labels("unreadable").inc()
             log.debug("unreadable frame: %s", error)
             return None
@@ -124,7 +133,7 @@ class TickStream:
 
 
 def decode(frame: str | bytes) -> Tick:
-    """Return the tick in a frame; raises ``ValueError`` and its kin when there is none."""
+    """Return the tick in a frame; raises one of ``BAD_FRAME`` for any other content."""
     message = json.loads(frame)["message"]
     make: Any = PricingData
     quote = make.FromString(base64.b64decode(message, validate=True))

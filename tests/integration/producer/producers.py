@@ -1,4 +1,4 @@
-"""Producers as real processes, and what they publish and tell."""
+"""Producers as real processes: starts them, reads their topic, log and metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Producer:
     def candles(self) -> list[Candle]:
         """Return the topic's candles; each one decodes as a consumer's would."""
         now_ms = real_now_ms()
-        return [decode_candle(one.key, one.value, now_ms) for one in self.records()]
+        return [decode_candle(record.key, record.value, now_ms) for record in self.records()]
 
     def count(self) -> int:
         return topics.count(self.bootstrap, self.topic)
@@ -54,8 +54,8 @@ class Producer:
 
 def by_symbol(candles: list[Candle]) -> dict[str, list[Candle]]:
     return {
-        symbol: [one for one in candles if one.symbol == symbol]
-        for symbol in sorted({one.symbol for one in candles})
+        symbol: [candle for candle in candles if candle.symbol == symbol]
+        for symbol in sorted({candle.symbol for candle in candles})
     }
 
 
@@ -64,21 +64,22 @@ def log_of(process: Process) -> str:
 
 
 def status(process: Process, path: str) -> str:
-    """Return what the producer's own port answers."""
+    """Return the response of the producer's own port."""
     pattern = re.compile(r"metrics at (http://127\.0\.0\.1:\d+)/metrics")
-    found = wait_until(lambda: pattern.findall(log_of(process)), 30, "its port", process=process)
-    with urllib.request.urlopen(found[0] + path, timeout=10) as answer:  # noqa: S310
-        return str(answer.read().decode())
+    [url] = wait_until(lambda: pattern.findall(log_of(process)), 30, "its port", process=process)
+    with urllib.request.urlopen(url + path, timeout=10) as response:  # noqa: S310
+        return str(response.read().decode())
 
 
 def samples(process: Process, name: str) -> dict[str, float]:
     """Return the samples of a metric whose name begins so, by the value of its first label."""
     families = text_string_to_metric_families(status(process, "/metrics"))
-    found = [one for family in families if family.name.startswith(name) for one in family.samples]
     return {
-        next(iter(one.labels.values()), ""): one.value
-        for one in found
-        if not one.name.endswith("_created")
+        next(iter(sample.labels.values()), ""): sample.value
+        for family in families
+        if family.name.startswith(name)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
     }
 
 

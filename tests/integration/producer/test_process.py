@@ -22,7 +22,14 @@ from shared.topics import Topic, ensure
 from tests.candles import candle
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
-from tests.integration.producer.producers import PARTITIONS, Producer, by_symbol, log_of, samples, status
+from tests.integration.producer.producers import (
+    PARTITIONS,
+    Producer,
+    by_symbol,
+    log_of,
+    samples,
+    status,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -33,9 +40,9 @@ def test_a_replay_publishes_every_candle_keyed_in_order_and_with_its_headers(
     process = producer.finish()
     records = producer.records()
     expected = list(bundled().candles)
-    got = [decode_candle(one.key, one.value, real_now_ms()) for one in records]
+    got = [decode_candle(record.key, record.value, real_now_ms()) for record in records]
     assert by_symbol(got) == by_symbol(expected)
-    partitions = {(one.key, one.partition) for one in records}
+    partitions = {(record.key, record.partition) for record in records}
     assert len(partitions) == 4  # one for each symbol
     assert f"done: {len(expected)} candles published" in log_of(process)
     first = records[0]
@@ -46,7 +53,7 @@ def test_a_replay_publishes_every_candle_keyed_in_order_and_with_its_headers(
     assert first.headers["ce_type"] == b"market.candle.v1"
     assert first.headers["ce_source"] == b"candlecast/producer/replay"
     assert first.headers["ce_kind"] == b"closed"
-    ids = {one.headers["ce_id"] for one in records}
+    ids = {record.headers["ce_id"] for record in records}
     assert len(ids) == len(records)
 
 
@@ -94,10 +101,10 @@ def test_a_broker_killed_in_the_middle_costs_no_candle(
         process = producer.start("--speed", "3000", "--buffer", "400")
         wait_until(lambda: producer.count() >= 2000, 60, "2000 candles", process=process)
         broker.kill()
-        told = "the buffer of 400 candles is full: the source waits"
-        wait_until(lambda: told in log_of(process), 30, "its complaint", process=process)
+        line = "the buffer of 400 candles is full: the source waits"
+        wait_until(lambda: line in log_of(process), 30, "its complaint", process=process)
         full = samples(process, "candlecast_buffer_full"), samples(process, "candlecast_buffered")
-        assert [list(one.values()) for one in full] == [[1.0], [400.0]]
+        assert [list(gauge.values()) for gauge in full] == [[1.0], [400.0]]
         broker.start()
         broker.wait_ready()
         wait_until(lambda: process.exit_code is not None, 60, "its end")
@@ -133,7 +140,7 @@ def test_sigterm_ends_it_cleanly_and_soon(producer: Producer) -> None:
         assert candles == by_symbol(list(bundled().candles))[symbol][: len(candles)]
 
 
-def test_its_metrics_parse_and_say_what_it_did(producer: Producer) -> None:
+def test_its_metrics_parse_and_count_its_candles(producer: Producer) -> None:
     process = producer.start("--speed", "200", "--symbols", "IBM")
     wait_until(lambda: producer.count() >= 100, 60, "100 candles", process=process)
     families = {
@@ -177,7 +184,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(producer: Producer) -> None:
         process = producer.start("--metrics-port", str(port))
         wait_until(lambda: process.exit_code is not None, 60, "its end")
     assert process.exit_code == 1, log_of(process)
-    assert f"metrics_port: 127.0.0.1:{port} cannot be had" in log_of(process)
+    assert f"metrics_port: 127.0.0.1:{port} cannot be opened" in log_of(process)
     assert "Traceback" not in log_of(process)
 
 
@@ -207,9 +214,9 @@ def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "line"),
     [
-        (("--interval", "7m"), "interval: value error, expected one of 1m, 2m"),
+        (("--interval", "7m"), "interval: expected one of 1m, 2m"),
         (("--source", "live"), "interval: live makes candles below a day, got '1d'"),
         (("--source", "backfill"), "start: a backfill needs the time where it begins"),
         (
@@ -222,9 +229,9 @@ def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_start(
-    processes: Processes, flags: tuple[str, ...], told: str
+    processes: Processes, flags: tuple[str, ...], line: str
 ) -> None:
     process = processes.start("producer", *flags)
     wait_until(lambda: process.exit_code is not None, 30, "its end")
     assert process.exit_code == 2
-    assert told in log_of(process)
+    assert line in log_of(process)

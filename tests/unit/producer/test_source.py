@@ -10,20 +10,21 @@ from datetime import date
 import pytest
 from prometheus_client import CollectorRegistry
 
-from local.yahoo.market import Listing
 from producer.replay import ReplaySource
 from producer.source import CandleSource, Kind, Publication, SourceError
 from producer.yahoo.backfill import BackfillSource
+from producer.yahoo.bars import Bar
 from producer.yahoo.errors import ErrorKind
+from producer.yahoo.fetcher import as_candle
 from producer.yahoo.live import LiveSource
 from producer.yahoo.polling import PollingSource
-from producer.yahoo.ticker import Sign
+from producer.yahoo.ticker import StreamEvent
 from producer.yahoo.ticks import Tick
-from shared.candles import MINUTE_MS, Candle, decode_candle
+from shared.candles import MINUTE_MS, decode_candle
 from shared.history import History
 from shared.metrics import ProducerMetrics
-from tests.direct_yahoo import DirectYahoo, Topic, asker_of
-from tests.unit.producer.yahoo.test_polling import at, nyse
+from tests.direct_yahoo import DirectYahoo, Topic, fetcher_of
+from tests.new_york import at, nyse
 from tests.virtual_time import VirtualLoop
 
 DAY = date(2026, 11, 4)
@@ -32,7 +33,7 @@ SYMBOLS = ("AAPL", "MSFT")
 
 
 class Market:
-    """What a source reads, and the clock of both."""
+    """Yahoo with two shares, its clock, and sources that read it."""
 
     def __init__(self) -> None:
         self.loop = VirtualLoop(NOW_MS)
@@ -41,9 +42,9 @@ class Market:
         self.metrics = ProducerMetrics(CollectorRegistry())
 
     def polling(self, *, once: bool = True) -> PollingSource:
-        asker = asker_of(self.yahoo, "1m", self.metrics)
+        fetcher = fetcher_of(self.yahoo, "1m", self.metrics)
         return PollingSource(
-            SYMBOLS, asker, poll_ms=MINUTE_MS, once=once, history=700, now_ms=self.loop.now_ms
+            SYMBOLS, fetcher, poll_ms=MINUTE_MS, window=160, history=700, once=once
         )
 
 
@@ -53,14 +54,14 @@ class Ticks:
     def __init__(self, market: Market) -> None:
         self._market = market
 
-    async def events(self) -> AsyncGenerator[Tick | Sign, None]:
-        yield Sign.CONNECTED
+    async def events(self) -> AsyncGenerator[Tick | StreamEvent, None]:
+        yield StreamEvent.CONNECTED
         while True:
             await asyncio.sleep(10)
             now_ms = self._market.loop.now_ms()
-            for one in self._market.listings:
-                yield Tick(one.symbol, now_ms, one.price_at(now_ms), 0)
-            yield Sign.BEAT
+            for listing in self._market.listings:
+                yield Tick(listing.symbol, now_ms, listing.price_at(now_ms), 0)
+            yield StreamEvent.BEAT
 
 
 def polled(market: Market) -> CandleSource:
@@ -72,31 +73,25 @@ def followed(market: Market) -> CandleSource:
 
 
 def live(market: Market) -> CandleSource:
-    return LiveSource(market.polling(once=False), Ticks(market), market.loop.now_ms)
+    return LiveSource(market.polling(once=False), Ticks(market))
 
 
 def backfilled(market: Market) -> CandleSource:
     span = (at(date(2026, 11, 3), 0), NOW_MS)
-    asker = asker_of(market.yahoo, "1m", market.metrics)
-    return BackfillSource(SYMBOLS, asker, span, market.loop.now_ms)
+    fetcher = fetcher_of(market.yahoo, "1m", market.metrics)
+    return BackfillSource(SYMBOLS, fetcher, span)
 
 
 def replayed(market: Market) -> CandleSource:
-    candles = [as_candle(one, bar) for one in market.listings for bar in one.closed("1m", NOW_MS)]
-    candles.sort(key=lambda one: (one.open_ms, one.symbol))
+    candles = [
+        as_candle(Bar(bar.start_ms, bar.end_ms, *bar.ohlcv), listing.symbol, "1m", "file")
+        for listing in market.listings
+        for bar in listing.closed("1m", NOW_MS)
+    ]
+    candles.sort(key=lambda candle: (candle.open_ms, candle.symbol))
     return ReplaySource(History("test", tuple(candles), ()), "1m")
 
 
-def as_candle(listing: Listing, bar: object) -> Candle:
-    start, end, *ohlcv = (getattr(bar, name) for name in FIELDS)
-    values = dict(zip(("open", "high", "low", "close", "volume"), ohlcv, strict=True))
-    values["volume"] = float(values["volume"])
-    return Candle(
-        symbol=listing.symbol, interval="1m", open_ms=start, close_ms=end, source="file", **values
-    )
-
-
-FIELDS = ("start_ms", "end_ms", "open", "high", "low", "close", "volume")
 Make = Callable[[Market], CandleSource]
 FINITE: tuple[Make, ...] = (replayed, polled, backfilled)
 ALL: tuple[Make, ...] = (*FINITE, followed, live)
@@ -109,7 +104,7 @@ def market() -> Market:
 
 
 def take(market: Market, source: CandleSource, topic: Topic, minutes: int = 30) -> None:
-    """Take what a source gives in some virtual minutes, or until it ends."""
+    """Take what a source yields in some virtual minutes, or until it ends."""
 
     async def within() -> None:
         try:
@@ -135,10 +130,10 @@ def test_candles_are_valid_closed_in_order_and_once(market: Market, make: Make) 
     topic.take = timed  # type: ignore[method-assign]
     take(market, source, topic)
     assert source.interval == "1m"
-    assert set(source.symbols) == {one.candle.symbol for one, _ in seen} == set(SYMBOLS)
+    assert set(source.symbols) == set(topic.candles) == set(SYMBOLS)
     assert seen
-    for one, now_ms in seen:
-        candle = one.candle
+    for publication, now_ms in seen:
+        candle = publication.candle
         assert candle.close_ms <= now_ms
         assert decode_candle(candle.symbol.encode(), candle.encode(), now_ms) == candle
     assert began_ms <= market.loop.now_ms()
@@ -151,7 +146,7 @@ def test_nothing_is_left_out_between_two_candles(market: Market, make: Make) -> 
     for listing in market.listings:
         held = topic.candles[listing.symbol]
         truth = listing.bars("1m", NOW_MS + 60 * MINUTE_MS, (min(held), max(held) + 1))
-        assert sorted(held) == [one.start_ms for one in truth]
+        assert sorted(held) == [bar.start_ms for bar in truth]
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -164,9 +159,9 @@ def test_it_begins_after_what_is_published(market: Market, make: Make) -> None:
         again.take(publication)
     again.publications.clear()
     take(market, make(market), again, minutes=5)
-    new = [one for one in again.publications if one.kind is Kind.CLOSED]
-    for one in new:
-        assert one.candle.open_ms > max(first.candles[one.candle.symbol])
+    new = [publication for publication in again.publications if publication.kind is Kind.CLOSED]
+    for publication in new:
+        assert publication.candle.open_ms > max(first.candles[publication.candle.symbol])
     assert len(again.publications) < count / 4
 
 
@@ -193,7 +188,7 @@ def test_an_error_that_passes_leaves_no_gap(market: Market, make: Make) -> None:
     held = topic.candles["AAPL"]
     listing = market.listings[0]
     truth = listing.bars("1m", NOW_MS + 60 * MINUTE_MS, (min(held), max(held) + 1))
-    assert sorted(held) == [one.start_ms for one in truth]
+    assert sorted(held) == [bar.start_ms for bar in truth]
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -204,9 +199,9 @@ def test_it_reads_on_only_as_candles_are_taken(market: Market, make: Make) -> No
         async with aclosing(make(market).candles({})) as stream:
             await anext(stream)
             await asyncio.sleep(600)
-            asked = len(market.yahoo.asked)
+            requests = len(market.yahoo.requests)
             await asyncio.sleep(3600)
-            return len(market.yahoo.asked) - asked
+            return len(market.yahoo.requests) - requests
 
     assert market.loop.run(slowly()) == 0
 
@@ -214,7 +209,7 @@ def test_it_reads_on_only_as_candles_are_taken(market: Market, make: Make) -> No
 @pytest.mark.parametrize("make", FINITE)
 def test_a_finite_source_ends(market: Market, make: Make) -> None:
     async def count() -> int:
-        return len([one async for one in make(market).candles({})])
+        return len([candle async for candle in make(market).candles({})])
 
     assert market.loop.run(count()) > 0
 

@@ -13,10 +13,11 @@ from local.yahoo import Fault, YahooStandIn, real_now_ms
 from producer.source import Kind
 from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, Candle, decode_candle
+from tests.candles import values_of
 from tests.integration import topics
 from tests.integration.processes import wait_until
 from tests.integration.producer.producers import Producer, log_of, samples, through
-from tests.unit.producer.yahoo.test_live import GARBAGE, aborts, closes, falls_silent, frame, raves
+from tests.ticker_frames import GARBAGE, aborts, closes, falls_silent, frame, raves
 
 pytestmark = pytest.mark.integration
 
@@ -25,7 +26,7 @@ IDLE_S = 3
 
 
 class Tape:
-    """Two ticks a second of each symbol, as long as a connection lasts; what it has said."""
+    """Two ticks a second of each symbol, as long as a connection lasts; keeps them."""
 
     def __init__(self) -> None:
         self.ticks: list[Tick] = []
@@ -46,12 +47,12 @@ class Tape:
             await asyncio.sleep(0.5)
 
     def candle(self, symbol: str, open_ms: int) -> tuple[float, float, float, float, float]:
-        """Return open, high, low, close and volume of a minute, as its ticks told them."""
-        told = [one for one in self.ticks if one.symbol == symbol]
-        within = [one for one in told if open_ms <= one.at_ms < open_ms + MINUTE_MS]
-        prices = [one.price for one in within]
-        before = [one for one in told if one.at_ms < open_ms][-1]
-        volumes = [before.day_volume, *(one.day_volume for one in within)]
+        """Return open, high, low, close and volume of a minute by its ticks."""
+        ticks = [tick for tick in self.ticks if tick.symbol == symbol]
+        within = [tick for tick in ticks if open_ms <= tick.at_ms < open_ms + MINUTE_MS]
+        prices = [tick.price for tick in within]
+        before = [tick for tick in ticks if tick.at_ms < open_ms][-1]
+        volumes = [before.day_volume, *(tick.day_volume for tick in within)]
         assert min(volumes) < volumes[0]  # it was reset within the minute
         rise = sum(max(later - earlier, 0) for earlier, later in pairwise(volumes))
         return prices[0], max(prices), min(prices), prices[-1], rise
@@ -60,13 +61,12 @@ class Tape:
 def of_kind(records: list[topics.Record], kind: Kind) -> dict[tuple[str, int], Candle]:
     """Return the candles that were published as such, by symbol and opening time."""
     now_ms = real_now_ms()
-    chosen = [one for one in records if one.headers["ce_kind"] == kind.value.encode()]
-    candles = [decode_candle(one.key, one.value, now_ms) for one in chosen]
-    return {(one.symbol, one.open_ms): one for one in candles}
-
-
-def values(candle: Candle) -> tuple[float, float, float, float, float]:
-    return candle.open, candle.high, candle.low, candle.close, candle.volume
+    candles = [
+        decode_candle(record.key, record.value, now_ms)
+        for record in records
+        if record.headers["ce_kind"] == kind.value.encode()
+    ]
+    return {(candle.symbol, candle.open_ms): candle for candle in candles}
 
 
 @pytest.mark.timeout(450)  # it waits for a whole minute, and the one that has begun
@@ -85,21 +85,21 @@ def test_a_minute_of_ticks_is_published_at_its_end_and_corrected_by_the_poll(
     records = wait_until(lambda: corrected(producer), 240, "a correction", process=process)
     provisional = of_kind(records, Kind.PROVISIONAL)
     opened = min(open_ms for _, open_ms in provisional)
-    assert opened > tape.ticks[0].at_ms  # not the minute that was heard in part
+    assert opened > tape.ticks[0].at_ms  # not the minute whose first ticks are missing
     for symbol in SYMBOLS:
-        one = provisional[symbol, opened]
-        assert values(one) == tape.candle(symbol, opened)
-        assert one.source == "live"
+        candle = provisional[symbol, opened]
+        assert values_of(candle) == tape.candle(symbol, opened)
+        assert candle.source == "live"
         listing = yahoo.server.listings[symbol]
         [true] = listing.bars("1m", opened + 2 * MINUTE_MS, (opened, opened + 1))
         final = of_kind(records, Kind.CORRECTION)[symbol, opened]
-        assert list(values(final)) == list(true.ohlcv)
+        assert list(values_of(final)) == list(true.ohlcv)
         assert final.source == "yfinance"
         assert_no_gap(records, symbol, yahoo)
     lags_ms = [
-        one.timestamp_ms - (opened + MINUTE_MS)
-        for one in records
-        if one.headers["ce_kind"] == b"provisional"
+        record.timestamp_ms - (opened + MINUTE_MS)
+        for record in records
+        if record.headers["ce_kind"] == b"provisional"
     ]
     assert 0 < min(lags_ms) <= max(lags_ms) < 8000  # the poll comes after 15 s
     assert_says_what_happened(process)
@@ -118,13 +118,13 @@ def assert_no_gap(records: list[topics.Record], symbol: str, yahoo: YahooStandIn
     now_ms = real_now_ms()
     opened = list(
         dict.fromkeys(
-            decode_candle(one.key, one.value, now_ms).open_ms
-            for one in records
-            if one.key == symbol.encode()
+            decode_candle(record.key, record.value, now_ms).open_ms
+            for record in records
+            if record.key == symbol.encode()
         )
     )
     truth = yahoo.server.listings[symbol].bars("1m", now_ms, (opened[0], opened[-1] + 1))
-    assert opened == [one.start_ms for one in truth]
+    assert opened == [bar.start_ms for bar in truth]
 
 
 def assert_says_what_happened(process: Process) -> None:
@@ -135,4 +135,4 @@ def assert_says_what_happened(process: Process) -> None:
     kinds = samples(process, "candlecast_publications")
     assert kinds["provisional"] >= 2
     assert kinds["correction"] >= 2
-    assert f"the live stream is lost: TimeoutError: silent for {IDLE_S} s" in log_of(process)
+    assert f"live stream lost: TimeoutError: silent for {IDLE_S} s" in log_of(process)

@@ -14,10 +14,10 @@ from producer.source import SourceError, UnreachableError
 from producer.yahoo.backfill import BackfillSource
 from producer.yahoo.bars import Bar
 from producer.yahoo.errors import ErrorKind
-from producer.yahoo.fetcher import Asker, as_candle
-from producer.yahoo.gate import Gate
-from shared.candles import DAY_MS, Candle
-from tests.polled_market import DAY, HALF_DAY, Market, assert_same, at, midnight
+from producer.yahoo.fetcher import as_candle
+from shared.candles import DAY_MS, Candle, midnight_ms
+from tests.candles import values_of
+from tests.polled_market import DAY, HALF_DAY, Market, assert_same, at
 
 pytestmark = pytest.mark.integration
 
@@ -28,7 +28,7 @@ def test_every_closed_minute_comes_as_the_market_made_it(market: Market) -> None
         candles = got[symbol]
         assert_same(candles, market.truth(symbol)[-len(candles) :])
         assert candles[-1].close_ms == at(15, 43)
-        assert {one.source for one in candles} == {"yfinance"}
+        assert {candle.source for candle in candles} == {"yfinance"}
         assert len(candles) == 160
     coins = got["BTC-USD"]
     assert coins[-1].close_ms == at(15, 43)
@@ -65,13 +65,11 @@ def test_a_share_that_is_younger_than_its_history_begins_with_what_there_is(
 def test_a_backfill_passes_over_the_time_before_the_first_trade(market: Market) -> None:
     listing = market.stand_in.server.listings["AAPL"]
     listing.sessions = listing.sessions[-4:-1]
-    gate = Gate(market.metrics, rate=1000, burst=100)
-    asker = Asker(market.yahoo.poll, "1m", gate, market.metrics)
     span = (market.clock.now_ms - 20 * DAY_MS, market.clock.now_ms)
-    source = BackfillSource(("AAPL",), asker, span, market.clock)
+    source = BackfillSource(("AAPL",), market.fetcher("1m"), span)
 
     async def everything() -> list[Candle]:
-        return [one.candle async for one in source.candles({})]
+        return [publication.candle async for publication in source.candles({})]
 
     assert_same(asyncio.run(everything()), market.truth("AAPL"))
     assert market.polls("empty") == 2
@@ -80,10 +78,11 @@ def test_a_backfill_passes_over_the_time_before_the_first_trade(market: Market) 
 def test_only_what_comes_after_the_published_candle_is_given(market: Market) -> None:
     published = {"AAPL": at(15, 39), "MSFT": at(15, 42)}
     got = market.poll("AAPL", "MSFT", published=published)
-    assert [one.open_ms for one in got["AAPL"]] == [at(15, 40), at(15, 41), at(15, 42)]
+    assert [candle.open_ms for candle in got["AAPL"]] == [at(15, 40), at(15, 41), at(15, 42)]
     assert got["MSFT"] == []
-    asked = [query for _, path, query in market.stand_in.server.requests if "AAPL" in path]
-    assert [int(one["period1"]) * 1000 for one in asked] == [at(15, 39)]
+    requests = market.stand_in.server.requests
+    [query] = [query for _, path, query in requests if "AAPL" in path]
+    assert int(query["period1"]) * 1000 == at(15, 39)
 
 
 @pytest.mark.parametrize("lists_forming_bar", [True, False])
@@ -106,7 +105,7 @@ def test_a_forming_candle_and_the_row_of_the_last_trade_are_never_given(
     ("interval", "now_ms", "times"),
     [
         ("1h", at(15, 59), (at(14, 30), at(15, 30))),
-        ("1h", at(16, 1), (at(15, 30), at(16, 0))),  # the last hour is half a one
+        ("1h", at(16, 1), (at(15, 30), at(16, 0))),  # the last hour is cut to a half
         ("1h", at(13, 1, day=HALF_DAY), (at(12, 30, day=HALF_DAY), at(13, 0, day=HALF_DAY))),
         ("5m", at(15, 43, 27), (at(15, 35), at(15, 40))),
         ("30m", at(15, 43, 27), (at(15, 0), at(15, 30))),
@@ -137,14 +136,14 @@ def test_a_day_closes_with_its_session_and_opens_at_its_midnight_utc(
 ) -> None:
     market.clock.now_ms = now_ms
     candles = market.poll("AAPL", interval="1d")["AAPL"]
-    assert (candles[-1].open_ms, candles[-1].close_ms) == (midnight(day), close_ms)
+    assert (candles[-1].open_ms, candles[-1].close_ms) == (midnight_ms(day), close_ms)
     truth = market.truth("AAPL", "1d")[: len(candles)]
-    assert [one.close for one in candles] == [bar.close for bar in truth]
+    assert [candle.close for candle in candles] == [bar.close for bar in truth]
 
 
-def test_a_day_of_a_coin_closes_at_midnight(market: Market) -> None:
+def test_a_day_of_a_coin_closes_at_midnight_ms(market: Market) -> None:
     last = market.poll("BTC-USD", interval="1d")["BTC-USD"][-1]
-    assert (last.open_ms, last.close_ms) == (midnight(DAY) - DAY_MS, midnight(DAY))
+    assert (last.open_ms, last.close_ms) == (midnight_ms(DAY) - DAY_MS, midnight_ms(DAY))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_a_fault_of_one_symbol_is_counted_by_kind_and_stops_no_neighbour(
         assert len(market.poll("AAPL", published=published)["AAPL"]) == 3
 
 
-def test_an_empty_answer_is_no_error_and_counted(market: Market) -> None:
+def test_an_empty_response_is_counted_and_not_an_error(market: Market) -> None:
     market.stand_in.server.fail("AAPL", Fault.EMPTY)
     got = market.poll("AAPL", "MSFT", published={"AAPL": at(15, 39), "MSFT": at(15, 39)})
     assert got["AAPL"] == []
@@ -219,18 +218,17 @@ def test_yfinance_s_own_table_says_the_same(market: Market, interval: str, symbo
     )
     known = {int(stamp.timestamp()) * 1000: row for stamp, row in table.iterrows()}
     if interval == "1d":
-        known = {midnight(stamp.date()): row for stamp, row in table.iterrows()}
-    both = [one for one in ours if one.open_ms in known]
-    missing = [one for one in ours if one.open_ms >= min(known) and one.open_ms not in known]
+        known = {midnight_ms(stamp.date()): row for stamp, row in table.iterrows()}
+    both = [candle for candle in ours if candle.open_ms in known]
+    missing = [
+        candle for candle in ours if candle.open_ms >= min(known) and candle.open_ms not in known
+    ]
     assert len(both) >= 5 or interval == "1d"
-    for one in both[-500:]:
-        row = known[one.open_ms]
-        assert (one.open, one.high, one.low, one.close) == tuple(
-            row[["Open", "High", "Low", "Close"]]
-        )
-        assert one.volume == row["Volume"]
+    for candle in both[-500:]:
+        row = known[candle.open_ms]
+        assert values_of(candle) == tuple(row[["Open", "High", "Low", "Close", "Volume"]])
     if symbol == "BTC-USD" and interval == "1m":
-        assert {one.open_ms % DAY_MS for one in missing} == {DAY_MS - 60_000}
+        assert {candle.open_ms % DAY_MS for candle in missing} == {DAY_MS - 60_000}
     else:
         assert missing == []
 
@@ -270,13 +268,13 @@ def test_a_blank_bar_is_waited_for_and_then_passed_over(
     listing.overrides[at(15, 41)] = dict.fromkeys(missing)
     published = {"AAPL": at(15, 39)}
     got = market.poll("AAPL", published=published)["AAPL"]
-    assert [one.open_ms for one in got] == [at(15, 40)]
+    assert [candle.open_ms for candle in got] == [at(15, 40)]
     market.clock.now_ms = at(15, 44, 27)
     got = market.poll("AAPL", published=published)["AAPL"]
-    assert [one.open_ms for one in got] == [at(15, 40), at(15, 42), at(15, 43)]
+    assert [candle.open_ms for candle in got] == [at(15, 40), at(15, 42), at(15, 43)]
     listing.overrides.clear()
     got = market.poll("AAPL", published=published)["AAPL"]
-    assert [one.open_ms for one in got] == [at(15, minute) for minute in (40, 41, 42, 43)]
+    assert [candle.open_ms for candle in got] == [at(15, minute) for minute in (40, 41, 42, 43)]
 
 
 def test_a_bar_that_contradicts_itself_is_left_out_and_counted(
@@ -285,7 +283,7 @@ def test_a_bar_that_contradicts_itself_is_left_out_and_counted(
     listing = market.stand_in.server.listings["AAPL"]
     listing.overrides[at(15, 41)] = {"high": 1.0}
     got = market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]
-    assert [one.open_ms for one in got] == [at(15, 40), at(15, 42)]
+    assert [candle.open_ms for candle in got] == [at(15, 40), at(15, 42)]
     rejected = market.registry.get_sample_value(
         "candlecast_rejects_total", {"reason": "inconsistent"}
     )
@@ -299,7 +297,7 @@ def test_a_close_a_hair_above_the_high_is_kept(market: Market) -> None:
     top = max(true.open, true.close)
     listing.overrides[at(15, 42)] = {"high": top * (1 - 1e-7)}
     got = market.poll("AAPL", published={"AAPL": at(15, 41)})["AAPL"]
-    assert [one.high for one in got] == [top]
+    assert [candle.high for candle in got] == [top]
 
 
 def test_without_trades_a_candle_closes_two_minutes_after_its_end(market: Market) -> None:
@@ -307,13 +305,15 @@ def test_without_trades_a_candle_closes_two_minutes_after_its_end(market: Market
     listing.last_trade_ms = at(15, 41, 30)
     published = {"AAPL": at(15, 39)}
     market.clock.now_ms = at(15, 43, 59)
-    assert [one.open_ms for one in market.poll("AAPL", published=published)["AAPL"]] == [at(15, 40)]
+    assert [candle.open_ms for candle in market.poll("AAPL", published=published)["AAPL"]] == [
+        at(15, 40)
+    ]
     market.clock.now_ms = at(15, 44)
     got = market.poll("AAPL", published=published)["AAPL"]
-    assert [one.open_ms for one in got] == [at(15, 40), at(15, 41)]
+    assert [candle.open_ms for candle in got] == [at(15, 40), at(15, 41)]
 
 
-def test_a_gap_that_yahoo_cannot_fill_is_told(
+def test_a_gap_that_yahoo_cannot_fill_is_logged(
     market: Market, caplog: pytest.LogCaptureFixture
 ) -> None:
     market.poll("AAPL", published={"AAPL": at(9, 30, day=date(2026, 7, 1))})
@@ -322,5 +322,5 @@ def test_a_gap_that_yahoo_cannot_fill_is_told(
 
 def test_a_day_that_ends_later_than_the_next_midnight_utc_is_cut_to_a_day() -> None:
     """A future trades round the clock by New York, whose midnight is after that of UTC."""
-    bar = Bar(midnight(DAY), midnight(DAY) + DAY_MS + 4 * 3_600_000, 1.0, 1.0, 1.0, 1.0, 0.0)
-    assert as_candle(bar, "ES=F", "1d").close_ms == midnight(DAY) + DAY_MS
+    bar = Bar(midnight_ms(DAY), midnight_ms(DAY) + DAY_MS + 4 * 3_600_000, 1.0, 1.0, 1.0, 1.0, 0.0)
+    assert as_candle(bar, "ES=F", "1d").close_ms == midnight_ms(DAY) + DAY_MS

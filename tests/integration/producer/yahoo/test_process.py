@@ -18,6 +18,7 @@ from local.yahoo.market import open_now
 from producer.yahoo.bars import GRACE_MS
 from shared.candles import DAY_MS, MINUTE_MS
 from shared.history import bundled
+from tests.candles import values_of
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import (
     Producer,
@@ -47,15 +48,15 @@ def test_yahoos_closed_candles_are_published_though_one_symbol_is_bad(
     for symbol, candles in got.items():
         listing = yahoo.server.listings[symbol]
         truth = {bar.end_ms: bar.ohlcv for bar in listing.closed(interval, after_ms)}
-        for one in candles:
-            assert (one.open, one.high, one.low, one.close, one.volume) == truth[one.close_ms]
-            assert one.source == "yfinance"
-        ends = [one.close_ms for one in candles]
+        for candle in candles:
+            assert values_of(candle) == truth[candle.close_ms]
+            assert candle.source == "yfinance"
+        ends = [candle.close_ms for candle in candles]
         surely = [end for end in truth if end <= before_ms - GRACE_MS]
         assert ends[-1] >= surely[-1]
         assert ends == list(truth)[-len(ends) :][: len(ends)] or ends == surely[-len(ends) :]
         if interval == "1d":
-            assert all(one.open_ms % DAY_MS == 0 for one in candles)
+            assert all(candle.open_ms % DAY_MS == 0 for candle in candles)
     assert "BAD" in log_of(process)
     assert "server_error" in log_of(process)
 
@@ -76,7 +77,7 @@ def test_polling_goes_on_where_it_stopped_and_ends_on_sigterm(
     got = producer.candles()
     assert len(got) >= first
     for candles in by_symbol(got).values():
-        opened = [one.open_ms for one in candles]
+        opened = [candle.open_ms for candle in candles]
         assert opened == sorted(set(opened))
 
 
@@ -98,7 +99,7 @@ def test_a_backfill_gives_a_range_once(
     start_ms, end_ms = start_ms // 1000 * 1000, end_ms // 1000 * 1000
     for symbol, candles in got.items():
         truth = yahoo.server.listings[symbol].bars("1m", now_ms, (start_ms, end_ms))
-        assert [one.open_ms for one in candles] == [one.start_ms for one in truth]
+        assert [candle.open_ms for candle in candles] == [bar.start_ms for bar in truth]
     count = producer.count()
     assert "done: 0 candles" in log_of(producer.finish(*flags))
     assert producer.count() == count
@@ -118,7 +119,7 @@ def test_a_yahoo_out_of_reach_is_told_and_replaced_only_when_asked(producer: Pro
     assert "Traceback" not in log_of(process)
     assert producer.count() == 0
     process = producer.finish(*unreachable, "--fallback", "replay")
-    assert "a replay of stored candles stands in" in log_of(process)
+    assert "replaying stored candles instead" in log_of(process)
     assert producer.count() == len(bundled().candles)
 
 
@@ -163,11 +164,10 @@ def assert_holds_all(producer: Producer, yahoo: YahooStandIn) -> None:
         span = candles[0].open_ms, candles[-1].open_ms + 1
         assert len(candles) >= HISTORY
         assert candles[-1].close_ms >= now_ms - 4 * MINUTE_MS
-        told = [
-            (one.open_ms, one.open, one.high, one.low, one.close, one.volume) for one in candles
-        ]
         truth = yahoo.server.listings[symbol].bars("1m", now_ms, span)
-        assert told == [(one.start_ms, *one.ohlcv) for one in truth]
+        assert [(candle.open_ms, values_of(candle)) for candle in candles] == [
+            (bar.start_ms, bar.ohlcv) for bar in truth
+        ]
 
 
 def test_killed_at_any_instant_again_and_again_it_leaves_no_gap(
@@ -201,7 +201,7 @@ def test_without_kafka_it_stops_polling_and_loses_nothing(
     *,
     killed: bool,
 ) -> None:
-    """The broker is killed in the middle of the fill; the producer too, if told so."""
+    """The broker is killed in the middle of the fill; with the producer, if so."""
     with Broker(leash=leash) as broker:
         broker.wait_ready()
         producer = Producer(broker.bootstrap, unique_name("candles"), processes)
@@ -209,8 +209,8 @@ def test_without_kafka_it_stops_polling_and_loses_nothing(
         process = producer.start(*flags)
         wait_until(lambda: producer.count() >= 3000, 60, "3000 candles", process=process)
         broker.kill()
-        told = "the buffer of 300 candles is full: the source waits"
-        wait_until(lambda: told in log_of(process), 30, "its complaint", process=process)
+        line = "the buffer of 300 candles is full: the source waits"
+        wait_until(lambda: line in log_of(process), 30, "its complaint", process=process)
         assert list(samples(process, "candlecast_buffer_full").values()) == [1.0]
         assert list(samples(process, "candlecast_buffered").values()) == [300.0]
         assert_stops_polling(many)
@@ -256,7 +256,7 @@ def test_the_whole_system_runs_on_yahoos_candles(processes: Processes) -> None:
         )  # fmt: skip
         wait_until(lambda: demo.exit_code is not None, 180, "the end of the demo")
     assert demo.exit_code == 0, log_of(demo)
-    summary = json.loads(next(one for one in log_of(demo).splitlines() if one.startswith("{")))
+    summary = json.loads(next(line for line in log_of(demo).splitlines() if line.startswith("{")))
     assert summary["candles_in"] == 500  # the history that a symbol begins with
     assert summary["forecasts_out"] > 300
     assert summary["missing_forecasts"] == summary["dead_letters"] == 0

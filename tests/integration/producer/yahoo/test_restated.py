@@ -1,4 +1,4 @@
-"""What Yahoo says anew of the past, and clock changes, through the real yfinance client."""
+"""Restated history and clock changes, through the real yfinance client."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from local.yahoo.market import new_york
 from producer.source import ActionKind, Kind
-from shared.candles import Candle
-from tests.polled_market import DAY, Market, at, day_of, midnight
+from shared.candles import Candle, midnight_ms
+from tests.new_york import day_of
+from tests.polled_market import DAY, Market, at
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +24,7 @@ def published_on(market: Market, day: date, interval: str) -> dict[str, list[Can
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
-def test_after_a_split_its_window_comes_again_and_its_neighbour_s_does_not(
+def test_after_a_split_its_window_is_published_again_and_its_neighbour_s_is_not(
     market: Market, interval: str
 ) -> None:
     listings = market.stand_in.server.listings
@@ -32,20 +33,22 @@ def test_after_a_split_its_window_comes_again_and_its_neighbour_s_does_not(
     listings["AAPL"].splits.append((at(9, 30), 4, 1))
     before = published_on(market, EVE, interval)
     market.clock.now_ms = at(16, 5)
-    got = market.go_on(before, *BOTH, interval=interval)
-    split = [one for one in got if one.candle.symbol == "AAPL"]
+    got = market.resume(before, *BOTH, interval=interval)
+    split = [publication for publication in got if publication.candle.symbol == "AAPL"]
     again, new = split[:160], split[160:]
-    assert {one.kind for one in again} == {Kind.RESCALED}
-    assert {one.actions[0].value for one in again} == {"4:1"}
+    assert {publication.kind for publication in again} == {Kind.RESCALED}
+    assert {publication.actions[0].value for publication in again} == {"4:1"}
     truth = listings["AAPL"].closed(interval, market.clock.now_ms)[-len(split) :]
-    assert [one.candle.close for one in split] == [one.close for one in truth]
-    assert [one.candle.volume for one in split] == [one.volume for one in truth]
-    assert {one.kind for one in new} == {Kind.CLOSED}
-    assert [one.kind for one in new[0].actions] == [ActionKind.SPLIT]
-    assert all(one.candle.open_ms <= before["AAPL"][-1].open_ms for one in again)
-    neighbour = [one for one in got if one.candle.symbol == "MSFT"]
+    assert [publication.candle.close for publication in split] == [bar.close for bar in truth]
+    assert [publication.candle.volume for publication in split] == [bar.volume for bar in truth]
+    assert {publication.kind for publication in new} == {Kind.CLOSED}
+    assert [action.kind for action in new[0].actions] == [ActionKind.SPLIT]
+    assert all(publication.candle.open_ms <= before["AAPL"][-1].open_ms for publication in again)
+    neighbour = [publication for publication in got if publication.candle.symbol == "MSFT"]
     assert len(neighbour) == len(new)
-    assert all(one.kind is Kind.CLOSED and not one.actions for one in neighbour)
+    assert all(
+        publication.kind is Kind.CLOSED and not publication.actions for publication in neighbour
+    )
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
@@ -55,16 +58,18 @@ def test_after_a_dividend_no_price_moves_though_yahoo_restates_its_adjusted_ones
     market.stand_in.server.listings["AAPL"].dividends.append((at(9, 30), 2.5))
     before = published_on(market, EVE, interval)
     market.clock.now_ms = at(16, 5)
-    got = market.go_on(before, *BOTH, interval=interval)
-    assert {one.kind for one in got} == {Kind.CLOSED}
-    told = [one for one in got if one.actions]
-    opened = midnight(DAY) if interval == "1d" else at(9, 30)
-    assert [(one.candle.symbol, one.candle.open_ms) for one in told] == [("AAPL", opened)]
-    assert [(one.kind, one.value) for one in told[0].actions] == [(ActionKind.DIVIDEND, "2.5")]
+    got = market.resume(before, *BOTH, interval=interval)
+    assert {publication.kind for publication in got} == {Kind.CLOSED}
+    [announced] = [publication for publication in got if publication.actions]
+    opened = midnight_ms(DAY) if interval == "1d" else at(9, 30)
+    assert (announced.candle.symbol, announced.candle.open_ms) == ("AAPL", opened)
+    assert [(action.kind, action.value) for action in announced.actions] == [
+        (ActionKind.DIVIDEND, "2.5")
+    ]
     for symbol in BOTH:
-        candles = [one.candle for one in got if one.candle.symbol == symbol]
+        candles = [publication.candle for publication in got if publication.candle.symbol == symbol]
         truth = market.truth(symbol, interval)[-len(candles) :]
-        assert [one.close for one in candles] == [one.close for one in truth]
+        assert [candle.close for candle in candles] == [bar.close for bar in truth]
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
@@ -77,20 +82,20 @@ def test_the_clocks_change_over_the_weekend(market: Market, sunday: date, interv
         listings[symbol] = new_york(symbol, monday, price=listings[symbol].price, days=14)
     before = published_on(market, friday, interval)
     market.clock.now_ms = at(16, 5, day=monday)
-    got = market.go_on(before, *BOTH, interval=interval)
-    assert {one.kind for one in got} == {Kind.CLOSED}
+    got = market.resume(before, *BOTH, interval=interval)
+    assert {publication.kind for publication in got} == {Kind.CLOSED}
     opening_ms = at(9, 30, day=monday)
     assert (opening_ms - at(9, 30, day=friday)) % 86_400_000 in {3_600_000, 82_800_000}
     for symbol in BOTH:
-        candles = [one.candle for one in got if one.candle.symbol == symbol]
+        candles = [publication.candle for publication in got if publication.candle.symbol == symbol]
         truth = [
-            one
-            for one in listings[symbol].closed(interval, market.clock.now_ms)
-            if day_of(one.start_ms) == monday
+            bar
+            for bar in listings[symbol].closed(interval, market.clock.now_ms)
+            if day_of(bar.start_ms) == monday
         ]
-        first_ms = midnight(monday) if interval == "1d" else opening_ms
+        first_ms = midnight_ms(monday) if interval == "1d" else opening_ms
         assert candles[0].open_ms == first_ms
         assert candles[-1].close_ms == at(16, day=monday)
-        assert [(one.close_ms, one.close) for one in candles] == [
-            (one.end_ms, one.close) for one in truth
+        assert [(candle.close_ms, candle.close) for candle in candles] == [
+            (bar.end_ms, bar.close) for bar in truth
         ]

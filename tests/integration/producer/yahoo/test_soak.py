@@ -19,14 +19,14 @@ from local.yahoo import Fault, YahooStandIn
 from local.yahoo.market import Listing
 from producer.source import Kind, Publication
 from producer.yahoo.client import Yahoo
-from producer.yahoo.fetcher import Asker
+from producer.yahoo.fetcher import Fetcher
 from producer.yahoo.gate import Gate
 from producer.yahoo.polling import PollingSource
 from shared.candles import MINUTE_MS
 from shared.metrics import ProducerMetrics
 from tests import yfinance_state
-from tests.direct_yahoo import Topic
-from tests.unit.producer.yahoo.test_polling import assert_holds, at, nyse
+from tests.direct_yahoo import Topic, assert_holds
+from tests.new_york import at, nyse
 from tests.virtual_time import VirtualLoop
 
 pytestmark = pytest.mark.integration
@@ -35,7 +35,7 @@ FIRST: Final = date(2026, 10, 26)  # the clocks change on November 1; a holiday 
 LAST: Final = date(2026, 11, 27)
 COUNT: Final = 20
 POLL_MS: Final = int(os.environ.get("CANDLECAST_SOAK_POLL_MINUTES", "5")) * MINUTE_MS
-"""``make soak`` polls each minute, as the producer does, which takes some minutes longer."""
+"""Time from poll to poll; ``make soak`` polls each minute, which takes some minutes longer."""
 
 FAULTS: Final = [fault for fault in Fault if fault is not Fault.SLOW]
 
@@ -49,10 +49,10 @@ class Chaos:
         self._listings = listings
         self._now_ms = stand_in.server.now_ms
         self.failed = self.blanked = 0
-        for one in listings:
+        for listing in listings:
             for _ in range(30):
-                start, end = self._chance.choice(one.sessions)
-                one.without.add(
+                start, end = self._chance.choice(listing.sessions)
+                listing.without.add(
                     start + self._chance.randrange((end - start) // MINUTE_MS) * MINUTE_MS
                 )
 
@@ -60,11 +60,11 @@ class Chaos:
         """Break something every quarter of an hour, mostly for one symbol."""
         while True:
             await asyncio.sleep(600)
-            one = self._chance.choice(self._listings)
+            listing = self._chance.choice(self._listings)
             await self._leave_blank(self._chance.choice(self._listings))
             if self._chance.random() < 0.4:
                 self._server.fail(
-                    one.symbol, self._chance.choice(FAULTS), self._chance.randrange(1, 4)
+                    listing.symbol, self._chance.choice(FAULTS), self._chance.randrange(1, 4)
                 )
                 self.failed += 1
             if self._chance.random() < 0.05:
@@ -115,10 +115,10 @@ def test_a_month_ends_with_every_closed_candle_as_yahoo_has_it() -> None:
     assert len(topic.of_kind(Kind.CORRECTION)) > 10  # filled so late that others went before
     assert lives > 3  # killed and started again
     total = 0
-    for one in listings:
-        held = topic.candles[one.symbol]
-        truth = one.bars("1m", end_ms, (min(held), end_ms))
-        before_ms = split_ms if one.splits else 0
+    for listing in listings:
+        held = topic.candles[listing.symbol]
+        truth = listing.bars("1m", end_ms, (min(held), end_ms))
+        before_ms = split_ms if listing.splits else 0
         # after the split the window came again, not what lay before it
         recent = {open_ms: held[open_ms] for open_ms in held if open_ms >= before_ms}
         assert_holds(recent, [bar for bar in truth if bar.start_ms >= before_ms])
@@ -126,7 +126,7 @@ def test_a_month_ends_with_every_closed_candle_as_yahoo_has_it() -> None:
         total += len(held)
     assert total > 160_000
     assert len(topic.of_kind(Kind.RESCALED)) == 160
-    assert [one for one in topic.publications if one.actions and one.kind is Kind.CLOSED]
+    assert any(publication.actions for publication in topic.of_kind(Kind.CLOSED))
 
 
 WEEK_MS: Final = int(timedelta(days=6.3).total_seconds() * 1000)
@@ -148,9 +148,9 @@ async def live(
     metrics = ProducerMetrics(CollectorRegistry())
     gate = Gate(metrics, rate=1000, burst=COUNT)
     pool = ThreadPoolExecutor(8)
-    asker = Asker(yahoo.poll, "1m", gate, metrics, pool=pool)
-    symbols = tuple(one.symbol for one in listings)
-    source = PollingSource(symbols, asker, poll_ms=POLL_MS, now_ms=loop.now_ms)
+    fetcher = Fetcher(yahoo.poll, "1m", gate, metrics, pool=pool, now_ms=loop.now_ms)
+    symbols = tuple(listing.symbol for listing in listings)
+    source = PollingSource(symbols, fetcher, poll_ms=POLL_MS, window=160, history=160)
     stock = topic.take
 
     def take(publication: Publication) -> None:

@@ -42,7 +42,7 @@ def test_a_cookie_is_kept_for_the_next_process(tmp_path: Path, own: Path) -> Non
     following.mkdir()
     cookies.take(kept, following)
     assert read(following) == "first"
-    assert [one.name for one in kept.iterdir()] == [cookies.NAME]
+    assert [path.name for path in kept.iterdir()] == [cookies.NAME]
 
 
 def test_one_in_use_by_another_process_is_taken_and_replaced(tmp_path: Path, own: Path) -> None:
@@ -61,7 +61,7 @@ def test_one_in_use_by_another_process_is_taken_and_replaced(tmp_path: Path, own
     assert read(following) == "second"
 
 
-def test_a_folder_that_cannot_be_written_or_read_is_told(
+def test_a_folder_that_cannot_be_written_or_read_is_logged(
     own: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(own, "first")
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_or_read_is_told(
     assert read(own) == "first"
 
 
-def test_garbage_is_told_and_not_taken(
+def test_garbage_is_logged_and_not_taken(
     tmp_path: Path, own: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / cookies.NAME).write_text("no database, though as long as the head of one" * 20)
