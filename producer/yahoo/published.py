@@ -1,4 +1,4 @@
-"""Compares a response with what is published: new, late, corrected and rescaled candles. Pure."""
+"""Compares a response with what is published: new, late, corrected and rescaled candles. No I/O."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
         (("--source", "backfill"), "start: a backfill needs the time where it begins"),
         (
             ("--source", "backfill", "--interval", "1m", "--start", "2020-01-01"),
-            "Yahoo has 1m candles of the last 29 days, asked in parts of 7; the range begins",
+            "Yahoo has 1m candles of the last 29 days, 7 days a request; the range begins",
         ),
         (("--source", "backfill", "--start", "soon"), "expected a date or time such as"),
         (("--source", "yfinance", "--start", "2026-01-01"), "only a backfill has a range"),
