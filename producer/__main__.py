@@ -18,7 +18,7 @@ from producer.resume import ResumeError, newest_published
 from producer.settings import ProducerSettings
 from producer.sink import KafkaSink, PublishError
 from producer.source import CandleSource, SourceError, UnreachableError, real_now_ms
-from producer.wiring import replay, source
+from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
 from shared import topics
 from shared.history import HistoryError
@@ -28,7 +28,7 @@ from shared.status import Health, StatusServer
 
 log = logging.getLogger("producer")
 
-STALLED_S = 30.0
+STALLED_S: Final = 30.0
 """Time without an acknowledgement from which /readyz reports the broker as stalled."""
 
 _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
@@ -65,7 +65,7 @@ class _RateLimit(logging.Filter):
         return True
 
 
-class _Progress:
+class _Probes:
     """State behind the probes; read by the status server's thread."""
 
     sink: KafkaSink | None = None
@@ -111,18 +111,18 @@ async def _until_signal(settings: ProducerSettings) -> int:
 async def _run(settings: ProducerSettings) -> None:
     registry = CollectorRegistry()
     metrics = ProducerMetrics(registry)
-    progress = _Progress()
-    with _status(settings, registry, progress) as server, source(settings, metrics) as chosen:
+    probes = _Probes()
+    with _status(settings, registry, probes) as server, open_source(settings, metrics) as source:
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
         try:
-            await _publish(settings, chosen, metrics, progress)
+            await _publish(settings, source, metrics, probes)
         except UnreachableError as error:
             if settings.fallback is None:
                 raise UnreachableError(
                     f"{error}; --fallback replay replays stored candles instead"
                 ) from error
             log.warning("%s; replaying stored candles instead", error)
-            await _publish(settings, _stand_in(settings, metrics), metrics, progress)
+            await _publish(settings, _stand_in(settings, metrics), metrics, probes)
 
 
 def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSource:
@@ -134,11 +134,11 @@ def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSou
 
 
 def _status(
-    settings: ProducerSettings, registry: CollectorRegistry, progress: _Progress
+    settings: ProducerSettings, registry: CollectorRegistry, probes: _Probes
 ) -> StatusServer:
     host, port = settings.metrics_host, settings.metrics_port
     try:
-        return StatusServer(host, port, registry, live=progress.live, ready=progress.ready)
+        return StatusServer(host, port, registry, live=probes.live, ready=probes.ready)
     except OSError as error:
         raise StatusPortError(
             f"metrics_port: {host}:{port} cannot be opened: {error.strerror}"
@@ -147,29 +147,29 @@ def _status(
 
 async def _publish(
     settings: ProducerSettings,
-    chosen: CandleSource,
+    source: CandleSource,
     metrics: ProducerMetrics,
-    progress: _Progress,
+    probes: _Probes,
 ) -> None:
     await topics.ensure(settings.bootstrap, topics.market_topics(settings))
     async with KafkaSink(
         settings.bootstrap,
         settings.candles_topic,
         metrics,
-        chosen.name,
+        source.name,
         buffered=settings.buffer,
-        measure_lag=chosen.name in _AS_THEY_CLOSE,
+        measure_lag=source.name in _AS_THEY_CLOSE,
     ) as sink:
         published = await newest_published(
             settings.bootstrap,
             settings.candles_topic,
             await sink.partitions(),
-            chosen.symbols,
-            chosen.interval,
-            since_ms=_resume_from_ms(chosen),
+            source.symbols,
+            source.interval,
+            since_ms=_resume_from_ms(source),
         )
-        progress.sink = sink
-        async with aclosing(chosen.candles(published)) as publications:
+        probes.sink = sink
+        async with aclosing(source.candles(published)) as publications:
             async for publication in publications:
                 await sink.publish(publication)
         await sink.flush()
@@ -179,11 +179,11 @@ async def _publish(
         )  # fmt: skip
 
 
-def _resume_from_ms(chosen: CandleSource) -> int:
+def _resume_from_ms(source: CandleSource) -> int:
     """Return the time from which on candles in the topic matter for a resume."""
-    if chosen.name not in _AS_THEY_CLOSE:
+    if source.name not in _AS_THEY_CLOSE:
         return 0
-    return max(oldest_ms(chosen.interval, real_now_ms()), 0)
+    return max(oldest_ms(source.interval, real_now_ms()), 0)
 
 
 if __name__ == "__main__":

@@ -24,19 +24,19 @@ class Kind(StrEnum):
 
     CLOSED = "closed"  # new and final, as far as its source knows
     PROVISIONAL = "provisional"  # made from ticks; polling confirms or corrects it
-    CORRECTION = "correction"  # another value of a published candle, or one that came late
+    CORRECTION = "correction"  # another value of a published candle, or a late one
     RESCALED = "rescaled"  # a published candle on the scale after a split
 
 
 class ActionKind(StrEnum):
-    """Kind of a corporate action that moves the price by itself."""
+    """Kind of a corporate action, which moves the price by itself."""
 
     SPLIT = "split"
     DIVIDEND = "dividend"
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class CorporateAction:
     """A split or a dividend; from ``at_ms`` on the market trades after it."""
 
     kind: ActionKind
@@ -50,7 +50,7 @@ class Publication:
 
     candle: Candle
     kind: Kind = Kind.CLOSED
-    actions: tuple[Action, ...] = ()  # that take effect with this candle, or caused it
+    actions: tuple[CorporateAction, ...] = ()  # that take effect with this candle, or caused it
 
 
 Published = Mapping[str, Sequence[Candle]]

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
+def open_source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
     """Yield the source; raises ``SourceError`` or ``HistoryError`` when it cannot be made."""
     if settings.source == "replay":
         yield replay(settings, metrics)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
 
-from producer.source import Action
+from producer.source import CorporateAction
 from producer.yahoo.calendars import Calendar
 from producer.yahoo.chart import REQUESTED_AS, Chart, Row
 from producer.yahoo.sessions import (
@@ -55,7 +55,7 @@ class Response:
     """One symbol's bars over a span, with what tells whether they are closed."""
 
     bars: Sequence[Bar]  # on the grid, in order; the last may still be forming
-    actions: Sequence[Action] = ()
+    actions: Sequence[CorporateAction] = ()
     market_ms: int = 0  # time of the newest trade
     sessions: Sequence[Session] = ()  # newest first
     calendar: Calendar | None = None  # of the exchange; None when it has none

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from producer.source import Action, ActionKind
+from producer.source import ActionKind, CorporateAction
 from producer.yahoo.errors import ErrorKind, PollError
 from producer.yahoo.sessions import Session
 from shared.candles import INTERVALS_MS
@@ -42,7 +42,7 @@ class Chart:
     market_ms: int  # time of the newest trade, UTC; 0 when missing
     today: Session  # the newest session, which may be still to come
     sessions: tuple[Session, ...]  # those that the rows lie in, of intervals below a day
-    actions: tuple[Action, ...]  # in order of time
+    actions: tuple[CorporateAction, ...]  # in order of time
     exchange: str  # Yahoo's code, such as NMS
     zone: ZoneInfo
 
@@ -127,13 +127,15 @@ def _session(period: Mapping[str, Any]) -> Session:
     return Session(int(period["start"]) * 1000, int(period["end"]) * 1000)
 
 
-def _actions(events: Mapping[str, Any]) -> tuple[Action, ...]:
+def _actions(events: Mapping[str, Any]) -> tuple[CorporateAction, ...]:
     splits = [
-        Action(ActionKind.SPLIT, int(split["date"]) * 1000, _ratio(split))
+        CorporateAction(ActionKind.SPLIT, int(split["date"]) * 1000, _ratio(split))
         for split in (events.get("splits") or {}).values()
     ]
     dividends = [
-        Action(ActionKind.DIVIDEND, int(event["date"]) * 1000, f"{float(event['amount']):g}")
+        CorporateAction(
+            ActionKind.DIVIDEND, int(event["date"]) * 1000, f"{float(event['amount']):g}"
+        )
         for event in (events.get("dividends") or {}).values()
     ]
     return tuple(sorted([*splits, *dividends], key=lambda action: action.at_ms))

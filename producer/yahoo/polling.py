@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from producer.source import Action, Kind, Publication, Published, SourceError, UnreachableError
+from producer.source import (
+    CorporateAction,
+    Kind,
+    Publication,
+    Published,
+    SourceError,
+    UnreachableError,
+)
 from producer.yahoo.bars import Bar, Response
 from producer.yahoo.errors import UNREACHABLE, ErrorKind, PollError
 from producer.yahoo.fetcher import SOURCE_NAME, Fetcher
@@ -192,7 +199,7 @@ class PollingSource:
         for publication in publications:
             await self._publish(followed, publication)
 
-    async def _rescale(self, followed: _Followed, splits: tuple[Action, ...]) -> Response:
+    async def _rescale(self, followed: _Followed, splits: tuple[CorporateAction, ...]) -> Response:
         """Publish the window's candles again on the scale of today, and return their response."""
         now_ms, newest_ms = self.now_ms(), followed.recent.newest_ms or 0
         start_ms = max(oldest_ms(self.interval, now_ms), 0)
@@ -210,7 +217,7 @@ class PollingSource:
             len(again),
         )  # fmt: skip
         await self._publish_all(followed, again)
-        followed.recent.done.update(splits)
+        followed.recent.rescaled_for.update(splits)
         return response
 
     def _make(self, followed: _Followed) -> Callable[[Bar], Candle | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import isclose
 from typing import Final
 
-from producer.source import RECHECKED, Action, ActionKind, Kind, Publication
+from producer.source import RECHECKED, ActionKind, CorporateAction, Kind, Publication
 from producer.yahoo.bars import Bar, Response, closed_after
 from shared.candles import Candle
 
@@ -29,7 +29,7 @@ class RecentCandles:
     """The newest candles of one symbol that are published or on the way; in memory, no I/O."""
 
     by_open_ms: dict[int, Candle] = field(default_factory=dict)  # rising
-    done: set[Action] = field(default_factory=set)  # splits whose candles were published again
+    rescaled_for: set[CorporateAction] = field(default_factory=set)  # splits
 
     @classmethod
     def of(cls, candles: Iterable[Candle]) -> RecentCandles:
@@ -83,7 +83,9 @@ def due(recent: RecentCandles, response: Response, make: MakeCandle) -> list[Pub
     return publications
 
 
-def _between(actions: Sequence[Action], since_ms: int, until_ms: int) -> tuple[Action, ...]:
+def _between(
+    actions: Sequence[CorporateAction], since_ms: int, until_ms: int
+) -> tuple[CorporateAction, ...]:
     return tuple(action for action in actions if since_ms <= action.at_ms < until_ms)
 
 
@@ -111,7 +113,7 @@ def same(bar: Bar, candle: Candle) -> bool:
     )
 
 
-def rescaled_by(recent: RecentCandles, response: Response) -> tuple[Action, ...] | None:
+def rescaled_by(recent: RecentCandles, response: Response) -> tuple[CorporateAction, ...] | None:
     """Return the splits for which candles must be published again; None when they need not be.
 
     They must when a split took effect after the newest published candle, whether or not Yahoo
@@ -125,7 +127,7 @@ def rescaled_by(recent: RecentCandles, response: Response) -> tuple[Action, ...]
         action
         for action in response.actions
         if action.kind is ActionKind.SPLIT
-        and action not in recent.done
+        and action not in recent.rescaled_for
         and newest.close_ms <= action.at_ms <= response.received_ms
     )
     return splits if splits or _has_moved(recent, response) else None
@@ -158,7 +160,7 @@ def _prices(bar: Bar, candle: Candle) -> tuple[tuple[float, float], ...]:
 def rescaled(
     recent: RecentCandles,
     response: Response,
-    splits: tuple[Action, ...],
+    splits: tuple[CorporateAction, ...],
     make: MakeCandle,
     count: int,
 ) -> list[Publication]:
