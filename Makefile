@@ -29,7 +29,7 @@ faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests 
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
 
 soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (10 minutes)
-	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/test_producer_soak.py $(ARGS)
+	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/producer/yahoo/test_soak.py $(ARGS)
 
 check: $(VENV)/.dev  ## Format check, lint, strict types, import contracts, generated documents
 	$(BIN)/ruff format --check .

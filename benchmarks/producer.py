@@ -1,9 +1,9 @@
-"""How fast many symbols are polled, against ``yf.download`` with threads, on the stand-in of Yahoo.
+"""Polls of many symbols beside ``yf.download`` with threads, on the local stand-in of Yahoo.
 
-The stand-in runs in a process of its own and answers each chart after a delay. ``process`` is
-``python -m producer --once`` from its start to its end, with Kafka: of each symbol the window's
-candles are published. ``producer_first`` is the same poll alone, and ``producer`` the poll that
-happens each minute thereafter.
+The stand-in runs in a process of its own and delays each response. ``process`` is ``python -m
+producer --once`` from its start to its end, with Kafka: of each symbol the window's candles are
+published. ``producer_first`` is the same poll alone, and ``producer`` the poll of each minute
+thereafter.
 """
 
 from __future__ import annotations
@@ -30,26 +30,35 @@ from prometheus_client import CollectorRegistry
 
 from local.broker import Broker
 from local.leash import Leash
-from producer.asking import THREADS, Asker
-from producer.gate import Gate
-from producer.ledger import RECHECKED
-from producer.polling import PollingSource, real_now_ms
+from local.yahoo import YahooStandIn, real_now_ms
+from local.yahoo.market import chart, open_now
 from producer.resume import newest_published
 from producer.settings import ProducerSettings
-from producer.yahoo import Yahoo
+from producer.source import RECHECKED
+from producer.yahoo.client import Yahoo
+from producer.yahoo.fetcher import Fetcher
+from producer.yahoo.gate import Gate
+from producer.yahoo.polling import PollingSource
 from shared.candles import Candle
 from shared.metrics import ProducerMetrics
 from shared.topics import partitions_of
 
 SYMBOLS: Final = 500
+"""Symbols to poll."""
+
 QUICK_SYMBOLS: Final = 60
+"""Symbols to poll with ``--quick``."""
+
 LATENCY_S: Final = 0.1
+"""Delay of each response."""
+
 GOAL_S: Final = 8.0
+"""Longest time that a poll of all symbols may take."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one poll of all symbols took."""
+    """Cost of one poll of all symbols."""
 
     seconds: float
     cpu_ms_per_symbol: float
@@ -57,14 +66,14 @@ class Round:
 
     @classmethod
     def of(cls, work: Callable[[], int]) -> Self:
-        """Run a poll that returns of how many symbols candles came."""
+        """Run a poll that returns the number of symbols with candles."""
         cpu_s, wall_s = time.process_time(), time.perf_counter()
         symbols = work()
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
         return cls(round(wall_s, 2), round(cpu_s * 1000 / max(symbols, 1), 2), symbols)
 
     def as_dict(self) -> dict[str, float]:
-        """Return it for JSON."""
+        """Return the cost for JSON."""
         return {
             "seconds": self.seconds,
             "cpu_ms_per_symbol": self.cpu_ms_per_symbol,
@@ -77,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks producer", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SYMBOLS} symbols")
     parser.add_argument("--symbols", type=int, default=SYMBOLS)
-    parser.add_argument("--latency", type=float, default=LATENCY_S, help="seconds of each answer")
+    parser.add_argument("--latency", type=float, default=LATENCY_S, help="seconds of each response")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     count = QUICK_SYMBOLS if options.quick else options.symbols
@@ -148,32 +157,34 @@ async def _symbols_in_topic(bootstrap: str, symbols: Sequence[str]) -> int:
 
 
 class _Ours:
-    """The polling source with the producer's own defaults, the window's candles new."""
+    """The polling source with the producer's defaults; the first poll publishes a window."""
 
     def __init__(self, yahoo: Yahoo, symbols: tuple[str, ...]) -> None:
         self._yahoo = yahoo
         self._symbols = symbols
-        self._pool = _KeptPool(THREADS)
+        self._settings = ProducerSettings.read([], "benchmarks")
+        self._pool = _KeptPool(self._settings.threads)
         self._published: dict[str, list[Candle]] = {}
 
     def poll(self) -> int:
         return asyncio.run(self._poll())
 
     async def _poll(self) -> int:
-        settings = ProducerSettings.read([], "benchmarks")
-        metrics = ProducerMetrics(CollectorRegistry())
-        gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
-        asker = Asker(self._yahoo.poll, "1m", gate, metrics, pool=self._pool)
-        source = PollingSource(self._symbols, asker, poll_ms=60_000, once=True)
-        seen: dict[str, list[Candle]] = {}
+        metrics, window = ProducerMetrics(CollectorRegistry()), self._settings.window
+        gate = Gate(metrics, rate=self._settings.rate, burst=self._settings.burst)
+        fetcher = Fetcher(self._yahoo.poll, "1m", gate, metrics, pool=self._pool)
+        source = PollingSource(
+            self._symbols, fetcher, poll_ms=60_000, window=window, history=window, once=True
+        )
+        by_symbol: dict[str, list[Candle]] = {}
         async for publication in source.candles(self._published):
-            seen.setdefault(publication.candle.symbol, []).append(publication.candle)
-        self._published = {symbol: candles[-RECHECKED:] for symbol, candles in seen.items()}
-        return len(seen)
+            by_symbol.setdefault(publication.candle.symbol, []).append(publication.candle)
+        self._published = {symbol: candles[-RECHECKED:] for symbol, candles in by_symbol.items()}
+        return len(by_symbol)
 
     def forget_newest(self) -> None:
         """Let the newest candle of each symbol be new again, as if a minute had passed."""
-        self._published = {symbol: one[:-1] for symbol, one in self._published.items()}
+        self._published = {symbol: candles[:-1] for symbol, candles in self._published.items()}
 
     def close(self) -> None:
         self._pool.end()
@@ -200,16 +211,13 @@ def _download(symbols: Sequence[str], session: Any) -> int:
 
 
 def _serve(count: int, latency_s: float) -> int:
-    from tests.yahoo import YahooStandIn  # noqa: PLC0415 -- only the server's process needs it
-    from tests.yahoo.market import chart, open_now  # noqa: PLC0415
-
     now_ms = real_now_ms()
     listing = open_now("SYM000", now_ms, price=100.0)
     names = frozenset(_names(count))
 
     @cache
-    def document(asked: tuple[tuple[str, str], ...]) -> bytes:
-        result = chart(listing, dict(asked), now_ms)
+    def document(query: tuple[tuple[str, str], ...]) -> bytes:
+        result = chart(listing, dict(query), now_ms)
         return json.dumps({"chart": {"result": [result], "error": None}}).encode()
 
     def canned(symbol: str, query: Mapping[str, str]) -> bytes | None:
@@ -217,7 +225,7 @@ def _serve(count: int, latency_s: float) -> int:
             return None
         return document(
             tuple(
-                # to the minute, so that the answers to all symbols are made once
+                # to the minute, so that all symbols share one response
                 (name, str(int(value) // 60 * 60) if name.startswith("period") else value)
                 for name, value in query.items()
                 if name in {"interval", "range", "period1", "period2"}

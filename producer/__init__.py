@@ -1,1 +1,1 @@
-"""Closed candles into Kafka: a replayed history, or Yahoo's as they close."""
+"""The producer: publishes closed candles to Kafka, replayed from files or polled from Yahoo."""

@@ -1,4 +1,4 @@
-"""``python -m producer``: wiring only."""
+"""``python -m producer``: runs a candle source into Kafka until it ends or a signal stops it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
@@ -15,12 +14,12 @@ from typing import Final
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from producer.ranges import oldest_ms
 from producer.resume import ResumeError, newest_published
 from producer.settings import ProducerSettings
 from producer.sink import KafkaSink, PublishError
-from producer.source import CandleSource, SourceError, UnreachableError
-from producer.wiring import replay, source
+from producer.source import CandleSource, SourceError, UnreachableError, real_now_ms
+from producer.wiring import open_source, replay
+from producer.yahoo import oldest_ms
 from shared import topics
 from shared.history import HistoryError
 from shared.metrics import ProducerMetrics
@@ -29,16 +28,15 @@ from shared.status import Health, StatusServer
 
 log = logging.getLogger("producer")
 
-STALLED_S = 30.0
-"""How long the broker may leave candles unacknowledged before /readyz says so."""
-
+STALLED_S: Final = 30.0
+"""Time without an acknowledgement from which /readyz reports the broker as stalled."""
 
 _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
 """Sources whose candles close while they run."""
 
 
 class StatusPortError(Exception):
-    """A port for /metrics that cannot be had."""
+    """A port for /metrics that cannot be opened."""
 
 
 EXPECTED: Final = (
@@ -49,11 +47,11 @@ EXPECTED: Final = (
     StatusPortError,
     topics.TopicError,
 )
-"""What is told in one line, without a traceback."""
+"""Errors that end the process with one log line and exit code 1, without a traceback."""
 
 
-class _Seldom(logging.Filter):
-    """Lets the same complaint through once in a while: aiokafka has ten a second without Kafka."""
+class _RateLimit(logging.Filter):
+    """Lets each message through once in some seconds: without Kafka aiokafka logs ten a second."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -67,8 +65,8 @@ class _Seldom(logging.Filter):
         return True
 
 
-class _Progress:
-    """What the probes tell; read by the status server's thread."""
+class _Probes:
+    """State behind the probes; read by the status server's thread."""
 
     sink: KafkaSink | None = None
 
@@ -89,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
     configure_logging(settings.log_level)
     aiokafka = logging.getLogger("aiokafka")
-    aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it sends again
-    aiokafka.addFilter(_Seldom(10.0))
+    aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it repeats
+    aiokafka.addFilter(_RateLimit(10.0))
     try:
         return uvloop.run(_until_signal(settings))
     except EXPECTED as error:
@@ -113,22 +111,22 @@ async def _until_signal(settings: ProducerSettings) -> int:
 async def _run(settings: ProducerSettings) -> None:
     registry = CollectorRegistry()
     metrics = ProducerMetrics(registry)
-    progress = _Progress()
-    with _status(settings, registry, progress) as server, source(settings, metrics) as chosen:
+    probes = _Probes()
+    with _status(settings, registry, probes) as server, open_source(settings, metrics) as source:
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
         try:
-            await _publish(settings, chosen, metrics, progress)
+            await _publish(settings, source, metrics, probes)
         except UnreachableError as error:
             if settings.fallback is None:
                 raise UnreachableError(
                     f"{error}; --fallback replay replays stored candles instead"
                 ) from error
-            log.warning("%s; a replay of stored candles stands in", error)
-            await _publish(settings, _stand_in(settings, metrics), metrics, progress)
+            log.warning("%s; replaying stored candles instead", error)
+            await _publish(settings, _stand_in(settings, metrics), metrics, probes)
 
 
 def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSource:
-    """Return a replay of the given file, or of all bundled candles, whatever was to be polled."""
+    """Return a replay of the given file, or of all bundled candles whatever the symbols."""
     update: dict[str, object] = {"source": "replay"}
     if settings.path is None:
         update |= {"symbols": (), "symbols_file": None}
@@ -136,42 +134,42 @@ def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSou
 
 
 def _status(
-    settings: ProducerSettings, registry: CollectorRegistry, progress: _Progress
+    settings: ProducerSettings, registry: CollectorRegistry, probes: _Probes
 ) -> StatusServer:
     host, port = settings.metrics_host, settings.metrics_port
     try:
-        return StatusServer(host, port, registry, live=progress.live, ready=progress.ready)
+        return StatusServer(host, port, registry, live=probes.live, ready=probes.ready)
     except OSError as error:
         raise StatusPortError(
-            f"metrics_port: {host}:{port} cannot be had: {error.strerror}"
+            f"metrics_port: {host}:{port} cannot be opened: {error.strerror}"
         ) from error
 
 
 async def _publish(
     settings: ProducerSettings,
-    chosen: CandleSource,
+    source: CandleSource,
     metrics: ProducerMetrics,
-    progress: _Progress,
+    probes: _Probes,
 ) -> None:
     await topics.ensure(settings.bootstrap, topics.market_topics(settings))
     async with KafkaSink(
         settings.bootstrap,
         settings.candles_topic,
         metrics,
-        chosen.name,
+        source.name,
         buffered=settings.buffer,
-        measure_lag=chosen.name in _AS_THEY_CLOSE,
+        measure_lag=source.name in _AS_THEY_CLOSE,
     ) as sink:
         published = await newest_published(
             settings.bootstrap,
             settings.candles_topic,
             await sink.partitions(),
-            chosen.symbols,
-            chosen.interval,
-            since_ms=_looked_back_to_ms(chosen),
+            source.symbols,
+            source.interval,
+            since_ms=_resume_from_ms(source),
         )
-        progress.sink = sink
-        async with aclosing(chosen.candles(published)) as publications:
+        probes.sink = sink
+        async with aclosing(source.candles(published)) as publications:
             async for publication in publications:
                 await sink.publish(publication)
         await sink.flush()
@@ -181,11 +179,11 @@ async def _publish(
         )  # fmt: skip
 
 
-def _looked_back_to_ms(chosen: CandleSource) -> int:
-    """Return the time before which a candle was appended that no longer matters."""
-    if chosen.name not in _AS_THEY_CLOSE:
+def _resume_from_ms(source: CandleSource) -> int:
+    """Return the time from which on candles in the topic matter for a resume."""
+    if source.name not in _AS_THEY_CLOSE:
         return 0
-    return max(oldest_ms(chosen.interval, time.time_ns() // 1_000_000), 0)
+    return max(oldest_ms(source.interval, real_now_ms()), 0)
 
 
 if __name__ == "__main__":

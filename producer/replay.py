@@ -1,4 +1,4 @@
-"""Candles of the past, in the order of their market, at any speed."""
+"""Replays a stored history in the order of its market, at any speed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHORTEST_SLEEP_S: Final = 0.001
 
 
 class ReplaySource:
-    """Gives a finite history; the same history gives the same candles in the same order."""
+    """Yields a finite history; the same history always yields the same candles in order."""
 
     name = "replay"
 
@@ -35,7 +35,7 @@ class ReplaySource:
 
     async def candles(self, published: Published) -> AsyncGenerator[Publication, None]:
         newest_ms = {
-            symbol: max(one.open_ms for one in candles)
+            symbol: max(candle.open_ms for candle in candles)
             for symbol, candles in published.items()
             if candles
         }

@@ -1,4 +1,4 @@
-"""Where a restarted producer goes on: the newest candles of each symbol in the topic."""
+"""Reads the newest candles of each symbol from the topic, after which a restart resumes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from producer.ledger import RECHECKED
+from producer.source import RECHECKED
 from shared.candles import Candle, InvalidCandle, decode_candle
 
 FIRST_SPAN: Final = 1000
-"""Messages looked at first at a partition's end; each further look is four times as long."""
+"""Messages in the first span read at a partition's end; each further span is four times as long."""
 
 _ANY_TIME_MS: Final = 1 << 53
 _POLL_MS: Final = 10_000
 
 
 class ResumeError(Exception):
-    """A topic whose end cannot be read."""
+    """A topic whose newest messages cannot be read."""
 
 
 class Tail:
-    """What is known of a partition, read span by span from its end. Pure."""
+    """Newest candles of a partition, read span by span from its end; in memory, no I/O."""
 
     def __init__(self, symbols: Iterable[str], interval: str) -> None:
         self.newest: dict[str, list[Candle]] = {}
@@ -38,29 +38,27 @@ class Tail:
         return not self._missing
 
     def read(self, messages: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Take the keys and values of the span before all spans read so far, in their order.
+        """Add the keys and values of the span before all spans read so far, in their order.
 
-        What is no candle of a wanted symbol and interval is passed over: others may write to
+        Everything but candles of a wanted symbol and interval is skipped: others may write to
         the topic too. Of each symbol the newest candles of the span are kept, of several with
         one opening time the last: it corrects the others.
         """
-        found: dict[str, dict[int, Candle]] = {}
+        candles: dict[str, dict[int, Candle]] = {}
         for key, value in messages:
-            if key in self._missing:
-                self._note(found, key, value)
-        for symbol, candles in found.items():
-            self.newest[symbol] = [candles[at] for at in sorted(candles)[-RECHECKED:]]
-        self._missing -= {symbol.encode() for symbol in found}
+            candle = self._candle(key, value) if key in self._missing else None
+            if candle is not None:
+                candles.setdefault(candle.symbol, {})[candle.open_ms] = candle
+        for symbol, by_time in candles.items():
+            self.newest[symbol] = [by_time[at] for at in sorted(by_time)[-RECHECKED:]]
+        self._missing -= {symbol.encode() for symbol in candles}
 
-    def _note(
-        self, found: dict[str, dict[int, Candle]], key: bytes | None, value: bytes | None
-    ) -> None:
+    def _candle(self, key: bytes | None, value: bytes | None) -> Candle | None:
         try:
             candle = decode_candle(key, value, _ANY_TIME_MS)
         except InvalidCandle:
-            return
-        if candle.interval == self._interval:
-            found.setdefault(candle.symbol, {})[candle.open_ms] = candle
+            return None
+        return candle if candle.interval == self._interval else None
 
 
 def spans(beginning: int, end: int) -> Iterator[tuple[int, int]]:
@@ -83,17 +81,16 @@ async def newest_published(
 ) -> dict[str, list[Candle]]:
     """Return the newest candles in the topic, oldest first, for each symbol that has one.
 
-    A symbol's candles lie in one partition, in order. That is read from its end backwards until
-    its symbols are found; for a symbol that has no candle to its beginning, or to where it was
-    at ``since_ms``.
+    A symbol's candles lie in one partition, in order. That is read backwards from its end until
+    all its symbols are found; for a symbol without a candle, to its beginning or ``since_ms``.
 
     Args:
         bootstrap: Kafka's host:port.
         topic: of candles.
         partitions: the numbers of all its partitions.
-        symbols: the ones to look for.
+        symbols: to look for.
         interval: of the candles to look for.
-        since_ms: candles appended earlier are not looked for.
+        since_ms: time before which appended candles are not read.
 
     Raises:
         ResumeError: when the topic cannot be read.
@@ -137,21 +134,23 @@ async def _beginnings(
     if not since_ms:
         beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets(list(partitions))
         return beginnings
-    found = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
+    offsets = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
     # None: nothing was appended since
-    return {one: ends[one] if at is None else at.offset for one, at in found.items()}
+    return {
+        partition: ends[partition] if at is None else at.offset for partition, at in offsets.items()
+    }
 
 
 def _symbols_by_partition(
     topic: str, partitions: Sequence[int], symbols: Iterable[str]
 ) -> dict[TopicPartition, list[str]]:
-    pick = DefaultPartitioner()  # the one that the sink's client has
+    partition_of = DefaultPartitioner()  # the sink's client has the same
     numbers = sorted(partitions)
-    chosen: dict[TopicPartition, list[str]] = defaultdict(list)
+    by_partition: dict[TopicPartition, list[str]] = defaultdict(list)
     for symbol in symbols:
-        number = pick(symbol.encode(), numbers, numbers)
-        chosen[TopicPartition(topic, number)].append(symbol)
-    return dict(chosen)
+        number = partition_of(symbol.encode(), numbers, numbers)
+        by_partition[TopicPartition(topic, number)].append(symbol)
+    return dict(by_partition)
 
 
 async def _read_span(
@@ -166,5 +165,5 @@ async def _read_span(
         messages += [(record.key, record.value) for record in records if record.offset < end]
         before, position = position, await consumer.position(partition)
         if position == before:
-            raise ResumeError(f"{partition}: nothing came from offset {position} of {end}")
+            raise ResumeError(f"{partition}: expected messages up to {end}, got none at {position}")
     return messages

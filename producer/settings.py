@@ -1,8 +1,7 @@
-"""The producer's settings."""
+"""Settings of the producer."""
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -10,17 +9,24 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from producer.ranges import Span, why_impossible
-from producer.schedule import default_poll_ms
-from shared.candles import DAY_MS, INTERVALS_MS
-from shared.history import BUNDLED_SYMBOLS
+from producer.source import real_now_ms
+from producer.yahoo import Span, default_poll_ms, why_impossible
+from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Interval
 from shared.settings import CommaSeparated, KafkaSettings
 
 
-def _known_interval(value: str) -> str:
-    if value not in INTERVALS_MS:
-        raise ValueError(f"expected one of {', '.join(INTERVALS_MS)}")
-    return value
+def time_ms(text: str) -> int:
+    """Return an ISO date or time in UTC epoch milliseconds; without a zone it is UTC.
+
+    Raises:
+        PydanticCustomError: when it is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        rule = "expected a date or time such as 2026-11-02 or 2026-11-02T14:30Z"
+        raise PydanticCustomError("rule", "{rule}", {"rule": rule}) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _time(value: str | None) -> str | None:
@@ -29,28 +35,14 @@ def _time(value: str | None) -> str | None:
     return value
 
 
-def time_ms(text: str) -> int:
-    """Return an ISO date or time in UTC epoch milliseconds; without a zone it is UTC.
-
-    Raises:
-        ValueError: when it is neither.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            "expected a date or time such as 2026-11-02 or 2026-11-02T14:30Z"
-        ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
 Time = Annotated[str | None, AfterValidator(_time)]
+"""Date or time in ISO 8601, as a setting."""
 
 
 class ProducerSettings(KafkaSettings):
     """Publishes closed candles to Kafka, keyed by symbol.
 
-    After a stop, even by kill -9, it goes on after the last candle in the topic. Every flag is
+    After a stop, even by kill -9, it resumes after the last candle in the topic. Every flag is
     also an environment variable: --poll-seconds is CANDLECAST_POLL_SECONDS.
 
     Examples:
@@ -65,21 +57,21 @@ class ProducerSettings(KafkaSettings):
     source: Literal["replay", "yfinance", "live", "backfill"] = Field(
         "replay",
         description="replay: a finite history; yfinance: Yahoo's candles as they close; live: the "
-        "same, and provisional ones from Yahoo's ticks before them; backfill: a range of Yahoo's "
-        "once",
+        "same, and before each a provisional one from Yahoo's ticks; backfill: a past range of "
+        "Yahoo's, once",
     )
     fallback: Literal["replay"] | None = Field(
-        None, description="what stands in for Yahoo if it cannot be reached at the start"
+        None, description="source to use instead when Yahoo cannot be reached at the start"
     )
     symbols: CommaSeparated = Field(
         (),
-        description="symbols, by comma; by default all that the replayed file holds, or "
+        description="symbols, by comma; by default every symbol of the replayed file, or "
         "AAPL,GOOG,IBM,MSFT",
     )
     symbols_file: Path | None = Field(
-        None, description="text file of more symbols, one a line; what follows a # is left out"
+        None, description="text file of more symbols, one a line; # starts a comment"
     )
-    interval: Annotated[str, AfterValidator(_known_interval)] = Field(
+    interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
     path: Path | None = Field(
@@ -88,7 +80,7 @@ class ProducerSettings(KafkaSettings):
         "open, high, low, close, volume, and perhaps adj_close; by default the bundled candles",
     )
     speed: float | None = Field(
-        None, gt=0, description="for replay: candles a second; by default as fast as it goes"
+        None, gt=0, description="for replay: candles a second; by default as fast as possible"
     )
     start: Time = Field(None, description="for backfill: first opening time, such as 2026-11-02")
     end: Time = Field(
@@ -103,27 +95,27 @@ class ProducerSettings(KafkaSettings):
     idle_seconds: float = Field(
         120.0,
         ge=1,
-        description="for live: a stream that is silent for so long counts as lost and begins anew",
+        description="for live: silence after which the stream counts as lost and is reconnected",
     )
     once: bool = Field(default=False, description="for yfinance: poll once and end")
     rate: float = Field(
         100.0, gt=0, le=1000, description="requests a second to Yahoo, of all symbols together"
     )
     threads: int = Field(
-        16, ge=1, le=64, description="requests to Yahoo at once, each with its connection"
+        16, ge=1, le=64, description="requests to Yahoo at once, each with its own connection"
     )
     window: int = Field(
         160,
         ge=1,
-        le=2000,
-        description="candles that are published again after a split: at least the model's window",
+        le=MAX_CANDLES,
+        description="candles to publish again after a split: at least the model's window",
     )
     history: int | None = Field(
         None,
         ge=1,
-        le=2000,
-        description="newest candles that a symbol begins with of which the topic has none; by "
-        "default as many as --window",
+        le=MAX_CANDLES,
+        description="newest candles to begin with for a symbol that the topic lacks; by default "
+        "as many as --window",
     )
     buffer: int = Field(
         5000, ge=1, description="candles that may wait for Kafka before the source waits"
@@ -152,24 +144,20 @@ class ProducerSettings(KafkaSettings):
 
     @property
     def burst(self) -> int:
-        """Requests that may be made at once after a pause: those of two seconds."""
+        """Most requests at once after a pause: those of two seconds."""
         return max(round(2 * self.rate), 1)
 
     def all_symbols(self) -> tuple[str, ...]:
-        """Return the symbols of flag and file, each once; those of the bundled data if none.
+        """Return the symbols of flag and file, each once.
 
         Raises:
             OSError, UnicodeDecodeError: when the file cannot be read.
         """
-        return self.named_symbols() or BUNDLED_SYMBOLS
-
-    def named_symbols(self) -> tuple[str, ...]:
-        """Return the symbols of flag and file, each once."""
         listed: list[str] = []
         if self.symbols_file is not None:
             lines = self.symbols_file.read_text(encoding="utf-8").splitlines()
             listed = [line.partition("#")[0].strip() for line in lines]
-        return tuple(dict.fromkeys([*self.symbols, *(one for one in listed if one)]))
+        return tuple(dict.fromkeys([*self.symbols, *filter(None, listed)]))
 
     def span(self, now_ms: int) -> Span:
         """Return the range of a backfill."""
@@ -184,7 +172,7 @@ class ProducerSettings(KafkaSettings):
         if self.source == "live" and INTERVALS_MS[self.interval] >= DAY_MS:
             raise _inconsistent(f"interval: live makes candles below a day, got {self.interval!r}")
         if self.source == "backfill":
-            self._check_range(time.time_ns() // 1_000_000)
+            self._check_range(real_now_ms())
         elif self.start is not None or self.end is not None:
             raise _inconsistent(f"start, end: only a backfill has a range, got {self.source!r}")
         if self.once and self.source != "yfinance":

@@ -1,11 +1,10 @@
-"""Candles into the topic: idempotent, ordered by symbol, acknowledged by all replicas."""
+"""Kafka sink of candles: idempotent, ordered by symbol, acknowledged by all replicas."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
-import time
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -13,22 +12,20 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from producer.source import Kind, Publication
+from producer.source import Kind, Publication, real_now_ms
 from shared.candles import Candle
 from shared.headers import cloud_event
 from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)
 
-BUFFERED: Final = 5000
-"""Candles handed to the client and not yet acknowledged, by default; about 3 MB."""
-
 CLOSE_TIMEOUT_S: Final = 7.0
-"""How long the end of the process waits for acknowledgements; SIGTERM allows 10 s."""
+"""Longest wait for acknowledgements at the end of the process; SIGTERM allows 10 s."""
 
 _SLOW_S: Final = 2.0
 
 EVENT_TYPE: Final = "market.candle.v1"
+"""CloudEvents type of a candle's message."""
 
 
 class PublishError(Exception):
@@ -39,11 +36,11 @@ class KafkaSink:
     """Publishes candles in the order given; use as an async context manager.
 
     The client sends one batch at a time to a partition and repeats it until the broker has it,
-    so the candles of a symbol arrive in order and without holes: the newest in the topic tells
-    a restart where to go on. After a refusal nothing more is sent, for the same reason.
+    so the candles of a symbol arrive in order and without holes: a restart resumes after the
+    newest in the topic. After a refusal nothing more is sent, for the same reason.
 
     While Kafka does not answer it buffers a bounded number of candles; then ``publish`` waits,
-    and with it the source. What it has not published a restart finds missing in the topic.
+    and with it the source. A restart publishes what the topic then lacks.
     """
 
     def __init__(
@@ -53,7 +50,7 @@ class KafkaSink:
         metrics: ProducerMetrics,
         source: str,
         *,
-        buffered: int = BUFFERED,
+        buffered: int,
         measure_lag: bool = False,
     ) -> None:
         """Prepare only; entering the context connects.
@@ -61,14 +58,14 @@ class KafkaSink:
         Args:
             bootstrap: Kafka's host:port.
             topic: of candles.
-            metrics: counts what is acknowledged.
+            metrics: counts acknowledged candles.
             source: the name of the source.
-            buffered: candles that may wait for Kafka.
+            buffered: most candles handed over and not acknowledged; 5,000 are about 3 MB.
             measure_lag: whether the candles close while they are published.
         """
         self._topic = topic
         self._buffered = buffered
-        self._measure_from_ms = _now_ms() if measure_lag else None
+        self._measure_from_ms = real_now_ms() if measure_lag else None
         self._metrics = metrics
         self._event_source = f"candlecast/producer/{source}"
         self._acknowledged = metrics.candles.labels(source)
@@ -104,7 +101,7 @@ class KafkaSink:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait a while for what is in flight, unless the broker has refused a candle."""
+        """Wait a while for acknowledgements, unless the broker has refused a candle."""
         if self._failure is not None:
             await self._producer.client.close()
         try:
@@ -112,16 +109,16 @@ class KafkaSink:
             await asyncio.wait_for(self._producer.stop(), timeout_s)
         except TimeoutError:
             log.warning(
-                "%d candles were not acknowledged; the next start publishes them", self._in_flight
+                "%d candles are not acknowledged; the next start publishes them", self._in_flight
             )
 
     async def partitions(self) -> list[int]:
         """Return the numbers of the topic's partitions.
 
-        Waits a while for a topic that was just made, of which not all brokers know yet.
+        Waits a while for a new topic, of which not all brokers know yet.
 
         Raises:
-            PublishError: when it still is not known.
+            PublishError: when it is still unknown.
         """
         try:
             return sorted(await self._producer.partitions_for(self._topic))
@@ -171,11 +168,11 @@ class KafkaSink:
         self._check()
 
     def waiting_s(self) -> float:
-        """Return for how long candles have waited for the broker, in seconds."""
+        """Return how long candles have waited for the broker, in seconds."""
         return self._loop.time() - self._last_ack_s if self._in_flight else 0.0
 
     def rate(self) -> float:
-        """Return the candles a second from the first one handed over to the newest ack."""
+        """Return candles a second, from the first one handed over to the newest acknowledged."""
         seconds = self._last_ack_s - self._first_s
         return self.published / seconds if seconds > 0 else 0.0
 
@@ -189,8 +186,8 @@ class KafkaSink:
                 )
                 return sent
             except KafkaTimeoutError:
-                # the client's buffer is full and the candle not in it, so it is tried again
-                log.warning("Kafka has taken no candle for a while; waiting")
+                # the client's buffer is full and the candle not in it, so it is sent again
+                log.warning("Kafka has not taken a candle for a while; waiting")
             except KafkaError as error:
                 self._fail(error)
                 self._check()
@@ -227,7 +224,7 @@ class KafkaSink:
         if publication.kind in {Kind.CLOSED, Kind.PROVISIONAL}:
             self._metrics.newest_close.labels(candle.symbol).set(candle.close_ms / 1000)
             if self._measure_from_ms is not None and candle.close_ms >= self._measure_from_ms:
-                lag_s = (_now_ms() - candle.close_ms) / 1000
+                lag_s = (real_now_ms() - candle.close_ms) / 1000
                 self._metrics.publish_lag_seconds.observe(lag_s)
 
     def _fail(self, error: BaseException) -> None:
@@ -243,21 +240,18 @@ class KafkaSink:
 
 
 def extensions(publication: Publication) -> dict[str, str]:
-    """Return what a reader should know beyond the values: our CloudEvents attributes.
+    """Return our CloudEvents attributes: what a consumer should know beyond the values.
 
     ``kind``: one of ``Kind``. ``split``: ``4:1``, of the candles published again because of it
     and of the first one that trades after it. ``dividend``: the amount a share, of the first
     candle that trades without it.
     """
-    found = {"kind": publication.kind.value}
+    attributes = {"kind": publication.kind.value}
     for action in publication.actions:
         name = action.kind.value
-        found[name] = f"{found[name]},{action.value}" if name in found else action.value
-    return found
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+        before = f"{attributes[name]}," if name in attributes else ""
+        attributes[name] = before + action.value
+    return attributes
 
 
 def _event_id(candle: Candle, value: bytes) -> str:

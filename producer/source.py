@@ -1,33 +1,42 @@
-"""The port that every source of candles has, and what it gives."""
+"""Port of candle sources: the contract that each one keeps, and the publications it yields."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from shared.candles import Candle
 
+RECHECKED: Final = 15
+"""Newest published candles of a symbol that a source may check again for corrections."""
+
+
+def real_now_ms() -> int:
+    """Return the current time, UTC epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
 
 class Kind(StrEnum):
-    """What a candle is to those before it in the topic; its header says so."""
+    """Relation of a candle to those before it in the topic; its header has it."""
 
     CLOSED = "closed"  # new and final, as far as its source knows
     PROVISIONAL = "provisional"  # made from ticks; polling confirms or corrects it
-    CORRECTION = "correction"  # another value of a published candle, or one that came late
+    CORRECTION = "correction"  # another value of a published candle, or a late one
     RESCALED = "rescaled"  # a published candle on the scale after a split
 
 
 class ActionKind(StrEnum):
-    """What a company may do that moves its price by itself."""
+    """Kind of a corporate action, which moves the price by itself."""
 
     SPLIT = "split"
     DIVIDEND = "dividend"
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class CorporateAction:
     """A split or a dividend; from ``at_ms`` on the market trades after it."""
 
     kind: ActionKind
@@ -37,11 +46,11 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A candle to publish, and what its readers should know about it beyond its values."""
+    """A candle to publish, and what consumers should know about it beyond its values."""
 
     candle: Candle
     kind: Kind = Kind.CLOSED
-    actions: tuple[Action, ...] = ()  # that take effect with this candle, or caused it
+    actions: tuple[CorporateAction, ...] = ()  # that take effect with this candle, or caused it
 
 
 Published = Mapping[str, Sequence[Candle]]
@@ -49,7 +58,7 @@ Published = Mapping[str, Sequence[Candle]]
 
 
 class SourceError(Exception):
-    """A source that cannot give candles at all."""
+    """A source that cannot yield candles at all."""
 
 
 class UnreachableError(SourceError):
@@ -57,25 +66,25 @@ class UnreachableError(SourceError):
 
 
 class CandleSource(Protocol):
-    """Gives the closed candles of some symbols at one interval.
+    """Yields the closed candles of some symbols at one interval.
 
-    Whatever an implementation reads, it holds to this:
+    Whatever an implementation reads, it keeps this contract:
 
     - Every candle is valid and closed: its time is over.
-    - The candles of one symbol that are ``CLOSED`` or ``PROVISIONAL`` come in rising
-      ``open_ms``, each once, and begin after the newest published one; none between two that
-      come is left out for an error that passes, or it comes later as a ``CORRECTION``.
-    - A ``CORRECTION`` or ``RESCALED`` candle is no newer than those that came or were published
-      before, and says something that they did not.
-    - What is wrong with one symbol stops no other; it is logged and counted.
+    - The candles of one symbol that are ``CLOSED`` or ``PROVISIONAL`` have rising ``open_ms``,
+      each once, and begin after the newest published one; none between two of them is left out
+      for an error that passes, or it follows later as a ``CORRECTION``.
+    - A ``CORRECTION`` or ``RESCALED`` candle is not newer than those yielded or published
+      before, and differs from them.
+    - A fault of one symbol does not stop the others; it is logged and counted.
     - It reads on only as the caller takes candles, so a sink that waits holds back the source.
-    - It ends when there is nothing more to come, or raises ``SourceError`` when there never
-      was anything; ``aclose`` ends it sooner.
+    - It ends when it has no more candles, or raises ``SourceError`` when it never had any;
+      ``aclose`` ends it sooner.
     """
 
     @property
     def name(self) -> str:
-        """Whose candles they are, for the log and the metrics."""
+        """Name of the source in log, metrics and headers."""
         ...
 
     @property
@@ -85,9 +94,9 @@ class CandleSource(Protocol):
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The symbols whose candles it gives."""
+        """The symbols whose candles it yields."""
         ...
 
     def candles(self, published: Published) -> AsyncGenerator[Publication, None]:
-        """Yield the candles that come after the published ones."""
+        """Yield the candles after the published ones, and corrections of those."""
         ...

@@ -1,4 +1,4 @@
-"""Makes the source that the settings ask for."""
+"""Makes the candle source that the settings name."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from producer import cookies
 from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
-from producer.source import CandleSource, SourceError
-from shared.history import History, bundled, from_file
+from producer.source import CandleSource, SourceError, real_now_ms
+from producer.yahoo import cookies
+from shared.history import BUNDLED_SYMBOLS, History, bundled, from_file
 from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
+def open_source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
     """Yield the source; raises ``SourceError`` or ``HistoryError`` when it cannot be made."""
     if settings.source == "replay":
         yield replay(settings, metrics)
@@ -30,14 +30,14 @@ def source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[Can
         if settings.cache_dir is not None:
             cookies.take(settings.cache_dir, own)
         try:
-            yield _of_yahoo(settings, metrics, own)
+            yield _yahoo_source(settings, metrics, own)
         finally:
             if settings.cache_dir is not None:
                 cookies.put_back(own, settings.cache_dir)
 
 
 def replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource:
-    """Return the replay of a file, or of the bundled candles; says which rows it leaves out."""
+    """Return the replay of a file, or of the bundled candles; logs the rows that it leaves out."""
     history = _history(settings)
     for row in history.rejected[:10]:
         log.warning("%s: row %d: %s: left out", history.name, row.row, row.detail)
@@ -51,49 +51,48 @@ def replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource
     return ReplaySource(history, settings.interval, settings.speed)
 
 
-def symbols_of(settings: ProducerSettings) -> tuple[str, ...]:
-    """Return the symbols that the settings name; raises ``SourceError`` for a bad file."""
+def _history(settings: ProducerSettings) -> History:
+    symbols = _symbols(settings)
+    if settings.path is None:
+        return bundled(symbols or BUNDLED_SYMBOLS)
+    return from_file(settings.path, settings.interval, symbols)
+
+
+def _symbols(settings: ProducerSettings) -> tuple[str, ...]:
     try:
-        return settings.named_symbols()
+        return settings.all_symbols()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"symbols_file: {settings.symbols_file}: {error}") from error
 
 
-def _history(settings: ProducerSettings) -> History:
-    named = symbols_of(settings)
-    if settings.path is None:
-        return bundled(named or settings.all_symbols())
-    return from_file(settings.path, settings.interval, named)
-
-
-def _of_yahoo(
+def _yahoo_source(
     settings: ProducerSettings, metrics: ProducerMetrics, cache_dir: Path
 ) -> CandleSource:
     # yfinance takes a second and 100 MB to import, which a replay does without
-    from producer.asking import Asker  # noqa: PLC0415
-    from producer.backfill import BackfillSource  # noqa: PLC0415
-    from producer.gate import Gate  # noqa: PLC0415
-    from producer.polling import PollingSource, real_now_ms  # noqa: PLC0415
-    from producer.yahoo import Yahoo  # noqa: PLC0415
+    from producer.yahoo.backfill import BackfillSource  # noqa: PLC0415
+    from producer.yahoo.client import Yahoo  # noqa: PLC0415
+    from producer.yahoo.fetcher import Fetcher  # noqa: PLC0415
+    from producer.yahoo.gate import Gate  # noqa: PLC0415
+    from producer.yahoo.polling import PollingSource  # noqa: PLC0415
 
+    symbols = _symbols(settings) or BUNDLED_SYMBOLS
     yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
     gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
     pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="yahoo")
-    asker = Asker(yahoo.poll, settings.interval, gate, metrics, pool=pool)
-    symbols = symbols_of(settings) or settings.all_symbols()
+    fetcher = Fetcher(yahoo.poll, settings.interval, gate, metrics, pool=pool)
     if settings.source == "backfill":
-        return BackfillSource(symbols, asker, settings.span(real_now_ms()))
+        return BackfillSource(symbols, fetcher, settings.span(real_now_ms()))
     polling = PollingSource(
-        symbols, asker, poll_ms=settings.poll_ms, once=settings.once, window=settings.window,
-        history=settings.history or settings.window,
+        symbols, fetcher, poll_ms=settings.poll_ms, window=settings.window,
+        history=settings.history or settings.window, once=settings.once,
     )  # fmt: skip
     if settings.source == "yfinance":
         return polling
-    from producer.live import LiveSource  # noqa: PLC0415
-    from producer.stream import TickStream  # noqa: PLC0415
+    from producer.yahoo.live import LiveSource  # noqa: PLC0415
+    from producer.yahoo.ticker import TickStream  # noqa: PLC0415
 
-    stream = TickStream(
+    ticks = TickStream(
         symbols, metrics, proxy=settings.proxy, ca_bundle=settings.ca_bundle,
         idle_s=settings.idle_seconds,
     )  # fmt: skip
-    return LiveSource(polling, stream)
+    return LiveSource(polling, ticks)

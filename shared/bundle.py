@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.candles import INTERVALS_MS
+from shared.candles import INTERVALS_MS, MAX_CANDLES
 from shared.forecasts import MEDIAN
-from shared.window import MAX_CANDLES
 
 CONFIG_NAME: Final = "config.json"
 ONNX_NAME: Final = "model.onnx"

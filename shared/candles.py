@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Final, LiteralString, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from shared.messages import Message
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 86_400_000
+
+MAX_CANDLES: Final = 2048
+"""Most candles in a window: the bound of every model's length, stored window and republished
+history."""
 
 WEEKEND: Final = (2, 3)
 """Remainders by 7 of the days since 1970-01-01, a Thursday, that are Saturdays and Sundays."""
@@ -30,6 +35,25 @@ INTERVALS_MS: Final[dict[str, int]] = {
     "1wk": 7 * DAY_MS,
 }
 """Length of each interval in milliseconds; the names are yfinance's."""
+
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+
+
+def midnight_ms(day: date) -> int:
+    """Return a date's midnight UTC, epoch milliseconds: the opening time of its daily candle."""
+    return (day.toordinal() - _EPOCH_DAY) * DAY_MS
+
+
+def known_interval(value: str) -> str:
+    """Return the name of an interval; a validator that refuses unknown ones."""
+    if value not in INTERVALS_MS:
+        rule = f"expected one of {', '.join(INTERVALS_MS)}"
+        raise PydanticCustomError("rule", "{rule}", {"rule": rule})
+    return value
+
+
+Interval = Annotated[str, AfterValidator(known_interval)]
+"""Name of an interval, as a setting."""
 
 MAX_MESSAGE_BYTES: Final = 4096
 """A candle is some 200 bytes; anything far larger is not one."""

@@ -14,10 +14,6 @@ from numpy.typing import NDArray
 
 from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Candle
 
-MAX_CANDLES: Final = 2048
-"""Most candles in a window: the bound of every model's length, stored window and republished
-history."""
-
 _RECORD: Final = struct.Struct("<q5f")
 _OPENING: Final = struct.Struct("<q20x")
 _DTYPE: Final = np.dtype([("open_ms", "<i8"), ("ohlcv", "<f4", 5)])

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from shared.bundle import default_path
+from shared.candles import MAX_CANDLES
 from shared.forecaster import Models
 from shared.settings import KafkaSettings
-from shared.window import MAX_CANDLES
 
 
 class WorkerSettings(KafkaSettings):

@@ -11,6 +11,11 @@ from shared.candles import DAY_MS, Candle
 START_MS = 1_262_563_200_000  # 2010-01-04, a Monday, midnight UTC
 
 
+def values_of(candle: Candle) -> tuple[float, float, float, float, float]:
+    """Return open, high, low, close and volume."""
+    return candle.open, candle.high, candle.low, candle.close, candle.volume
+
+
 def candle(
     day: int = 0,
     close: float = 100.0,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.progress import Progress
 
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
-from shared.candles import DAY_MS
+from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import OnnxForecaster
 from shared.history import HistoryError
 from shared.settings import ServiceSettings, configure_logging
@@ -32,7 +32,6 @@ from trainer.settings import (
     InspectSettings,
     SearchSettings,
     TrainSettings,
-    midnight_ms,
 )
 from trainer.tracking import Run, TrackingError
 

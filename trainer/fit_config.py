@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from shared.window import MAX_CANDLES
+from shared.candles import MAX_CANDLES
 
 Scaling = Literal["har", "level", "absolute"]
 """What a net's targets are divided by: HAR's volatility, that of 120 candles, or a constant."""

@@ -12,9 +12,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
-from shared.candles import DAY_MS, INTERVALS_MS
+from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
 from shared.settings import CommaSeparated, ServiceSettings
-from shared.window import MAX_CANDLES
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
@@ -32,7 +31,6 @@ SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 CONFIGURATIONS_TRIED: Final = 138
 """On validation data, before the defaults of ``FitConfig`` were chosen."""
 
-_EPOCH: Final = date(1970, 1, 1)
 _DEFAULT: Final = FitConfig()
 
 
@@ -84,12 +82,6 @@ def _features(specs: tuple[str, ...]) -> tuple[str, ...]:
         raise PydanticCustomError("inconsistent", "{detail}", detail) from error
 
 
-def _known_interval(value: str) -> str:
-    if value not in INTERVALS_MS:
-        raise _wrong(f"expected one of {', '.join(INTERVALS_MS)}")
-    return value
-
-
 Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]
 Steps = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_steps)]
 Features = Annotated[CommaSeparated, AfterValidator(_features)]
@@ -97,16 +89,11 @@ Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
 
-def midnight_ms(day: date) -> int:
-    """Return a date's midnight, UTC epoch milliseconds."""
-    return (day - _EPOCH).days * DAY_MS
-
-
 class DataSettings(ServiceSettings):
     """Which candles."""
 
     data: Path | None = Field(None, description=f"{COLUMNS}; by default the bundled candles")
-    interval: Annotated[str, AfterValidator(_known_interval)] = Field(
+    interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
     bad_rows: Path | None = Field(

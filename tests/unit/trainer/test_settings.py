@@ -19,7 +19,6 @@ from trainer.settings import (
     EvaluateSettings,
     FitSettings,
     TrainSettings,
-    midnight_ms,
 )
 
 FIRST = next(iter(FEATURES))
@@ -126,10 +125,6 @@ def test_an_unknown_command_is_told_with_the_known_ones(
 
 def test_the_baselines_of_the_settings_are_those_there_are() -> None:
     assert tuple(BASELINES) == NAMES
-
-
-def test_a_date_is_its_midnight() -> None:
-    assert midnight_ms(date(2013, 3, 1)) == 1_362_096_000_000
 
 
 @pytest.mark.parametrize(

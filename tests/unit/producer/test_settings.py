@@ -1,0 +1,41 @@
+"""Settings of the producer: bounds, and messages that name the flag, the rule and the value."""
+
+from __future__ import annotations
+
+import pytest
+
+from producer.settings import ProducerSettings
+from shared.candles import MAX_CANDLES
+
+
+def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        ProducerSettings.read(argv, "producer")
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize("flag", ["--window", "--history"])
+def test_a_window_is_republished_up_to_the_bound_of_all_windows(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ProducerSettings.read([flag, str(MAX_CANDLES)], "producer")
+    assert MAX_CANDLES in {settings.window, settings.history}
+    error = error_of([flag, str(MAX_CANDLES + 1)], capsys)
+    assert error.startswith(f"producer: {flag[2:]}: input should be less than or equal to 2048")
+
+
+@pytest.mark.parametrize(
+    ("argv", "rule", "value"),
+    [
+        (["--interval", "7m"], "interval: expected one of 1m, 2m, 5m", "7m"),
+        (["--source", "backfill", "--start", "soon"], "start: expected a date or time", "soon"),
+    ],
+)
+def test_a_bad_value_is_one_line_with_the_rule_and_the_value(
+    argv: list[str], rule: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(argv, capsys)
+    assert error.startswith(f"producer: {rule}")
+    assert error.endswith(f"got {value!r}")
+    assert "\n" not in error
