@@ -14,16 +14,16 @@ from typing import Final, NoReturn
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from api import keys_command, logs
-from api.access import AccessRules
 from api.app import Options, create_app
+from api.edge import keys_command, logs
+from api.edge.access import AccessRules
+from api.edge.keys import KeyFileError, WatchedKeys
+from api.edge.middleware import request_id
+from api.edge.server import Server, SocketLimits, Tls, make_config
 from api.follower import Follower, Live
 from api.hub import Hub
-from api.keys import KeyFileError, WatchedKeys
 from api.market import Market
-from api.middleware import request_id
 from api.openapi import example_history
-from api.server import Server, SocketLimits, Tls, make_config
 from api.settings import ApiSettings
 from api.stream_routes import StreamLimits
 from shared import bundle
@@ -98,7 +98,7 @@ def serve(
         return 1
     gc.collect()
     gc.freeze()  # modules stay for good: to walk them again and again holds up requests
-    Server(server_config, live.hub).run([listener])
+    Server(server_config, live.hub.close).run([listener])
     return 0
 
 

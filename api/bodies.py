@@ -10,16 +10,6 @@ from shared.candles import Millis, Ohlcv, Symbol
 from shared.forecasts import Forecast
 from shared.messages import Message
 
-MAX_BODY_BYTES: Final = 1 << 20
-MAX_BATCH_BYTES: Final = 32 << 20
-"""Of the bodies that may hold many histories: a thousand of 160 candles with times are 24 MB."""
-
-MAX_HELD_BYTES: Final = 256 << 20
-"""Of all bodies that are being received and answered at once."""
-
-SMALL_BODY_BYTES: Final = 64 << 10
-"""Of a body that is taken even so: a thousand connections with such are no danger."""
-
 MAX_HISTORY: Final = 5_000
 """Candles in one history; the model looks at the newest ones only."""
 
@@ -293,22 +283,3 @@ class ProbeAnswer(Message):
 
     ok: bool
     detail: str
-
-
-class FieldError(Message):
-    """One rule that a request breaks."""
-
-    field: str = Field(description="where, as in history[17].high")
-    rule: str = Field(description="name of the rule, as in greater_than")
-    message: str = Field(description="what was expected and what came")
-
-
-class Problem(Message):
-    """A problem document, RFC 9457: the one shape of every error."""
-
-    type: str = Field(default="about:blank", description="about:blank: the status says it all")
-    title: str
-    status: int
-    detail: str
-    error: str = Field(description="the detail, by the name of the Open Inference Protocol")
-    errors: tuple[FieldError, ...] = ()

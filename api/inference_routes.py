@@ -5,7 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.bodies import FieldError
+from api.edge.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
+from api.edge.problems import FieldError, problem
+from api.edge.requests import JSON, Bare, answer, read_large, require_json
 from api.inference import (
     InferAnswer,
     Live,
@@ -17,11 +19,8 @@ from api.inference import (
     meta_of,
     read_infer,
 )
-from api.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
 from api.pieces import Pieces
 from api.predict import Predictor
-from api.problems import problem
-from api.routes import JSON, Bare, answer, read_large, require_json
 from shared.window import even_times
 
 

@@ -12,8 +12,8 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.middleware import PAGE_POLICY
-from api.problems import problem
+from api.edge.middleware import PAGE_POLICY
+from api.edge.problems import problem
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",

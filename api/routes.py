@@ -1,53 +1,23 @@
-"""The paths of the model and of the service itself."""
+"""The paths that the model answers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
 
-import orjson
 from fastapi import APIRouter, Request
-from fastapi.routing import APIRoute
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.batch import read_batch
-from api.bodies import (
-    FieldError,
-    ForecastsAnswer,
-    HealthAnswer,
-    ModelCard,
-    PredictAnswer,
-    ProbeAnswer,
-)
+from api.bodies import ForecastsAnswer, ModelCard, PredictAnswer
+from api.edge.openapi import FORECASTS, PREDICT
+from api.edge.problems import FieldError, problem
+from api.edge.requests import Bare, answer, read_large, read_small, require_json
 from api.histories import read_predict
-from api.openapi import FORECASTS, METRICS, PREDICT, PROBE
 from api.pieces import Pieces
 from api.predict import HistoryError, Predictor
-from api.problems import problem, shown
-
-JSON: Final = "application/json"
 
 Card = Callable[[], ModelCard]
-
-
-class Bare(APIRoute):
-    """A route whose function takes the request and returns the response, with nothing between.
-
-    FastAPI describes it in the OpenAPI document; its validation of arguments and answers, which
-    takes longer than the model, is left out.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        return self.endpoint
-
-
-def answer(content: Any) -> Response:
-    """Return an answer in JSON."""
-    return Response(orjson.dumps(content), media_type=JSON)
 
 
 def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> APIRouter:
@@ -103,76 +73,3 @@ def _require_steps(steps: tuple[int, ...] | None, longest: int) -> None:
     if steps is not None and steps[-1] > longest:
         message = f"expected steps of at most {longest}, got {steps[-1]}"
         raise problem(422, FieldError(field="horizons", rule="less_than_equal", message=message))
-
-
-def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card) -> APIRouter:
-    """Return the routes that operators and probes ask."""
-    router = APIRouter(tags=["status"])
-
-    @router.get("/")
-    async def health() -> HealthAnswer:
-        """Say that the API serves, and with which model."""
-        return HealthAnswer(
-            status="ok",
-            model_version=predictor.forecaster.model_version,
-            window_length=predictor.forecaster.window_length,
-        )
-
-    @router.get("/livez", openapi_extra=PROBE)
-    async def live() -> ProbeAnswer:
-        """Say that the process answers."""
-        return ProbeAnswer(ok=True, detail="the event loop answers")
-
-    @router.get("/readyz", openapi_extra=PROBE)
-    async def ready() -> ProbeAnswer:
-        """Say that requests can be answered."""
-        return ProbeAnswer(ok=True, detail="the model is loaded")
-
-    @router.get("/v1/model")
-    async def model() -> ModelCard:
-        """Give the model's card: version, training span, features, metrics, age."""
-        return card()
-
-    @router.get("/metrics", response_class=Response, openapi_extra=METRICS)
-    async def metrics(request: Request) -> Response:
-        """Give this process's metrics to Prometheus."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
-
-    return router
-
-
-async def read_small(request: Request) -> bytes:
-    """Return a body that comes at once, as a rule."""
-    parts: list[bytes] = []
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def read_large(request: Request) -> bytearray:
-    """Return a body that may be large, without the copy that ``Request.body`` makes of it."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-    return body
-
-
-def require_json(request: Request) -> None:
-    """Refuse a body that its headers do not declare as plain JSON; raises ``ProblemError``."""
-    declared = request.headers.get("content-type", "")
-    if declared != JSON and declared.partition(";")[0].strip().lower() != JSON:
-        _unsupported("content-type", JSON, declared)
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        _unsupported("content-encoding", "identity", encoding)
-
-
-def _unsupported(header: str, expected: str, got: str) -> None:
-    message = f"expected {expected}, got {shown(got) if got else 'none'}"
-    reason = FieldError(field=header, rule="unsupported", message=message)
-    raise problem(415, reason)

@@ -13,20 +13,13 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from api.bodies import (
-    FieldError,
-    ForecastHistory,
-    LatestForecasts,
-    ModelCard,
-    ScoresAnswer,
-    StreamStatus,
-)
+from api.bodies import ForecastHistory, LatestForecasts, ModelCard, ScoresAnswer, StreamStatus
+from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
+from api.edge.problems import FieldError, problem
+from api.edge.requests import Bare, answer
 from api.follower import Live
 from api.hub import CLOSING, Hub, Subscription, Wanted
 from api.market import MarketSeries, quantile
-from api.openapi import EVENTS, HISTORY, STREAM, SYMBOL
-from api.problems import problem
-from api.routes import Bare, answer
 from shared.candles import INTERVALS_MS
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics

@@ -16,14 +16,14 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from prometheus_client import CollectorRegistry
 
-from api.access import AccessRules
 from api.app import Options, create_app
+from api.edge.access import AccessRules
+from api.edge.keys import KeyFile, KeyRing, Scope, create
+from api.edge.server import Server, SocketLimits, make_config
 from api.follower import Live
 from api.hub import Hub
-from api.keys import KeyFile, KeyRing, Scope, create
 from api.market import Market
 from api.positions import Source
-from api.server import Server, SocketLimits, make_config
 from local.ports import HOST, free_ports
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast
@@ -67,7 +67,7 @@ class Site:
         )
         self._config = make_config(app, SocketLimits())
         self._config.host, self._config.port = HOST, port
-        self._server = Server(self._config, self.live.hub)
+        self._server = Server(self._config, self.live.hub.close)
         self._thread = threading.Thread(target=self._run)
         self._loop: asyncio.AbstractEventLoop | None = None
 

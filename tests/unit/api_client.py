@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from api.app import Options, create_app
-from api.bodies import Problem
+from api.edge.problems import Problem
 from api.openapi import example_history
 from api.pieces import Work
 from shared.forecaster import Forecaster

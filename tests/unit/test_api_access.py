@@ -10,13 +10,23 @@ from typing import Any
 import pytest
 from limits import parse
 
-from api import keys_command
 from api.__main__ import LOOPBACK_NAMES, UnsafeError, access_rules, open_keys
-from api.access import AccessRules, host_name
+from api.edge import keys_command
+from api.edge.access import AccessRules, host_name
+from api.edge.keys import (
+    KeyFile,
+    KeyFileError,
+    KeyRing,
+    Scope,
+    WatchedKeys,
+    create,
+    load,
+    revoke,
+    save,
+)
+from api.edge.logs import AccessLog, JsonFormatter
 from api.follower import Live
 from api.hub import CLOSING, Hub
-from api.keys import KeyFile, KeyFileError, KeyRing, Scope, WatchedKeys, create, load, revoke, save
-from api.logs import AccessLog, JsonFormatter
 from api.market import Market
 from api.settings import ApiSettings
 from api.stream_routes import StreamLimits

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from api.batch import Batch, read_batch
 from api.bodies import ForecastsRequest, PredictRequest
+from api.edge.problems import ProblemError
 from api.histories import read_predict
-from api.problems import ProblemError
 from shared.candles import DAY_MS
 from tests.unit.api_client import at_once, history
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from limits import parse
 
-from api.keys import KeyFile, KeyFileError, Scope, create, load, revoke, save
+from api.edge.keys import KeyFile, KeyFileError, Scope, create, load, revoke, save
 
 
 def main(argv: Sequence[str]) -> int:

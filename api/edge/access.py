@@ -14,9 +14,8 @@ from limits.strategies import MovingWindowRateLimiter
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from api.bodies import FieldError
-from api.keys import ANYONE, Client, KeyRing, Scope
-from api.problems import ProblemError, problem
+from api.edge.keys import ANYONE, Client, KeyRing, Scope
+from api.edge.problems import FieldError, ProblemError, problem
 
 _OPEN: Final = frozenset({"/livez", "/readyz", "/dashboard", "/docs", "/openapi.json"})
 """Probes, and pages that hold nothing but what is in the source code."""

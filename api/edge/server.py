@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, ClassVar, Final, cast
@@ -12,8 +13,7 @@ from typing import Any, ClassVar, Final, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.hub import Hub
-from api.problems import ProblemError, problem
+from api.edge.problems import ProblemError, problem
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ def make_config(app: Any, limits: SocketLimits, tls: Tls | None = None) -> uvico
 
 
 class Server(uvicorn.Server):
-    """Ends the event streams before it waits for requests in flight."""
+    """Ends answers that have no end of their own before it waits for requests in flight."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         super().__init__(config)
-        self._hub = hub
+        self._end_streams = end_streams
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        self._hub.close()
+        self._end_streams()
         await super().shutdown(sockets)
 
 

@@ -19,12 +19,21 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.bodies import MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_HELD_BYTES, SMALL_BODY_BYTES, FieldError
-from api.logs import AccessLog
-from api.problems import ProblemError, problem
+from api.edge.logs import AccessLog
+from api.edge.problems import FieldError, ProblemError, problem
 from shared.metrics import ApiMetrics
 
 log = logging.getLogger("api")
+
+MAX_BODY_BYTES: Final = 1 << 20
+MAX_BATCH_BYTES: Final = 32 << 20
+"""Of the bodies that may hold many histories: a thousand of 160 candles with times are 24 MB."""
+
+MAX_HELD_BYTES: Final = 256 << 20
+"""Of all bodies that are being received and answered at once."""
+
+SMALL_BODY_BYTES: Final = 64 << 10
+"""Of a body that is taken even so: a thousand connections with such are no danger."""
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)

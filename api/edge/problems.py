@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
-from api.bodies import FieldError, Problem
+from shared.messages import Message
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_ERRORS: Final = 20
@@ -19,6 +19,25 @@ MAX_FAULTS: Final = 2_000
 
 # RFC 9110's names; those of http.HTTPStatus differ between versions of Python
 _TITLES: Final[dict[int, str]] = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+class FieldError(Message):
+    """One rule that a request breaks."""
+
+    field: str = Field(description="where, as in history[17].high")
+    rule: str = Field(description="name of the rule, as in greater_than")
+    message: str = Field(description="what was expected and what came")
+
+
+class Problem(Message):
+    """A problem document, RFC 9457: the one shape of every error."""
+
+    type: str = Field(default="about:blank", description="about:blank: the status says it all")
+    title: str
+    status: int
+    detail: str
+    error: str = Field(description="the detail, by the name of the Open Inference Protocol")
+    errors: tuple[FieldError, ...] = ()
 
 
 class ProblemError(Exception):
