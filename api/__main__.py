@@ -20,12 +20,12 @@ from api.edge.access import AccessRules
 from api.edge.keys import KeyFileError, WatchedKeys
 from api.edge.middleware import request_id
 from api.edge.server import Server, SocketLimits, Tls, make_config
-from api.follower import Follower, Live
-from api.hub import Hub
-from api.market import Market
 from api.openapi import example_history
 from api.settings import ApiSettings
-from api.stream_routes import StreamLimits
+from api.stream.follower import Follower, Live
+from api.stream.hub import Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits
 from shared import bundle
 from shared.forecaster import Forecaster, OnnxForecaster
 from shared.metrics import ApiMetrics

@@ -17,23 +17,23 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from api.bodies import ModelCard
-from api.card import card_of, name_of
 from api.edge.access import Access, AccessRules
 from api.edge.logs import AccessLog
 from api.edge.middleware import CRASH, MAX_BODY_BYTES, BodyLimit, Direct, Measure
 from api.edge.problems import ProblemError, problem
-from api.follower import Live
-from api.hub import Hub
-from api.inference_routes import inference_routes
-from api.market import Market
+from api.forecast.bodies import ModelCard
+from api.forecast.inference_routes import inference_routes
+from api.forecast.model_card import card_of, name_of
+from api.forecast.predict import Predictor
+from api.forecast.routes import predict_routes
+from api.forecast.slicing import Pieces
 from api.openapi import describe
 from api.pages import page_routes
-from api.pieces import Pieces
-from api.predict import Predictor
-from api.routes import predict_routes
 from api.status_routes import status_routes
-from api.stream_routes import StreamLimits, stream_routes
+from api.stream.follower import Live
+from api.stream.hub import Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits, stream_routes
 from shared.bundle import BundleConfig
 from shared.forecaster import Forecaster
 from shared.metrics import ApiMetrics

@@ -9,11 +9,11 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from api.bodies import MAX_HISTORIES, ForecastsRequest, PredictRequest
 from api.edge.access import scope_of
 from api.edge.openapi import COMMON, REFUSALS, SCHEMAS, refers
 from api.edge.problems import MEDIA_TYPE, Problem
-from api.inference import InferRequest
+from api.forecast.bodies import MAX_HISTORIES, ForecastsRequest, PredictRequest
+from api.forecast.inference import InferRequest
 
 PROBLEM_EXAMPLE: Final[dict[str, Any]] = {
     "type": "about:blank",

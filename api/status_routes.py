@@ -5,12 +5,29 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from pydantic import Field
 from starlette.responses import Response
 
-from api.bodies import HealthAnswer, ModelCard, ProbeAnswer
 from api.edge.openapi import METRICS, PROBE
-from api.predict import Predictor
-from api.routes import Card
+from api.forecast.bodies import ModelCard
+from api.forecast.predict import Predictor
+from api.forecast.routes import Card
+from shared.messages import Message
+
+
+class HealthAnswer(Message):
+    """That the API serves, and which model."""
+
+    status: str
+    model_version: str
+    window_length: int = Field(description="candles that a history must hold at least")
+
+
+class ProbeAnswer(Message):
+    """The answer to a probe, with the reason in words."""
+
+    ok: bool
+    detail: str
 
 
 def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card) -> APIRouter:

@@ -13,10 +13,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from api.follower import Live
-from api.hub import Hub
-from api.market import Market
-from api.stream_routes import StreamLimits
+from api.stream.follower import Live
+from api.stream.hub import Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits
 from tests.candles import walk
 from tests.unit.api_client import application
 from tests.unit.test_api_market import forecasts_of, play

@@ -20,10 +20,10 @@ from api.app import Options, create_app
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
 from api.edge.server import Server, SocketLimits, make_config
-from api.follower import Live
-from api.hub import Hub
-from api.market import Market
-from api.positions import Source
+from api.stream.cursors import Source
+from api.stream.follower import Live
+from api.stream.hub import Hub
+from api.stream.market import Market
 from local.ports import HOST, free_ports
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp
 
 from api.app import Options, create_app
 from api.edge.problems import Problem
+from api.forecast.slicing import Work
 from api.openapi import example_history
-from api.pieces import Work
 from shared.forecaster import Forecaster
 from shared.metrics import ApiMetrics
 from tests.forecasters import PersistenceForecaster

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.bodies import MAX_HISTORY, PredictAnswer
+from api.forecast.bodies import MAX_HISTORY, PredictAnswer
 from api.settings import ApiSettings
 from shared.bundle import default_path
 from shared.candles import DAY_MS, Candle

@@ -25,11 +25,11 @@ from api.edge.keys import (
     save,
 )
 from api.edge.logs import AccessLog, JsonFormatter
-from api.follower import Live
-from api.hub import CLOSING, Hub
-from api.market import Market
 from api.settings import ApiSettings
-from api.stream_routes import StreamLimits
+from api.stream.follower import Live
+from api.stream.hub import CLOSING, Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits
 from tests.unit.api_client import application, call, history, predict, problem_of
 
 ALL = tuple(Scope)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api.batch import read_batch
-from api.bodies import ForecastsRequest
 from api.edge.middleware import MAX_BODY_BYTES
 from api.edge.problems import ProblemError
-from api.histories import MAX_ARRAY_BYTES
+from api.forecast.batch import read_batch
+from api.forecast.bodies import ForecastsRequest
+from api.forecast.histories import MAX_ARRAY_BYTES
 from tests.unit.api_client import at_once, history
 
 CANDLE = b'{"open":1,"high":2,"low":1,"close":2,"volume":0}'

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api.batch import Batch, read_batch
-from api.bodies import ForecastsRequest, PredictRequest
 from api.edge.problems import ProblemError
-from api.histories import read_predict
+from api.forecast.batch import Batch, read_batch
+from api.forecast.bodies import ForecastsRequest, PredictRequest
+from api.forecast.histories import read_predict
 from shared.candles import DAY_MS
 from tests.unit.api_client import at_once, history
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.hub import CLOSING, DROPPED, Hub, Subscription, Wanted
-from api.market import Event, Market
-from api.positions import Source
+from api.stream.cursors import Source
+from api.stream.hub import CLOSING, DROPPED, Hub, Subscription, Wanted
+from api.stream.market import Event, Market
 from shared.candles import Candle
 from shared.forecasts import Forecast
 from tests.candles import walk

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.interpolate import Curve
+from api.forecast.interpolate import Curve
 from shared.forecaster import Prediction
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)

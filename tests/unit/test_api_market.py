@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.market import Bounds, Event, Market
+from api.stream.market import Bounds, Event, Market
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast
 from shared.forecasts import Forecast

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from api.pieces import PIECE_S, TURNS, Pieces, Work
+from api.forecast.slicing import PIECE_S, TURNS, Pieces, Work
 
 
 def slow(log: list[str], name: str, steps: int) -> Work[str]:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.bodies import MAX_HISTORY
 from api.edge.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, BodyLimit
 from api.edge.problems import ProblemError
+from api.forecast.bodies import MAX_HISTORY
 from tests.unit.api_client import (
     LENGTH,
     application,

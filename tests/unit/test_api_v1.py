@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from api.follower import Live
-from api.hub import Hub
-from api.market import Market
-from api.stream_routes import StreamLimits
+from api.stream.follower import Live
+from api.stream.hub import Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits
 from shared.candles import DAY_MS
 from tests.candles import walk
 from tests.forecasters import PersistenceForecaster

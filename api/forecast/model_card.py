@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.bodies import DataSpanAnswer, FeatureAnswer, ModelCard
+from api.forecast.bodies import DataSpanAnswer, FeatureAnswer, ModelCard
 from shared.bundle import BundleConfig
 from shared.forecaster import Forecaster
 

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from api.market import Event
-from api.positions import Positions, Source, decode, encode, is_after, tag_of
+from api.stream.cursors import Positions, Source, decode, encode, is_after, tag_of
+from api.stream.market import Event
 
 RETRY: Final = b"retry: 2000\n"
 DROPPED: Final = b"event: dropped\ndata: {}\n\n"

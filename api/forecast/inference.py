@@ -14,12 +14,12 @@ import orjson
 from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from api.bodies import Body
 from api.edge.middleware import MAX_BODY_BYTES
 from api.edge.problems import ProblemError, invalid_body, no_json
-from api.histories import Array, are_valid, broken, newest
-from api.pieces import Work
-from api.predict import Predictor
+from api.forecast.bodies import Body
+from api.forecast.histories import Array, are_valid, broken, newest
+from api.forecast.predict import Predictor
+from api.forecast.slicing import Work
 from shared.forecaster import Prediction
 from shared.messages import Message
 

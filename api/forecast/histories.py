@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from api.bodies import MAX_HISTORY, Candles, PredictRequest, TimedCandle
 from api.edge.problems import FieldError, ProblemError, field_name, invalid_body, problem
+from api.forecast.bodies import MAX_HISTORY, Candles, PredictRequest, TimedCandle
 from shared.candles import INTERVALS_MS, MAX_NUMBER
 from shared.window import held
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.batch import read_batch
-from api.bodies import ForecastsAnswer, ModelCard, PredictAnswer
 from api.edge.openapi import FORECASTS, PREDICT
 from api.edge.problems import FieldError, problem
 from api.edge.requests import Bare, answer, read_large, read_small, require_json
-from api.histories import read_predict
-from api.pieces import Pieces
-from api.predict import HistoryError, Predictor
+from api.forecast.batch import read_batch
+from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
+from api.forecast.histories import read_predict
+from api.forecast.predict import HistoryError, Predictor
+from api.forecast.slicing import Pieces
 
 Card = Callable[[], ModelCard]
 

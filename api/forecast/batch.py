@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from api.bodies import MAX_HISTORIES, Body, ForecastsRequest, Histories, HistoryHead, Steps
 from api.edge.middleware import MAX_BODY_BYTES
 from api.edge.problems import ProblemError, invalid_body, no_json
-from api.histories import Series, broken, read_candles, require_content, series_of
-from api.pieces import Work
+from api.forecast.bodies import MAX_HISTORIES, Body, ForecastsRequest, Histories, HistoryHead, Steps
+from api.forecast.histories import Series, broken, read_candles, require_content, series_of
+from api.forecast.slicing import Work
 
 MAX_ARRAYS: Final = 10 * MAX_HISTORIES
 """Arrays in a body that are looked at."""

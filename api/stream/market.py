@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from api.positions import Source
+from api.stream.cursors import Source
 from shared.candles import Candle
 from shared.forecasts import Forecast
 from shared.scores import Score, Summary, score, summarise

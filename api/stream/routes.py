@@ -13,13 +13,14 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from api.bodies import ForecastHistory, LatestForecasts, ModelCard, ScoresAnswer, StreamStatus
 from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
 from api.edge.problems import FieldError, problem
 from api.edge.requests import Bare, answer
-from api.follower import Live
-from api.hub import CLOSING, Hub, Subscription, Wanted
-from api.market import MarketSeries, quantile
+from api.forecast.bodies import ModelCard
+from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
+from api.stream.follower import Live
+from api.stream.hub import CLOSING, Hub, Subscription, Wanted
+from api.stream.market import MarketSeries, quantile
 from shared.candles import INTERVALS_MS
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics

@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from api.histories import Series, newest
-from api.interpolate import Curve
-from api.pieces import Work
+from api.forecast.histories import Series, newest
+from api.forecast.interpolate import Curve
+from api.forecast.slicing import Work
 from shared.candles import DAY_MS, WEEKEND
 from shared.forecaster import Forecaster, HorizonWriter, Prediction, to_prices
 from shared.forecasts import due_ms

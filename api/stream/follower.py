@@ -12,9 +12,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from api.hub import Hub
-from api.market import Event, Market
-from api.positions import Source
+from api.stream.cursors import Source
+from api.stream.hub import Hub
+from api.stream.market import Event, Market
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics

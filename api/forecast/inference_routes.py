@@ -8,7 +8,7 @@ from starlette.responses import Response
 from api.edge.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
 from api.edge.problems import FieldError, problem
 from api.edge.requests import JSON, Bare, answer, read_large, require_json
-from api.inference import (
+from api.forecast.inference import (
     InferAnswer,
     Live,
     ModelMeta,
@@ -19,8 +19,8 @@ from api.inference import (
     meta_of,
     read_infer,
 )
-from api.pieces import Pieces
-from api.predict import Predictor
+from api.forecast.predict import Predictor
+from api.forecast.slicing import Pieces
 from shared.window import even_times
 
 
