@@ -31,8 +31,8 @@ from shared.metrics import ApiMetrics
 from shared.window import Window
 from tests.candles import walk
 from tests.forecasters import PersistenceForecaster
+from tests.integration.api.test_stream import get, make_topics, publish, settings_of, start
 from tests.integration.processes import Processes, wait_until
-from tests.integration.test_api_stream import get, make_topics, publish, settings_of, start
 
 pytestmark = pytest.mark.integration
 

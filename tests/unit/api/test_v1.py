@@ -16,9 +16,9 @@ from api.stream.routes import StreamLimits
 from shared.candles import DAY_MS
 from tests.candles import walk
 from tests.forecasters import PersistenceForecaster
-from tests.unit.api_client import LENGTH, application, call, history, predict, problem_of
-from tests.unit.test_api import Stub
-from tests.unit.test_api_market import forecasts_of, play
+from tests.unit.api.client import LENGTH, application, call, history, predict, problem_of
+from tests.unit.api.test_app import Stub
+from tests.unit.api.stream.test_market import forecasts_of, play
 
 START_MS = 1_262_563_200_000  # a Monday
 APP = application()

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from api.openapi import ANSWER_EXAMPLE, PROBLEM_EXAMPLE
-from tests.unit.api_client import LENGTH, application, call, history, predict
+from tests.unit.api.client import LENGTH, application, call, history, predict
 
 APP = application()
 

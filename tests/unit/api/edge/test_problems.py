@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from api.edge.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, BodyLimit
 from api.edge.problems import ProblemError
 from api.forecast.bodies import MAX_HISTORY
-from tests.unit.api_client import (
+from tests.unit.api.client import (
     LENGTH,
     application,
     call,
@@ -22,7 +22,7 @@ from tests.unit.api_client import (
     predict,
     problem_of,
 )
-from tests.unit.test_api import Stub
+from tests.unit.api.test_app import Stub
 
 APP = application()
 HUGE = 10**400

@@ -14,7 +14,7 @@ from api.forecast.batch import Batch, read_batch
 from api.forecast.bodies import ForecastsRequest, PredictRequest
 from api.forecast.histories import read_predict
 from shared.candles import DAY_MS
-from tests.unit.api_client import at_once, history
+from tests.unit.api.client import at_once, history
 
 START_MS = 1_262_563_200_000
 numbers = st.one_of(

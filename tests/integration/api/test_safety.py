@@ -28,8 +28,8 @@ from cryptography.x509.oid import NameOID
 from local.leash import Leash
 from local.ports import HOST, free_ports
 from shared import bundle
+from tests.integration.api.test_serving import JSON, Api, request_body
 from tests.integration.processes import Processes, wait_until
-from tests.integration.test_api import JSON, Api, request_body
 
 pytestmark = pytest.mark.integration
 

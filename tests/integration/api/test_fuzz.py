@@ -18,8 +18,8 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from tests.candles import walk
-from tests.unit.api_client import application
-from tests.unit.test_api_market import forecasts_of, play
+from tests.unit.api.client import application
+from tests.unit.api.stream.test_market import forecasts_of, play
 
 CHECKS = (
     not_a_server_error,

@@ -18,7 +18,7 @@ from shared.candles import DAY_MS, Candle
 from shared.forecaster import Due, Forecaster, ModelSet, Prediction, forecast
 from shared.window import Window
 from tests.forecasters import PersistenceForecaster
-from tests.unit.api_client import LENGTH, application, call, history, post, predict
+from tests.unit.api.client import LENGTH, application, call, history, post, predict
 
 
 class Stub:

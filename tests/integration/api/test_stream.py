@@ -23,8 +23,8 @@ from shared.topics import ensure, market_topics
 from shared.window import Window
 from tests.candles import walk
 from tests.forecasters import PersistenceForecaster
+from tests.integration.api.test_serving import Api, request_body
 from tests.integration.processes import Processes, wait_until
-from tests.integration.test_api import Api, request_body
 from tests.integration.topics import write, write_candles
 
 pytestmark = pytest.mark.integration

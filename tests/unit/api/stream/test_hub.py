@@ -15,7 +15,7 @@ from api.stream.market import Event, Market
 from shared.candles import Candle
 from shared.forecasts import Forecast
 from tests.candles import walk
-from tests.unit.test_api_market import forecasts_of
+from tests.unit.api.stream.test_market import forecasts_of
 
 TOPICS = ("candles", "forecasts")
 

@@ -30,7 +30,7 @@ from api.stream.follower import Live
 from api.stream.hub import CLOSING, Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
-from tests.unit.api_client import application, call, history, predict, problem_of
+from tests.unit.api.client import application, call, history, predict, problem_of
 
 ALL = tuple(Scope)
 
