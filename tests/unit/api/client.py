@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
@@ -14,13 +17,35 @@ from api.app import Options, create_app
 from api.edge.problems import Problem
 from api.forecast.slicing import Work
 from api.openapi import example_history
-from shared.forecaster import Forecaster
+from shared.forecaster import Forecaster, Prediction
 from shared.metrics import ApiMetrics
 from tests.forecasters import PersistenceForecaster
 
 LENGTH = 20
 
 T = TypeVar("T")
+
+
+class Stub:
+    """A forecaster that does as told."""
+
+    model_version = "stub-1"
+    window_length = LENGTH
+    horizons = (1,)
+    quantile_levels = (0.05, 0.5, 0.95)
+
+    def __init__(self, *, seconds: float = 0.0, fault: Exception | None = None) -> None:
+        self.seconds = seconds
+        self.fault = fault
+        self.seen: NDArray[np.float64] | None = None
+
+    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+        del open_ms
+        self.seen = candles
+        time.sleep(self.seconds)
+        if self.fault:
+            raise self.fault
+        return Prediction(np.array([[[-0.1, 0.0, 0.1]]]), np.array([[0.02]]))
 
 
 def application(forecaster: Forecaster | None = None, **options: Any) -> ASGIApp:

@@ -15,6 +15,7 @@ from api.edge.problems import ProblemError
 from api.forecast.bodies import MAX_HISTORY
 from tests.unit.api.client import (
     LENGTH,
+    Stub,
     application,
     call,
     history,
@@ -22,7 +23,6 @@ from tests.unit.api.client import (
     predict,
     problem_of,
 )
-from tests.unit.api.test_app import Stub
 
 APP = application()
 HUGE = 10**400
