@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from api.edge.access import scope_of
 from api.edge.openapi import COMMON, REFUSALS, SCHEMAS, refers
 from api.edge.problems import MEDIA_TYPE, Problem
+from api.edge.routing import OPEN, GuardedRoute
 from api.forecast.bodies import MAX_HISTORIES, ForecastsRequest, PredictRequest
 from api.forecast.inference import InferRequest
 
@@ -46,9 +46,10 @@ ANSWER_EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
-def describe(app: FastAPI, window_length: int) -> None:
-    """Complete the document of an application whose routes are all there."""
-    document = app.openapi()
+def complete(
+    document: dict[str, Any], routes: Sequence[GuardedRoute], window_length: int
+) -> dict[str, Any]:
+    """Return FastAPI's document of these routes with all that it cannot know added."""
     models = [
         (PredictRequest, "validation"),
         (ForecastsRequest, "validation"),
@@ -58,14 +59,15 @@ def describe(app: FastAPI, window_length: int) -> None:
     schemas = models_json_schema(models, ref_template=SCHEMAS)[1]["$defs"]  # type: ignore[arg-type]
     document["components"]["schemas"].update(schemas)
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            needed = scope_of(method.upper(), path)
-            if needed is not None:
-                operation["security"] = [{"key": []}, {}]
-                operation["description"] += f"\n\nScope: {needed}."
-                operation["responses"] = COMMON | operation["responses"]
+    for guarded in routes:
+        operations = document["paths"].get(guarded.route.path_format, {})
+        if guarded.scope is not OPEN and guarded.method.lower() in operations:
+            operation = operations[guarded.method.lower()]
+            operation["security"] = [{"key": []}, {}]
+            operation["description"] += f"\n\nScope: {guarded.scope}."
+            operation["responses"] = COMMON | operation["responses"]
     _give_examples(document, window_length)
+    return document
 
 
 def _give_examples(document: dict[str, Any], window_length: int) -> None:

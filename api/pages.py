@@ -9,11 +9,13 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from api.edge.middleware import PAGE_POLICY
 from api.edge.problems import problem
+from api.edge.requests import JSON
+from api.edge.routing import OPEN, Routes
 
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -56,26 +58,31 @@ def _asset(file: Traversable) -> Asset:
     return Asset(file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
 
 
-def page_routes() -> APIRouter:
-    """Return the routes of the pages; the files are read now."""
-    router = APIRouter(include_in_schema=False)
+def page_routes(openapi: bytes) -> Routes:
+    """Return the routes of the pages and of the OpenAPI document; the files are read now."""
+    routes = Routes()
     assets = load_assets()
 
-    @router.get("/dashboard")
+    @routes.get("/dashboard", scope=OPEN)
     async def dashboard(request: Request) -> Response:
         return _send(request, assets["dashboard.html"], _HTML_SECONDS)
 
-    @router.get("/docs")
+    @routes.get("/docs", scope=OPEN)
     async def docs(request: Request) -> Response:
         return _send(request, assets["docs.html"], _HTML_SECONDS)
 
-    @router.get("/assets/{name}")
-    async def asset(request: Request, name: str) -> Response:
+    @routes.get("/openapi.json", scope=OPEN)
+    async def document(_: Request) -> Response:
+        return Response(openapi, media_type=JSON)
+
+    @routes.get("/assets/{name}", scope=OPEN)
+    async def asset(request: Request) -> Response:
+        name = request.path_params["name"]
         if name not in assets or name.endswith(".html"):
             raise problem(404, detail="no such asset")
         return _send(request, assets[name], _ASSET_SECONDS)
 
-    return router
+    return routes
 
 
 def _send(request: Request, asset: Asset, seconds: int) -> Response:

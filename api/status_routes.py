@@ -1,14 +1,17 @@
-"""The paths that operators and probes ask."""
+"""Routes for operators and probes: health, model card, metrics."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from pydantic import Field
 from starlette.responses import Response
 
+from api.edge.keys import Scope
 from api.edge.openapi import METRICS, PROBE
+from api.edge.requests import answer
+from api.edge.routing import OPEN, Routes
 from api.forecast.bodies import ModelCard
 from api.forecast.predict import Predictor
 from api.forecast.routes import Card
@@ -30,38 +33,40 @@ class ProbeAnswer(Message):
     detail: str
 
 
-def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card) -> APIRouter:
-    """Return the routes that operators and probes ask."""
-    router = APIRouter(tags=["status"])
+def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card) -> Routes:
+    """Return the routes for operators and probes."""
+    routes = Routes("status")
 
-    @router.get("/")
-    async def health() -> HealthAnswer:
+    @routes.get("/", scope=Scope.READ, response_model=HealthAnswer)
+    async def health(_: Request) -> Response:
         """Say that the API serves, and with which model."""
-        return HealthAnswer(
-            status="ok",
-            model_version=predictor.forecaster.model_version,
-            window_length=predictor.forecaster.window_length,
+        return answer(
+            HealthAnswer(
+                status="ok",
+                model_version=predictor.forecaster.model_version,
+                window_length=predictor.forecaster.window_length,
+            )
         )
 
-    @router.get("/livez", openapi_extra=PROBE)
-    async def live() -> ProbeAnswer:
+    @routes.get("/livez", scope=OPEN, response_model=ProbeAnswer, openapi_extra=PROBE)
+    async def live(_: Request) -> Response:
         """Say that the process answers."""
-        return ProbeAnswer(ok=True, detail="the event loop answers")
+        return answer(ProbeAnswer(ok=True, detail="the event loop answers"))
 
-    @router.get("/readyz", openapi_extra=PROBE)
-    async def ready() -> ProbeAnswer:
+    @routes.get("/readyz", scope=OPEN, response_model=ProbeAnswer, openapi_extra=PROBE)
+    async def ready(_: Request) -> Response:
         """Say that requests can be answered."""
-        return ProbeAnswer(ok=True, detail="the model is loaded")
+        return answer(ProbeAnswer(ok=True, detail="the model is loaded"))
 
-    @router.get("/v1/model")
-    async def model() -> ModelCard:
+    @routes.get("/v1/model", scope=Scope.READ, response_model=ModelCard)
+    async def model(_: Request) -> Response:
         """Give the model's card: version, training span, features, metrics, age."""
-        return card()
+        return answer(card())
 
-    @router.get("/metrics", response_class=Response, openapi_extra=METRICS)
+    @routes.get("/metrics", scope=Scope.ADMIN, response_class=Response, openapi_extra=METRICS)
     async def metrics(request: Request) -> Response:
         """Give this process's metrics to Prometheus."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 
-    return router
+    return routes

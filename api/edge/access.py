@@ -1,4 +1,4 @@
-"""Who may ask what, and how often: hosts, keys, scopes, rates. Plain ASGI, for speed."""
+"""Access control: host names, API keys, scopes and rates."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from typing import Final
 from limits import RateLimitItem
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
-from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.edge.keys import ANYONE, Client, KeyRing, Scope
 from api.edge.problems import FieldError, ProblemError, problem
 
-_OPEN: Final = frozenset({"/livez", "/readyz", "/dashboard", "/docs", "/openapi.json"})
-"""Probes, and pages that hold nothing but what is in the source code."""
-
-_OPEN_UNDER: Final = "/assets/"
-_PREDICT: Final = frozenset({"/predict", "/v1/forecasts"})
 _CHALLENGE: Final[Mapping[str, str]] = {"www-authenticate": 'Bearer realm="candlecast"'}
 
 
@@ -33,45 +27,38 @@ class AccessRules:
     hosts: frozenset[str] | None = None  # names in the Host header; None: any
 
 
-def scope_of(method: str, path: str) -> Scope | None:
-    """Return the scope that a request needs; None where the door is open."""
-    if path in _OPEN or path.startswith(_OPEN_UNDER):
-        return None
-    if path == "/metrics":
-        return Scope.ADMIN
-    if method == "POST" and (path in _PREDICT or path.endswith("/infer")):
-        return Scope.PREDICT
-    return Scope.READ
-
-
 class Access:
-    """Refuses what may not be asked: 401 without a key, 403 without the scope, 429 too often."""
+    """Refuses requests: 401 without a key, 403 without the scope, 429 above the rate."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
-        self._app = app
+    def __init__(self, rules: AccessRules) -> None:
         self._rules = rules
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                self._admit(scope)
-            except ProblemError as error:
-                await error.response()(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _admit(self, scope: AsgiScope) -> None:
-        if self._rules.hosts is not None:
-            self._check_host(scope, self._rules.hosts)
-        needed = scope_of(scope["method"], scope["path"])
-        if needed is None:
+    def check_host(self, scope: AsgiScope) -> None:
+        """Refuse a foreign name for this host, as of a page whose name was rebound to loopback."""
+        if self._rules.hosts is None:
             return
+        header = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        if host_name(header.decode("latin-1")) not in self._rules.hosts:
+            message = "expected a name that this API is known by, got another"
+            raise problem(421, FieldError(field="host", rule="unknown", message=message))
+
+    def admit(self, scope: AsgiScope, needed: Scope | None) -> None:
+        """Note the client of a request that may be answered.
+
+        Args:
+            scope: the request; ``client_name``, ``client_id`` and ``is_admitted``, which says
+                whether the key is still valid, are added to it.
+            needed: which the key must have; None where any key will do.
+
+        Raises:
+            ProblemError: 401, 403 or 429.
+        """
         client = self._client(scope)
         scope["client_name"] = client.name
         scope["client_id"] = client.id
         scope["is_admitted"] = lambda: self._is_admitted(client)
-        if needed not in client.scopes:
+        if needed is not None and needed not in client.scopes:
             message = f"expected the scope {needed}, the key {client.name!r} has not got it"
             raise problem(403, FieldError(field="authorization", rule="scope", message=message))
         if client.rate is not None and not self._limiter.hit(client.rate, client.id):
@@ -99,13 +86,6 @@ class Access:
         message = f"expected at most {rate}, got more; try again in {wait_s} s"
         reason = FieldError(field="authorization", rule="rate", message=message)
         return problem(429, reason, headers={"retry-after": str(wait_s)})
-
-    def _check_host(self, scope: AsgiScope, hosts: frozenset[str]) -> None:
-        """Refuse a foreign name for this host: a page whose name was bound anew to loopback."""
-        header = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        if host_name(header.decode("latin-1")) not in hosts:
-            message = "expected a name that this API is known by, got another"
-            raise problem(421, FieldError(field="host", rule="unknown", message=message))
 
 
 def host_name(header: str) -> str:

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from api.edge.middleware import MAX_BODY_BYTES
 from api.edge.problems import ProblemError, invalid_body, no_json
+from api.edge.requests import MAX_BODY_BYTES
 from api.forecast.bodies import MAX_HISTORIES, Body, ForecastsRequest, Histories, HistoryHead, Steps
 from api.forecast.histories import Series, broken, read_candles, require_content, series_of
 from api.forecast.slicing import Work

@@ -14,8 +14,8 @@ import orjson
 from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from api.edge.middleware import MAX_BODY_BYTES
 from api.edge.problems import ProblemError, invalid_body, no_json
+from api.edge.requests import MAX_BODY_BYTES
 from api.forecast.bodies import Body
 from api.forecast.histories import Array, are_valid, broken, newest
 from api.forecast.predict import Predictor

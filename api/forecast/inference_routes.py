@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
+from api.edge.keys import Scope
 from api.edge.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
 from api.edge.problems import FieldError, problem
-from api.edge.requests import JSON, Bare, answer, read_large, require_json
+from api.edge.requests import JSON, MAX_LARGE_BODY_BYTES, answer, read_large, require_json
+from api.edge.routing import Routes
 from api.forecast.inference import (
     InferAnswer,
     Live,
@@ -24,9 +26,9 @@ from api.forecast.slicing import Pieces
 from shared.window import even_times
 
 
-def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRouter:
+def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> Routes:
     """Return the routes of one model."""
-    router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=Bare)
+    routes = Routes("open inference protocol", prefix="/v2")
     version = predictor.forecaster.model_version
 
     def require(request: Request) -> None:
@@ -36,37 +38,44 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRout
         if given.get("version", version) != version:
             raise _unknown("version", version)
 
-    @router.get("/", include_in_schema=False)  # as the protocol's OpenAPI document has it
-    @router.get("", response_model=ServerMeta)
+    # the protocol's OpenAPI document has the slash
+    @routes.get("/", scope=Scope.READ, include_in_schema=False)
+    @routes.get("", scope=Scope.READ, response_model=ServerMeta)
     async def server(request: Request) -> Response:
         """Give the server's metadata."""
         del request
         return answer({"name": "candlecast", "version": "1", "extensions": []})
 
-    @router.get("/health/live", response_model=Live)
+    @routes.get("/health/live", scope=Scope.READ, response_model=Live)
     async def live(request: Request) -> Response:
         """Say that the server is live."""
         del request
         return answer({"live": True})
 
-    @router.get("/health/ready", response_model=Ready)
+    @routes.get("/health/ready", scope=Scope.READ, response_model=Ready)
     async def ready(request: Request) -> Response:
         """Say that the server can infer."""
         del request
         return answer({"live": True, "ready": True})
 
-    @router.get("/models/{name}", response_model=ModelMeta, openapi_extra=MODEL)
-    @router.get(
-        "/models/{name}/versions/{version}", response_model=ModelMeta, openapi_extra=MODEL_VERSION
+    @routes.get("/models/{name}", scope=Scope.READ, response_model=ModelMeta, openapi_extra=MODEL)
+    @routes.get(
+        "/models/{name}/versions/{version}",
+        scope=Scope.READ,
+        response_model=ModelMeta,
+        openapi_extra=MODEL_VERSION,
     )
     async def model(request: Request) -> Response:
         """Give the model's metadata: the names and forms of its tensors."""
         require(request)
         return Response(meta_of(predictor, name).encode(), media_type=JSON)
 
-    @router.get("/models/{name}/ready", response_model=ModelReady, openapi_extra=MODEL)
-    @router.get(
+    @routes.get(
+        "/models/{name}/ready", scope=Scope.READ, response_model=ModelReady, openapi_extra=MODEL
+    )
+    @routes.get(
         "/models/{name}/versions/{version}/ready",
+        scope=Scope.READ,
         response_model=ModelReady,
         openapi_extra=MODEL_VERSION,
     )
@@ -75,9 +84,17 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRout
         require(request)
         return answer({"name": name, "ready": True})
 
-    @router.post("/models/{name}/infer", response_model=InferAnswer, openapi_extra=INFER)
-    @router.post(
+    @routes.post(
+        "/models/{name}/infer",
+        scope=Scope.PREDICT,
+        max_body_bytes=MAX_LARGE_BODY_BYTES,
+        response_model=InferAnswer,
+        openapi_extra=INFER,
+    )
+    @routes.post(
         "/models/{name}/versions/{version}/infer",
+        scope=Scope.PREDICT,
+        max_body_bytes=MAX_LARGE_BODY_BYTES,
         response_model=InferAnswer,
         openapi_extra=INFER_VERSION,
     )
@@ -92,7 +109,7 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> APIRout
         made = await pieces.do(predictor.infer(windows, times))
         return Response(infer_answer(asked, name, version, made), media_type=JSON)
 
-    return router
+    return routes
 
 
 def _unknown(field: str, served: str) -> Exception:

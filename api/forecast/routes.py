@@ -5,12 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
+from api.edge.keys import Scope
 from api.edge.openapi import FORECASTS, PREDICT
 from api.edge.problems import FieldError, problem
-from api.edge.requests import Bare, answer, read_large, read_small, require_json
+from api.edge.requests import (
+    MAX_BODY_BYTES,
+    MAX_LARGE_BODY_BYTES,
+    answer,
+    read_large,
+    read_small,
+    require_json,
+)
+from api.edge.routing import Routes
 from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
 from api.forecast.histories import read_predict
@@ -20,11 +29,17 @@ from api.forecast.slicing import Pieces
 Card = Callable[[], ModelCard]
 
 
-def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> APIRouter:
+def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> Routes:
     """Return the routes that the model answers."""
-    router = APIRouter(tags=["forecasts"], route_class=Bare)
+    routes = Routes("forecasts")
 
-    @router.post("/predict", response_model=PredictAnswer, openapi_extra=PREDICT)
+    @routes.post(
+        "/predict",
+        scope=Scope.PREDICT,
+        max_body_bytes=MAX_BODY_BYTES,
+        response_model=PredictAnswer,
+        openapi_extra=PREDICT,
+    )
     async def predict(request: Request) -> Response:
         """Forecast the closes ahead of a history of candles.
 
@@ -40,7 +55,13 @@ def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> APIRoute
             reason = FieldError(field="history", rule=error.rule, message=str(error))
             raise problem(422, reason) from error
 
-    @router.post("/v1/forecasts", response_model=ForecastsAnswer, openapi_extra=FORECASTS)
+    @routes.post(
+        "/v1/forecasts",
+        scope=Scope.PREDICT,
+        max_body_bytes=MAX_LARGE_BODY_BYTES,
+        response_model=ForecastsAnswer,
+        openapi_extra=FORECASTS,
+    )
     async def forecasts(request: Request) -> Response:
         """Forecast the closes ahead of one or many histories, in full.
 
@@ -66,7 +87,7 @@ def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> APIRoute
             }
         )
 
-    return router
+    return routes
 
 
 def _require_steps(steps: tuple[int, ...] | None, longest: int) -> None:

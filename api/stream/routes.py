@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
+from api.edge.keys import Scope
 from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
 from api.edge.problems import FieldError, problem
-from api.edge.requests import Bare, answer
+from api.edge.requests import answer
+from api.edge.routing import Routes
 from api.forecast.bodies import ModelCard
 from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
 from api.stream.follower import Live
@@ -47,13 +49,15 @@ class StreamLimits:
 
 def stream_routes(
     live: Live, metrics: ApiMetrics, card: Callable[[], ModelCard], limits: StreamLimits
-) -> APIRouter:
+) -> Routes:
     """Return the routes that the topics answer."""
-    router = APIRouter(tags=["stream"], route_class=Bare)
+    routes = Routes("stream")
     scores = _Scores(live)
     listeners = _Listeners(live.hub, metrics, limits)
 
-    @router.get("/v1/forecasts", response_model=LatestForecasts, openapi_extra=STREAM)
+    @routes.get(
+        "/v1/forecasts", scope=Scope.READ, response_model=LatestForecasts, openapi_extra=STREAM
+    )
     async def latest(request: Request) -> Response:
         """Give the newest forecast of each symbol and interval, by symbol."""
         require_stream(live)
@@ -62,8 +66,11 @@ def stream_routes(
         fragments = [orjson.Fragment(one.encoded) for one in found if one is not None]
         return answer({"forecasts": fragments})
 
-    @router.get(
-        "/v1/forecasts/{symbol:path}/history", response_model=ForecastHistory, openapi_extra=HISTORY
+    @routes.get(
+        "/v1/forecasts/{symbol:path}/history",
+        scope=Scope.READ,
+        response_model=ForecastHistory,
+        openapi_extra=HISTORY,
     )
     async def history(request: Request) -> Response:
         """Give the last candles of a symbol and the forecasts made at them, with what came."""
@@ -82,7 +89,12 @@ def stream_routes(
             }
         )
 
-    @router.get("/v1/forecasts/{symbol:path}", response_model=Forecast, openapi_extra=SYMBOL)
+    @routes.get(
+        "/v1/forecasts/{symbol:path}",
+        scope=Scope.READ,
+        response_model=Forecast,
+        openapi_extra=SYMBOL,
+    )
     async def newest(request: Request) -> Response:
         """Give the newest forecast of a symbol."""
         past = find(live, request).latest
@@ -90,19 +102,19 @@ def stream_routes(
             raise _unknown(request.path_params["symbol"])
         return answer(orjson.Fragment(past.encoded))
 
-    @router.get("/v1/scores", response_model=ScoresAnswer, openapi_extra=STREAM)
+    @routes.get("/v1/scores", scope=Scope.READ, response_model=ScoresAnswer, openapi_extra=STREAM)
     async def all_scores(request: Request) -> Response:
         """Give the live accuracy, coverage and drift of each symbol and of all together."""
         require_stream(live)
         return await scores.answer(read_symbols(request), read_interval(request))
 
-    @router.get("/v1/status", response_model=StreamStatus)
+    @routes.get("/v1/status", scope=Scope.READ, response_model=StreamStatus)
     async def status(request: Request) -> Response:
         """Say how the stream is seen from here, whether or not it is followed."""
         del request
         return answer(status_of(live, card()))
 
-    @router.get("/v1/stream", response_class=Response, openapi_extra=EVENTS)
+    @routes.get("/v1/stream", scope=Scope.READ, response_class=Response, openapi_extra=EVENTS)
     async def stream(request: Request) -> Response:
         """Send candles, forecasts and scores as they come, as server-sent events.
 
@@ -118,7 +130,7 @@ def stream_routes(
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
-    return router
+    return routes
 
 
 class _Listeners:

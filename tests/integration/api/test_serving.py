@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.edge.middleware import MAX_BODY_BYTES
+from api.edge.requests import MAX_BODY_BYTES
 from api.openapi import example_history
 from local.leash import Leash
 from local.ports import HOST, free_ports

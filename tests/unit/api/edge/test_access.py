@@ -87,6 +87,22 @@ def test_each_scope_opens_its_own_doors(scope: Scope, method: str, path: str) ->
     assert problem_of(answer).errors[0].rule == "scope"
 
 
+def test_every_route_needs_the_scope_that_the_document_names() -> None:
+    document = call(application(), "GET", "/openapi.json").json()
+    rings = {scope: ring_with(*(other for other in Scope if other is not scope)) for scope in Scope}
+    seen = set()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if path in {"/livez", "/readyz"}:
+                continue
+            scope = Scope(operation["description"].rpartition("Scope: ")[2].rstrip("."))
+            ring, key = rings[scope]
+            answer = call(guarded(ring), method.upper(), path, headers=bearer(key))
+            assert answer.status_code == 403, path
+            seen.add(scope)
+    assert seen == set(Scope)
+
+
 def test_only_the_very_key_opens() -> None:
     ring, key = ring_with(*ALL)
     other = ring_with(*ALL)[1]

@@ -5,13 +5,11 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.edge.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, BodyLimit
-from api.edge.problems import ProblemError
+from api.edge.requests import MAX_BODY_BYTES
 from api.forecast.bodies import MAX_HISTORY
 from tests.unit.api.client import (
     LENGTH,
@@ -175,41 +173,6 @@ def test_a_body_declared_too_large_is_refused_unread() -> None:
     )
 
 
-def test_large_bodies_have_a_limit_together_and_small_ones_pass() -> None:
-    working: asyncio.Queue[asyncio.Event] = asyncio.Queue()  # by requests whose work takes long
-
-    async def app(_: Any, receive: Any, send: Any) -> None:
-        await receive()
-        is_done = asyncio.Event()
-        working.put_nowait(is_done)
-        await is_done.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def ask(client: httpx.AsyncClient, size: int) -> int:
-        return (await client.post("/v1/forecasts", content=b" " * size)).status_code
-
-    async def together() -> None:
-        limited = BodyLimit(app, max_held_bytes=3 * SMALL_BODY_BYTES)
-        transport = httpx.ASGITransport(limited)
-        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-            large = asyncio.create_task(ask(client, 2 * SMALL_BODY_BYTES))
-            first = await working.get()
-            with pytest.raises(ProblemError) as raised:
-                await ask(client, 2 * SMALL_BODY_BYTES)
-            assert raised.value.problem.status == 503
-            small = asyncio.create_task(ask(client, SMALL_BODY_BYTES))
-            (await working.get()).set()
-            assert await small == 200
-            first.set()
-            assert await large == 200
-            again = asyncio.create_task(ask(client, 2 * SMALL_BODY_BYTES))
-            (await working.get()).set()
-            assert await again == 200
-
-    asyncio.run(together())
-
-
 def test_a_body_that_grows_too_large_is_refused() -> None:
     sent = 0
 
@@ -232,10 +195,9 @@ def test_a_body_that_grows_too_large_is_refused() -> None:
 
 
 def test_a_body_of_just_the_limit_is_read() -> None:
-    body = json.dumps({"history": history()}).encode()
-    app = application(max_body_bytes=len(body))
-    assert post(app, body).status_code == 200
-    assert post(app, body + b" ").status_code == 413
+    body = json.dumps({"history": history()}).encode().ljust(MAX_BODY_BYTES)
+    assert post(APP, body).status_code == 200
+    assert post(APP, body + b" ").status_code == 413
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/predict/", "/v3/forecasts", "/redoc"])

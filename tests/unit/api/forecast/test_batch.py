@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api.edge.middleware import MAX_BODY_BYTES
 from api.edge.problems import ProblemError
+from api.edge.requests import MAX_BODY_BYTES
 from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsRequest
 from api.forecast.histories import MAX_ARRAY_BYTES
