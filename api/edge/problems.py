@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
 from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
-from shared.messages import Message
+from shared.messages import BrokenRule, Message, Place, broken_rule, field_name
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_ERRORS: Final = 20
@@ -26,7 +24,7 @@ class FieldError(Message):
 
     field: str = Field(description="where, as in history[17].high")
     rule: str = Field(description="name of the rule, as in greater_than")
-    message: str = Field(description="what was expected and what came")
+    message: str = Field(description="what was expected and what was got")
 
 
 class Problem(Message):
@@ -69,84 +67,32 @@ def problem(
     return ProblemError(document, headers)
 
 
-def invalid_body(error: ValidationError, where: tuple[int | str, ...] = ()) -> ProblemError:
-    """Return the problem of a body that breaks a rule: 400 if it is no JSON, else 422.
+def invalid_body(error: ValidationError, place: Place = ()) -> ProblemError:
+    """Return the problem of a body that breaks a rule: 400 if it is not JSON, else 422.
 
-    ``where`` is the place in the body of what was validated.
+    ``place`` is where in the body that stands which was validated.
     """
     count = error.error_count()
     if count > MAX_FAULTS:  # to list so many would take longer than to find them
         message = f"expected a valid body, got one with {count} faults"
         return problem(422, FieldError(field="body", rule="too_many_faults", message=message))
-    details = error.errors(include_url=False)
-    status = 400 if details[0]["type"] == "json_invalid" else 422
-    shown = (_field_error(one, where) for one in details[:MAX_ERRORS])
-    return problem(status, *shown)
+    broken = [broken_rule(details) for details in error.errors(include_url=False)[:MAX_ERRORS]]
+    status = 400 if broken[0].rule == "json_invalid" else 422
+    return problem(status, *(_field_error(rule, place) for rule in broken))
 
 
-def no_json(field: str, what: str) -> ProblemError:
-    """Return the problem of what is no JSON."""
-    return problem(400, _no_json(field, what))
+def broken_field(place: Place, rule: str, expected: str, got: object) -> ProblemError:
+    """Return the problem of one value that breaks a rule."""
+    message = f"expected {expected}, got {got}"
+    return problem(422, FieldError(field=field_name(place), rule=rule, message=message))
 
 
-def _no_json(field: str, what: str) -> FieldError:
-    message = f"expected JSON in UTF-8, got: {what}"
-    return FieldError(field=field, rule="json_invalid", message=message)
+def not_json(field: str, fault: str) -> ProblemError:
+    """Return the problem of what is not JSON."""
+    message = f"expected JSON in UTF-8, got {fault}"
+    return problem(400, FieldError(field=field, rule="json_invalid", message=message))
 
 
-def field_name(location: tuple[int | str, ...]) -> str:
-    """Return a place in a JSON document: ``("history", 17, "high")`` is ``history[17].high``."""
-    name = ""
-    for part in location:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return name.removeprefix(".") or "body"
-
-
-def _field_error(error: ErrorDetails, where: tuple[int | str, ...]) -> FieldError:
-    name = field_name((*where, *error["loc"]))
-    rule, context = error["type"], error.get("ctx", {})
-    if rule == "inconsistent":  # its text begins with the field
-        field, _, text = str(context["detail"]).partition(": ")
-        message = text.replace("must be", "expected", 1)
-        return FieldError(field=f"{name}.{field}", rule=rule, message=message)
-    if rule == "json_invalid":
-        return _no_json(name, str(context["error"]))
-    limit = next(
-        (context[key] for key in ("gt", "ge", "lt", "le", "max_length") if key in context), 0
-    )
-    got = "nothing" if rule == "missing" else shown(error["input"])
-    known = _EXPECTED.get(rule)
-    expected = error["msg"].removeprefix("Input should be ")
-    noun = "candles" if name == "history" else name.rpartition(".")[2]
-    text = known.format(limit=limit, noun=noun) if known else expected
-    message = f"expected {text}, got {got}"
-    return FieldError(field=name, rule=rule, message=message)
-
-
-_EXPECTED: Final[dict[str, str]] = {
-    "missing": "a value",
-    "extra_forbidden": "no such field",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "greater_than": "more than {limit:g}",
-    "greater_than_equal": "at least {limit:g}",
-    "less_than": "less than {limit:g}",
-    "less_than_equal": "at most {limit:g}",
-    "string_type": "a string",
-    "string_pattern_mismatch": "a symbol of up to 32 letters, digits and ^ = . - _ / & :",
-    "int_type": "a whole number",
-    "literal_error": "a name that is known",
-    "model_type": "an object",
-    "tuple_type": "an array",
-    "too_long": "at most {limit:g} {noun}",
-}
-
-
-def shown(value: object) -> str:
-    """Return a value for a message, as JSON and short."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return f"an array of {len(value)}"
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _field_error(broken: BrokenRule, place: Place) -> FieldError:
+    name = field_name((*place, *broken.place)) or "body"
+    return FieldError(field=name, rule=broken.rule, message=broken.message)

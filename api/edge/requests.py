@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope
 
-from api.edge.problems import FieldError, ProblemError, problem, shown
-from shared.messages import Message
+from api.edge.problems import FieldError, ProblemError, problem
+from shared.messages import Message, shown
 
 JSON: Final = "application/json"
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from api.edge.problems import ProblemError, invalid_body, no_json
+from api.edge.problems import ProblemError, broken_field, invalid_body, not_json
 from api.edge.requests import MAX_BODY_BYTES
 from api.forecast.bodies import MAX_HISTORIES, Body, ForecastsRequest, Histories, HistoryHead, Steps
-from api.forecast.histories import Series, broken, read_candles, require_content, series_of
+from api.forecast.histories import Series, read_candles, require_content, series_of
 from api.forecast.slicing import Work
 
 MAX_ARRAYS: Final = 10 * MAX_HISTORIES
@@ -58,7 +58,7 @@ def read_batch(body: bytes | bytearray) -> Work[Batch]:
     mark = secrets.token_hex(8)  # which no body can know
     outline = _read_outline(body, places, mark)
     if not outline.histories:
-        raise broken(("histories",), "too_short", "at least 1 history", "none")
+        raise broken_field(("histories",), "too_short", "at least 1 history", "none")
     arrays = memoryview(body)
     histories: list[Series] = []
     for number, head in enumerate(outline.histories):
@@ -80,7 +80,7 @@ def _arrays(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
         done = close + 1
         if begin >= 0 and _BEGIN.match(body, begin):
             yield begin, done
-    raise broken(("body",), "too_long", f"at most {MAX_ARRAYS} arrays", "more")
+    raise broken_field(("body",), "too_long", f"at most {MAX_ARRAYS} arrays", "more")
 
 
 def _read_outline(
@@ -99,7 +99,7 @@ def _read_outline(
     outline = b"".join((*parts, body[done:]))
     if len(outline) > MAX_BODY_BYTES:
         expected = f"at most {MAX_BODY_BYTES} bytes beside the candles"
-        raise broken(("body",), "too_large", expected, len(outline))
+        raise broken_field(("body",), "too_large", expected, len(outline))
     try:
         return _Outline.model_validate_json(outline)
     except ValidationError as error:
@@ -118,7 +118,7 @@ def _odd(body: bytes | bytearray, error: ValidationError) -> ProblemError:
         ForecastsRequest.model_validate_json(body)
     except ValidationError as exact:
         return invalid_body(exact)
-    return no_json("body", "brackets within strings")
+    return not_json("body", "brackets within strings")
 
 
 def _array_of(
@@ -132,5 +132,5 @@ def _array_of(
 
 def _rising(horizons: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if horizons is not None and list(horizons) != sorted(set(horizons)):
-        raise broken(("horizons",), "not_rising", "rising steps", list(horizons))
+        raise broken_field(("horizons",), "not_rising", "rising steps", list(horizons))
     return horizons

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from api.edge.problems import FieldError, ProblemError, field_name, invalid_body, problem
+from api.edge.problems import FieldError, broken_field, invalid_body, problem
 from api.forecast.bodies import MAX_HISTORY, Candles, PredictRequest, TimedCandle
-from shared.candles import INTERVALS_MS, MAX_NUMBER
+from shared.candles import INTERVALS_MS, MAX_NUMBER, MIN_PRICE
+from shared.messages import Place
 from shared.window import held
 
 Array = NDArray[np.float64]
@@ -91,14 +92,14 @@ def read_predict(body: bytes) -> Array:
     return _flat(map(_PRICES, history), len(history))
 
 
-def read_candles(data: bytes | memoryview, where: tuple[str | int, ...]) -> TimedArray:
+def read_candles(data: bytes | memoryview, place: Place) -> TimedArray:
     """Return the candles in an array of JSON, which stands at a place of a body.
 
     Raises:
         ProblemError: naming the field and the rule.
     """
     if len(data) > MAX_ARRAY_BYTES:
-        raise broken(where, "too_large", f"at most {MAX_ARRAY_BYTES} bytes", len(data))
+        raise broken_field(place, "too_large", f"at most {MAX_ARRAY_BYTES} bytes", len(data))
     try:
         rows: Sequence[_Timed | TimedCandle] = _CANDLES.decode(data)
         read = _timed(rows)
@@ -109,9 +110,9 @@ def read_candles(data: bytes | memoryview, where: tuple[str | int, ...]) -> Time
     try:
         rows = _EXACT_CANDLES.validate_json(bytes(data))
     except ValidationError as error:
-        raise invalid_body(error, where) from None
+        raise invalid_body(error, place) from None
     if not rows:
-        raise broken(where, "too_short", "at least 1 candle", "none")
+        raise broken_field(place, "too_short", "at least 1 candle", "none")
     return _timed(rows)
 
 
@@ -121,15 +122,15 @@ def series_of(number: int, symbol: str | None, interval: str | None, read: Timed
     Raises:
         ProblemError: naming the field, of history ``number`` of a body, and the rule.
     """
-    where = ("histories", number)
+    place = ("histories", number)
     if interval is not None and interval not in INTERVALS_MS:
         known = ", ".join(INTERVALS_MS)
-        raise broken((*where, "interval"), "unknown", f"one of {known}", interval[:40])
+        raise broken_field((*place, "interval"), "unknown", f"one of {known}", interval[:40])
     if not (_any(read.open_ms) or _any(read.close_ms)):
         return Series(read.candles, symbol, interval)
     if interval is None:
-        raise broken((*where, "interval"), "missing", "a value beside times", "nothing")
-    as_of_ms = _as_of_ms((*where, "candles"), INTERVALS_MS[interval], read)
+        raise broken_field((*place, "interval"), "missing", "a value beside times", "nothing")
+    as_of_ms = _as_of_ms((*place, "candles"), INTERVALS_MS[interval], read)
     return Series(read.candles, symbol, interval, as_of_ms, np.array(read.open_ms, np.int64))
 
 
@@ -147,7 +148,7 @@ def newest(candles: Array, needed: int) -> Array:
 def are_valid(candles: Array) -> bool:
     """Whether all candles, (N, 5), obey the rules of ``shared.candles.Ohlcv``."""
     opened, high, low, close, volume = candles.T
-    valid = low >= 1 / MAX_NUMBER
+    valid = low >= MIN_PRICE
     valid &= high <= MAX_NUMBER
     valid &= low <= np.minimum(opened, close)
     valid &= high >= np.maximum(opened, close)
@@ -161,12 +162,6 @@ def require_content(body: bytes | bytearray, form: str) -> None:
     if not body:
         message = f"expected {form} as JSON, got nothing"
         raise problem(400, FieldError(field="body", rule="empty", message=message))
-
-
-def broken(where: tuple[str | int, ...], rule: str, expected: str, got: object) -> ProblemError:
-    """Return the problem of a value that breaks a rule."""
-    message = f"expected {expected}, got {got}"
-    return problem(422, FieldError(field=field_name(where), rule=rule, message=message))
 
 
 def _flat(rows: Iterator[tuple[float, ...]], count: int) -> Array:
@@ -192,11 +187,11 @@ def _any(times: list[int | None]) -> bool:
     return times.count(None) < len(times)
 
 
-def _as_of_ms(where: tuple[str | int, ...], length_ms: int, read: TimedArray) -> int:
+def _as_of_ms(place: Place, length_ms: int, read: TimedArray) -> int:
     """Return the close of the last candle, all times being in order; raises ``ProblemError``."""
     if None in read.open_ms:
-        first = (*where, read.open_ms.index(None), "open_ms")
-        raise broken(first, "missing", "a time as on the others", "nothing")
+        first = (*place, read.open_ms.index(None), "open_ms")
+        raise broken_field(first, "missing", "a time as on the others", "nothing")
     opened = np.array(read.open_ms, np.int64)  # (N,)
     closed = opened + length_ms
     if _any(read.close_ms):
@@ -211,6 +206,6 @@ def _as_of_ms(where: tuple[str | int, ...], length_ms: int, read: TimedArray) ->
     if repeats[at]:
         before = opened[at - 1] if at else -1
         message = f"more than {before} of the candle before"
-        raise broken((*where, at, "open_ms"), "not_rising", message, opened[at])
+        raise broken_field((*place, at, "open_ms"), "not_rising", message, opened[at])
     message = f"a time within {length_ms} ms after open_ms {opened[at]}"
-    raise broken((*where, at, "close_ms"), "inconsistent", message, closed[at])
+    raise broken_field((*place, at, "close_ms"), "inconsistent", message, closed[at])

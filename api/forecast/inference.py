@@ -14,10 +14,10 @@ import orjson
 from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from api.edge.problems import ProblemError, invalid_body, no_json
+from api.edge.problems import ProblemError, broken_field, invalid_body, not_json
 from api.edge.requests import MAX_BODY_BYTES
 from api.forecast.bodies import Body
-from api.forecast.histories import Array, are_valid, broken, newest
+from api.forecast.histories import Array, are_valid, newest
 from api.forecast.predict import Predictor
 from api.forecast.slicing import Work
 from shared.forecaster import Prediction
@@ -153,7 +153,7 @@ def read_infer(body: bytes | bytearray, window_length: int) -> Work[tuple[InferR
     yield
     if len(outline) > MAX_BODY_BYTES:
         expected = f"at most {MAX_BODY_BYTES} bytes beside the tensor's data"
-        raise broken(("body",), "too_large", expected, len(outline))
+        raise broken_field(("body",), "too_large", expected, len(outline))
     try:
         request = InferRequest.model_validate_json(outline)
     except ValidationError as error:
@@ -183,7 +183,7 @@ def _put_aside(body: bytes | bytearray) -> tuple[bytes | bytearray, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if len(body) <= MAX_BODY_BYTES:
             return body, b""
-        raise no_json("body", str(error)) from None
+        raise not_json("body", str(error)) from None
     if not data.startswith(b"["):
         return body, b""
     inputs[0]["data"] = msgspec.Raw(b"[]")
@@ -236,4 +236,4 @@ def infer_answer(request: InferRequest, name: str, version: str, made: Predictio
 
 
 def _bad(part: str, rule: str, expected: str, got: object) -> ProblemError:
-    return broken(("inputs", 0, part), rule, expected, got)
+    return broken_field(("inputs", 0, part), rule, expected, got)

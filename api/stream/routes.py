@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.edge.keys import Scope
 from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
-from api.edge.problems import FieldError, problem
+from api.edge.problems import FieldError, broken_field, problem
 from api.edge.requests import answer
 from api.edge.routing import Routes
 from api.forecast.bodies import ModelCard
@@ -270,7 +270,7 @@ def read_symbols(request: Request) -> frozenset[str] | None:
         return None
     symbols = frozenset(one for part in given for one in part.split(",") if one)
     if len(symbols) > MAX_SYMBOLS:
-        raise _bad("symbols", "too_long", f"at most {MAX_SYMBOLS}", len(symbols))
+        raise broken_field(("symbols",), "too_long", f"at most {MAX_SYMBOLS}", len(symbols))
     return symbols
 
 
@@ -278,7 +278,7 @@ def read_interval(request: Request) -> str | None:
     """Return the interval that a query asks for, None if for all."""
     interval = request.query_params.get("interval")
     if interval is not None and interval not in INTERVALS_MS:
-        raise _bad("interval", "unknown", f"one of {', '.join(INTERVALS_MS)}", "another")
+        raise broken_field(("interval",), "unknown", f"one of {', '.join(INTERVALS_MS)}", "another")
     return interval
 
 
@@ -289,7 +289,7 @@ def read_kinds(request: Request) -> frozenset[str] | None:
         return None
     kinds = frozenset(given.split(","))
     if not kinds <= KINDS:
-        raise _bad("events", "unknown", f"some of {', '.join(sorted(KINDS))}", "others")
+        raise broken_field(("events",), "unknown", f"some of {', '.join(sorted(KINDS))}", "others")
     return kinds
 
 
@@ -297,13 +297,10 @@ def read_count(request: Request) -> int:
     """Return how many candles a query asks for."""
     given = request.query_params.get("limit", str(DEFAULT_COUNT))
     if not (given.isascii() and given.isdigit() and len(given) < 6 and 0 < int(given) <= MAX_COUNT):
-        raise _bad("limit", "out_of_range", f"a number from 1 to {MAX_COUNT}", given[:20])
+        raise broken_field(
+            ("limit",), "out_of_range", f"a number from 1 to {MAX_COUNT}", given[:20]
+        )
     return int(given)
-
-
-def _bad(field: str, rule: str, expected: str, got: object) -> Exception:
-    reason = FieldError(field=field, rule=rule, message=f"expected {expected}, got {got}")
-    return problem(422, reason)
 
 
 def _unknown(symbol: str) -> Exception:

@@ -266,7 +266,4 @@ def test_a_missing_bundle_ends_with_a_clear_error(tmp_path: Path) -> None:
 def test_a_bad_setting_ends_with_a_clear_error() -> None:
     done = run("--port", "70000")
     assert done.returncode == 2
-    assert (
-        done.stderr == "python -m api: port: input should be less than or equal to 65535, "
-        "got '70000'\n"
-    )
+    assert done.stderr == 'python -m api: port: expected at most 65535, got "70000"\n'

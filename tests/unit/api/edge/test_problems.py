@@ -64,7 +64,7 @@ def lacking(field: str) -> list[dict[str, Any]]:
         (None, "history", "tuple_type", "expected an array, got null"),
         ([], "history", "too_short", f"expected at least {LENGTH} candles, got 0"),
         (history(3), "history", "too_short", f"expected at least {LENGTH} candles, got 3"),
-        (history()[:1] * (MAX_HISTORY + 1), "history", "too_long", "at most 5000 candles, got"),
+        (history()[:1] * (MAX_HISTORY + 1), "history", "too_long", "an array of at most 5000, got"),
     ],
 )
 def test_a_bad_history_is_refused_by_field_and_rule(
