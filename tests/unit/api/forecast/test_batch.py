@@ -50,7 +50,10 @@ values = st.recursive(
 candles = st.lists(st.sampled_from(history(4)), max_size=3)
 histories = st.fixed_dictionaries(
     {"candles": st.one_of(candles, values)},
-    optional={"symbol": st.sampled_from(["A", "BRK.B", "^GSPC", "[{}]", 7, None]), "x": values},
+    optional={
+        "symbol": st.one_of(st.sampled_from(["A", "BRK.B", "^GSPC", "[{}]", 7, None]), values),
+        "x": values,
+    },
 )
 bodies: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"histories": st.one_of(st.lists(histories, max_size=3), values)},
@@ -107,7 +110,19 @@ def test_a_spoilt_byte_never_changes_what_is_accepted() -> None:
          "int_type"),
         (b'{"histories": [{"candles": [%s]}]' % CANDLE, "body", "json_invalid"),
         (b'{"histories": [{"candles": [%s,]}]}' % CANDLE, "histories[0].candles", "json_invalid"),
-        (b'{"histories": ' + b"[" * 60_000 + b"]" * 60_000 + b"}", "body", "too_long"),
+        (b'{"histories": ' + b"[" * 60_000 + b"]" * 60_000 + b"}", "body", "json_invalid"),
+        (b'{"histories": [%s]}' % (b'{"candles": []},' * 10_001), "body", "too_long"),
+        (b'{"histories": [%s]}' % (b'{"candles" :1},' * 10_001), "body", "too_long"),
+        (b'{"histories": [{"symbol": [{}], "candles": [%s]}]}' % CANDLE, "histories[0].symbol",
+         "string_type"),
+        (b'{"histories": [{"candles": [no JSON], "candles": [%s]}]}' % CANDLE, "body",
+         "unread_array"),
+        (b'{"histories": [{"candles": [%s], "symbol": "a\\"candles": [1]}]}' % CANDLE, "body",
+         "json_invalid"),
+        (b'{"histories": [{"candles": [%s], "a\\"candles": [1]}]}' % CANDLE,
+         'histories[0].a"candles', "extra_forbidden"),
+        (b'{"histories": [{"c\\u0061ndles": [%s, {}]}]}' % CANDLE, "histories[0].candles[1].open",
+         "missing"),
         (b'{"histories": "' + b"x" * 2 * MAX_BODY_BYTES + b'"}', "body", "too_large"),
         (b'{"histories": [{"candles": [%s]}]}' % (CANDLE + b"," + b" " * MAX_ARRAY_BYTES + CANDLE),
          "histories[0].candles", "too_large"),
@@ -121,4 +136,4 @@ def test_no_piece_of_a_large_body_is_large() -> None:
     candle = history(1)[0]
     body = json.dumps({"histories": [{"candles": [candle] * 100}] * 300}).encode()
     steps = sum(1 for _ in read_batch(body))
-    assert steps == 2 * 300  # one to find each array, one to read it
+    assert steps == 2 * 300 + 1  # to find each array and to read it; the rest of the body
