@@ -22,7 +22,7 @@ from api.edge.middleware import request_id
 from api.edge.server import Server, SocketLimits, Tls, make_config
 from api.openapi import example_history
 from api.settings import ApiSettings
-from api.stream.follower import Follower, Live
+from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
@@ -72,7 +72,7 @@ def serve(
     """Serve on a listening socket, until a signal ends it."""
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
-    live = Live(Market(), Hub())
+    live = StreamView(Market(), Hub())
     follower = Follower(settings, live, metrics, settings.lookback)
     options = Options(
         config=config,
@@ -144,7 +144,7 @@ async def watch(keys: WatchedKeys) -> None:
 
 
 def tls_of(settings: ApiSettings) -> Tls | None:
-    """Return the files for TLS, None when it is not asked for."""
+    """Return the files for TLS, None without it."""
     if settings.tls_certificate is None:
         return None
     authorities = settings.tls_client_authorities

@@ -25,11 +25,11 @@ from api.forecast.inference_routes import inference_routes
 from api.forecast.model_card import card_of, name_of
 from api.forecast.predict import Predictor
 from api.forecast.routes import predict_routes
-from api.forecast.slicing import Pieces
+from api.forecast.slicing import Slicer
 from api.openapi import complete
 from api.pages import page_routes
 from api.status_routes import status_routes
-from api.stream.follower import Live
+from api.stream.follower import StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits, stream_routes
@@ -40,7 +40,7 @@ from shared.metrics import ApiMetrics
 
 @dataclass(frozen=True)
 class Options:
-    """What may differ from one application to another; the defaults are those of a test."""
+    """Choices of an application; the defaults are those of a test."""
 
     config: BundleConfig | None = None  # of the model, if it has a bundle
     access: AccessRules = field(default_factory=AccessRules)
@@ -48,7 +48,7 @@ class Options:
     cors_origins: Sequence[str] = ()
     over_tls: bool = False
     log: AccessLog | None = None
-    live: Live = field(default_factory=lambda: Live(Market(), Hub()))
+    live: StreamView = field(default_factory=lambda: StreamView(Market(), Hub()))
     background: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()  # while it serves
 
 
@@ -62,12 +62,12 @@ def create_app(
     def card() -> ModelCard:
         return card_of(forecaster, options.config, time.time_ns() // 1_000_000)
 
-    pieces = Pieces()
+    slicer = Slicer()
     described = [
-        predict_routes(predictor, pieces, card),
+        predict_routes(predictor, slicer, card),
         status_routes(predictor, registry, card),
         stream_routes(options.live, metrics, card, options.streams),
-        inference_routes(predictor, pieces, name_of(forecaster, options.config)),
+        inference_routes(predictor, slicer, name_of(forecaster, options.config)),
     ]
     app = _described_app(described, options)
     guarded = [route for routes in described for route in routes.guarded]

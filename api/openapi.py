@@ -73,7 +73,7 @@ def complete(
 def _give_examples(document: dict[str, Any], window_length: int) -> None:
     schemas = document["components"]["schemas"]
     schemas["PredictRequest"]["properties"]["history"]["minItems"] = window_length
-    schemas["History"]["properties"]["candles"]["minItems"] = window_length
+    schemas["CandleHistory"]["properties"]["candles"]["minItems"] = window_length
     schemas["ForecastsRequest"]["properties"]["histories"]["maxItems"] = MAX_HISTORIES
     candles = example_history(window_length)
     example = {
@@ -85,7 +85,7 @@ def _give_examples(document: dict[str, Any], window_length: int) -> None:
                     "name": "candles",
                     "shape": [1, window_length, 5],
                     "datatype": "FP64",
-                    "data": [list(one.values()) for one in candles],
+                    "data": [list(candle.values()) for candle in candles],
                 }
             ]
         },

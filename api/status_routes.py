@@ -14,7 +14,7 @@ from api.edge.requests import answer
 from api.edge.routing import OPEN, Routes
 from api.forecast.bodies import ModelCard
 from api.forecast.predict import Predictor
-from api.forecast.routes import Card
+from api.forecast.routes import MakeCard
 from shared.messages import Message
 
 
@@ -33,7 +33,7 @@ class ProbeAnswer(Message):
     detail: str
 
 
-def status_routes(predictor: Predictor, registry: CollectorRegistry, card: Card) -> Routes:
+def status_routes(predictor: Predictor, registry: CollectorRegistry, card: MakeCard) -> Routes:
     """Return the routes for operators and probes."""
     routes = Routes("status")
 

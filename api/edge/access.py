@@ -21,7 +21,7 @@ _CHALLENGE: Final[Mapping[str, str]] = {"www-authenticate": 'Bearer realm="candl
 
 @dataclass(frozen=True)
 class AccessRules:
-    """What has to be shown at the door."""
+    """What a request must show."""
 
     keys: Callable[[], KeyRing] | None = None  # None: no keys are in use
     hosts: frozenset[str] | None = None  # names in the Host header; None: any
@@ -70,7 +70,7 @@ class Access:
         key = _key_of(scope)
         client = self._rules.keys().client(key) if key else None
         if client is None:
-            got = "one that opens nothing" if key else "none"
+            got = "one that is not valid" if key else "none"
             message = f"expected an API key as in 'Bearer cc_...', got {got}"
             reason = FieldError(field="authorization", rule="key", message=message)
             raise problem(401, reason, headers=_CHALLENGE)

@@ -26,11 +26,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 _KEY: Final = re.compile(r"cc_([0-9a-f]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
 _PERSON: Final = b"candlecast-key"
+"""BLAKE2's personalisation, which makes these hashes differ from any other use's."""
+
 _NOBODY: Final = "0" * 64
+"""A hash that no secret has."""
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """A right that a key may have."""
 
     READ = "read"  # forecasts, scores and status of the stream, the model's card
     PREDICT = "predict"  # forecasts on demand
@@ -71,7 +74,7 @@ class KeyFile(BaseModel):
 
 @dataclass(frozen=True)
 class Client:
-    """Who asks, as far as the API has to know."""
+    """The owner of a key."""
 
     id: str
     name: str
@@ -80,20 +83,24 @@ class Client:
 
 
 ANYONE: Final = Client("", "anyone", frozenset(Scope), None)
-"""Who asks where no keys are in use."""
+"""The client where no keys are in use."""
 
 
 class KeyRing:
-    """The keys that open now."""
+    """The valid keys."""
 
     def __init__(self, entries: tuple[KeyEntry, ...], rate: RateLimitItem | None) -> None:
         """Take the entries that are not revoked; ``rate`` is for those without their own."""
         self._by_id: Mapping[str, tuple[str, Client]] = MappingProxyType(
-            {one.id: (one.hash, _client(one, rate)) for one in entries if one.revoked_ms is None}
+            {
+                entry.id: (entry.hash, _client(entry, rate))
+                for entry in entries
+                if entry.revoked_ms is None
+            }
         )
 
     def client(self, key: str) -> Client | None:
-        """Return whose key it is; None for one that does not open.
+        """Return the owner of a key; None for a key that is not valid.
 
         The id is public and looked up; the secret's hash is compared in constant time, an
         unknown id against a hash that nothing has.
@@ -104,7 +111,7 @@ class KeyRing:
         return client if hmac.compare_digest(hash_of(secret), expected) else None
 
     def holds(self, identity: str) -> bool:
-        """Whether the key of an id opens."""
+        """Whether the key of an id is valid."""
         return identity in self._by_id
 
 
@@ -119,7 +126,7 @@ def hash_of(secret: str) -> str:
 
 
 def load(path: Path) -> KeyFile:
-    """Return what a key file holds.
+    """Return the content of a key file.
 
     Raises:
         KeyFileError: naming the file and what is wrong, without its content.
@@ -138,7 +145,7 @@ def create(
     file: KeyFile, name: str, scopes: tuple[Scope, ...], rate: str | None, now_ms: int
 ) -> tuple[KeyFile, str]:
     """Return the file with a new key, and the key itself, which nothing else keeps."""
-    if any(one.name == name and one.revoked_ms is None for one in file.keys):
+    if any(entry.name == name and entry.revoked_ms is None for entry in file.keys):
         raise KeyFileError(f"{name}: there is such a key already; revoke it first")
     identity, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     entry = KeyEntry(
@@ -154,22 +161,23 @@ def create(
 
 def revoke(file: KeyFile, name_or_id: str, now_ms: int) -> KeyFile:
     """Return the file with a key revoked; raises ``KeyFileError`` when there is none."""
-    found = [
-        one for one in file.keys if name_or_id in {one.id, one.name} and one.revoked_ms is None
-    ]
-    if not found:
+    ids = {
+        entry.id
+        for entry in file.keys
+        if name_or_id in {entry.id, entry.name} and entry.revoked_ms is None
+    }
+    if not ids:
         raise KeyFileError(f"{name_or_id}: no such key that is not revoked already")
-    ids = {one.id for one in found}
     return KeyFile(
         keys=tuple(
-            one.model_copy(update={"revoked_ms": now_ms}) if one.id in ids else one
-            for one in file.keys
+            entry.model_copy(update={"revoked_ms": now_ms}) if entry.id in ids else entry
+            for entry in file.keys
         )
     )
 
 
 def save(path: Path, file: KeyFile) -> None:
-    """Write a key file at once or not at all, for its owner's eyes only."""
+    """Write a key file atomically, readable by its owner alone."""
     text = json.dumps(file.model_dump(mode="json"), indent=2) + "\n"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
@@ -190,7 +198,7 @@ class _Stamp:
 
 @dataclass
 class WatchedKeys:
-    """The key ring of a file, read anew when the file changes."""
+    """The key ring of a file, read again when the file changes."""
 
     path: Path
     rate: RateLimitItem | None

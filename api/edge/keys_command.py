@@ -36,10 +36,10 @@ def _create(path: Path, arguments: argparse.Namespace) -> int:
 
 
 def _list(path: Path, _: argparse.Namespace) -> int:
-    for one in load(path).keys:
-        state = "open" if one.revoked_ms is None else f"revoked {_day(one.revoked_ms)}"
-        scopes = ",".join(one.scopes)
-        print(f"{one.id}  {one.name}  {scopes}  created {_day(one.created_ms)}  {state}")
+    for entry in load(path).keys:
+        state = "open" if entry.revoked_ms is None else f"revoked {_day(entry.revoked_ms)}"
+        scopes = ",".join(entry.scopes)
+        print(f"{entry.id}  {entry.name}  {scopes}  created {_day(entry.created_ms)}  {state}")
     return 0
 
 

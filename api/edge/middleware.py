@@ -24,30 +24,35 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 Header = tuple[bytes, bytes]
 
-HEADERS: Final[tuple[Header, ...]] = (
+SECURITY_HEADERS: Final[tuple[Header, ...]] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 STRICT_POLICY: Final = b"default-src 'none'; frame-ancestors 'none'"
+"""Content security policy of data, which needs nothing."""
+
 PAGE_POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+"""Content security policy of pages: their parts come from here alone."""
+
 HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
+"""Tells browsers to stay with TLS for a year."""
 
 CRASH: Final = problem(500, detail="an error on our side; it has been logged")
-"""What a client learns of an error that nobody foresaw."""
+"""The answer to an error that nobody foresaw."""
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being answered, for log lines."""
 
 
 class Measure:
-    """Gives every request an id, and observes its time and outcome.
+    """Gives every request an id, and measures and logs it.
 
-    Labels have few values, whatever comes.
+    Labels have few values, whatever a client sends.
     """
 
     def __init__(
@@ -58,7 +63,7 @@ class Measure:
         self._log = log
         self._children: dict[tuple[str, str, int], Histogram] = {}
         more = (HSTS,) if over_tls else ()
-        self._headers = [*HEADERS, *more]
+        self._headers = [*SECURITY_HEADERS, *more]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +89,7 @@ class Measure:
 
         try:
             await self._app(scope, receive, watched)
-        except Exception:  # whatever it is: the log says it, the client learns nothing of it
+        except Exception:  # the log has it, the client learns nothing of it
             log.exception("a request failed")
             if not has_begun:
                 await CRASH.response()(scope, receive, watched)

@@ -8,6 +8,7 @@ from api.edge.problems import MEDIA_TYPE
 from shared.candles import INTERVALS_MS
 
 SCHEMAS: Final = "#/components/schemas/{model}"
+"""Reference to the schema of a model."""
 
 
 def refers(name: str) -> dict[str, Any]:
@@ -40,31 +41,33 @@ REFUSALS: Final[dict[str, Any]] = {
     "422": _problem("The request breaks a rule; the problem names the field and the rule."),
     "503": _problem("Too many large bodies at once; Retry-After says when to come back."),
 }
+"""Problems of routes that read a body."""
 
 COMMON: Final[dict[str, Any]] = {
-    "401": _problem("No API key, or one that opens nothing, where keys are in use."),
+    "401": _problem("No API key, or one that is not valid, where keys are in use."),
     "403": _problem("The key lacks the scope."),
     "429": _problem("Too many requests of this key; Retry-After says when to come back."),
 }
+"""Problems of routes that need a key."""
 
 PREDICT: Final[dict[str, Any]] = {
     "requestBody": _body("PredictRequest"),
     "responses": REFUSALS,
 }
-"""What ``POST /predict`` takes, and how it refuses."""
+"""Body and problems of ``POST /predict``."""
 
 FORECASTS: Final[dict[str, Any]] = {
     "requestBody": _body("ForecastsRequest"),
     "responses": REFUSALS,
 }
-"""What ``POST /v1/forecasts`` takes, and how it refuses."""
+"""Body and problems of ``POST /v1/forecasts``."""
 
 PROBE: Final[dict[str, Any]] = {
     "responses": {
         "503": {"description": "Not now.", "content": {"application/json": refers("ProbeAnswer")}}
     }
 }
-"""How a probe fails."""
+"""Problem of a probe."""
 
 _STREAM_REFUSALS: Final[dict[str, Any]] = {
     "422": _problem("A parameter breaks a rule."),
@@ -83,25 +86,25 @@ STREAM: Final[dict[str, Any]] = {
     "parameters": [_SYMBOLS, _INTERVAL],
     "responses": _STREAM_REFUSALS,
 }
-"""What asks for many series."""
+"""Parameters and problems of routes for many series."""
 
 SYMBOL: Final[dict[str, Any]] = {
     "parameters": [_SYMBOL, _INTERVAL],
     "responses": {"404": _problem("The stream has no such symbol."), **_STREAM_REFUSALS},
 }
-"""What asks for one series."""
+"""Parameters and problems of routes for one series."""
 
 HISTORY: Final[dict[str, Any]] = SYMBOL | {"parameters": [_SYMBOL, _INTERVAL, _LIMIT]}
-"""What asks for the past of one series."""
+"""Parameters and problems of the route for the past of one series."""
 
 _KINDS: Final = ("hello", "resumed", "reset", "candle", "forecast", "score", "dropped", "closing")
 _EVENT: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
         "event": {"enum": list(_KINDS)},
-        "data": {"type": "string", "description": "JSON: SeenCandle, Forecast, a score or {}"},
-        "id": {"type": "string", "description": "to come back with, as Last-Event-ID"},
-        "retry": {"type": "integer", "description": "milliseconds to wait before coming back"},
+        "data": {"type": "string", "description": "JSON: StreamCandle, Forecast, a score or {}"},
+        "id": {"type": "string", "description": "to reconnect with, as Last-Event-ID"},
+        "retry": {"type": "integer", "description": "milliseconds to wait before reconnecting"},
     },
     "additionalProperties": False,
 }
@@ -116,7 +119,7 @@ EVENTS: Final[dict[str, Any]] = {
             "some of candle, forecast, score, by comma; by default all",
             type="string",
         ),
-        _parameter("Last-Event-ID", "header", "of the last event that came", type="string"),
+        _parameter("Last-Event-ID", "header", "of the last event received", type="string"),
     ],
     "responses": {
         "200": {
@@ -127,17 +130,17 @@ EVENTS: Final[dict[str, Any]] = {
         "429": _problem("Too many event streams of this client."),
     },
 }
-"""What asks for events."""
+"""Parameters, answers and problems of the event stream."""
 
 _NAMES: Final = [_parameter("name", "path", "of the model, as in its card", type="string")]
 _VERSIONS: Final = [*_NAMES, _parameter("version", "path", "of the model", type="string")]
 _NOT_SERVED: Final[dict[str, Any]] = {"404": _problem("Another model is served.")}
 
 MODEL: Final[dict[str, Any]] = {"parameters": _NAMES, "responses": _NOT_SERVED}
-"""What asks for the model."""
+"""Parameters and problems of routes for the model."""
 
 MODEL_VERSION: Final[dict[str, Any]] = MODEL | {"parameters": _VERSIONS}
-"""What asks for a version of the model."""
+"""Parameters and problems of routes for a version of the model."""
 
 _INFER_BODY: Final[dict[str, Any]] = {
     "requestBody": _body("InferRequest"),
@@ -145,10 +148,10 @@ _INFER_BODY: Final[dict[str, Any]] = {
 }
 
 INFER: Final[dict[str, Any]] = _INFER_BODY | {"parameters": _NAMES}
-"""What asks the model."""
+"""Parameters, body and problems of inference."""
 
 INFER_VERSION: Final[dict[str, Any]] = _INFER_BODY | {"parameters": _VERSIONS}
-"""What asks a version of the model."""
+"""Parameters, body and problems of inference by a version of the model."""
 
 METRICS: Final[dict[str, Any]] = {
     "responses": {
@@ -161,4 +164,4 @@ METRICS: Final[dict[str, Any]] = {
         }
     }
 }
-"""What ``GET /metrics`` answers."""
+"""Answers of ``GET /metrics``."""

@@ -12,8 +12,12 @@ from starlette.responses import Response
 from shared.messages import BrokenRule, Message, Place, broken_rule, field_name
 
 MEDIA_TYPE: Final = "application/problem+json"
+
 MAX_ERRORS: Final = 20
+"""Most errors that a problem lists."""
+
 MAX_FAULTS: Final = 2_000
+"""Most faults of a body that are looked at; more are only counted."""
 
 # RFC 9110's names; those of http.HTTPStatus differ between versions of Python
 _TITLES: Final[dict[int, str]] = {413: "Content Too Large", 422: "Unprocessable Content"}

@@ -38,7 +38,7 @@ class GuardedRoute:
 
 
 class Routes:
-    """Routes of one topic. Each names its scope, and a POST its largest body: without, no start."""
+    """A group of routes. Each names its scope, and a POST its largest body, or does not start."""
 
     def __init__(self, tag: str | None = None, prefix: str = "") -> None:
         """Routes without a tag are not in the OpenAPI document."""
@@ -145,4 +145,4 @@ async def _call(endpoint: Endpoint, request: Request) -> Response:
     except ProblemError as error:
         return error.response()
     except ClientDisconnect:  # nobody reads this answer
-        return problem(400, detail="the client left before its body had come").response()
+        return problem(400, detail="the client left before its body had arrived").response()

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SocketLimits:
-    """What a connection may do."""
+    """Limits of the server's connections."""
 
     connections: int = 1_000
     receive_s: float = 10.0  # from a connection, or a request's first byte, to its last
@@ -85,7 +85,7 @@ def _raw(error: ProblemError) -> bytes:
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """The interim response, after which the head is still to come; as uvicorn writes it."""
 
-_TOO_SLOW: Final = _raw(problem(408, detail="the request did not come in time"))
+_TOO_SLOW: Final = _raw(problem(408, detail="the request did not arrive in time"))
 _TOO_MANY: Final = _raw(
     problem(503, detail="too many connections; try again", headers={"retry-after": "1"})
 )
@@ -205,7 +205,7 @@ class LimitedProtocol(HttpToolsProtocol):
             raise ValueError("too large a head")
 
     def _expect(self) -> None:
-        """Begin the time in which a request must have come."""
+        """Start the time in which a request must arrive."""
         if self._receiving is None:
             self._receiving = self.loop.call_later(self.limits.receive_s, self._too_slow)
 

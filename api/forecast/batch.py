@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from api.edge.problems import broken_field, invalid_body, not_json
 from api.edge.requests import MAX_BODY_BYTES
-from api.forecast.bodies import Body, ForecastsRequest, Histories, HistoryHead, Steps
+from api.forecast.bodies import Body, ForecastsRequest, Histories, HistoryFields, Steps
 from api.forecast.histories import Series, read_candles, require_content, series_of
 from api.forecast.outline import Outline, end_of_objects, outline_of
 from api.forecast.slicing import Work
 
 
-class _Head(HistoryHead):
+class _Head(HistoryFields):
     candles: Any  # a mark of the outline, or what stands there instead of an array
 
 

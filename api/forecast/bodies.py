@@ -1,4 +1,4 @@
-"""What goes in and out of the API as JSON."""
+"""Requests for forecasts on demand and their answers, as JSON."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from shared.candles import Millis, Ohlcv, Symbol
 from shared.messages import Message
 
 MAX_HISTORY: Final = 5_000
-"""Candles in one history; the model looks at the newest ones only."""
+"""Most candles in one history; the model uses the newest alone."""
 
 MAX_HISTORIES: Final = 1_000
+"""Most histories in one request."""
+
 MAX_HORIZONS: Final = 64
+"""Most steps in one request."""
 
 
 class Body(Message):
-    """What a request holds: a misspelt field is an error, not a surprise."""
+    """A part of a request, in which a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class HistoryCandle(Ohlcv):
-    """One candle of a history; a misspelt field is an error, not a surprise."""
+    """One candle of a history; a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,6 +45,7 @@ Candles = Annotated[
 ]
 
 Item = TypeVar("Item")
+
 Histories = Annotated[
     tuple[Item, ...],
     FailFast(),
@@ -69,14 +73,14 @@ class PredictRequest(Body):
     ]
 
 
-class HistoryHead(Body):
-    """What a history says of its candles."""
+class HistoryFields(Body):
+    """Fields of a history beside its candles."""
 
     symbol: Symbol | None = Field(None, description="given back in the answer")
     interval: str | None = Field(None, description="of the candles, as in 1d; needed for times")
 
 
-class History(HistoryHead):
+class CandleHistory(HistoryFields):
     """Closed candles of one symbol and interval, oldest first."""
 
     candles: Candles
@@ -85,7 +89,7 @@ class History(HistoryHead):
 class ForecastsRequest(Body):
     """One or many histories."""
 
-    histories: Histories[History]
+    histories: Histories[CandleHistory]
     horizons: Steps | None = Field(
         None,
         description="steps wanted, rising, up to the model's longest; by default the trained",
@@ -130,7 +134,7 @@ class FullForecast(Message):
 
 
 class DataSpanAnswer(Message):
-    """What a model was trained on."""
+    """The candles that a model was trained on."""
 
     source: str
     symbols: tuple[str, ...]
@@ -147,7 +151,7 @@ class FeatureAnswer(Message):
 
 
 class ModelCard(Message):
-    """What is served, and how good it was found to be."""
+    """The served model: training, features, metrics."""
 
     name: str
     model_version: str
@@ -157,7 +161,7 @@ class ModelCard(Message):
     horizons: tuple[int, ...] = Field(description="trained steps, in candles ahead")
     quantile_levels: tuple[float, ...]
     data: DataSpanAnswer | None = Field(description="training span; of a baseline none")
-    metrics: dict[str, float] = Field(description="against the baselines, as found by the trainer")
+    metrics: dict[str, float] = Field(description="against baselines, as the trainer measured")
     age_ms: int | None = Field(description="since the last candle that training saw")
 
 

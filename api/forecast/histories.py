@@ -1,8 +1,8 @@
-"""Bytes to arrays of candles: fast for what is valid, slow and exact about what is not.
+"""Reads candles in JSON into arrays: fast if they are valid, exact about the fault if not.
 
 msgspec reads candles into structs and numpy checks the rules of all of them at once, in a third
-of the time that pydantic takes. Whatever these two do not accept goes to pydantic, whose word is
-final: it names the field and the rule, or accepts, as it does where a key comes twice.
+of the time that pydantic takes. What these two do not accept goes to pydantic, which has the last
+word: it names the field and the rule, or accepts, as it does for a key that stands twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shared.window import held
 Array = NDArray[np.float64]
 
 MAX_ARRAY_BYTES: Final = 2 << 20
-"""Of one array of candles: twice what 5,000 of them need."""
+"""Largest array of candles in JSON: twice the size of 5,000."""
 
 
 class _Ohlcv(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -68,7 +68,7 @@ class Series:
 
 @dataclass(frozen=True)
 class TimedArray:
-    """Valid candles and the times that they came with."""
+    """Valid candles with the times given for them."""
 
     candles: Array  # (N, 5)
     open_ms: list[int | None]
@@ -83,7 +83,7 @@ def read_predict(body: bytes) -> Array:
         if 0 < len(rows) <= MAX_HISTORY and are_valid(candles):
             return candles
     except _UNREADABLE:
-        pass  # pydantic says what it is
+        pass  # pydantic names the fault
     require_content(body, '{"history": [...]}')
     try:
         history = PredictRequest.model_validate_json(body).history
@@ -117,7 +117,7 @@ def read_candles(data: bytes | memoryview, place: Place) -> TimedArray:
 
 
 def series_of(number: int, symbol: str | None, interval: str | None, read: TimedArray) -> Series:
-    """Return a history of valid candles after a look at its interval and times.
+    """Return a history of valid candles after a check of its interval and times.
 
     Raises:
         ProblemError: naming the field, of history ``number`` of a body, and the rule.
@@ -165,7 +165,7 @@ def require_content(body: bytes | bytearray, form: str) -> None:
 
 
 def _flat(rows: Iterator[tuple[float, ...]], count: int) -> Array:
-    """Return rows of five numbers as an array, by the shortest way that was found."""
+    """Return rows of five numbers as an array, in the least time of the ways tried."""
     packed = struct.pack(f"{5 * count}d", *chain.from_iterable(rows))
     return np.frombuffer(packed).reshape(count, 5)
 
@@ -173,13 +173,13 @@ def _flat(rows: Iterator[tuple[float, ...]], count: int) -> Array:
 def _timed(rows: Sequence[_Timed | TimedCandle]) -> TimedArray:
     return TimedArray(
         _flat(map(_PRICES, rows), len(rows)),
-        [one.open_ms for one in rows],
-        [one.close_ms for one in rows],
+        [row.open_ms for row in rows],
+        [row.close_ms for row in rows],
     )
 
 
 def _are_times(read: TimedArray) -> bool:
-    times = [one for one in chain(read.open_ms, read.close_ms) if one is not None]
+    times = [time_ms for time_ms in chain(read.open_ms, read.close_ms) if time_ms is not None]
     return not times or (min(times) >= 0 and max(times) < 1 << 53)
 
 
@@ -195,7 +195,7 @@ def _as_of_ms(place: Place, length_ms: int, read: TimedArray) -> int:
     opened = np.array(read.open_ms, np.int64)  # (N,)
     closed = opened + length_ms
     if _any(read.close_ms):
-        given = [-1 if one is None else one for one in read.close_ms]
+        given = [-1 if time_ms is None else time_ms for time_ms in read.close_ms]
         closed = np.where(np.equal(given, -1), closed, given)
     repeats = np.diff(opened, prepend=-1) <= 0
     strays = (closed <= opened) | (closed > opened + length_ms)

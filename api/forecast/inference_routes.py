@@ -22,11 +22,11 @@ from api.forecast.inference import (
     read_infer,
 )
 from api.forecast.predict import Predictor
-from api.forecast.slicing import Pieces
+from api.forecast.slicing import Slicer
 from shared.window import even_times
 
 
-def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> Routes:
+def inference_routes(predictor: Predictor, slicer: Slicer, name: str) -> Routes:
     """Return the routes of one model."""
     routes = Routes("open inference protocol", prefix="/v2")
     version = predictor.forecaster.model_version
@@ -104,9 +104,9 @@ def inference_routes(predictor: Predictor, pieces: Pieces, name: str) -> Routes:
         require_json(request)
         body = await read_large(request)
         work = read_infer(body, predictor.forecaster.window_length)
-        asked, windows = await pieces.do(work)
+        asked, windows = await slicer.run(work)
         times = even_times(len(windows), predictor.forecaster.window_length)
-        made = await pieces.do(predictor.infer(windows, times))
+        made = await slicer.run(predictor.infer(windows, times))
         return Response(infer_answer(asked, name, version, made), media_type=JSON)
 
     return routes

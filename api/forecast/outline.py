@@ -69,7 +69,7 @@ class Outline:
         return self._arrays[number]
 
     def require_all_read(self) -> None:
-        """Refuse a body with an array that nothing has asked for; raises ``ProblemError``."""
+        """Refuse a body with an array that was not read; raises ``ProblemError``."""
         if self._unread:
             expected = "each key once, and arrays only where they are read"
             raise broken_field(("body",), "unread_array", expected, "others")

@@ -1,4 +1,4 @@
-"""The paths that the model answers."""
+"""Routes for forecasts on demand."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
 from api.forecast.histories import read_predict
 from api.forecast.predict import HistoryError, Predictor
-from api.forecast.slicing import Pieces
+from api.forecast.slicing import Slicer
 
-Card = Callable[[], ModelCard]
+MakeCard = Callable[[], ModelCard]
+"""Returns the card of the served model, with its age now."""
 
 
-def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> Routes:
-    """Return the routes that the model answers."""
+def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Routes:
+    """Return the routes that call the model."""
     routes = Routes("forecasts")
 
     @routes.post(
@@ -62,7 +63,7 @@ def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> Routes:
         response_model=ForecastsAnswer,
         openapi_extra=FORECASTS,
     )
-    async def forecasts(request: Request) -> Response:
+    async def forecast_histories(request: Request) -> Response:
         """Forecast the closes ahead of one or many histories, in full.
 
         Steps between the trained ones are interpolated: medians linearly in time, the distances
@@ -71,10 +72,10 @@ def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> Routes:
         require_json(request)
         body = await read_large(request)
         received = time.perf_counter()
-        asked = await pieces.do(read_batch(body))
-        _require_steps(asked.horizons, predictor.forecaster.horizons[-1])
+        batch = await slicer.run(read_batch(body))
+        _require_steps(batch.horizons, predictor.forecaster.horizons[-1])
         try:
-            made = await pieces.do(predictor.forecasts(asked.histories, asked.horizons))
+            forecasts = await slicer.run(predictor.forecasts(batch.histories, batch.horizons))
         except HistoryError as error:
             field = f"histories[{error.number}].candles"
             reason = FieldError(field=field, rule=error.rule, message=str(error))
@@ -83,7 +84,7 @@ def predict_routes(predictor: Predictor, pieces: Pieces, card: Card) -> Routes:
             {
                 "latency_ms": round((time.perf_counter() - received) * 1e3, 3),
                 "model": card().model_dump(mode="json"),
-                "forecasts": made,
+                "forecasts": forecasts,
             }
         )
 

@@ -1,4 +1,4 @@
-"""Large requests in small pieces: between two of them the event loop serves everybody else."""
+"""Runs the work of large requests in slices, between which small requests are answered."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 Work = Generator[None, None, T]
-"""Work that yields wherever others may go first, each time after far less than ``PIECE_S``."""
+"""Work that yields wherever others may go first, each time after far less than ``SLICE_S``."""
 
-PIECE_S: Final = 0.001
-"""How long a large request may hold the event loop."""
+SLICE_S: Final = 0.001
+"""Time for which a large request may hold the event loop."""
 
 TURNS: Final = 4
-"""Of the event loop between two pieces: so many take a small request from its bytes to its
-answer, so that it waits for one piece and not for one at each of its steps."""
+"""Turns of the event loop between two slices: as many as take a small request from its bytes to
+its answer, so that it waits for one slice and not for one at each of its steps."""
 
 
-class Pieces:
-    """Does the work of large requests, one piece of one of them at a time."""
+class Slicer:
+    """Runs the work of large requests, one slice of one of them at a time."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()  # first come, first served
 
-    async def do(self, work: Work[T]) -> T:
-        """Return what the work returns; raises what it raises."""
+    async def run(self, work: Work[T]) -> T:
+        """Return the result of work; raises what it raises."""
         while True:
             async with self._turn:
-                end = time.perf_counter() + PIECE_S
+                end = time.perf_counter() + SLICE_S
                 try:
                     while time.perf_counter() < end:
                         next(work)

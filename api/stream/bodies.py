@@ -15,8 +15,8 @@ class LatestForecasts(Message):
     forecasts: tuple[Forecast, ...]
 
 
-class Outcome(Message):
-    """What came of one step of a forecast."""
+class StepOutcome(Message):
+    """The outcome of one step of a forecast."""
 
     step: int
     close_ms: int
@@ -25,13 +25,13 @@ class Outcome(Message):
 
 
 class PastForecast(Message):
-    """A forecast of the stream with what came so far."""
+    """A forecast of the stream with its outcomes so far."""
 
     forecast: Forecast
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[StepOutcome, ...]
 
 
-class SeenCandle(Message):
+class StreamCandle(Message):
     """A candle of the stream."""
 
     open_ms: int
@@ -48,7 +48,7 @@ class ForecastHistory(Message):
 
     symbol: str
     interval: str
-    candles: tuple[SeenCandle, ...]
+    candles: tuple[StreamCandle, ...]
     forecasts: tuple[PastForecast, ...]
 
 
@@ -96,11 +96,11 @@ class StreamLatency(Message):
 
 
 class StreamStatus(Message):
-    """How the stream is seen from here."""
+    """The stream as this instance of the API sees it."""
 
     connected: bool
     detail: str
-    lag: int | None = Field(description="messages of both topics that are not read yet")
+    lag: int | None = Field(description="messages of both topics not read yet")
     series: int
     subscribers: int
     newest_ms: int | None = Field(description="when the newest forecast was made, UTC")

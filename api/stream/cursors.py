@@ -1,4 +1,4 @@
-"""How far the topics have been read, as the id of an event.
+"""Kafka offsets as event ids, so that ``Last-Event-ID`` resumes at any instance of the API.
 
 Partitions of both topics count as one row of parts: those of the candles, then those of the
 forecasts. A position is the next offset to read of each part, so it means the same to every
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-Source = tuple[int, int]
+Origin = tuple[int, int]
 """Part and offset of a message."""
 
 Positions = Sequence[int]
@@ -18,7 +18,7 @@ Positions = Sequence[int]
 
 
 def tag_of(topics: Iterable[str], parts: int) -> str:
-    """Return what ids of these topics begin with: those of others are not understood."""
+    """Return the beginning of these topics' ids, by which those of other topics are known."""
     names = "\n".join((*topics, str(parts)))
     return hashlib.blake2b(names.encode(), digest_size=4).hexdigest()
 
@@ -29,17 +29,17 @@ def encode(tag: str, positions: Positions) -> str:
 
 
 def decode(tag: str, parts: int, identity: str) -> list[int] | None:
-    """Return the positions that an id stands for; None if it is none of these topics."""
+    """Return the positions that an id stands for; None for an id of other topics."""
     own, _, rest = identity.partition("-")
     numbers = rest.split(".", maxsplit=parts)
     if own != tag or len(numbers) != parts or not all(map(_is_offset, numbers)):
         return None
-    return [int(one) for one in numbers]
+    return [int(number) for number in numbers]
 
 
-def is_after(sources: Iterable[Source], positions: Positions) -> bool:
-    """Whether something that follows from these messages is not known at a position."""
-    return any(offset >= positions[part] for part, offset in sources)
+def is_after(origins: Iterable[Origin], positions: Positions) -> bool:
+    """Whether some of these messages lie beyond a position."""
+    return any(offset >= positions[part] for part, offset in origins)
 
 
 def _is_offset(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Follows the candles and forecasts topics into the market, and comes back by itself."""
+"""Reads the candles and forecasts topics into the market, and reconnects by itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from api.stream.cursors import Source
+from api.stream.cursors import Origin
 from api.stream.hub import Hub
-from api.stream.market import Event, Market
+from api.stream.market import Market, StreamEvent
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics
@@ -34,8 +34,8 @@ class _TopicsLost(Exception):
 
 
 @dataclass
-class Live:
-    """The stream as it is seen from here."""
+class StreamView:
+    """The stream as this instance of the API sees it."""
 
     market: Market
     hub: Hub
@@ -48,7 +48,7 @@ class Follower:
     """A consumer of both topics without a group: each instance of the API sees all."""
 
     def __init__(
-        self, kafka: KafkaSettings, live: Live, metrics: ApiMetrics, lookback: int
+        self, kafka: KafkaSettings, live: StreamView, metrics: ApiMetrics, lookback: int
     ) -> None:
         """Follow from the newest ``lookback`` messages of each topic."""
         self._kafka = kafka
@@ -158,18 +158,18 @@ class Follower:
         elif not self._caught_up:
             self._state("reading the topics' newest messages", connected=False)
 
-    def _take(self, record: Any, source: Source) -> None:
-        events = self._events(record, source)
+    def _take(self, record: Any, origin: Origin) -> None:
+        events = self._events(record, origin)
         self._metrics.scores.inc(sum(one.kind == "score" for one in events))
-        self._live.hub.publish(source, events)
+        self._live.hub.publish(origin, events)
 
-    def _events(self, record: Any, source: Source) -> list[Event]:
+    def _events(self, record: Any, origin: Origin) -> list[StreamEvent]:
         try:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)
-                return self._live.market.add_candle(candle, record.timestamp, source)
+                return self._live.market.add_candle(candle, record.timestamp, origin)
             forecast = Forecast.decode(record.value or b"")
-            return self._live.market.add_forecast(forecast, record.timestamp, source)
+            return self._live.market.add_forecast(forecast, record.timestamp, origin)
         except InvalidCandle as error:  # the worker puts it aside; here it is passed by
             self._metrics.ignored.labels(str(error.reason)).inc()
         except (ValidationError, ValueError):

@@ -1,4 +1,4 @@
-"""The paths of the stream: newest forecasts, what came of old ones, events, scores, status."""
+"""Routes of the stream: newest forecasts, past ones with outcomes, events, scores, status."""
 
 from __future__ import annotations
 
@@ -20,37 +20,49 @@ from api.edge.requests import answer
 from api.edge.routing import Routes
 from api.forecast.bodies import ModelCard
 from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
-from api.stream.follower import Live
-from api.stream.hub import CLOSING, Hub, Subscription, Wanted
+from api.stream.follower import StreamView
+from api.stream.hub import CLOSING, EventFilter, Hub, Subscription
 from api.stream.market import MarketSeries, quantile
 from shared.candles import INTERVALS_MS
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics
 
 KINDS: Final = frozenset({"candle", "forecast", "score"})
+"""Kinds of events that a client may choose."""
+
 MAX_SYMBOLS: Final = 1_000
+"""Most symbols in one query."""
+
 DEFAULT_COUNT: Final = 100
+"""Candles of a history, where a query does not say."""
+
 MAX_COUNT: Final = 1_000
+"""Most candles of a history."""
+
 RETRY_AFTER_S: Final = 2
+"""Time that a client should wait while the topics are not followed."""
+
 SCORES_KEPT_S: Final = 2.0
+"""Time for which summaries of scores are reused."""
+
 REACH_S: Final = 2.0
-"""How long a client waits whose id is of an instance that is ahead of this one."""
+"""Time that a client waits whose id is of an instance ahead of this one."""
 
 
 @dataclass(frozen=True)
 class StreamLimits:
-    """How many may listen, and for how long."""
+    """How many clients may listen to events, and for how long."""
 
     streams: int = 200
     streams_a_client: int = 20
     heartbeat_s: float = 15.0
-    longest_s: float = 3_600.0  # then it ends, and the client comes back
+    longest_s: float = 3_600.0  # then it ends, and the client reconnects
 
 
 def stream_routes(
-    live: Live, metrics: ApiMetrics, card: Callable[[], ModelCard], limits: StreamLimits
+    live: StreamView, metrics: ApiMetrics, card: Callable[[], ModelCard], limits: StreamLimits
 ) -> Routes:
-    """Return the routes that the topics answer."""
+    """Return the routes that serve the topics."""
     routes = Routes("stream")
     scores = _Scores(live)
     listeners = _Listeners(live.hub, metrics, limits)
@@ -62,8 +74,8 @@ def stream_routes(
         """Give the newest forecast of each symbol and interval, by symbol."""
         require_stream(live)
         symbols, interval = read_symbols(request), read_interval(request)
-        found = (one.latest for one in live.market.chosen(symbols, interval))
-        fragments = [orjson.Fragment(one.encoded) for one in found if one is not None]
+        newest = (series.latest for series in live.market.chosen(symbols, interval))
+        fragments = [orjson.Fragment(past.encoded) for past in newest if past is not None]
         return answer({"forecasts": fragments})
 
     @routes.get(
@@ -73,19 +85,19 @@ def stream_routes(
         openapi_extra=HISTORY,
     )
     async def history(request: Request) -> Response:
-        """Give the last candles of a symbol and the forecasts made at them, with what came."""
+        """Give the last candles of a symbol and the forecasts made at them, with outcomes."""
         count = read_count(request)
         series = find(live, request)
         candles = series.candles[-count:]
         first_ms = candles[0].close_ms if candles else 0
-        made = sorted(series.forecasts)
-        chosen = [series.forecasts[at] for at in made if at >= first_ms][-count:]
+        times = sorted(series.forecasts)
+        chosen = [series.forecasts[as_of] for as_of in times if as_of >= first_ms][-count:]
         return answer(
             {
                 "symbol": series.symbol,
                 "interval": series.interval,
-                "candles": [one.as_json() for one in candles],
-                "forecasts": [one.as_json() for one in chosen],
+                "candles": [candle.as_json() for candle in candles],
+                "forecasts": [past.as_json() for past in chosen],
             }
         )
 
@@ -110,22 +122,22 @@ def stream_routes(
 
     @routes.get("/v1/status", scope=Scope.READ, response_model=StreamStatus)
     async def status(request: Request) -> Response:
-        """Say how the stream is seen from here, whether or not it is followed."""
+        """Give the state of the stream as this instance sees it, also while it is not followed."""
         del request
         return answer(status_of(live, card()))
 
     @routes.get("/v1/stream", scope=Scope.READ, response_class=Response, openapi_extra=EVENTS)
     async def stream(request: Request) -> Response:
-        """Send candles, forecasts and scores as they come, as server-sent events.
+        """Send candles, forecasts and scores as they arrive, as server-sent events.
 
         Events are named ``candle``, ``forecast`` and ``score``. The first one is ``hello``, after
-        ``Last-Event-ID`` either ``resumed``, with all that was missed, or ``reset``: load anew.
-        An id is good at every instance of the API, and after its restart. A client that reads too
-        slowly is sent ``dropped``; ``closing`` says that the stream ends, as it does after an
-        hour, when the key is revoked and when the API stops: come back with the last id.
+        ``Last-Event-ID`` either ``resumed``, with all that was missed, or ``reset``: load again.
+        An id is valid at every instance of the API, and after its restart. A client that reads
+        too slowly gets ``dropped``; ``closing`` says that the stream ends, as it does after an
+        hour, when the key is revoked and when the API stops: reconnect with the last id.
         """
         require_stream(live)
-        wanted = Wanted(read_symbols(request), read_interval(request), read_kinds(request))
+        wanted = EventFilter(read_symbols(request), read_interval(request), read_kinds(request))
         events = listeners.open(request, wanted)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -134,7 +146,7 @@ def stream_routes(
 
 
 class _Listeners:
-    """The clients of the event stream, no more than the limits allow."""
+    """The clients of the event stream, within limits."""
 
     def __init__(self, hub: Hub, metrics: ApiMetrics, limits: StreamLimits) -> None:
         self._hub = hub
@@ -143,8 +155,8 @@ class _Listeners:
         self._by_client: Counter[str] = Counter()
         self._dropped = 0
 
-    def open(self, request: Request, wanted: Wanted) -> AsyncIterator[bytes]:
-        """Return what to send; raises ``ProblemError`` where there are too many."""
+    def open(self, request: Request, wanted: EventFilter) -> AsyncIterator[bytes]:
+        """Return the frames to send; raises ``ProblemError`` where there are too many clients."""
         client = request.scope.get("client_id") or (request.client.host if request.client else "")
         if self._by_client[client] >= self._limits.streams_a_client:
             raise _too_many(429, self._limits.streams_a_client, "of one client")
@@ -152,7 +164,9 @@ class _Listeners:
             raise _too_many(503, self._limits.streams, "in all")
         return self._frames(client, wanted, request)
 
-    async def _frames(self, client: str, wanted: Wanted, request: Request) -> AsyncIterator[bytes]:
+    async def _frames(
+        self, client: str, wanted: EventFilter, request: Request
+    ) -> AsyncIterator[bytes]:
         self._by_client[client] += 1
         self._metrics.subscribers.inc()
         try:
@@ -166,7 +180,7 @@ class _Listeners:
                 self._hub.unsubscribe(subscription)
         finally:
             self._by_client[client] -= 1
-            self._by_client += Counter()  # forgets who has none
+            self._by_client += Counter()  # forgets clients without a stream
             self._metrics.subscribers.dec()
             self._metrics.dropped.inc(self._hub.dropped - self._dropped)
             self._dropped = self._hub.dropped
@@ -185,11 +199,11 @@ class _Listeners:
 
 
 class _Scores:
-    """Summaries of all series, made anew at most every two seconds: many ask, they cost much."""
+    """Summaries of all series, computed at most every two seconds: they are costly and wanted."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: StreamView) -> None:
         self._live = live
-        self._made = -SCORES_KEPT_S
+        self._computed_s = -SCORES_KEPT_S
         self._series: list[dict[str, Any]] = []
         self._overall: list[dict[str, Any]] = []
         self._lock = asyncio.Lock()
@@ -197,29 +211,32 @@ class _Scores:
     async def answer(self, symbols: frozenset[str] | None, interval: str | None) -> Response:
         """Return the summaries of these series."""
         async with self._lock:
-            if time.monotonic() - self._made >= SCORES_KEPT_S:
-                await self._make()
+            if time.monotonic() - self._computed_s >= SCORES_KEPT_S:
+                await self._compute()
         chosen = [
-            one
-            for one in self._series
-            if (symbols is None or one["symbol"] in symbols) and interval in {None, one["interval"]}
+            series
+            for series in self._series
+            if (symbols is None or series["symbol"] in symbols)
+            and interval in {None, series["interval"]}
         ]
         return answer({"overall": self._overall, "series": chosen})
 
-    async def _make(self) -> None:
+    async def _compute(self) -> None:
         market = self._live.market
-        made = []
+        summaries = []
         for number, series in enumerate(list(market.chosen())):
             if series.scores:
-                steps = [asdict(one) for one in market.summaries(series)]
-                made.append({"symbol": series.symbol, "interval": series.interval, "steps": steps})
+                steps = [asdict(summary) for summary in market.summaries(series)]
+                entry = {"symbol": series.symbol, "interval": series.interval, "steps": steps}
+                summaries.append(entry)
             if number % 20 == 0:
                 await asyncio.sleep(0)
-        self._series, self._overall = made, [asdict(one) for one in market.overall()]
-        self._made = time.monotonic()
+        self._series = summaries
+        self._overall = [asdict(summary) for summary in market.overall()]
+        self._computed_s = time.monotonic()
 
 
-def status_of(live: Live, card: ModelCard) -> dict[str, Any]:
+def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
     """Return the state of the stream, as ``StreamStatus`` has it."""
     latencies = live.market.latencies_ms
     overall = live.market.overall()
@@ -242,40 +259,40 @@ def status_of(live: Live, card: ModelCard) -> dict[str, Any]:
     }
 
 
-def require_stream(live: Live) -> None:
+def require_stream(live: StreamView) -> None:
     """Raise the 503 problem while the topics are not followed."""
     if not live.connected:
         headers = {"retry-after": str(RETRY_AFTER_S)}
         raise problem(503, detail=f"the stream is not followed now: {live.detail}", headers=headers)
 
 
-def find(live: Live, request: Request) -> MarketSeries:
-    """Return the series that a path names: of several intervals the one that is newest."""
+def find(live: StreamView, request: Request) -> MarketSeries:
+    """Return the series of the symbol in a path; of several intervals the newest."""
     require_stream(live)
     symbol = request.path_params["symbol"]
-    found = [
-        one
-        for one in live.market.chosen(frozenset({symbol}), read_interval(request))
-        if one.forecasts
+    chosen = [
+        series
+        for series in live.market.chosen(frozenset({symbol}), read_interval(request))
+        if series.forecasts
     ]
-    if not found:
+    if not chosen:
         raise _unknown(symbol)
-    return max(found, key=lambda one: max(one.forecasts))
+    return max(chosen, key=lambda series: max(series.forecasts))
 
 
 def read_symbols(request: Request) -> frozenset[str] | None:
-    """Return the symbols that a query asks for, None if for all."""
+    """Return the symbols in a query, None for all."""
     given = request.query_params.getlist("symbols")
     if not given:
         return None
-    symbols = frozenset(one for part in given for one in part.split(",") if one)
+    symbols = frozenset(name for part in given for name in part.split(",") if name)
     if len(symbols) > MAX_SYMBOLS:
         raise broken_field(("symbols",), "too_long", f"at most {MAX_SYMBOLS}", len(symbols))
     return symbols
 
 
 def read_interval(request: Request) -> str | None:
-    """Return the interval that a query asks for, None if for all."""
+    """Return the interval in a query, None for all."""
     interval = request.query_params.get("interval")
     if interval is not None and interval not in INTERVALS_MS:
         raise broken_field(("interval",), "unknown", f"one of {', '.join(INTERVALS_MS)}", "another")
@@ -283,7 +300,7 @@ def read_interval(request: Request) -> str | None:
 
 
 def read_kinds(request: Request) -> frozenset[str] | None:
-    """Return the kinds of events that a query asks for, None if for all."""
+    """Return the kinds of events in a query, None for all."""
     given = request.query_params.get("events")
     if given is None:
         return None
@@ -294,7 +311,7 @@ def read_kinds(request: Request) -> frozenset[str] | None:
 
 
 def read_count(request: Request) -> int:
-    """Return how many candles a query asks for."""
+    """Return the number of candles in a query."""
     given = request.query_params.get("limit", str(DEFAULT_COUNT))
     if not (given.isascii() and given.isdigit() and len(given) < 6 and 0 < int(given) <= MAX_COUNT):
         raise broken_field(

@@ -20,8 +20,8 @@ from api.app import Options, create_app
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
 from api.edge.server import Server, SocketLimits, make_config
-from api.stream.cursors import Source
-from api.stream.follower import Live
+from api.stream.cursors import Origin
+from api.stream.follower import StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from local.ports import HOST, free_ports
@@ -55,7 +55,7 @@ class Site:
     """The API in a thread, with a stream that the test plays."""
 
     def __init__(self, port: int, **options: Any) -> None:
-        self.live = Live(Market(), Hub(), connected=True, detail="following", lag=0)
+        self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
         self.url = f"http://{HOST}:{port}"
         self._forecaster = PersistenceForecaster(LENGTH)
         self._windows: dict[str, Window] = {}
@@ -108,16 +108,17 @@ class Site:
         window = self._windows.get(candle.symbol, Window(LENGTH))
         window, _ = window.push(candle)
         self._windows[candle.symbol] = window
-        source = self._next(0)
-        self.live.hub.publish(source, self.live.market.add_candle(candle, now_ms, source))
+        origin = self._next(0)
+        self.live.hub.publish(origin, self.live.market.add_candle(candle, now_ms, origin))
         if window.is_full:
             due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
             [made] = forecast(ModelSet(self._forecaster), [due], now_ms)
-            source = self._next(1)
-            events = self.live.market.add_forecast(made, now_ms + lag_ms, source)
-            self.live.hub.publish(source, events)
+            origin = self._next(1)
+            events = self.live.market.add_forecast(made, now_ms + lag_ms, origin)
+            self.live.hub.publish(origin, events)
 
-    def _next(self, part: int) -> Source:
+
+    def _next(self, part: int) -> Origin:
         self._read[part] += 1
         return part, self._read[part] - 1
 
@@ -168,7 +169,7 @@ def symbols(page: Page) -> list[str]:
 
 def test_an_empty_stream_is_said_to_be_empty(browser: Browser, site: Site) -> None:
     with opened(browser, f"{site.url}/dashboard") as (page, complaints):
-        expect(page.locator("#state")).to_have_text("Live")
+        expect(page.locator("#state")).to_have_text("StreamView")
         expect(page.get_by_text("Nothing has been forecast yet")).to_be_visible()
         expect(page.locator("#none")).to_have_text("No symbols yet.")
         expect(page.locator("#model")).to_have_text("persistence")
@@ -200,7 +201,7 @@ def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
             expect(page.locator("#state")).to_have_text("Reconnecting")
             with Site(port) as again:
                 again.play(candles[:110])
-                expect(page.locator("#state")).to_have_text("Live")
+                expect(page.locator("#state")).to_have_text("StreamView")
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-23")
                 again.play(candles[110:111])
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-24")
@@ -229,7 +230,7 @@ def test_a_real_stream_is_shown_at_once_and_after_a_kill(
         expect(page.locator("#state")).to_have_text("Reconnecting")
         apart(publish, topics, candles[:56], 53)
         start(processes, topics, port=api.port)
-        expect(page.locator("#state")).to_have_text("Live")
+        expect(page.locator("#state")).to_have_text("StreamView")
         expect(page.locator("#subtitle")).to_contain_text(date_of(candles[55]))
 
 
@@ -279,7 +280,7 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         expect(page.locator("#state")).to_have_text("Stream down")
         expect(page.locator("#lag")).not_to_have_text("0")
         site.live.connected = True
-        expect(page.locator("#state")).to_have_text("Live")
+        expect(page.locator("#state")).to_have_text("StreamView")
 
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
@@ -337,7 +338,7 @@ def test_a_key_is_asked_for_once(browser: Browser) -> None:
         with opened(browser, f"{site.url}/dashboard") as (page, _):
             page.get_by_label("API key", exact=True).last.fill(key)
             page.get_by_role("button", name="Use it").click()
-            expect(page.locator("#state")).to_have_text("Live")
+            expect(page.locator("#state")).to_have_text("StreamView")
             expect(page.locator("#title")).to_have_text("AAPL")
 
 

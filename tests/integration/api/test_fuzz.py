@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from api.stream.follower import Live
+from api.stream.follower import StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
@@ -33,7 +33,7 @@ def make_app() -> Any:
     market = Market()
     candles = walk(30)
     play(market, candles, forecasts_of(candles), None)
-    live = Live(market, Hub(), connected=True, detail="following", lag=0)
+    live = StreamView(market, Hub(), connected=True, detail="following", lag=0)
     return application(live=live, streams=StreamLimits(longest_s=0.02))  # an end to every stream
 
 

@@ -26,7 +26,7 @@ from api.edge.keys import (
 )
 from api.edge.logs import AccessLog, JsonFormatter
 from api.settings import ApiSettings
-from api.stream.follower import Live
+from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
@@ -120,7 +120,7 @@ def test_a_stream_ends_when_its_key_is_revoked() -> None:
     rings = iter([ring, ring, ring, KeyRing((), None)])  # asked for again at each heartbeat
     app = application(
         access=AccessRules(keys=lambda: next(rings)),
-        live=Live(Market(), Hub(), connected=True),
+        live=StreamView(Market(), Hub(), connected=True),
         streams=StreamLimits(heartbeat_s=0.01),
     )
     answer = call(app, "GET", "/v1/stream", headers=bearer(key))

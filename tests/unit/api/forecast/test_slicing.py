@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from api.forecast.slicing import PIECE_S, TURNS, Pieces, Work
+from api.forecast.slicing import SLICE_S, TURNS, Slicer, Work
 
 
 def slow(log: list[str], name: str, steps: int) -> Work[str]:
     """Work each of whose steps takes longer than a piece may."""
     for _ in range(steps):
-        end = time.perf_counter() + PIECE_S * 1.5
+        end = time.perf_counter() + SLICE_S * 1.5
         while time.perf_counter() < end:
             pass
         log.append(name)
@@ -24,9 +24,9 @@ def test_work_gives_its_result_and_its_fault() -> None:
         yield
         raise ValueError("no")
 
-    assert asyncio.run(Pieces().do(slow([], "a", 3))) == "a"
+    assert asyncio.run(Slicer().run(slow([], "a", 3))) == "a"
     with pytest.raises(ValueError, match="no"):
-        asyncio.run(Pieces().do(faulty()))
+        asyncio.run(Slicer().run(faulty()))
 
 
 def test_a_small_request_waits_for_one_piece_at_most() -> None:
@@ -38,7 +38,7 @@ def test_a_small_request_waits_for_one_piece_at_most() -> None:
         log.append("small")
 
     async def together() -> None:
-        large = asyncio.create_task(Pieces().do(slow(log, "large", 10)))
+        large = asyncio.create_task(Slicer().run(slow(log, "large", 10)))
         await asyncio.sleep(0)
         await small()
         await large
@@ -52,8 +52,8 @@ def test_large_requests_take_turns() -> None:
     log: list[str] = []
 
     async def together() -> None:
-        pieces = Pieces()
-        await asyncio.gather(*(pieces.do(slow(log, name, 4)) for name in "ab"))
+        slicer = Slicer()
+        await asyncio.gather(*(slicer.run(slow(log, name, 4)) for name in "ab"))
 
     asyncio.run(together())
     assert log == ["a", "b"] * 4
@@ -73,7 +73,7 @@ def test_quick_steps_are_done_together() -> None:
             await asyncio.sleep(0)
 
     async def together() -> None:
-        await count(asyncio.create_task(Pieces().do(quick())))
+        await count(asyncio.create_task(Slicer().run(quick())))
 
     asyncio.run(together())
     assert turns < 50

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.stream.cursors import Source
-from api.stream.hub import CLOSING, DROPPED, Hub, Subscription, Wanted
-from api.stream.market import Event, Market
+from api.stream.cursors import Origin
+from api.stream.hub import CLOSING, DROPPED, EventFilter, Hub, Subscription
+from api.stream.market import Market, StreamEvent
 from shared.candles import Candle
 from shared.forecasts import Forecast
 from tests.candles import walk
@@ -20,8 +20,8 @@ from tests.unit.api.stream.test_market import forecasts_of
 TOPICS = ("candles", "forecasts")
 
 
-def event(number: int, symbol: str = "AAPL", kind: str = "candle") -> Event:
-    return Event(kind, symbol, "1d", b'{"n": %d}' % number, ((0, number),))
+def event(number: int, symbol: str = "AAPL", kind: str = "candle") -> StreamEvent:
+    return StreamEvent(kind, symbol, "1d", b'{"n": %d}' % number, ((0, number),))
 
 
 def following(starts: Sequence[int] = (0, 0), **bounds: int) -> Hub:
@@ -30,9 +30,9 @@ def following(starts: Sequence[int] = (0, 0), **bounds: int) -> Hub:
     return hub
 
 
-def tell(hub: Hub, *events: Event) -> None:
+def tell(hub: Hub, *events: StreamEvent) -> None:
     for one in events:
-        hub.publish(one.sources[0], [one])
+        hub.publish(one.origins[0], [one])
 
 
 def read(subscription: Subscription) -> str:
@@ -55,7 +55,7 @@ def last_id(text: str) -> str:
 def test_a_new_client_is_greeted_and_gets_what_comes() -> None:
     hub = following()
     tell(hub, event(1))
-    one = hub.subscribe(Wanted(), None)
+    one = hub.subscribe(EventFilter(), None)
     tell(hub, event(2))
     text = read(one)
     assert "event: hello" in text
@@ -64,7 +64,7 @@ def test_a_new_client_is_greeted_and_gets_what_comes() -> None:
 
 def test_filters_hold() -> None:
     hub = following()
-    wanted = Wanted(frozenset({"MSFT"}), "1d", frozenset({"score"}))
+    wanted = EventFilter(frozenset({"MSFT"}), "1d", frozenset({"score"}))
     one = hub.subscribe(wanted, None)
     tell(hub, event(1), event(2, "MSFT"), event(3, "MSFT", "score"))
     assert numbers(read(one)) == [3]
@@ -72,12 +72,12 @@ def test_filters_hold() -> None:
 
 def test_a_client_that_comes_back_gets_what_it_missed() -> None:
     hub = following()
-    first = hub.subscribe(Wanted(), None)
+    first = hub.subscribe(EventFilter(), None)
     tell(hub, event(1))
     seen = last_id(read(first))
     hub.unsubscribe(first)
     tell(hub, event(2), event(3))
-    text = read(hub.subscribe(Wanted(), seen))
+    text = read(hub.subscribe(EventFilter(), seen))
     assert "event: resumed" in text
     assert numbers(text) == [2, 3]
     assert last_id(text) == hub.position
@@ -85,15 +85,15 @@ def test_a_client_that_comes_back_gets_what_it_missed() -> None:
 
 def test_an_instance_that_starts_later_goes_on_from_an_id_of_another() -> None:
     first, second = following(), following((2, 0))
-    one = first.subscribe(Wanted(), None)
+    one = first.subscribe(EventFilter(), None)
     tell(first, event(1), event(2), event(3))
     tell(second, event(2), event(3), event(4), event(5))
-    text = read(second.subscribe(Wanted(), last_id(read(one))))
+    text = read(second.subscribe(EventFilter(), last_id(read(one))))
     assert "event: resumed" in text
     assert numbers(text) == [4, 5]
 
 
-Message = tuple[Source, Candle | Forecast]
+Message = tuple[Origin, Candle | Forecast]
 
 
 @given(st.integers(0, 200), st.integers(0, 10**9))
@@ -115,9 +115,9 @@ def follow(
     hub: Hub, topics: tuple[list[Message], list[Message]], chance: random.Random, cut: int | None
 ) -> tuple[list[str], str]:
     """Listen to topics, up to a message perhaps; return the data of events and the last id."""
-    one = hub.subscribe(Wanted(), None)
-    for source, events in list(interleaved(topics, chance))[:cut]:
-        hub.publish(source, events)
+    one = hub.subscribe(EventFilter(), None)
+    for origin, events in list(interleaved(topics, chance))[:cut]:
+        hub.publish(origin, events)
     text = read(one)
     return re.findall(r"^data: (.+)$", text, re.MULTILINE), last_id(text)
 
@@ -126,25 +126,25 @@ def resume(
     topics: tuple[list[Message], list[Message]], chance: random.Random, identity: str
 ) -> list[str]:
     hub = following()
-    for source, events in interleaved(topics, chance):
-        hub.publish(source, events)
-    text = read(hub.subscribe(Wanted(), identity))
+    for origin, events in interleaved(topics, chance):
+        hub.publish(origin, events)
+    text = read(hub.subscribe(EventFilter(), identity))
     assert "event: resumed" in text
     return re.findall(r"^data: (.+)$", text, re.MULTILINE)
 
 
 def interleaved(
     topics: tuple[list[Message], list[Message]], chance: random.Random
-) -> list[tuple[Source, list[Event]]]:
+) -> list[tuple[Origin, list[StreamEvent]]]:
     market = Market()
     waiting = [list(one) for one in topics]
     found = []
     while any(waiting):
-        source, message = chance.choice([one for one in waiting if one]).pop(0)
+        origin, message = chance.choice([one for one in waiting if one]).pop(0)
         if isinstance(message, Candle):
-            found.append((source, market.add_candle(message, 0, source)))
+            found.append((origin, market.add_candle(message, 0, origin)))
         else:
-            found.append((source, market.add_forecast(message, 0, source)))
+            found.append((origin, market.add_forecast(message, 0, origin)))
     return found
 
 
@@ -161,16 +161,16 @@ def test_who_was_away_too_long_starts_over() -> None:
         f"{tag}-9",
         "",
     ):
-        text = read(hub.subscribe(Wanted(), lost))
+        text = read(hub.subscribe(EventFilter(), lost))
         assert "event: reset" in text
         assert last_id(text) == hub.position
         assert numbers(text) == []
-    assert numbers(read(hub.subscribe(Wanted(), f"{tag}-7.0"))) == [7, 8, 9]
+    assert numbers(read(hub.subscribe(EventFilter(), f"{tag}-7.0"))) == [7, 8, 9]
 
 
 def test_what_came_while_kafka_was_lost_is_told_once() -> None:
     hub = following()
-    one = hub.subscribe(Wanted(), None)
+    one = hub.subscribe(EventFilter(), None)
     tell(hub, event(0), event(1))
     hub.begin(TOPICS, (0, 0), (4, 0))  # the topics are followed again, from some way back
     tell(hub, *(event(number) for number in range(4)))
@@ -182,12 +182,12 @@ def test_a_gap_or_a_topic_made_anew_ends_the_streams(
     starts: tuple[int, int], ends: tuple[int, int]
 ) -> None:
     hub = following()
-    one = hub.subscribe(Wanted(), None)
+    one = hub.subscribe(EventFilter(), None)
     tell(hub, event(0), event(1))
     seen = hub.position
     hub.begin(TOPICS, starts, ends)
     assert read(one).encode().endswith(CLOSING)
-    assert "event: reset" in read(hub.subscribe(Wanted(), seen))
+    assert "event: reset" in read(hub.subscribe(EventFilter(), seen))
 
 
 def test_an_instance_that_lags_is_waited_for() -> None:
@@ -202,12 +202,12 @@ def test_an_instance_that_lags_is_waited_for() -> None:
         await waiting
 
     asyncio.run(reach())
-    assert "event: resumed" in read(behind.subscribe(Wanted(), ahead.position))
+    assert "event: resumed" in read(behind.subscribe(EventFilter(), ahead.position))
 
 
 def test_a_slow_client_is_dropped_and_the_others_are_not() -> None:
     hub = following(capacity=5)
-    slow, fast = hub.subscribe(Wanted(), None), hub.subscribe(Wanted(), None)
+    slow, fast = hub.subscribe(EventFilter(), None), hub.subscribe(EventFilter(), None)
     got: list[int] = []
     for number in range(20):
         tell(hub, event(number))
@@ -221,7 +221,7 @@ def test_a_slow_client_is_dropped_and_the_others_are_not() -> None:
 def test_silence_is_broken_by_the_position_and_the_end_is_told() -> None:
     hub = following()
     tell(hub, event(7))
-    one = hub.subscribe(Wanted(frozenset({"MSFT"})), None)
+    one = hub.subscribe(EventFilter(frozenset({"MSFT"})), None)
     heartbeat = f": still here\nid: {hub.position}\n\n".encode()
 
     async def listen() -> list[bytes]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.stream.market import Bounds, Event, Market
+from api.stream.market import Market, MarketBounds, StreamEvent
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast
 from shared.forecasts import Forecast
@@ -33,7 +33,7 @@ def forecasts_of(candles: list[Candle]) -> list[Forecast]:
     return made
 
 
-def scores_of(events: list[Event]) -> dict[tuple[int, int], dict[str, object]]:
+def scores_of(events: list[StreamEvent]) -> dict[tuple[int, int], dict[str, object]]:
     found = [json.loads(one.data) for one in events if one.kind == "score"]
     return {(one["as_of_ms"], one["step"]): one for one in found}
 
@@ -48,17 +48,17 @@ def test_scores_do_not_depend_on_how_the_topics_interleave(random: object) -> No
 
 def play(
     market: Market, candles: list[Candle], made: list[Forecast], random: object
-) -> list[Event]:
+) -> list[StreamEvent]:
     waiting: tuple[list[Candle], list[Forecast]] = (list(candles), list(made))
-    events: list[Event] = []
+    events: list[StreamEvent] = []
     while waiting[0] or waiting[1]:
         second = not waiting[0] or (bool(waiting[1]) and bool(random and random.random() < 0.5))  # type: ignore[attr-defined]
         if second:
-            source = (1, len(made) - len(waiting[1]))
-            events += market.add_forecast(waiting[1].pop(0), 20, source)
+            origin = (1, len(made) - len(waiting[1]))
+            events += market.add_forecast(waiting[1].pop(0), 20, origin)
         else:
-            source = (0, len(candles) - len(waiting[0]))
-            events += market.add_candle(waiting[0].pop(0), 10, source)
+            origin = (0, len(candles) - len(waiting[0]))
+            events += market.add_candle(waiting[0].pop(0), 10, origin)
     return events
 
 
@@ -90,7 +90,7 @@ def test_repeats_change_nothing_and_corrections_replace() -> None:
 
 
 def test_it_is_bounded() -> None:
-    market = Market(Bounds(series=2, candles=10, forecasts=6, scores=4, pooled_scores=5))
+    market = Market(MarketBounds(series=2, candles=10, forecasts=6, scores=4, pooled_scores=5))
     for symbol in ("A", "B", "C"):
         candles = walk(40, symbol=symbol)
         play(market, candles, forecasts_of(candles), None)

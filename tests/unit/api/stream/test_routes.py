@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from api.stream.follower import Live
+from api.stream.follower import StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
@@ -15,12 +15,12 @@ from tests.unit.api.stream.test_market import forecasts_of, play
 APP = application()
 
 
-def live(days: int = 30) -> Live:
+def live(days: int = 30) -> StreamView:
     market = Market()
     for symbol in ("AAPL", "BTC/USD"):
         candles = walk(days, symbol=symbol)
         play(market, candles, forecasts_of(candles), None)
-    return Live(market, Hub(), connected=True, detail="following", lag=0)
+    return StreamView(market, Hub(), connected=True, detail="following", lag=0)
 
 
 def test_the_newest_forecasts_are_those_of_the_topic() -> None:
