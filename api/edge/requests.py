@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import orjson
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope
@@ -81,18 +80,6 @@ def answer(content: Message | dict[str, Any] | orjson.Fragment) -> Response:
     """Return an answer in JSON."""
     body = content.encode() if isinstance(content, Message) else orjson.dumps(content)
     return Response(body, media_type=JSON)
-
-
-async def read_small(request: Request) -> bytes:
-    """Return a body that comes at once, as a rule."""
-    parts: list[bytes] = []
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def read_large(request: Request) -> bytearray:

@@ -16,7 +16,6 @@ from api.edge.requests import (
     MAX_LARGE_BODY_BYTES,
     answer,
     read_large,
-    read_small,
     require_json,
 )
 from api.edge.routing import Routes
@@ -48,7 +47,7 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         must be at least as long as the model needs; of a longer one the newest candles are used.
         """
         require_json(request)
-        body = await read_small(request)
+        body = await request.body()
         received = time.perf_counter()
         try:
             return answer(await predictor.answer(read_predict(body), received))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.edge.access import Access, AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
-from api.edge.requests import SMALL_BODY_BYTES, BodyBudget, read_small
+from api.edge.requests import SMALL_BODY_BYTES, BodyBudget
 from api.edge.routing import OPEN, Dispatch, Routes
 from tests.unit.api.client import call, problem_of
 
@@ -21,7 +21,7 @@ def dispatch(routes: Routes, rules: AccessRules | None = None, held: int = 1 << 
 
 
 async def echo(request: Request) -> Response:
-    return Response(request.url.path + " " + (await read_small(request)).decode())
+    return Response(request.url.path + " " + (await request.body()).decode())
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_large_bodies_have_a_limit_together_and_small_ones_pass() -> None:
 
     @routes.post("/work", scope=OPEN, max_body_bytes=4 * SMALL_BODY_BYTES)
     async def work(request: Request) -> Response:
-        await read_small(request)
+        await request.body()
         is_done = asyncio.Event()
         working.put_nowait(is_done)
         await is_done.wait()
