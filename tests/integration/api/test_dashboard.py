@@ -117,7 +117,6 @@ class Site:
             events = self.live.market.add_forecast(made, now_ms + lag_ms, origin)
             self.live.hub.publish(origin, events)
 
-
     def _next(self, part: int) -> Origin:
         self._read[part] += 1
         return part, self._read[part] - 1

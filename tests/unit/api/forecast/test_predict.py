@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from api.forecast.bodies import MAX_HISTORY, PredictAnswer
 from shared.candles import DAY_MS, Candle
 from shared.forecaster import Due, Forecaster, ModelSet, forecast
-from tests.forecasters import PersistenceForecaster
 from shared.window import Window
+from tests.forecasters import PersistenceForecaster
 from tests.unit.api.client import LENGTH, Stub, application, history, post, predict
 
 
