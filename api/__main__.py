@@ -14,18 +14,18 @@ from typing import Final, NoReturn
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from api import keys_command, logs
-from api.access import AccessRules
 from api.app import Options, create_app
-from api.follower import Follower, Live
-from api.hub import Hub
-from api.keys import KeyFileError, WatchedKeys
-from api.market import Market
-from api.middleware import request_id
+from api.edge import keys_command, logs
+from api.edge.access import AccessRules
+from api.edge.keys import KeyFileError, WatchedKeys
+from api.edge.middleware import request_id
+from api.edge.server import Server, SocketLimits, Tls, make_config
 from api.openapi import example_history
-from api.server import Server, SocketLimits, Tls, make_config
 from api.settings import ApiSettings
-from api.stream_routes import StreamLimits
+from api.stream.follower import Follower, StreamView
+from api.stream.hub import Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits
 from shared import bundle
 from shared.forecaster import Forecaster, OnnxForecaster
 from shared.metrics import ApiMetrics
@@ -72,7 +72,7 @@ def serve(
     """Serve on a listening socket, until a signal ends it."""
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
-    live = Live(Market(), Hub())
+    live = StreamView(Market(), Hub())
     follower = Follower(settings, live, metrics, settings.lookback)
     options = Options(
         config=config,
@@ -98,7 +98,7 @@ def serve(
         return 1
     gc.collect()
     gc.freeze()  # modules stay for good: to walk them again and again holds up requests
-    Server(server_config, live.hub).run([listener])
+    Server(server_config, live.hub.close).run([listener])
     return 0
 
 
@@ -144,7 +144,7 @@ async def watch(keys: WatchedKeys) -> None:
 
 
 def tls_of(settings: ApiSettings) -> Tls | None:
-    """Return the files for TLS, None when it is not asked for."""
+    """Return the files for TLS, None without it."""
     if settings.tls_certificate is None:
         return None
     authorities = settings.tls_client_authorities

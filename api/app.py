@@ -1,4 +1,4 @@
-"""The application: routes, errors and middleware around one model."""
+"""The ASGI application: routes and middleware around one model."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+import orjson
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from api.access import Access, AccessRules
-from api.bodies import MAX_BODY_BYTES, ModelCard
-from api.card import card_of, name_of
-from api.follower import Live
-from api.hub import Hub
-from api.inference_routes import inference_routes
-from api.logs import AccessLog
-from api.market import Market
-from api.middleware import CRASH, BodyLimit, Direct, Measure
-from api.openapi import describe
+from api.edge.access import Access, AccessRules
+from api.edge.logs import AccessLog
+from api.edge.middleware import Measure
+from api.edge.requests import BodyBudget
+from api.edge.routing import Dispatch, Routes
+from api.forecast.bodies import ModelCard
+from api.forecast.inference_routes import inference_routes
+from api.forecast.model_card import card_of, name_of
+from api.forecast.predict import Predictor
+from api.forecast.routes import predict_routes
+from api.forecast.slicing import Slicer
+from api.openapi import complete
 from api.pages import page_routes
-from api.pieces import Pieces
-from api.predict import Predictor
-from api.problems import ProblemError, problem
-from api.routes import predict_routes, status_routes
-from api.stream_routes import StreamLimits, stream_routes
+from api.status_routes import status_routes
+from api.stream.follower import StreamView
+from api.stream.hub import Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits, stream_routes
 from shared.bundle import BundleConfig
 from shared.forecaster import Forecaster
 from shared.metrics import ApiMetrics
@@ -40,16 +40,15 @@ from shared.metrics import ApiMetrics
 
 @dataclass(frozen=True)
 class Options:
-    """What may differ from one application to another; the defaults are those of a test."""
+    """Choices of an application; the defaults are those of a test."""
 
     config: BundleConfig | None = None  # of the model, if it has a bundle
     access: AccessRules = field(default_factory=AccessRules)
     streams: StreamLimits = field(default_factory=StreamLimits)
-    max_body_bytes: int = MAX_BODY_BYTES
     cors_origins: Sequence[str] = ()
     over_tls: bool = False
     log: AccessLog | None = None
-    live: Live = field(default_factory=lambda: Live(Market(), Hub()))
+    live: StreamView = field(default_factory=lambda: StreamView(Market(), Hub()))
     background: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()  # while it serves
 
 
@@ -62,6 +61,24 @@ def create_app(
 
     def card() -> ModelCard:
         return card_of(forecaster, options.config, time.time_ns() // 1_000_000)
+
+    slicer = Slicer()
+    described = [
+        predict_routes(predictor, slicer, card),
+        status_routes(predictor, registry, card),
+        stream_routes(options.live, metrics, card, options.streams),
+        inference_routes(predictor, slicer, name_of(forecaster, options.config)),
+    ]
+    app = _described_app(described, options)
+    guarded = [route for routes in described for route in routes.guarded]
+    document = complete(app.openapi(), guarded, forecaster.window_length)
+    guarded += page_routes(orjson.dumps(document)).guarded
+    dispatch = Dispatch(app, guarded, Access(options.access), BodyBudget())
+    return _surrounded(dispatch, metrics, options)
+
+
+def _described_app(described: Sequence[Routes], options: Options) -> FastAPI:
+    """Return FastAPI's application, which has the life span and makes the OpenAPI document."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -79,37 +96,18 @@ def create_app(
         title="Candlecast",
         version="1",
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
-        exception_handlers={
-            ProblemError: _on_problem,
-            HTTPException: _on_http_error,
-            ClientDisconnect: _on_disconnect,
-            Exception: _on_crash,
-        },
     )
-    pieces = Pieces()
-    hot = predict_routes(predictor, pieces, card)
-    app.include_router(hot)
-    app.include_router(status_routes(predictor, registry, card))
-    app.include_router(stream_routes(options.live, metrics, card, options.streams))
-    app.include_router(inference_routes(predictor, pieces, name_of(forecaster, options.config)))
-    app.include_router(page_routes())
-    describe(app, forecaster.window_length)
-    return _surrounded(app, hot, metrics, options)
+    for routes in described:
+        app.include_router(routes.router)
+    return app
 
 
-def _surrounded(app: FastAPI, hot: APIRouter, metrics: ApiMetrics, options: Options) -> ASGIApp:
-    """Return the application behind its doors.
-
-    They stand outside of FastAPI's own layers, so that every answer passes them, that of a crash
-    too, and the busiest path passes nothing else.
-    """
-    inner: ASGIApp = Direct(app, "POST", "/predict", hot)
-    inner = BodyLimit(inner, options.max_body_bytes)
-    inner = Access(inner, options.access)
+def _surrounded(inner: ASGIApp, metrics: ApiMetrics, options: Options) -> ASGIApp:
+    """Return the application within the middleware that every answer passes, also a crash's."""
     if options.cors_origins:
         inner = CORSMiddleware(
             inner,
@@ -119,26 +117,3 @@ def _surrounded(app: FastAPI, hot: APIRouter, metrics: ApiMetrics, options: Opti
             expose_headers=["x-request-id", "retry-after"],
         )
     return Measure(inner, metrics, options.log, over_tls=options.over_tls)
-
-
-async def _on_problem(_: Request, error: ProblemError) -> Response:
-    return error.response()
-
-
-async def _on_http_error(request: Request, error: HTTPException) -> Response:
-    """Answer what the router itself refuses: an unknown path, a method that a path lacks."""
-    detail = {
-        404: f"{request.url.path}: no such path",
-        405: f"{request.url.path}: does not answer {request.method}",
-    }.get(error.status_code, error.detail)
-    return problem(error.status_code, detail=detail, headers=error.headers).response()
-
-
-async def _on_disconnect(_: Request, __: Exception) -> Response:
-    """Answer nobody: the client left before its body had come."""
-    return problem(400, detail="the client left before its body had come").response()
-
-
-async def _on_crash(_: Request, __: Exception) -> Response:
-    """Say nothing of the cause to the client; ``Measure`` logs it."""
-    return CRASH.response()

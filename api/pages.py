@@ -1,4 +1,4 @@
-"""The pages for people: the dashboard and the API's documentation, all of it served from here."""
+"""Pages for people: the dashboard and the API's documentation, without a foreign host."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from api.middleware import PAGE_POLICY
-from api.problems import problem
+from api.edge.middleware import PAGE_POLICY
+from api.edge.problems import problem
+from api.edge.requests import JSON
+from api.edge.routing import OPEN, Routes
 
-_TYPES: Final = {
+_MEDIA_TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_HTML_SECONDS: Final = 0  # the page names its parts anew after an upgrade
+_HTML_SECONDS: Final = 0
+"""Time for which a browser may keep a page: after an upgrade it names other parts."""
+
 _ASSET_SECONDS: Final = 300
+"""Time for which a browser may keep any other file."""
 
 
 @dataclass(frozen=True)
@@ -42,40 +47,47 @@ class Asset:
 def load_assets() -> dict[str, Asset]:
     """Return every file by name: our own, and those of the installed packages."""
     own = files("api") / "static"
-    found = {
-        one.name: _asset(one) for one in own.iterdir() if one.name.rpartition(".")[2] in _TYPES
+    assets = {
+        file.name: _asset(file)
+        for file in own.iterdir()
+        if file.name.rpartition(".")[2] in _MEDIA_TYPES
     }
     vendor = files("fastapi_offline") / "static"
     charts = files("litecharts") / "js" / "lightweight-charts.js"
-    for one in (charts, vendor / "swagger-ui-bundle.js", vendor / "swagger-ui.css"):
-        found[one.name] = _asset(one)
-    return found
+    for file in (charts, vendor / "swagger-ui-bundle.js", vendor / "swagger-ui.css"):
+        assets[file.name] = _asset(file)
+    return assets
 
 
 def _asset(file: Traversable) -> Asset:
-    return Asset(file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
+    return Asset(file.read_bytes(), _MEDIA_TYPES[file.name.rpartition(".")[2]])
 
 
-def page_routes() -> APIRouter:
-    """Return the routes of the pages; the files are read now."""
-    router = APIRouter(include_in_schema=False)
+def page_routes(openapi: bytes) -> Routes:
+    """Return the routes of the pages and of the OpenAPI document; the files are read now."""
+    routes = Routes()
     assets = load_assets()
 
-    @router.get("/dashboard")
+    @routes.get("/dashboard", scope=OPEN)
     async def dashboard(request: Request) -> Response:
         return _send(request, assets["dashboard.html"], _HTML_SECONDS)
 
-    @router.get("/docs")
+    @routes.get("/docs", scope=OPEN)
     async def docs(request: Request) -> Response:
         return _send(request, assets["docs.html"], _HTML_SECONDS)
 
-    @router.get("/assets/{name}")
-    async def asset(request: Request, name: str) -> Response:
+    @routes.get("/openapi.json", scope=OPEN)
+    async def document(_: Request) -> Response:
+        return Response(openapi, media_type=JSON)
+
+    @routes.get("/assets/{name}", scope=OPEN)
+    async def asset(request: Request) -> Response:
+        name = request.path_params["name"]
         if name not in assets or name.endswith(".html"):
             raise problem(404, detail="no such asset")
         return _send(request, assets[name], _ASSET_SECONDS)
 
-    return router
+    return routes
 
 
 def _send(request: Request, asset: Asset, seconds: int) -> Response:

@@ -25,8 +25,8 @@ from typing import Any, Final, cast
 import numpy as np
 import psutil
 
+from api.forecast.predict import CHUNK
 from api.openapi import example_history
-from api.predict import CHUNK
 from local.ports import HOST, free_ports
 from shared import bundle
 from shared.forecaster import Forecaster, OnnxForecaster

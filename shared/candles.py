@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Final, LiteralString, Self
+from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from shared.messages import Message
+from shared.messages import Message, contradiction, describe, shown
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 86_400_000
@@ -88,7 +88,10 @@ class InvalidCandle(ValueError):
 
 
 MAX_NUMBER: Final = 1e30
-"""Of prices and volumes: a window holds 32-bit floats, which end at 3e38."""
+"""Largest price and volume: a window holds 32-bit floats, which end at 3e38."""
+
+MIN_PRICE: Final = 1e-30
+"""Smallest price, for the same reason."""
 
 Price = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9^=.\-_/&:]{1,32}$")]
@@ -111,20 +114,16 @@ class Ohlcv(Message):
 
     @model_validator(mode="after")
     def _prices_agree(self) -> Self:
-        if self.low < 1 / MAX_NUMBER:
-            raise _broken(
-                "out_of_range", "low", f"must be at least {1 / MAX_NUMBER:g}, got {self.low:g}"
-            )
+        if self.low < MIN_PRICE:
+            raise contradiction("out_of_range", "low", f"at least {MIN_PRICE}", self.low)
         if self.low <= self.open <= self.high and self.low <= self.close <= self.high:
             return self
         body_low, body_high = min(self.open, self.close), max(self.open, self.close)
         if self.high < self.low:
-            raise _inconsistent("high", f"must be at least low {self.low:g}, got {self.high:g}")
+            raise _inconsistent("high", f"at least low {shown(self.low)}", self.high)
         if self.high < body_high:
-            raise _inconsistent(
-                "high", f"must be at least open and close {body_high:g}, got {self.high:g}"
-            )
-        raise _inconsistent("low", f"must be at most open and close {body_low:g}, got {self.low:g}")
+            raise _inconsistent("high", f"at least open and close {shown(body_high)}", self.high)
+        raise _inconsistent("low", f"at most open and close {shown(body_low)}", self.low)
 
 
 class Candle(Ohlcv):
@@ -140,13 +139,10 @@ class Candle(Ohlcv):
     def _times_agree(self) -> Self:
         length = INTERVALS_MS.get(self.interval)
         if length is None:
-            known = ", ".join(INTERVALS_MS)
-            raise _inconsistent("interval", f"must be one of {known}, got {self.interval!r}")
+            raise _inconsistent("interval", f"one of {', '.join(INTERVALS_MS)}", self.interval)
         if not self.open_ms < self.close_ms <= self.open_ms + length:
-            raise _inconsistent(
-                "close_ms",
-                f"must lie within {length} ms after open_ms {self.open_ms}, got {self.close_ms}",
-            )
+            expected = f"a time within {length} ms after open_ms {self.open_ms}"
+            raise _inconsistent("close_ms", expected, self.close_ms)
         return self
 
 
@@ -171,10 +167,10 @@ def decode_candle(key: bytes | None, value: bytes | None, now_ms: int) -> Candle
     try:
         candle: Candle = Candle.__pydantic_validator__.validate_json(value)
     except ValidationError as error:
-        raise _as_invalid(error) from None
+        raise refusal(error) from None
     if key is None or key != candle.symbol.encode():
         raise InvalidCandle(
-            RejectReason.WRONG_KEY, f"key: expected {candle.symbol!r}, got {_shown(key)}"
+            RejectReason.WRONG_KEY, f"key: expected {candle.symbol!r}, got {key!r:.60}"
         )
     if candle.close_ms > now_ms + FUTURE_TOLERANCE_MS:
         raise InvalidCandle(
@@ -184,18 +180,12 @@ def decode_candle(key: bytes | None, value: bytes | None, now_ms: int) -> Candle
     return candle
 
 
-def describe(error: ErrorDetails) -> str:
-    """Return one validation error as ``field: rule, got value``."""
-    field = ".".join(str(part) for part in error["loc"]) or "value"
-    if error["type"] in {"inconsistent", "out_of_range"}:
-        return error["msg"]
-    got = "" if error["type"] in {"missing", "json_invalid"} else f", got {_shown(error['input'])}"
-    message = error["msg"]
-    return f"{field}: {message[:1].lower()}{message[1:]}{got}"
-
-
-_REASON_OF_ERROR: Final[dict[str, RejectReason]] = {
+REASONS: Final[dict[str, RejectReason]] = {
     "json_invalid": RejectReason.NOT_JSON,
+    "model_type": RejectReason.WRONG_TYPE,
+    "float_type": RejectReason.WRONG_TYPE,
+    "int_type": RejectReason.WRONG_TYPE,
+    "string_type": RejectReason.WRONG_TYPE,
     "missing": RejectReason.MISSING_FIELD,
     "finite_number": RejectReason.NOT_FINITE,
     "greater_than": RejectReason.OUT_OF_RANGE,
@@ -204,25 +194,18 @@ _REASON_OF_ERROR: Final[dict[str, RejectReason]] = {
     "less_than_equal": RejectReason.OUT_OF_RANGE,
     "string_pattern_mismatch": RejectReason.OUT_OF_RANGE,
     "string_too_long": RejectReason.OUT_OF_RANGE,
-    "inconsistent": RejectReason.INCONSISTENT,
     "out_of_range": RejectReason.OUT_OF_RANGE,
+    "inconsistent": RejectReason.INCONSISTENT,
 }
+"""The reason for a refusal, by every rule that a candle can break."""
 
 
-def _as_invalid(error: ValidationError) -> InvalidCandle:
-    errors = error.errors(include_url=False, include_context=False)
-    reason = _REASON_OF_ERROR.get(errors[0]["type"], RejectReason.WRONG_TYPE)
-    return InvalidCandle(reason, "; ".join(describe(one) for one in errors)[:500])
+def refusal(error: ValidationError) -> InvalidCandle:
+    """Return why a candle that validation refused is not one: the first reason, all details."""
+    errors = error.errors(include_url=False)
+    reason = REASONS.get(errors[0]["type"], RejectReason.WRONG_TYPE)
+    return InvalidCandle(reason, "; ".join(map(describe, errors))[:500])
 
 
-def _inconsistent(field: str, rule: str) -> PydanticCustomError:
-    return _broken("inconsistent", field, rule)
-
-
-def _broken(kind: LiteralString, field: str, rule: str) -> PydanticCustomError:
-    return PydanticCustomError(kind, "{detail}", {"detail": f"{field}: {rule}"})
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _inconsistent(field: str, expected: str, got: object) -> PydanticCustomError:
+    return contradiction("inconsistent", field, expected, got)

@@ -14,7 +14,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from shared.candles import DAY_MS, INTERVALS_MS, Candle, RejectReason, describe
+from shared.candles import DAY_MS, INTERVALS_MS, Candle, RejectReason, refusal
 
 BUNDLED: Final = "bokeh_sampledata/_data/stocks.csv.gz"
 BUNDLED_SYMBOLS: Final = ("AAPL", "GOOG", "IBM", "MSFT")
@@ -148,23 +148,6 @@ def make_candle(
     )
 
 
-def broken_rules(error: ValidationError) -> str:
-    """Return what a candle's validation found, as ``field: rule, got value``."""
-    return "; ".join(describe(one) for one in error.errors(include_url=False))
-
-
-def rejected_for(error: ValidationError) -> RejectReason:
-    """Return the reason under which a candle that validation refused is counted."""
-    kind = error.errors(include_url=False, include_context=False)[0]["type"]
-    return _REASONS.get(kind, RejectReason.OUT_OF_RANGE)
-
-
-_REASONS: Final = {
-    "inconsistent": RejectReason.INCONSISTENT,
-    "finite_number": RejectReason.NOT_FINITE,
-}
-
-
 def _history(name: str, rows: Iterator[Row], interval: str, symbols: Sequence[str]) -> History:
     wanted = frozenset(symbols)
     found: dict[tuple[int, str], tuple[int, Candle]] = {}
@@ -177,7 +160,8 @@ def _history(name: str, rows: Iterator[Row], interval: str, symbols: Sequence[st
         try:
             candle = _candle(row, interval)
         except ValidationError as error:
-            rejected.append(RejectedRow(number, broken_rules(error), rejected_for(error)))
+            refused = refusal(error)
+            rejected.append(RejectedRow(number, refused.detail, refused.reason))
             continue
         except _BadValue as error:
             rejected.append(RejectedRow(number, str(error), RejectReason.WRONG_TYPE))

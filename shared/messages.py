@@ -1,16 +1,19 @@
-"""The common form of every message: frozen, closed to surprises, JSON in UTF-8."""
+"""The common form of every message, and the one account of what makes a value invalid."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+import json
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString, Self
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 _set = object.__setattr__  # a frozen message's own raises
 
 
 class Message(BaseModel):
-    """A frozen message; unknown fields are ignored so that producers may add some."""
+    """A frozen, strictly typed message, JSON in UTF-8; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="ignore")
 
@@ -31,3 +34,111 @@ class Message(BaseModel):
         _set(message, "__pydantic_extra__", None)
         _set(message, "__pydantic_private__", None)
         return message
+
+
+Place = tuple[int | str, ...]
+"""A place in a JSON document: names of fields and numbers in arrays."""
+
+
+@dataclass(frozen=True)
+class BrokenRule:
+    """One rule that a value breaks."""
+
+    place: Place
+    rule: str  # by pydantic's name, as in greater_than, or our own
+    message: str  # as in "expected more than 0, got -1"
+
+
+_EXPECTED: Final[dict[str, str]] = {
+    "missing": "a value",
+    "extra_forbidden": "no such field",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "a string",
+    "model_type": "an object",
+    "tuple_type": "an array",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_long": "text of at most {max_length} characters",
+    "too_long": "an array of at most {max_length}",
+    "too_short": "an array of at least {min_length}",
+    "literal_error": "{expected}",
+    "json_invalid": "JSON in UTF-8",
+}
+"""What a value should be, by the rule that pydantic names."""
+
+
+def broken_rule(error: ErrorDetails) -> BrokenRule:
+    """Return the rule that a validation error of pydantic's is about.
+
+    An error of ``contradiction`` has its own message. The ``ValueError`` of a validator says what
+    it expected; what it got is added.
+    """
+    place, rule, context = error["loc"], error["type"], error.get("ctx", {})
+    if "field" in context:
+        return BrokenRule((*place, context["field"]), rule, context["message"])
+    got = _got(error)
+    if rule in _EXPECTED:
+        limits = {
+            name: limit if isinstance(limit, str) else shown(limit)
+            for name, limit in context.items()
+        }
+        expected = f"expected {_EXPECTED[rule].format_map(limits)}"
+    elif rule == "value_error":
+        expected = str(context["error"])
+    else:
+        expected = error["msg"].replace("Input should be", "expected", 1)
+    return BrokenRule(place, rule, f"{expected}, got {got}" if got else expected)
+
+
+def contradiction(
+    rule: LiteralString, field: str, expected: str, got: object
+) -> PydanticCustomError:
+    """Return the error for a validator of a whole model to raise about one of its fields."""
+    message = f"expected {expected}, got {shown(got)}"
+    return PydanticCustomError(rule, "{field}: {message}", {"field": field, "message": message})
+
+
+def describe(error: ErrorDetails) -> str:
+    """Return one validation error as ``field: expected this, got that``."""
+    broken = broken_rule(error)
+    if not broken.place and broken.rule not in _EXPECTED:
+        return broken.message  # of a whole model, and names its fields itself
+    return f"{field_name(broken.place) or 'value'}: {broken.message}"
+
+
+def field_name(place: Place) -> str:
+    """Return a place in words: ``("history", 17, "high")`` is ``history[17].high``."""
+    name = ""
+    for part in place:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return name.removeprefix(".")
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, as JSON and short; a whole number is without a point."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return f"an array of {len(value)}"
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _got(error: ErrorDetails) -> str:
+    if error["type"] == "missing":
+        return "nothing"
+    if error["type"] == "json_invalid":
+        return str(error["ctx"]["error"])
+    if not error["loc"] and error["type"] not in _EXPECTED:
+        return ""
+    return shown(error["input"])

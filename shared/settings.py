@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from shared.candles import describe
+from shared.messages import describe
 
 ENV_PREFIX: Final = "CANDLECAST_"
 
@@ -34,7 +34,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 def _known_level(value: str) -> str:
     name = value.upper()
     if name not in logging.getLevelNamesMapping():
-        raise ValueError(f"expected DEBUG, INFO, WARNING or ERROR, got {value!r}")
+        raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
     return name
 
 

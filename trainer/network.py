@@ -85,7 +85,7 @@ class Network(nn.Module):
         with torch.no_grad():
             self.head.weight.mul_(0.3)
             self.head.bias.zero_()
-            self.head.bias[-gaps.numel() :] = (gaps - 1.0 / gaps).flatten()  # undoes squareplus
+            self.head.bias[2 * self.shape.horizons :] = (gaps - 1.0 / gaps).flatten()  # see forward
             self.location.copy_(location[None])
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -265,7 +265,8 @@ def resolve(specs: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
         if colon:
             _load(Path(path))
         names += default if spec == "default" else [name.replace("_", "-")]
-    window_length(names, 1)
+    if not names or not FEATURES.keys() >= set(names):
+        raise ValueError(f"expected default, FILE.py:NAME or some of {', '.join(FEATURES)}")
     return tuple(dict.fromkeys(names))
 
 

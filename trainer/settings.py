@@ -75,11 +75,7 @@ def _features(specs: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of features after loading the files that define them."""
     from trainer.features import resolve  # noqa: PLC0415 - torch takes seconds
 
-    try:
-        return resolve(specs, _DEFAULT.features)
-    except ValueError as error:
-        detail = {"detail": f"features: {error}"}
-        raise PydanticCustomError("inconsistent", "{detail}", detail) from error
+    return resolve(specs, _DEFAULT.features)
 
 
 Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]

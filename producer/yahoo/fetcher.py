@@ -16,8 +16,8 @@ from producer.yahoo.bars import Bar, Response
 from producer.yahoo.errors import PollError
 from producer.yahoo.gate import Gate
 from producer.yahoo.ranges import Span
-from shared.candles import INTERVALS_MS, Candle
-from shared.history import broken_rules, make_candle, rejected_for
+from shared.candles import INTERVALS_MS, Candle, refusal
+from shared.history import make_candle
 from shared.metrics import ProducerMetrics
 
 log = logging.getLogger(__name__)
@@ -118,8 +118,9 @@ class Fetcher:
         try:
             return as_candle(bar, symbol, self.interval)
         except ValidationError as error:
-            log.warning("%s %s: %s: left out", symbol, self.interval, broken_rules(error))
-            self.metrics.rejects.labels(rejected_for(error).value).inc()
+            refused = refusal(error)
+            log.warning("%s %s: %s: left out", symbol, self.interval, refused.detail)
+            self.metrics.rejects.labels(refused.reason.value).inc()
             return None
 
     def close(self) -> None:

@@ -16,8 +16,7 @@ from producer.yahoo.fetcher import as_candle
 from producer.yahoo.polling import PollingSource
 from producer.yahoo.ticker import StreamEvent
 from producer.yahoo.ticks import Tick, TickBars
-from shared.candles import INTERVALS_MS
-from shared.history import broken_rules
+from shared.candles import INTERVALS_MS, refusal
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +87,6 @@ class LiveSource:
         try:
             candle = as_candle(bar, symbol, self.interval, self.name)
         except ValidationError as error:
-            log.warning("%s %s: ticks: %s", symbol, self.interval, broken_rules(error))
+            log.warning("%s %s: ticks: %s", symbol, self.interval, refusal(error).detail)
             return
         await self._polling.provisional(candle)

@@ -268,8 +268,8 @@ def test_metrics_tell_what_happened(processes: Processes, topics: WorkerTopics) 
     assert metrics["candlecast_inference_seconds_count"] == batches >= 1
     assert metrics["candlecast_send_seconds_count"] == batches
     calls = metrics["candlecast_model_seconds_count"]
-    assert metrics["candlecast_features_seconds_count"] == calls >= 1
-    in_calls = metrics["candlecast_features_seconds_sum"] + metrics["candlecast_model_seconds_sum"]
+    assert calls >= 1
+    in_calls = metrics["candlecast_model_seconds_sum"]
     assert 0 < in_calls < metrics["candlecast_inference_seconds_sum"]
     assert metrics["candlecast_windows"] == 1
     assert metrics["candlecast_window_bytes"] == 27 + 28 * MODEL.window_length

@@ -187,11 +187,11 @@ def test_rows_that_break_a_rule_are_reported_with_row_and_rule(tmp_path: Path) -
     assert len(got.candles) == 2
     reported = {one.row: one.detail for one in got.rejected}
     assert list(reported) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
-    assert reported[3] == "high: must be at least low 9, got 8"
+    assert reported[3] == "high: expected at least low 9, got 8"
     assert reported[4] == "open: expected a number, got 'ten'"
     assert reported[5] == "date: expected YYYY-MM-DD, or its midnight, got '04/01/2024'"
-    assert reported[6].startswith("close: input should be a finite number")
-    assert reported[7] == "open: input should be greater than 0, got -1.0"
+    assert reported[6].startswith("close: expected a finite number")
+    assert reported[7] == "open: expected more than 0, got -1"
     assert reported[8] == "volume: expected a number, got ''"
     assert reported[9] == "A: expected each candle once, got that of row 2 again"
     assert reported[10].startswith("symbol: ")
@@ -260,5 +260,5 @@ def test_agreeing_prices_are_not_touched(
 
 
 def test_more_than_a_hair_is_refused() -> None:
-    with pytest.raises(ValidationError, match="high: must be at least open and close"):
+    with pytest.raises(ValidationError, match="high: expected at least open and close"):
         make_candle("A", "1d", (0, 1), (10.0, 10.0, 9.0, 10.001, 1.0), "test")

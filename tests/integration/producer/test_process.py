@@ -69,7 +69,7 @@ def test_a_second_start_publishes_only_what_is_new(producer: Producer, tmp_path:
     expected = from_file(path, "1d").candles
     assert len(candles) == len(expected) == 4
     assert by_symbol(candles) == by_symbol(list(expected))
-    assert "row 5: high: must be at least open and close 10, got 9: left out" in log_of(process)
+    assert "row 5: high: expected at least open and close 10, got 9: left out" in log_of(process)
     assert "done: 2 candles published" in log_of(process)
 
 

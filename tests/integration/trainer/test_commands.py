@@ -24,7 +24,7 @@ from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
 from shared.history import History, bundled
 from shared.window import Window
-from tests.unit.api_client import application, predict
+from tests.unit.api.client import application, predict
 from trainer import dataset, export
 from trainer.__main__ import main
 from trainer.dataset import Source

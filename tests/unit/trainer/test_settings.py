@@ -60,7 +60,7 @@ def test_a_window_is_a_multiple_of_16_and_steps_are_bounded(
     assert TrainSettings.read(["--sequence-length", "31"], "x").config().window_length == 176
     with pytest.raises(SystemExit):
         TrainSettings.read(["--sequence-length", "257"], "x")
-    assert "sequence_length: input should be less than or equal to 256" in capsys.readouterr().err
+    assert "sequence_length: expected at most 256" in capsys.readouterr().err
 
 
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,17 +72,17 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("kind", "argv", "line"),
     [
-        (FitSettings, [], "out: field required"),
+        (FitSettings, [], "out: expected a value, got nothing"),
         (TrainSettings, ["--quantiles", "0.1,0.9"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--quantiles", "0.5,1"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--horizons", "0,1"], "horizons: expected whole numbers of candles"),
-        (TrainSettings, ["--horizons", "one"], "horizons.0: input should be a valid integer"),
+        (TrainSettings, ["--horizons", "one"], "horizons[0]: expected a whole number"),
         (TrainSettings, ["--features", "rsi,hope"], f"features: expected some of {FIRST}"),
         (TrainSettings, ["--features", "rsi"], f"features: expected {REQUIRED[0]}"),
         (TrainSettings, ["--interval", "1m"], "interval: the bundled candles are 1d, got '1m'"),
         (TrainSettings, ["--data", "x", "--interval", "4h"], "interval: expected one of 1m, 2m"),
         (EvaluateSettings, ["--baselines", "luck"], "baselines: expected some of persistence"),
-        (FitSettings, ["--out", "b", "--until", "soon"], "until: input should be a valid date"),
+        (FitSettings, ["--out", "b", "--until", "soon"], "until: expected a valid date"),
     ],
 )
 def test_a_bad_setting_is_told_in_one_line(

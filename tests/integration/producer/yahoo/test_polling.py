@@ -288,7 +288,7 @@ def test_a_bar_that_contradicts_itself_is_left_out_and_counted(
         "candlecast_rejects_total", {"reason": "inconsistent"}
     )
     assert rejected == 1
-    assert "AAPL 1m: high: must be at least" in caplog.text
+    assert "AAPL 1m: high: expected at least" in caplog.text
 
 
 def test_a_close_a_hair_above_the_high_is_kept(market: Market) -> None:

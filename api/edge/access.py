@@ -1,0 +1,105 @@
+"""Access control: host names, API keys, scopes and rates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from limits import RateLimitItem
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.types import Scope as AsgiScope
+
+from api.edge.keys import ANYONE, Client, KeyRing, Scope
+from api.edge.problems import FieldError, ProblemError, problem
+
+_CHALLENGE: Final[Mapping[str, str]] = {"www-authenticate": 'Bearer realm="candlecast"'}
+
+
+@dataclass(frozen=True)
+class AccessRules:
+    """What a request must show."""
+
+    keys: Callable[[], KeyRing] | None = None  # None: no keys are in use
+    hosts: frozenset[str] | None = None  # names in the Host header; None: any
+
+
+class Access:
+    """Refuses requests: 401 without a key, 403 without the scope, 429 above the rate."""
+
+    def __init__(self, rules: AccessRules) -> None:
+        self._rules = rules
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    def check_host(self, scope: AsgiScope) -> None:
+        """Refuse a foreign name for this host, as of a page whose name was rebound to loopback."""
+        if self._rules.hosts is None:
+            return
+        header = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        if host_name(header.decode("latin-1")) not in self._rules.hosts:
+            message = "expected a name that this API is known by, got another"
+            raise problem(421, FieldError(field="host", rule="unknown", message=message))
+
+    def admit(self, scope: AsgiScope, needed: Scope | None) -> None:
+        """Note the client of a request that may be answered.
+
+        Args:
+            scope: the request; ``client_name``, ``client_id`` and ``is_admitted``, which says
+                whether the key is still valid, are added to it.
+            needed: which the key must have; None where any key will do.
+
+        Raises:
+            ProblemError: 401, 403 or 429.
+        """
+        client = self._client(scope)
+        scope["client_name"] = client.name
+        scope["client_id"] = client.id
+        scope["is_admitted"] = lambda: self._is_admitted(client)
+        if needed is not None and needed not in client.scopes:
+            message = f"expected the scope {needed}, the key {client.name!r} has not got it"
+            raise problem(403, FieldError(field="authorization", rule="scope", message=message))
+        if client.rate is not None and not self._limiter.hit(client.rate, client.id):
+            raise self._too_often(client.rate, client.id)
+
+    def _client(self, scope: AsgiScope) -> Client:
+        if self._rules.keys is None:
+            return ANYONE
+        key = _key_of(scope)
+        client = self._rules.keys().client(key) if key else None
+        if client is None:
+            got = "one that is not valid" if key else "none"
+            message = f"expected an API key as in 'Bearer cc_...', got {got}"
+            reason = FieldError(field="authorization", rule="key", message=message)
+            raise problem(401, reason, headers=_CHALLENGE)
+        return client
+
+    def _is_admitted(self, client: Client) -> bool:
+        """Whether a client's key is not revoked yet; for answers that take long."""
+        return self._rules.keys is None or self._rules.keys().holds(client.id)
+
+    def _too_often(self, rate: RateLimitItem, client_id: str) -> ProblemError:
+        stats = self._limiter.get_window_stats(rate, client_id)
+        wait_s = max(math.ceil(stats.reset_time - time.time()), 1)
+        message = f"expected at most {rate}, got more; try again in {wait_s} s"
+        reason = FieldError(field="authorization", rule="rate", message=message)
+        return problem(429, reason, headers={"retry-after": str(wait_s)})
+
+
+def host_name(header: str) -> str:
+    """Return the name in a Host header, without its port."""
+    if header.startswith("["):
+        return header.partition("]")[0].removeprefix("[").lower()
+    return header.partition(":")[0].lower()
+
+
+def _key_of(scope: AsgiScope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, key = value.decode("latin-1").partition(" ")
+            return str(key).strip() if kind.lower() == "bearer" else ""
+        if name == b"x-api-key":
+            return str(value.decode("latin-1")).strip()
+    return ""

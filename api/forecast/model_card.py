@@ -1,0 +1,42 @@
+"""The model's card: what is served, and how good it was found to be."""
+
+from __future__ import annotations
+
+from api.forecast.bodies import DataSpanAnswer, FeatureAnswer, ModelCard
+from shared.bundle import BundleConfig
+from shared.forecaster import Forecaster
+
+
+def card_of(forecaster: Forecaster, config: BundleConfig | None, now_ms: int) -> ModelCard:
+    """Return the card of a bundle's model, or of a baseline, which has no bundle."""
+    return ModelCard(
+        name=name_of(forecaster, config),
+        model_version=forecaster.model_version,
+        intervals=config.intervals if config else (),
+        window_length=forecaster.window_length,
+        features=tuple(
+            FeatureAnswer(name=name, description=description)
+            for name, description in (config.features.items() if config else ())
+        ),
+        horizons=forecaster.horizons,
+        quantile_levels=forecaster.quantile_levels,
+        data=_span(config) if config else None,
+        metrics=config.metrics if config else {},
+        age_ms=max(now_ms - config.data.last_ms, 0) if config else None,
+    )
+
+
+def name_of(forecaster: Forecaster, config: BundleConfig | None) -> str:
+    """Return the name under which a model is asked for."""
+    return config.name if config else forecaster.model_version
+
+
+def _span(config: BundleConfig) -> DataSpanAnswer:
+    data = config.data
+    return DataSpanAnswer(
+        source=data.source,
+        symbols=data.symbols,
+        first_ms=data.first_ms,
+        last_ms=data.last_ms,
+        candles=data.candles,
+    )

@@ -1,0 +1,96 @@
+"""Routes for forecasts on demand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fastapi import Request
+from starlette.responses import Response
+
+from api.edge.keys import Scope
+from api.edge.openapi import FORECASTS, PREDICT
+from api.edge.problems import FieldError, problem
+from api.edge.requests import (
+    MAX_BODY_BYTES,
+    MAX_LARGE_BODY_BYTES,
+    answer,
+    read_large,
+    require_json,
+)
+from api.edge.routing import Routes
+from api.forecast.batch import read_batch
+from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
+from api.forecast.histories import read_predict
+from api.forecast.predict import HistoryError, Predictor
+from api.forecast.slicing import Slicer
+
+MakeCard = Callable[[], ModelCard]
+"""Returns the card of the served model, with its age now."""
+
+
+def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Routes:
+    """Return the routes that call the model."""
+    routes = Routes("forecasts")
+
+    @routes.post(
+        "/predict",
+        scope=Scope.PREDICT,
+        max_body_bytes=MAX_BODY_BYTES,
+        response_model=PredictAnswer,
+        openapi_extra=PREDICT,
+    )
+    async def predict(request: Request) -> Response:
+        """Forecast the closes ahead of a history of candles.
+
+        The same window, features and model as in the stream, so the same numbers. The history
+        must be at least as long as the model needs; of a longer one the newest candles are used.
+        """
+        require_json(request)
+        body = await request.body()
+        received = time.perf_counter()
+        try:
+            return answer(await predictor.answer(read_predict(body), received))
+        except HistoryError as error:
+            reason = FieldError(field="history", rule=error.rule, message=str(error))
+            raise problem(422, reason) from error
+
+    @routes.post(
+        "/v1/forecasts",
+        scope=Scope.PREDICT,
+        max_body_bytes=MAX_LARGE_BODY_BYTES,
+        response_model=ForecastsAnswer,
+        openapi_extra=FORECASTS,
+    )
+    async def forecast_histories(request: Request) -> Response:
+        """Forecast the closes ahead of one or many histories, in full.
+
+        Steps between the trained ones are interpolated: medians linearly in time, the distances
+        of the quantiles from them, and the volatility, so that variances are linear in time.
+        """
+        require_json(request)
+        body = await read_large(request)
+        received = time.perf_counter()
+        batch = await slicer.run(read_batch(body))
+        _require_steps(batch.horizons, predictor.forecaster.horizons[-1])
+        try:
+            forecasts = await slicer.run(predictor.forecasts(batch.histories, batch.horizons))
+        except HistoryError as error:
+            field = f"histories[{error.number}].candles"
+            reason = FieldError(field=field, rule=error.rule, message=str(error))
+            raise problem(422, reason) from error
+        return answer(
+            {
+                "latency_ms": round((time.perf_counter() - received) * 1e3, 3),
+                "model": card().model_dump(mode="json"),
+                "forecasts": forecasts,
+            }
+        )
+
+    return routes
+
+
+def _require_steps(steps: tuple[int, ...] | None, longest: int) -> None:
+    if steps is not None and steps[-1] > longest:
+        message = f"expected steps of at most {longest}, got {steps[-1]}"
+        raise problem(422, FieldError(field="horizons", rule="less_than_equal", message=message))

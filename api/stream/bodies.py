@@ -1,0 +1,109 @@
+"""Answers of the stream's routes: forecasts with their outcomes, scores, status."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from api.forecast.bodies import ModelCard
+from shared.forecasts import Forecast
+from shared.messages import Message
+
+
+class LatestForecasts(Message):
+    """The newest forecast of each symbol and interval, by symbol."""
+
+    forecasts: tuple[Forecast, ...]
+
+
+class StepOutcome(Message):
+    """The outcome of one step of a forecast."""
+
+    step: int
+    close_ms: int
+    close: float
+    inside: dict[str, bool] = Field(description="nominal per cent of an interval: whether it held")
+
+
+class PastForecast(Message):
+    """A forecast of the stream with its outcomes so far."""
+
+    forecast: Forecast
+    outcomes: tuple[StepOutcome, ...]
+
+
+class StreamCandle(Message):
+    """A candle of the stream."""
+
+    open_ms: int
+    close_ms: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+class ForecastHistory(Message):
+    """The last candles of a series and the forecasts made at them, oldest first."""
+
+    symbol: str
+    interval: str
+    candles: tuple[StreamCandle, ...]
+    forecasts: tuple[PastForecast, ...]
+
+
+class DriftAnswer(Message):
+    """How far outcomes lie from where the forecasts' distributions put them."""
+
+    magnitude: float = Field(description="0 to 1; Kolmogorov and Smirnov's statistic of the PIT")
+    threshold: float = Field(description="what a calibrated model exceeds in 5 % of such samples")
+
+
+class StepScores(Message):
+    """The newest scores of one step, taken together."""
+
+    step: int
+    count: int
+    mean_absolute_error: float = Field(description="of log returns")
+    baseline_mean_absolute_error: float = Field(description="of expecting no change")
+    skill: float | None = Field(description="1 - error / baseline's; null if no price moved")
+    pinball: float
+    coverage: dict[str, float] = Field(description="nominal per cent: share of outcomes inside")
+    drift: DriftAnswer
+
+
+class SeriesScores(Message):
+    """Live scores of one symbol and interval."""
+
+    symbol: str
+    interval: str
+    steps: tuple[StepScores, ...]
+
+
+class ScoresAnswer(Message):
+    """Live scores: of all series together, and of each."""
+
+    overall: tuple[StepScores, ...]
+    series: tuple[SeriesScores, ...]
+
+
+class StreamLatency(Message):
+    """From the broker's append of a candle to its append of the forecast."""
+
+    p50: float
+    p95: float
+    count: int
+
+
+class StreamStatus(Message):
+    """The stream as this instance of the API sees it."""
+
+    connected: bool
+    detail: str
+    lag: int | None = Field(description="messages of both topics not read yet")
+    series: int
+    subscribers: int
+    newest_ms: int | None = Field(description="when the newest forecast was made, UTC")
+    latency_ms: StreamLatency | None
+    model: ModelCard
+    drift: DriftAnswer | None = Field(description="of all series' next candle")

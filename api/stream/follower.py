@@ -1,0 +1,189 @@
+"""Reads the candles and forecasts topics into the market, and reconnects by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+
+from api.stream.cursors import Origin
+from api.stream.hub import Hub
+from api.stream.market import Market, StreamEvent
+from shared.candles import InvalidCandle, decode_candle
+from shared.forecasts import Forecast
+from shared.metrics import ApiMetrics
+from shared.settings import KafkaSettings
+from shared.topics import partitions_of
+
+log = logging.getLogger(__name__)
+
+_CHECK_S: Final = 1.0
+_ANSWER_S: Final = 4.0
+_BACK_OFF_S: Final = (0.5, 4.0)  # first, longest
+_MAX_RECORDS: Final = 200
+
+
+class _TopicsLost(Exception):
+    """The topics are not there, or are not those that were followed."""
+
+
+@dataclass
+class StreamView:
+    """The stream as this instance of the API sees it."""
+
+    market: Market
+    hub: Hub
+    connected: bool = False
+    detail: str = "not connected to Kafka yet"
+    lag: int | None = None
+
+
+class Follower:
+    """A consumer of both topics without a group: each instance of the API sees all."""
+
+    def __init__(
+        self, kafka: KafkaSettings, live: StreamView, metrics: ApiMetrics, lookback: int
+    ) -> None:
+        """Follow from the newest ``lookback`` messages of each topic."""
+        self._kafka = kafka
+        self._live = live
+        self._metrics = metrics
+        self._lookback = lookback
+        self._caught_up = False
+        self._reason = ""
+
+    async def run(self) -> None:
+        """Follow until cancelled; whatever fails is tried again."""
+        wait_s, longest_s = _BACK_OFF_S
+        while True:
+            try:
+                await self._follow()
+            except (KafkaError, OSError, TimeoutError, _TopicsLost) as error:
+                if self._live.connected:
+                    wait_s = _BACK_OFF_S[0]
+                self._lost(str(error) or type(error).__name__)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 1.5, longest_s)
+
+    async def _follow(self) -> None:
+        bootstrap = self._kafka.bootstrap
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            request_timeout_ms=int(_ANSWER_S * 1000),
+            retry_backoff_ms=200,
+        )
+        try:
+            await consumer.start()
+            parts = [
+                *await self._parts(self._kafka.candles_topic),
+                *await self._parts(self._kafka.forecasts_topic),
+            ]
+            consumer.assign(parts)
+            self._live.market.clear()
+            self._caught_up = False
+            ends = await self._look_back(consumer, parts)
+            await self._read(consumer, parts, ends)
+        finally:
+            await consumer.stop()
+
+    async def _parts(self, topic: str) -> list[TopicPartition]:
+        async with asyncio.timeout(_ANSWER_S * 2):
+            numbers = await partitions_of(self._kafka.bootstrap, topic)
+        if not numbers:
+            raise _TopicsLost(f"topic {topic} does not exist yet")
+        return [TopicPartition(topic, number) for number in numbers]
+
+    async def _look_back(
+        self, consumer: AIOKafkaConsumer, parts: list[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Seek to where following begins; return where the topics end now."""
+        begins = await consumer.beginning_offsets(parts)
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(parts)
+        starts = []
+        for part in parts:
+            share = self._lookback // sum(one.topic == part.topic for one in parts)
+            starts.append(max(begins[part], ends[part] - share))
+            consumer.seek(part, starts[-1])
+        topics = (self._kafka.candles_topic, self._kafka.forecasts_topic)
+        self._live.hub.begin(topics, starts, [ends[part] for part in parts])
+        return ends
+
+    async def _read(
+        self,
+        consumer: AIOKafkaConsumer,
+        parts: list[TopicPartition],
+        goal: dict[TopicPartition, int],
+    ) -> None:
+        numbers = {(part.topic, part.partition): number for number, part in enumerate(parts)}
+        next_check = 0.0
+        while True:
+            batch = await consumer.getmany(timeout_ms=200, max_records=_MAX_RECORDS)
+            for records in batch.values():
+                for record in records:
+                    part = numbers[record.topic, record.partition]
+                    self._take(record, (part, record.offset))
+            await asyncio.sleep(0)  # a long backlog must not keep requests waiting
+            if not self._caught_up:
+                at = [await consumer.position(part) >= end for part, end in goal.items()]
+                self._caught_up = all(at)
+            if time.monotonic() >= next_check:
+                await self._check(consumer, parts)
+                next_check = time.monotonic() + _CHECK_S
+
+    async def _check(self, consumer: AIOKafkaConsumer, parts: list[TopicPartition]) -> None:
+        """See whether the broker answers, and how far behind we are."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                ends = await consumer.end_offsets(parts)
+                positions = {part: await consumer.position(part) for part in parts}
+        except (KafkaError, OSError, TimeoutError) as error:
+            self._lost(str(error) or "Kafka does not answer")
+            return
+        if any(positions[part] > end for part, end in ends.items()):
+            raise _TopicsLost("a topic was made anew")
+        self._live.lag = sum(end - positions[part] for part, end in ends.items())
+        self._metrics.lag.set(self._live.lag)
+        if self._caught_up and not self._live.connected:
+            log.info("following %s", ", ".join(sorted({part.topic for part in parts})))
+            self._reason = ""
+            self._state("following", connected=True)
+        elif not self._caught_up:
+            self._state("reading the topics' newest messages", connected=False)
+
+    def _take(self, record: Any, origin: Origin) -> None:
+        events = self._events(record, origin)
+        self._metrics.scores.inc(sum(one.kind == "score" for one in events))
+        self._live.hub.publish(origin, events)
+
+    def _events(self, record: Any, origin: Origin) -> list[StreamEvent]:
+        try:
+            if record.topic == self._kafka.candles_topic:
+                candle = decode_candle(record.key, record.value, record.timestamp)
+                return self._live.market.add_candle(candle, record.timestamp, origin)
+            forecast = Forecast.decode(record.value or b"")
+            return self._live.market.add_forecast(forecast, record.timestamp, origin)
+        except InvalidCandle as error:  # the worker puts it aside; here it is passed by
+            self._metrics.ignored.labels(str(error.reason)).inc()
+        except (ValidationError, ValueError):
+            self._metrics.ignored.labels("invalid_forecast").inc()
+        return []
+
+    def _lost(self, reason: str) -> None:
+        if self._reason != reason:  # the log has the details, clients do not
+            log.warning("the stream is not followed: %s", reason)
+        self._reason = reason
+        self._live.lag = None
+        self._state("Kafka, or one of its topics, is out of reach", connected=False)
+
+    def _state(self, detail: str, *, connected: bool) -> None:
+        self._live.connected = connected
+        self._live.detail = detail
+        self._metrics.connected.set(connected)

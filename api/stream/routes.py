@@ -1,0 +1,331 @@
+"""Routes of the stream: newest forecasts, past ones with outcomes, events, scores, status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response, StreamingResponse
+
+from api.edge.keys import Scope
+from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
+from api.edge.problems import FieldError, broken_field, problem
+from api.edge.requests import answer
+from api.edge.routing import Routes
+from api.forecast.bodies import ModelCard
+from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
+from api.stream.follower import StreamView
+from api.stream.hub import CLOSING, EventFilter, Hub, Subscription
+from api.stream.market import MarketSeries, quantile
+from shared.candles import INTERVALS_MS
+from shared.forecasts import Forecast
+from shared.metrics import ApiMetrics
+
+KINDS: Final = frozenset({"candle", "forecast", "score"})
+"""Kinds of events that a client may choose."""
+
+MAX_SYMBOLS: Final = 1_000
+"""Most symbols in one query."""
+
+DEFAULT_COUNT: Final = 100
+"""Candles of a history, where a query does not say."""
+
+MAX_COUNT: Final = 1_000
+"""Most candles of a history."""
+
+RETRY_AFTER_S: Final = 2
+"""Time that a client should wait while the topics are not followed."""
+
+SCORES_KEPT_S: Final = 2.0
+"""Time for which summaries of scores are reused."""
+
+REACH_S: Final = 2.0
+"""Time that a client waits whose id is of an instance ahead of this one."""
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """How many clients may listen to events, and for how long."""
+
+    streams: int = 200
+    streams_a_client: int = 20
+    heartbeat_s: float = 15.0
+    longest_s: float = 3_600.0  # then it ends, and the client reconnects
+
+
+def stream_routes(
+    live: StreamView, metrics: ApiMetrics, card: Callable[[], ModelCard], limits: StreamLimits
+) -> Routes:
+    """Return the routes that serve the topics."""
+    routes = Routes("stream")
+    scores = _Scores(live)
+    listeners = _Listeners(live.hub, metrics, limits)
+
+    @routes.get(
+        "/v1/forecasts", scope=Scope.READ, response_model=LatestForecasts, openapi_extra=STREAM
+    )
+    async def latest(request: Request) -> Response:
+        """Give the newest forecast of each symbol and interval, by symbol."""
+        require_stream(live)
+        symbols, interval = read_symbols(request), read_interval(request)
+        newest = (series.latest for series in live.market.chosen(symbols, interval))
+        fragments = [orjson.Fragment(past.encoded) for past in newest if past is not None]
+        return answer({"forecasts": fragments})
+
+    @routes.get(
+        "/v1/forecasts/{symbol:path}/history",
+        scope=Scope.READ,
+        response_model=ForecastHistory,
+        openapi_extra=HISTORY,
+    )
+    async def history(request: Request) -> Response:
+        """Give the last candles of a symbol and the forecasts made at them, with outcomes."""
+        count = read_count(request)
+        series = find(live, request)
+        candles = series.candles[-count:]
+        first_ms = candles[0].close_ms if candles else 0
+        times = sorted(series.forecasts)
+        chosen = [series.forecasts[as_of] for as_of in times if as_of >= first_ms][-count:]
+        return answer(
+            {
+                "symbol": series.symbol,
+                "interval": series.interval,
+                "candles": [candle.as_json() for candle in candles],
+                "forecasts": [past.as_json() for past in chosen],
+            }
+        )
+
+    @routes.get(
+        "/v1/forecasts/{symbol:path}",
+        scope=Scope.READ,
+        response_model=Forecast,
+        openapi_extra=SYMBOL,
+    )
+    async def newest(request: Request) -> Response:
+        """Give the newest forecast of a symbol."""
+        past = find(live, request).latest
+        if past is None:
+            raise _unknown(request.path_params["symbol"])
+        return answer(orjson.Fragment(past.encoded))
+
+    @routes.get("/v1/scores", scope=Scope.READ, response_model=ScoresAnswer, openapi_extra=STREAM)
+    async def all_scores(request: Request) -> Response:
+        """Give the live accuracy, coverage and drift of each symbol and of all together."""
+        require_stream(live)
+        return await scores.answer(read_symbols(request), read_interval(request))
+
+    @routes.get("/v1/status", scope=Scope.READ, response_model=StreamStatus)
+    async def status(request: Request) -> Response:
+        """Give the state of the stream as this instance sees it, also while it is not followed."""
+        del request
+        return answer(status_of(live, card()))
+
+    @routes.get("/v1/stream", scope=Scope.READ, response_class=Response, openapi_extra=EVENTS)
+    async def stream(request: Request) -> Response:
+        """Send candles, forecasts and scores as they arrive, as server-sent events.
+
+        Events are named ``candle``, ``forecast`` and ``score``. The first one is ``hello``, after
+        ``Last-Event-ID`` either ``resumed``, with all that was missed, or ``reset``: load again.
+        An id is valid at every instance of the API, and after its restart. A client that reads
+        too slowly gets ``dropped``; ``closing`` says that the stream ends, as it does after an
+        hour, when the key is revoked and when the API stops: reconnect with the last id.
+        """
+        require_stream(live)
+        wanted = EventFilter(read_symbols(request), read_interval(request), read_kinds(request))
+        events = listeners.open(request, wanted)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    return routes
+
+
+class _Listeners:
+    """The clients of the event stream, within limits."""
+
+    def __init__(self, hub: Hub, metrics: ApiMetrics, limits: StreamLimits) -> None:
+        self._hub = hub
+        self._metrics = metrics
+        self._limits = limits
+        self._by_client: Counter[str] = Counter()
+        self._dropped = 0
+
+    def open(self, request: Request, wanted: EventFilter) -> AsyncIterator[bytes]:
+        """Return the frames to send; raises ``ProblemError`` where there are too many clients."""
+        client = request.scope.get("client_id") or (request.client.host if request.client else "")
+        if self._by_client[client] >= self._limits.streams_a_client:
+            raise _too_many(429, self._limits.streams_a_client, "of one client")
+        if self._by_client.total() >= self._limits.streams:
+            raise _too_many(503, self._limits.streams, "in all")
+        return self._frames(client, wanted, request)
+
+    async def _frames(
+        self, client: str, wanted: EventFilter, request: Request
+    ) -> AsyncIterator[bytes]:
+        self._by_client[client] += 1
+        self._metrics.subscribers.inc()
+        try:
+            last = request.headers.get("last-event-id")
+            await self._hub.reach(last or "", REACH_S)
+            subscription = self._hub.subscribe(wanted, last)
+            try:
+                async for frames in self._until_it_ends(subscription, request):
+                    yield frames
+            finally:
+                self._hub.unsubscribe(subscription)
+        finally:
+            self._by_client[client] -= 1
+            self._by_client += Counter()  # forgets clients without a stream
+            self._metrics.subscribers.dec()
+            self._metrics.dropped.inc(self._hub.dropped - self._dropped)
+            self._dropped = self._hub.dropped
+
+    async def _until_it_ends(
+        self, subscription: Subscription, request: Request
+    ) -> AsyncIterator[bytes]:
+        is_admitted: Callable[[], bool] = request.scope.get("is_admitted", lambda: True)
+        end_s = time.monotonic() + self._limits.longest_s
+        silence_s = min(self._limits.heartbeat_s, self._limits.longest_s)
+        async for frames in subscription.frames(silence_s, lambda: self._hub.position):
+            yield frames
+            if time.monotonic() >= end_s or not is_admitted():
+                yield CLOSING
+                return
+
+
+class _Scores:
+    """Summaries of all series, computed at most every two seconds: they are costly and wanted."""
+
+    def __init__(self, live: StreamView) -> None:
+        self._live = live
+        self._computed_s = -SCORES_KEPT_S
+        self._series: list[dict[str, Any]] = []
+        self._overall: list[dict[str, Any]] = []
+        self._lock = asyncio.Lock()
+
+    async def answer(self, symbols: frozenset[str] | None, interval: str | None) -> Response:
+        """Return the summaries of these series."""
+        async with self._lock:
+            if time.monotonic() - self._computed_s >= SCORES_KEPT_S:
+                await self._compute()
+        chosen = [
+            series
+            for series in self._series
+            if (symbols is None or series["symbol"] in symbols)
+            and interval in {None, series["interval"]}
+        ]
+        return answer({"overall": self._overall, "series": chosen})
+
+    async def _compute(self) -> None:
+        market = self._live.market
+        summaries = []
+        for number, series in enumerate(list(market.chosen())):
+            if series.scores:
+                steps = [asdict(summary) for summary in market.summaries(series)]
+                entry = {"symbol": series.symbol, "interval": series.interval, "steps": steps}
+                summaries.append(entry)
+            if number % 20 == 0:
+                await asyncio.sleep(0)
+        self._series = summaries
+        self._overall = [asdict(summary) for summary in market.overall()]
+        self._computed_s = time.monotonic()
+
+
+def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
+    """Return the state of the stream, as ``StreamStatus`` has it."""
+    latencies = live.market.latencies_ms
+    overall = live.market.overall()
+    return {
+        "connected": live.connected,
+        "detail": live.detail,
+        "lag": live.lag,
+        "series": len(live.market.series),
+        "subscribers": len(live.hub.subscriptions),
+        "newest_ms": live.market.newest_made_ms,
+        "latency_ms": {
+            "p50": quantile(latencies, 0.5),
+            "p95": quantile(latencies, 0.95),
+            "count": len(latencies),
+        }
+        if latencies
+        else None,
+        "model": card.model_dump(mode="json"),
+        "drift": asdict(overall[0].drift) if overall else None,
+    }
+
+
+def require_stream(live: StreamView) -> None:
+    """Raise the 503 problem while the topics are not followed."""
+    if not live.connected:
+        headers = {"retry-after": str(RETRY_AFTER_S)}
+        raise problem(503, detail=f"the stream is not followed now: {live.detail}", headers=headers)
+
+
+def find(live: StreamView, request: Request) -> MarketSeries:
+    """Return the series of the symbol in a path; of several intervals the newest."""
+    require_stream(live)
+    symbol = request.path_params["symbol"]
+    chosen = [
+        series
+        for series in live.market.chosen(frozenset({symbol}), read_interval(request))
+        if series.forecasts
+    ]
+    if not chosen:
+        raise _unknown(symbol)
+    return max(chosen, key=lambda series: max(series.forecasts))
+
+
+def read_symbols(request: Request) -> frozenset[str] | None:
+    """Return the symbols in a query, None for all."""
+    given = request.query_params.getlist("symbols")
+    if not given:
+        return None
+    symbols = frozenset(name for part in given for name in part.split(",") if name)
+    if len(symbols) > MAX_SYMBOLS:
+        raise broken_field(("symbols",), "too_long", f"at most {MAX_SYMBOLS}", len(symbols))
+    return symbols
+
+
+def read_interval(request: Request) -> str | None:
+    """Return the interval in a query, None for all."""
+    interval = request.query_params.get("interval")
+    if interval is not None and interval not in INTERVALS_MS:
+        raise broken_field(("interval",), "unknown", f"one of {', '.join(INTERVALS_MS)}", "another")
+    return interval
+
+
+def read_kinds(request: Request) -> frozenset[str] | None:
+    """Return the kinds of events in a query, None for all."""
+    given = request.query_params.get("events")
+    if given is None:
+        return None
+    kinds = frozenset(given.split(","))
+    if not kinds <= KINDS:
+        raise broken_field(("events",), "unknown", f"some of {', '.join(sorted(KINDS))}", "others")
+    return kinds
+
+
+def read_count(request: Request) -> int:
+    """Return the number of candles in a query."""
+    given = request.query_params.get("limit", str(DEFAULT_COUNT))
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and 0 < int(given) <= MAX_COUNT):
+        raise broken_field(
+            ("limit",), "out_of_range", f"a number from 1 to {MAX_COUNT}", given[:20]
+        )
+    return int(given)
+
+
+def _unknown(symbol: str) -> Exception:
+    message = f"expected a symbol that the stream has, got {symbol[:40]!r}"
+    return problem(404, FieldError(field="symbol", rule="unknown", message=message))
+
+
+def _too_many(status: int, limit: int, whose: str) -> Exception:
+    message = f"expected at most {limit} event streams {whose}, got one more"
+    reason = FieldError(field="streams", rule="too_many", message=message)
+    return problem(status, reason, headers={"retry-after": "5"})

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from api.edge.problems import ProblemError
+from api.forecast.batch import Batch, read_batch
+from api.forecast.bodies import ForecastsRequest, PredictRequest
+from api.forecast.histories import read_predict
+from shared.candles import DAY_MS
+from tests.unit.api.client import at_once, history
+
+START_MS = 1_262_563_200_000
+numbers = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.sampled_from([0, -0.0, 1, True, None, "1", 1e-30, 9e-31, 1e30, 1.1e30, 10**400, 5e-324]),
+)
+sticks = st.fixed_dictionaries(dict.fromkeys(("open", "high", "low", "close", "volume"), numbers))
+
+
+def accepts(body: bytes) -> bool:
+    try:
+        PredictRequest.model_validate_json(body)
+    except ValidationError:
+        return False
+    return True
+
+
+@settings(max_examples=300)
+@given(st.lists(st.one_of(sticks, st.sampled_from(history(3))), min_size=1, max_size=3))
+def test_the_fast_way_accepts_just_what_the_slow_way_accepts(candles: list[Any]) -> None:
+    body = json.dumps({"history": candles}).encode()
+    if not accepts(body):
+        with pytest.raises(ProblemError):
+            read_predict(body)
+        return
+    expected = [[float(one[key]) for key in candles[0]] for one in candles]
+    np.testing.assert_array_equal(read_predict(body), expected)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"history": "no", "history": [{"open":1,"high":2,"low":1,"close":2,"volume":0}]}',
+        b'{"history": [{"open":7,"open":1,"high":2,"low":1,"close":2,"volume":0}]}',
+        b'{"history": [{"volume":0,"close":2,"low":1,"high":2,"\\u006fpen":1}]} ',
+        b'{"history": [{"volume":0,"close":2.0,"low":1,"high":2e0,"open":1.0}]}',
+    ],
+)
+def test_forms_of_the_same_candle(body: bytes) -> None:
+    assert read_predict(body).tolist() == [[1, 2, 1, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"history": [{"open":1,"high":2,"low":1,"close":2,"volume":0}]}\xff',
+        b'{"history": [{"open":1,"high":2,"low":1,"close":2,"volume":0,"\xff":1}]}',
+        b'{"history": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"history": [' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"]}",
+        b'{"history": [{"open":1e400,"high":2,"low":1,"close":2,"volume":0}]}',
+        b'{"history": [{"open":' + b"9" * 500_000 + b',"high":2,"low":1,"close":2,"volume":0}]}',
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
+    ],
+)
+def test_hostile_bodies_are_refused(body: bytes) -> None:
+    with pytest.raises(ProblemError) as raised:
+        read_predict(body)
+    assert raised.value.problem.status in {400, 422}
+
+
+def read(body: bytes) -> Batch:
+    return at_once(read_batch(body))
+
+
+def timed(count: int, **changes: Any) -> dict[str, Any]:
+    candles = [one | {"open_ms": START_MS + day * DAY_MS} for day, one in enumerate(history(count))]
+    candles[-1] |= changes
+    return {"symbol": "AAPL", "interval": "1d", "candles": candles}
+
+
+def test_times_give_the_close_of_the_last_candle() -> None:
+    body = json.dumps({"histories": [timed(9), timed(5, close_ms=START_MS + 4 * DAY_MS + 7)]})
+    batch = read(body.encode())
+    [first, second] = batch.histories
+    assert batch.horizons is None
+    assert (first.symbol, first.interval) == ("AAPL", "1d")
+    assert first.as_of_ms == START_MS + 9 * DAY_MS
+    assert second.as_of_ms == START_MS + 4 * DAY_MS + 7
+    assert first.open_ms is not None
+    assert first.open_ms.tolist() == [START_MS + day * DAY_MS for day in range(9)]
+    assert first.candles.shape == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "rule"),
+    [
+        ({"interval": None}, "histories[0].interval", "missing"),
+        ({"interval": "7d"}, "histories[0].interval", "unknown"),
+        ({"symbol": "no spaces"}, "histories[0].symbol", "string_pattern_mismatch"),
+        ({"symbol": 7}, "histories[0].symbol", "string_type"),
+        ({"x": 1}, "histories[0].x", "extra_forbidden"),
+    ],
+)
+def test_a_bad_history_is_named(change: dict[str, Any], field: str, rule: str) -> None:
+    refused(timed(4) | change, field, rule)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "rule"),
+    [
+        ({"open_ms": None}, "open_ms", "missing"),
+        ({"open_ms": START_MS}, "open_ms", "not_rising"),
+        ({"open_ms": -1}, "open_ms", "greater_than_equal"),
+        ({"open_ms": 1 << 60}, "open_ms", "less_than"),
+        ({"open_ms": 1.5}, "open_ms", "int_type"),
+        ({"close_ms": START_MS}, "close_ms", "inconsistent"),
+        ({"close_ms": START_MS + 9 * DAY_MS}, "close_ms", "inconsistent"),
+        ({"low": -1}, "low", "greater_than"),
+    ],
+)
+def test_a_bad_time_is_named(change: dict[str, Any], field: str, rule: str) -> None:
+    refused(timed(4, **change), f"histories[0].candles[3].{field}", rule)
+
+
+def refused(one: dict[str, Any], field: str, rule: str) -> None:
+    with pytest.raises(ProblemError) as raised:
+        read(json.dumps({"histories": [one]}).encode())
+    [error] = raised.value.problem.errors
+    assert (error.field, error.rule) == (field, rule)
+    assert raised.value.problem.status == 422
+
+
+@pytest.mark.parametrize("horizons", [[], [0], [2, 1], [1, 1], [1.5], list(range(1, 66)), "1"])
+def test_bad_horizons_are_named(horizons: object) -> None:
+    body = json.dumps({"histories": [timed(4)], "horizons": horizons}).encode()
+    with pytest.raises(ProblemError) as raised:
+        read(body)
+    assert raised.value.problem.errors[0].field.startswith("horizons")
+
+
+def test_the_models_agree_on_what_a_request_is() -> None:
+    body = json.dumps({"histories": [timed(3)], "horizons": [1, 3]}).encode()
+    assert ForecastsRequest.model_validate_json(body).horizons == (1, 3)
+    assert read(body).horizons == (1, 3)

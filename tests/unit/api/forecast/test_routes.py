@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from shared.candles import DAY_MS
+from tests.forecasters import PersistenceForecaster
+from tests.unit.api.client import LENGTH, Stub, application, call, history, predict, problem_of
+
+START_MS = 1_262_563_200_000  # a Monday
+APP = application()
+
+
+def ask(body: dict[str, Any], app: Any = APP) -> httpx.Response:
+    return call(app, "POST", "/v1/forecasts", json=body)
+
+
+def test_one_history_gives_what_predict_gives() -> None:
+    answer = ask({"histories": [{"candles": history(30)}]}).json()
+    single = predict(APP, history(30)).json()
+    [made] = answer["forecasts"]
+    assert made["last_close"] == single["last_close"]
+    for full, short in zip(made["horizons"], single["horizons"], strict=True):
+        assert {key: full[key] for key in short} == short
+        assert full["interpolated"] is False
+        assert full["due_ms"] is None
+        for level, price in full["quantiles"].items():
+            expected = math.log(price / made["last_close"])
+            assert full["log_return"][level] == pytest.approx(expected, abs=1e-12)
+    assert answer["model"]["model_version"] == single["model_version"]
+    assert answer["latency_ms"] > 0
+
+
+def test_a_thousand_histories_each_get_their_own() -> None:
+    rng = np.random.default_rng(0)
+    histories: list[dict[str, Any]] = []
+    for number in range(1000):
+        scale = float(rng.uniform(0.5, 2))
+        candles = [
+            {key: value * scale for key, value in one.items()}
+            for one in history(LENGTH + number % 3)
+        ]
+        histories.append({"symbol": f"S{number}", "candles": candles})
+    made = ask({"histories": histories}).json()["forecasts"]
+    assert [one["symbol"] for one in made] == [one["symbol"] for one in histories]
+    for number in (0, 127, 128, 500, 999):
+        candles = histories[number]["candles"]
+        single = predict(APP, candles).json()
+        assert made[number]["horizons"][0]["quantiles"] == single["horizons"][0]["quantiles"]
+
+
+def test_times_give_times_and_steps_between_are_interpolated() -> None:
+    candles = [one | {"open_ms": START_MS + i * DAY_MS} for i, one in enumerate(history(5))]
+    app = application(PersistenceForecaster(5, horizons=(1, 3)))
+    body = {
+        "histories": [{"symbol": "X", "interval": "1d", "candles": candles}],
+        "horizons": [1, 2, 3],
+    }
+    [made] = ask(body, app).json()["forecasts"]
+    assert made["as_of_ms"] == START_MS + 5 * DAY_MS
+    monday = START_MS + 8 * DAY_MS
+    assert [one["due_ms"] for one in made["horizons"]] == [
+        monday,
+        monday + DAY_MS,
+        monday + 2 * DAY_MS,
+    ]
+    assert [one["interpolated"] for one in made["horizons"]] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "rule"),
+    [
+        ({"histories": []}, "histories", "too_short"),
+        ({"histories": [{"candles": []}]}, "histories[0].candles", "too_short"),
+        ({"histories": [{"candles": history(3)}]}, "histories[0].candles", "too_short"),
+        ({"histories": [{"candles": history()}], "horizons": [6]}, "horizons", "less_than_equal"),
+        ({"histories": [{"candles": history()}] * 1001}, "histories", "too_long"),
+        ({}, "histories", "missing"),
+    ],
+)
+def test_what_cannot_be_is_named(body: dict[str, Any], field: str, rule: str) -> None:
+    answer = ask(body)
+    assert answer.status_code == 422
+    [error] = problem_of(answer).errors
+    assert (error.field, error.rule) == (field, rule)
+
+
+def test_requests_that_come_together_share_model_calls() -> None:
+    class Counting(PersistenceForecaster):
+        batches: list[int] = []  # noqa: RUF012
+
+        def predict(self, candles: Any, open_ms: Any) -> Any:
+            self.batches.append(len(candles))
+            return super().predict(candles, open_ms)
+
+    model = Counting(LENGTH, horizons=(1, 5))
+    app = application(model)
+
+    async def many() -> list[dict[str, Any]]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+            bodies = [{"history": history(LENGTH + i)} for i in range(10)]
+            asked = [client.post("/predict", json=one) for one in bodies]
+            return [one.json() for one in await asyncio.gather(*asked)]
+
+    answers = asyncio.run(many())
+    assert sum(model.batches) == 10
+    assert len(model.batches) < 10
+    for i, answer in enumerate(answers):
+        alone = predict(APP, history(LENGTH + i)).json()
+        assert answer["horizons"] == alone["horizons"]
+
+
+def test_a_crash_in_a_shared_call_reaches_every_request() -> None:
+    app = application(Stub(fault=RuntimeError("secret")))
+    answer = predict(app, history())
+    assert answer.status_code == 500
+    assert "secret" not in answer.text

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from api.stream.follower import StreamView
+from api.stream.hub import Hub
+from api.stream.market import Market
+from api.stream.routes import StreamLimits
+from tests.candles import walk
+from tests.unit.api.client import application, call, problem_of
+from tests.unit.api.stream.test_market import forecasts_of, play
+
+APP = application()
+
+
+def live(days: int = 30) -> StreamView:
+    market = Market()
+    for symbol in ("AAPL", "BTC/USD"):
+        candles = walk(days, symbol=symbol)
+        play(market, candles, forecasts_of(candles), None)
+    return StreamView(market, Hub(), connected=True, detail="following", lag=0)
+
+
+def test_the_newest_forecasts_are_those_of_the_topic() -> None:
+    stream = live()
+    app = application(live=stream)
+    both = call(app, "GET", "/v1/forecasts").json()["forecasts"]
+    assert [one["symbol"] for one in both] == ["AAPL", "BTC/USD"]
+    assert both[0] == json.loads(forecasts_of(walk(30))[-1].encode())
+    assert call(app, "GET", "/v1/forecasts/AAPL").json() == both[0]
+    for path in ("/v1/forecasts/BTC/USD", "/v1/forecasts/BTC%2FUSD?interval=1d"):
+        assert call(app, "GET", path).json() == both[1]
+    only = call(app, "GET", "/v1/forecasts?symbols=BTC/USD,NONE").json()["forecasts"]
+    assert [one["symbol"] for one in only] == ["BTC/USD"]
+    for path in ("/v1/forecasts/NONE", "/v1/forecasts/AAPL?interval=1m", "/v1/forecasts/X/history"):
+        assert call(app, "GET", path).status_code == 404
+
+
+def test_history_tells_what_came() -> None:
+    app = application(live=live())
+    found = call(app, "GET", "/v1/forecasts/BTC/USD/history?limit=10").json()
+    closes = [one.close for one in walk(30)]
+    assert [one["close"] for one in found["candles"]] == closes[-10:]
+    assert len(found["forecasts"]) == 10
+    first = found["forecasts"][0]
+    assert [one["step"] for one in first["outcomes"]] == [1, 5]
+    assert [one["close"] for one in first["outcomes"]] == [closes[21], closes[25]]
+    assert found["forecasts"][-1]["outcomes"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("/v1/forecasts?interval=7d", "interval"),
+        ("/v1/forecasts/AAPL/history?limit=0", "limit"),
+        ("/v1/forecasts/AAPL/history?limit=x", "limit"),
+        ("/v1/stream?events=all", "events"),
+        ("/v1/forecasts?symbols=" + "A," * 10 + ",".join(f"S{i}" for i in range(1001)), "symbols"),
+    ],
+)
+def test_bad_parameters_are_named(query: str, field: str) -> None:
+    answer = call(application(live=live()), "GET", query)
+    assert answer.status_code == 422
+    assert problem_of(answer).errors[0].field == field
+
+
+def test_scores_and_status() -> None:
+    app = application(live=live())
+    scores = call(app, "GET", "/v1/scores?symbols=AAPL").json()
+    [series] = scores["series"]
+    assert [one["step"] for one in series["steps"]] == [1, 5]
+    assert series["steps"][0]["count"] == 27
+    assert scores["overall"][0]["count"] == 54
+    status = call(app, "GET", "/v1/status").json()
+    assert status["connected"] is True
+    assert status["series"] == 2
+    assert status["drift"]["magnitude"] == scores["overall"][0]["drift"]["magnitude"]
+    assert status["latency_ms"]["p50"] == 10
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/forecasts", "/v1/forecasts/A", "/v1/forecasts/A/history", "/v1/scores", "/v1/stream"],
+)
+def test_without_kafka_the_stream_is_unavailable(path: str) -> None:
+    answer = call(APP, "GET", path)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    problem_of(answer)
+
+
+def test_too_many_streams_are_refused() -> None:
+    app = application(live=live(), streams=StreamLimits(streams=0))
+    assert call(app, "GET", "/v1/stream").status_code == 503
+    app = application(live=live(), streams=StreamLimits(streams_a_client=0))
+    answer = call(app, "GET", "/v1/stream")
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_a_stream_has_an_end() -> None:
+    app = application(live=live(), streams=StreamLimits(longest_s=0.01))
+    answer = call(app, "GET", "/v1/stream")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "event: hello" in answer.text
+    assert answer.text.endswith("event: closing\ndata: {}\n\n")
