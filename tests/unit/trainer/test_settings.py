@@ -77,7 +77,11 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
         (TrainSettings, ["--quantiles", "0.5,1"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--horizons", "0,1"], "horizons: expected whole numbers of candles"),
         (TrainSettings, ["--horizons", "one"], "horizons[0]: expected a whole number"),
-        (TrainSettings, ["--features", "rsi,hope"], f"features: expected some of {FIRST}"),
+        (
+            TrainSettings,
+            ["--features", "rsi,hope"],
+            f"features: expected default, FILE.py:NAME or some of {FIRST}",
+        ),
         (TrainSettings, ["--features", "rsi"], f"features: expected {REQUIRED[0]}"),
         (TrainSettings, ["--interval", "1m"], "interval: the bundled candles are 1d, got '1m'"),
         (TrainSettings, ["--data", "x", "--interval", "4h"], "interval: expected one of 1m, 2m"),
