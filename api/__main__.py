@@ -27,7 +27,7 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from shared import bundle
-from shared.forecaster import Forecaster, OnnxForecaster
+from shared.forecaster import Forecaster, Models, ModelSet, OnnxForecaster
 from shared.metrics import ApiMetrics
 from shared.window import even_times
 
@@ -59,12 +59,12 @@ def main() -> int:
         return 1
     warm_up(forecaster)
     log.info("serving %s on %s", forecaster.model_version, url(settings, listener))
-    return serve(settings, forecaster, loaded.config, keys, listener)
+    return serve(settings, ModelSet(forecaster), loaded.config, keys, listener)
 
 
 def serve(
     settings: ApiSettings,
-    forecaster: Forecaster,
+    models: Models,
     config: bundle.BundleConfig,
     keys: WatchedKeys | None,
     listener: socket.socket,
@@ -88,7 +88,7 @@ def serve(
         live=live,
         background=(follower.run, *((lambda: watch(keys),) if keys else ())),
     )
-    app = create_app(forecaster, metrics, registry, options)
+    app = create_app(models, metrics, registry, options)
     limits = SocketLimits(settings.max_connections, settings.receive_seconds, settings.send_seconds)
     try:
         server_config = make_config(app, limits, tls_of(settings))

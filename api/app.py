@@ -34,7 +34,7 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits, stream_routes
 from shared.bundle import BundleConfig
-from shared.forecaster import Forecaster
+from shared.forecaster import Models
 from shared.metrics import ApiMetrics
 
 
@@ -53,14 +53,15 @@ class Options:
 
 
 def create_app(
-    forecaster: Forecaster, metrics: ApiMetrics, registry: CollectorRegistry, options: Options
+    models: Models, metrics: ApiMetrics, registry: CollectorRegistry, options: Options
 ) -> ASGIApp:
-    """Return the API over one model; ``/metrics`` serves ``registry``, which has ``metrics``."""
+    """Return the API over models; ``/metrics`` serves ``registry``, which has ``metrics``."""
+    predictor = Predictor(models, metrics)
+    forecaster = predictor.forecaster
     metrics.model.info({"version": forecaster.model_version})
-    predictor = Predictor(forecaster, metrics)
 
     def card() -> ModelCard:
-        return card_of(forecaster, options.config, time.time_ns() // 1_000_000)
+        return card_of(predictor.forecaster, options.config, time.time_ns() // 1_000_000)
 
     slicer = Slicer()
     described = [

@@ -72,7 +72,7 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         body = await read_large(request)
         received = time.perf_counter()
         batch = await slicer.run(read_batch(body))
-        _require_steps(batch.horizons, predictor.forecaster.horizons[-1])
+        _require_steps(batch.horizons, predictor.longest_step(batch.histories))
         try:
             forecasts = await slicer.run(predictor.forecasts(batch.histories, batch.horizons))
         except HistoryError as error:

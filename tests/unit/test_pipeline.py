@@ -206,3 +206,25 @@ def test_after_a_split_the_republished_window_is_on_one_scale() -> None:
     state = SymbolState.decode(table[b"AAPL|1d"], 3)
     closes = [float(row[3]) for row in state.window.ohlcv()]
     assert closes == pytest.approx([one.close / 4 for one in walk(5)[2:]], rel=1e-6)
+
+
+def test_each_interval_is_forecast_by_its_own_model() -> None:
+    models = ModelSet(LastMove(window_length=3), {"1h": LastMove(window_length=2)})
+    daily = walk(4)
+    hourly = [
+        one.model_copy(update={"interval": "1h", "close_ms": one.open_ms + 3_600_000})
+        for one in daily
+    ]
+    mixed = [candle for pair in zip(daily, hourly, strict=True) for candle in pair]
+    result = advance(incoming(mixed), {}.get, models, models.window_length, NOW_MS)
+    assert [(i, made.interval) for i, made in result.forecasts] == [
+        (3, "1h"), (4, "1d"), (5, "1h"), (6, "1d"), (7, "1h"),
+    ]  # fmt: skip
+
+
+def test_a_larger_capacity_keeps_more_candles_and_changes_no_forecast() -> None:
+    table: dict[bytes, bytes] = {}
+    result = advance(incoming(walk(9)), table.get, MODELS, 7, NOW_MS)
+    assert result.forecasts == run(incoming(walk(9))).forecasts
+    [(_, state)] = result.states.values()
+    assert len(SymbolState.decode(state, 7).window) == 7

@@ -63,7 +63,10 @@ class Site:
         self.live.hub.begin(("candles", "forecasts"), self._read, self._read)
         registry = CollectorRegistry()
         app = create_app(
-            self._forecaster, ApiMetrics(registry), registry, Options(live=self.live, **options)
+            ModelSet(self._forecaster),
+            ApiMetrics(registry),
+            registry,
+            Options(live=self.live, **options),
         )
         self._config = make_config(app, SocketLimits())
         self._config.host, self._config.port = HOST, port

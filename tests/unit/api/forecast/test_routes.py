@@ -54,6 +54,26 @@ def test_a_thousand_histories_each_get_their_own() -> None:
         assert made[number]["horizons"][0]["quantiles"] == single["horizons"][0]["quantiles"]
 
 
+def test_each_interval_is_answered_by_its_own_model() -> None:
+    hourly = PersistenceForecaster(5, horizons=(1, 2))
+    hourly.model_version = "hourly"
+    app = application(by_interval={"1h": hourly})
+    histories = [
+        {"interval": "1h", "candles": history(7)},
+        {"candles": history(30)},
+        {"interval": "1d", "candles": history(25)},
+        {"interval": "1h", "candles": history(5)},
+    ]
+    made = ask({"histories": histories}, app).json()["forecasts"]
+    versions = ["hourly", "persistence", "persistence", "hourly"]
+    assert [forecast["model_version"] for forecast in made] == versions
+    steps = [[horizon["step"] for horizon in forecast["horizons"]] for forecast in made]
+    assert steps == [[1, 2], [1, 5], [1, 5], [1, 2]]
+    refused = ask({"histories": histories, "horizons": [3]}, app)
+    assert refused.status_code == 422, "the hourly model ends at 2"
+    assert ask({"histories": histories[1:3], "horizons": [3]}, app).status_code == 200
+
+
 def test_times_give_times_and_steps_between_are_interpolated() -> None:
     candles = [one | {"open_ms": START_MS + i * DAY_MS} for i, one in enumerate(history(5))]
     app = application(PersistenceForecaster(5, horizons=(1, 3)))
