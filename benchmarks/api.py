@@ -32,6 +32,7 @@ from shared import bundle
 from shared.forecaster import Forecaster, OnnxForecaster
 from shared.window import even_times
 
+ROOT: Final = Path(__file__).parents[1]
 CONNECTIONS: Final = (1, 16)
 START_S: Final = 60.0
 HISTORIES: Final = 1_000
@@ -176,11 +177,11 @@ def _latency_ms(body: bytes) -> float:
 
 
 @contextmanager
-def served(argv: Sequence[str], port: int) -> Iterator[Service]:
-    """Run a service until the end of the context; yields it once it answers."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def served(argv: Sequence[str], port: int, checkout: Path = ROOT) -> Iterator[Service]:
+    """Run a service of a checkout until the end of the context; yields it once it answers."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
     process = subprocess.Popen(  # noqa: S603 -- our own command
-        [sys.executable, *argv], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, *argv], env=environment, cwd=checkout, stderr=subprocess.DEVNULL
     )
     try:
         _wait(process, port)
@@ -345,16 +346,33 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return dict(zip(("p50", "p95", "p99"), (round(float(one), 3) for one in at), strict=True))
 
 
+def against(checkout: Path, length: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Return the rates of this API and of another checkout's with its own bundle, by turns."""
+    ports = free_ports(2)
+    argv = [["-m", "api", "--port", str(port)] for port in ports]
+    with served(argv[0], ports[0]) as this, served(argv[1], ports[1], checkout) as that:
+        found = compare({"this": this, "that": that}, length, rounds, seconds)
+    rates = found["requests_per_second"]
+    ratio = {key: round(rates["this"][key] / rates["that"][key], 3) for key in rates["this"]}
+    return found | {"ratio": ratio}
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser("python -m benchmarks api", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--model", type=Path, default=bundle.default_path(), help="bundle to serve")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="measure the API of another checkout instead"
+    )
     arguments = parser.parse_args(argv)
     rounds, seconds = (3, 2.0) if arguments.quick else (7, 5.0)
     forecaster = OnnxForecaster(bundle.load(arguments.model))
     length = forecaster.window_length
     result: dict[str, Any] = {"history": length, "rounds": rounds, "cores": os.cpu_count()}
+    if arguments.against:
+        print(json.dumps(against(arguments.against.resolve(), length, rounds, seconds)))
+        return 0
     result["model_path"] = model_path(forecaster, rounds)
     ports = free_ports(2)
     ours = ["-m", "api", "--port", str(ports[0]), "--model", str(arguments.model)]
