@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
@@ -17,28 +13,24 @@ from prometheus_client import CollectorRegistry
 
 from producer.ranges import oldest_ms
 from producer.resume import ResumeError, newest_published
-from producer.settings import ProducerSettings
+from producer.settings import PROCESS, ProducerSettings
 from producer.sink import KafkaSink, PublishError
 from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import replay, source
-from shared import topics
+from shared import process, topics
 from shared.history import HistoryError
 from shared.metrics import ProducerMetrics
-from shared.settings import configure_logging
-from shared.status import Health, StatusServer
+from shared.process import Exit, now_ms
+from shared.status import Health, StatusPortError, StatusServer
 
 log = logging.getLogger("producer")
 
-STALLED_S = 30.0
+STALLED_S: Final = 30.0
 """How long the broker may leave candles unacknowledged before /readyz says so."""
 
 
 _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
 """Sources whose candles close while they run."""
-
-
-class StatusPortError(Exception):
-    """A port for /metrics that cannot be had."""
 
 
 EXPECTED: Final = (
@@ -49,26 +41,11 @@ EXPECTED: Final = (
     StatusPortError,
     topics.TopicError,
 )
-"""What is told in one line, without a traceback."""
-
-
-class _Seldom(logging.Filter):
-    """Lets the same complaint through once in a while: aiokafka has ten a second without Kafka."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
-        self._next: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.created < self._next.get(record.msg, 0.0):
-            return False
-        self._next[record.msg] = record.created + self._seconds
-        return True
+"""Errors that one line explains, without a traceback."""
 
 
 class _Progress:
-    """What the probes tell; read by the status server's thread."""
+    """Answers the probes; read by the status server's thread."""
 
     sink: KafkaSink | None = None
 
@@ -87,34 +64,29 @@ class _Progress:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the producer and return its exit code."""
     settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
-    configure_logging(settings.log_level)
-    aiokafka = logging.getLogger("aiokafka")
-    aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it sends again
-    aiokafka.addFilter(_Seldom(10.0))
-    try:
-        return uvloop.run(_until_signal(settings))
-    except EXPECTED as error:
-        log.error("%s", error)
-    return 1
+    return process.live(
+        PROCESS, settings.log_level, lambda: uvloop.run(_until_signal(settings)), expected=EXPECTED
+    )
 
 
 async def _until_signal(settings: ProducerSettings) -> int:
-    task = asyncio.ensure_future(_run(settings))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
+    if not await process.unless_stopped(_run(settings), process.stop_on_signals()):
         log.info("stopped by a signal")
-    return 0
+    return Exit.DONE
 
 
 async def _run(settings: ProducerSettings) -> None:
     registry = CollectorRegistry()
     metrics = ProducerMetrics(registry)
     progress = _Progress()
-    with _status(settings, registry, progress) as server, source(settings, metrics) as chosen:
+    status = StatusServer(
+        settings.metrics_host,
+        settings.metrics_port,
+        registry,
+        live=progress.live,
+        ready=progress.ready,
+    )
+    with status as server, source(settings, metrics) as chosen:
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
         try:
             await _publish(settings, chosen, metrics, progress)
@@ -135,36 +107,22 @@ def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSou
     return replay(settings.model_copy(update=update), metrics)
 
 
-def _status(
-    settings: ProducerSettings, registry: CollectorRegistry, progress: _Progress
-) -> StatusServer:
-    host, port = settings.metrics_host, settings.metrics_port
-    try:
-        return StatusServer(host, port, registry, live=progress.live, ready=progress.ready)
-    except OSError as error:
-        raise StatusPortError(
-            f"metrics_port: {host}:{port} cannot be had: {error.strerror}"
-        ) from error
-
-
 async def _publish(
     settings: ProducerSettings,
     chosen: CandleSource,
     metrics: ProducerMetrics,
     progress: _Progress,
 ) -> None:
-    await topics.ensure(settings.bootstrap, topics.market_topics(settings))
+    await topics.ensure(settings, topics.market_topics(settings))
     async with KafkaSink(
-        settings.bootstrap,
-        settings.candles_topic,
+        settings,
         metrics,
         chosen.name,
         buffered=settings.buffer,
         measure_lag=chosen.name in _AS_THEY_CLOSE,
     ) as sink:
         published = await newest_published(
-            settings.bootstrap,
-            settings.candles_topic,
+            settings,
             await sink.partitions(),
             chosen.symbols,
             chosen.interval,
@@ -185,11 +143,8 @@ def _looked_back_to_ms(chosen: CandleSource) -> int:
     """Return the time before which a candle was appended that no longer matters."""
     if chosen.name not in _AS_THEY_CLOSE:
         return 0
-    return max(oldest_ms(chosen.interval, time.time_ns() // 1_000_000), 0)
+    return max(oldest_ms(chosen.interval, now_ms()), 0)
 
 
 if __name__ == "__main__":
-    code = main()
-    logging.shutdown()
-    # a request to Yahoo that hangs in its thread must not hold up the end of the process
-    os._exit(code)
+    process.leave(main())  # a request to Yahoo may hang in its thread

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,18 +13,20 @@ from producer.ranges import Span, why_impossible
 from producer.schedule import default_poll_ms
 from shared.candles import DAY_MS, INTERVALS_MS
 from shared.history import BUNDLED_SYMBOLS
-from shared.settings import CommaSeparated, KafkaSettings
+from shared.kafka import KafkaSettings
+from shared.process import now_ms
+from shared.settings import CommaSeparated, Interval, broken, own
 
-
-def _known_interval(value: str) -> str:
-    if value not in INTERVALS_MS:
-        raise ValueError(f"expected one of {', '.join(INTERVALS_MS)}")
-    return value
+PROCESS: Final = "producer"
+"""The process's name in its variables, log lines and metrics."""
 
 
 def _time(value: str | None) -> str | None:
     if value is not None:
-        time_ms(value)
+        try:
+            time_ms(value)
+        except ValueError as error:
+            raise broken(str(error)) from None
     return value
 
 
@@ -50,8 +51,7 @@ Time = Annotated[str | None, AfterValidator(_time)]
 class ProducerSettings(KafkaSettings):
     """Publishes closed candles to Kafka, keyed by symbol.
 
-    After a stop, even by kill -9, it goes on after the last candle in the topic. Every flag is
-    also an environment variable: --poll-seconds is CANDLECAST_POLL_SECONDS.
+    After a stop, even by kill -9, it goes on after the last candle in the topic.
 
     Examples:
       python -m producer                                  the bundled real candles, at once
@@ -61,6 +61,8 @@ class ProducerSettings(KafkaSettings):
       python -m producer --source live --symbols-file nasdaq.txt --interval 1m
       python -m producer --source backfill --interval 1h --start 2026-01-01
     """
+
+    model_config = own(PROCESS)
 
     source: Literal["replay", "yfinance", "live", "backfill"] = Field(
         "replay",
@@ -79,7 +81,7 @@ class ProducerSettings(KafkaSettings):
     symbols_file: Path | None = Field(
         None, description="text file of more symbols, one a line; what follows a # is left out"
     )
-    interval: Annotated[str, AfterValidator(_known_interval)] = Field(
+    interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
     path: Path | None = Field(
@@ -103,7 +105,7 @@ class ProducerSettings(KafkaSettings):
     idle_seconds: float = Field(
         120.0,
         ge=1,
-        description="for live: a stream that is silent for so long counts as lost and begins anew",
+        description="for live: a stream that is silent for so long counts as lost and begins again",
     )
     once: bool = Field(default=False, description="for yfinance: poll once and end")
     rate: float = Field(
@@ -184,7 +186,7 @@ class ProducerSettings(KafkaSettings):
         if self.source == "live" and INTERVALS_MS[self.interval] >= DAY_MS:
             raise _inconsistent(f"interval: live makes candles below a day, got {self.interval!r}")
         if self.source == "backfill":
-            self._check_range(time.time_ns() // 1_000_000)
+            self._check_range(now_ms())
         elif self.start is not None or self.end is not None:
             raise _inconsistent(f"start, end: only a backfill has a range, got {self.source!r}")
         if self.once and self.source != "yfinance":
