@@ -1,25 +1,15 @@
 from __future__ import annotations
 
-import json
-import logging
-import socket
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from typing import Any
+import re
 
-import psutil
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, CliSubCommand
 
-from shared.metrics import ApiMetrics, ModelMetrics, ProducerMetrics, WorkerMetrics
-from shared.settings import CommaSeparated, KafkaSettings, ServiceSettings
-from shared.status import Health, StatusServer
+from docs import reference
+from shared.kafka import KafkaSettings
+from shared.setting_words import placeholder, type_in_words
+from shared.settings import CommandGroup, CommaSeparated, ServiceSettings, own, variable
 
 
 class Symbols(ServiceSettings):
@@ -129,183 +119,117 @@ def test_the_log_level_is_known_in_any_case() -> None:
     assert Symbols.read(["--log-level", "debug"], "x").log_level == "DEBUG"
 
 
-def test_logs_go_to_standard_error() -> None:
-    script = (
-        "import logging; from shared.settings import configure_logging; "
-        "configure_logging('WARNING'); logging.getLogger('x').info('no'); "
-        "logging.getLogger('x').warning('yes')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout == ""
-    assert done.stderr.endswith("WARNING x: yes\n")
-    assert "no" not in done.stderr.split()
+def test_a_variable_means_one_thing_in_every_process() -> None:
+    """``CANDLECAST_RATE`` was a number in the producer and ``200/second`` in the API."""
+    declarers: dict[str, set[object]] = {}
+    for setting in reference.variables():
+        declarers.setdefault(setting.name, set()).add(setting.owner)
+    assert {name: owners for name, owners in declarers.items() if len(owners) > 1} == {}
 
 
-class Probes:
-    """Probes that a test sets."""
-
-    def __init__(self) -> None:
-        self.alive = Health(ok=True, detail="alive")
-        self.prepared = Health(ok=False, detail="not yet")
-
-    def live(self) -> Health:
-        return self.alive
-
-    def ready(self) -> Health:
-        return self.prepared
-
-
-@pytest.fixture
-def probes() -> Probes:
-    return Probes()
+def test_a_variable_has_the_name_of_the_process_that_it_belongs_to() -> None:
+    for setting in reference.variables():
+        processes = {reader.split()[0] for reader in setting.readers}
+        if setting.owner in reference.SHARED:
+            assert len(processes) > 1, setting.name
+            assert not setting.name.startswith(
+                tuple(f"CANDLECAST_{process.upper()}_" for process in reference.PROGRAMS)
+            )
+        else:
+            [process] = processes
+            assert setting.name.startswith(f"CANDLECAST_{process.upper()}_"), setting.name
 
 
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def server(probes: Probes, registry: CollectorRegistry) -> Iterator[StatusServer]:
-    with StatusServer("127.0.0.1", 0, registry, live=probes.live, ready=probes.ready) as server:
-        yield server
-
-
-def get(server: StatusServer, path: str) -> tuple[int, str, str]:
-    """Return the status, the content type and the body of an answer."""
-    url = f"http://127.0.0.1:{server.port}{path}"
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.headers["content-type"], answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers["content-type"], error.read().decode()
-
-
-def test_probes_answer_by_their_status(server: StatusServer, probes: Probes) -> None:
-    status, kind, body = get(server, "/livez")
-    assert (status, kind) == (200, "application/json")
-    assert json.loads(body) == {"ok": True, "detail": "alive"}
-    status, _, body = get(server, "/readyz")
-    assert status == 503
-    assert json.loads(body) == {"ok": False, "detail": "not yet"}
-    probes.prepared = Health(ok=True, detail="now")
-    assert get(server, "/readyz")[0] == 200
-
-
-def test_other_paths_are_not_there(server: StatusServer) -> None:
-    status, _, body = get(server, "/")
-    assert status == 404
-    assert json.loads(body)["paths"] == ["/metrics", "/livez", "/readyz"]
-
-
-def test_metrics_are_served(server: StatusServer, registry: CollectorRegistry) -> None:
-    metrics = WorkerMetrics(registry)
-    metrics.forecasts.inc(7)
-    status, kind, body = get(server, "/metrics")
-    assert status == 200
-    assert kind.startswith("text/plain")
-    assert samples(body)["candlecast_forecasts_total", ()] == 7
-
-
-def test_a_probe_answers_while_another_connection_is_silent(server: StatusServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5):
-        started = time.monotonic()
-        assert get(server, "/livez")[0] == 200
-        assert time.monotonic() - started < 5
-
-
-def test_a_taken_port_is_an_error(server: StatusServer, registry: CollectorRegistry) -> None:
-    def probe() -> Health:
-        return Health(ok=True, detail="")
-
-    with pytest.raises(OSError, match="in use"):
-        StatusServer("127.0.0.1", server.port, registry, live=probe, ready=probe)
-
-
-def test_the_thread_ends_with_the_context(probes: Probes, registry: CollectorRegistry) -> None:
-    before = threading.active_count()
-    with StatusServer("127.0.0.1", 0, registry, live=probes.live, ready=probes.ready) as server:
-        get(server, "/livez")
-    with pytest.raises(OSError, match="refused"):
-        get(server, "/livez")
-    assert threading.active_count() <= before + 1  # a request's own thread may linger
-
-
-GROUPS: list[type[Any]] = [ProducerMetrics, WorkerMetrics, ApiMetrics]
-
-
-def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    return {
-        (sample.name, tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-@pytest.mark.parametrize("group", GROUPS)
-def test_metrics_are_named_as_prometheus_advises(group: type[Any]) -> None:
-    registry = CollectorRegistry()
-    group(registry)
-    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
-    assert families
-    for family in families:
-        assert family.name.startswith(("candlecast_", "process_"))
-        assert family.documentation.endswith(".")
-        assert family.type != "unknown"
-        assert "_ms" not in family.name
-        if family.type == "histogram" and "batch" not in family.name:
-            assert family.name.endswith("_seconds")
-
-
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_process_tells_cpu_and_memory(group: type[Any]) -> None:
-    registry = CollectorRegistry()
-    group(registry)
-    found = samples(generate_latest(registry).decode())
-    process = psutil.Process()
-    cpu = process.cpu_times()
-    assert 0 < found["process_cpu_seconds_total", ()] <= cpu.user + cpu.system
-    resident = found["process_resident_memory_bytes", ()]
-    assert resident == pytest.approx(process.memory_info().rss, rel=0.1)
-    assert found["process_threads", ()] >= 1
-    assert found["process_start_time_seconds", ()] == pytest.approx(time.time(), abs=60)
-
-
-def test_histograms_have_rising_buckets_in_seconds() -> None:
-    registry = CollectorRegistry()
-    metrics = WorkerMetrics(registry)
-    metrics.latency_seconds.observe(0.004)
-    metrics.seconds.observe(0.0002)
-    found = samples(generate_latest(registry).decode())
-    assert found["candlecast_forecast_latency_seconds_bucket", ("0.0025",)] == 0
-    assert found["candlecast_forecast_latency_seconds_bucket", ("0.005",)] == 1
-    assert found["candlecast_inference_seconds_bucket", ("0.00025",)] == 1
-    assert found["candlecast_inference_seconds_sum", ()] == pytest.approx(0.0002)
-
-
-@pytest.mark.parametrize("group", [WorkerMetrics, ApiMetrics])
-def test_serving_processes_name_their_model(group: type[ModelMetrics]) -> None:
-    registry = CollectorRegistry()
-    group(registry).model.info({"version": "m-1"})
-    assert samples(generate_latest(registry).decode())["candlecast_model_info", ("m-1",)] == 1
-
-
-def test_a_worker_counts_by_reason() -> None:
-    registry = CollectorRegistry()
-    metrics = WorkerMetrics(registry)
-    metrics.rejects.labels("not_json").inc()
-    metrics.candles.labels("appended").inc(2)
-    found = samples(generate_latest(registry).decode())
-    assert found["candlecast_rejects_total", ("not_json",)] == 1
-    assert found["candlecast_candles_total", ("appended",)] == 2
-
-
-def test_nothing_is_logged_by_a_probe(
-    server: StatusServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+def test_every_variable_is_read_by_its_processes_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.DEBUG)
-    get(server, "/livez")
-    assert not caplog.records
-    assert capfd.readouterr() == ("", "")
+    """``local`` gives one environment to all: what is wrong in it for one may not stop another."""
+    for setting in reference.variables():
+        if type_in_words(setting.field) in {"text", "path", "texts, by comma"}:
+            continue
+        with monkeypatch.context() as patched:
+            patched.setenv(setting.name, "nonsense")
+            for reader, settings in reference.commands():
+                if reader not in setting.readers and not any(
+                    field.is_required() for field in settings.model_fields.values()
+                ):
+                    settings.read([], reader)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_reads_its_own_variable_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = dict(reference.commands())
+    monkeypatch.setenv("CANDLECAST_RATE", "nonsense")
+    monkeypatch.setenv("CANDLECAST_API_RATE", "5/second")
+    monkeypatch.setenv("CANDLECAST_PRODUCER_RATE", "7")
+    assert read["producer"].read([], "x").model_dump()["rate"] == 7
+    assert read["api"].read([], "x").model_dump()["rate"] == "5/second"
+
+
+class Named(ServiceSettings):
+    """Take a thing."""
+
+    model_config = own("tool", "take")
+
+    thing: CliPositionalArg[str] = Field(description="what to take")
+    most: int = Field(3, ge=1, le=9, description="how many")
+    parts: CommaSeparated = Field(("a", "b"), description="which parts; 100 %")
+
+
+class Group(CommandGroup):
+    """Do things."""
+
+    take: CliSubCommand[Named] = Field(description="take a thing")
+
+
+class Tool(ServiceSettings):
+    """A tool."""
+
+    model_config = own("tool")
+
+    width: float | None = Field(None, gt=0, description="how wide")
+    do: CliSubCommand[Group] = Field(description="do things")
+
+
+def shown(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        Tool.read(argv, "tool")
+    assert ended.value.code == 0
+    return re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_help_speaks_of_people_s_types(capsys: pytest.CaptureFixture[str]) -> None:
+    top = shown(["--help"], capsys)
+    assert "--width NUMBER how wide [CANDLECAST_TOOL_WIDTH]" in top
+    assert "do do things" in top
+    of_command = shown(["do", "take", "--help"], capsys)
+    assert "THING what to take options" in of_command
+    assert "--most NUMBER how many (default: 3) [CANDLECAST_TOOL_TAKE_MOST]" in of_command
+    assert "--parts A,B,... which parts; 100 % (default: a,b)" in of_command
+
+
+@pytest.mark.parametrize(("reader", "settings"), list(reference.commands()))
+def test_no_help_shows_python_s_types(
+    reader: str, settings: type[ServiceSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        settings.read(["--help"], reader)
+    told = capsys.readouterr().out
+    raw = r"tuple\b|factory:|default: (None|\(|False|True)|--[\w-]+ (str|int|float|Path|date\w*)\b"
+    assert re.findall(raw, told) == []
+
+
+def test_a_command_reads_its_variables_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLECAST_TOOL_TAKE_MOST", "5")
+    monkeypatch.setenv("CANDLECAST_TOOL_TAKE_THING", "other")
+    read = Tool.read(["do", "take", "it", "--parts", "c"], "tool")
+    assert read.do is not None
+    assert read.do.take is not None
+    assert (read.do.take.thing, read.do.take.most, read.do.take.parts) == ("it", 5, ("c",))
+    assert variable(Named, "most") == "CANDLECAST_TOOL_TAKE_MOST"
+
+
+def test_types_have_words() -> None:
+    assert type_in_words(Named.model_fields["most"]) == "whole number from 1 to 9"
+    assert type_in_words(Tool.model_fields["width"]) == "number above 0"
+    assert placeholder(tuple[int, ...]) == "N,N,..."
