@@ -42,7 +42,7 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the README's settings anew
+docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the pages of reference again
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="stream --quick"

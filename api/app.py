@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from api.stream.routes import StreamLimits, stream_routes
 from shared.bundle import BundleConfig
 from shared.forecaster import Models
 from shared.metrics import ApiMetrics
+from shared.process import now_ms
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def create_app(
     metrics.model.info({"version": forecaster.model_version})
 
     def card() -> ModelCard:
-        return card_of(predictor.forecaster, options.config, time.time_ns() // 1_000_000)
+        return card_of(predictor.forecaster, options.config, now_ms())
 
     slicer = Slicer()
     described = [

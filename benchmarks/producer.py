@@ -150,10 +150,9 @@ def _cpu_of_children_s() -> float:
 
 
 async def _symbols_in_topic(bootstrap: str, symbols: Sequence[str]) -> int:
-    settings = ProducerSettings.read([], "benchmarks")
-    topic = settings.candles_topic
-    numbers = await partitions_of(bootstrap, topic)
-    return len(await newest_published(bootstrap, topic, list(numbers), symbols, "1m"))
+    settings = ProducerSettings.read(["--bootstrap", bootstrap], "benchmarks")
+    numbers = await partitions_of(settings, settings.candles_topic)
+    return len(await newest_published(settings, numbers, symbols, "1m"))
 
 
 class _Ours:

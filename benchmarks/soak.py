@@ -78,7 +78,7 @@ class Soak:
         days = candles // symbols
         market = Market(symbols, length, days)
         settings = WorkerSettings.read(self._flags, "soak")
-        await topics.ensure(self._broker.bootstrap, worker_topics(settings))
+        await topics.ensure(settings, worker_topics(settings))
         producer = AIOKafkaProducer(
             bootstrap_servers=self._broker.bootstrap, max_batch_size=2 * BATCH_BYTES
         )

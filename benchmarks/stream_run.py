@@ -20,6 +20,7 @@ from benchmarks.stream_market import Market
 from local.leash import Leash
 from local.process import Process
 from shared import topics
+from shared.kafka import KafkaSettings
 
 START_S: Final = 60.0
 DONE_S: Final = 60.0
@@ -166,7 +167,8 @@ class Run:
         changelog = topics.Topic(self.names.changelog, PARTITIONS, 1, {"cleanup.policy": "compact"})
         if self._contender.has_changelog:
             made.append(changelog)
-        await topics.ensure(self._place.bootstrap, made)
+        settings = KafkaSettings.read(["--bootstrap", self._place.bootstrap], "benchmarks")
+        await topics.ensure(settings, made)
         if self._contender.has_changelog:
             await self._feed.seed(self.names.changelog)
         return self

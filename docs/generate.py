@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Writes what follows from the code: JSON Schemas, the AsyncAPI document, parts of the README.
+"""Writes what follows from the code: JSON Schemas, AsyncAPI, reference pages, the README's files.
 
-``python docs/generate.py`` writes the files anew, ``--check`` fails when one is stale.
+``python docs/generate.py`` writes the files again, ``--check`` fails when one is stale.
 """
 
 from __future__ import annotations
@@ -16,40 +16,28 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
-from api.settings import ApiSettings
-from local.settings import LocalSettings
-from producer.settings import ProducerSettings
 from producer.sink import EVENT_TYPE
 from shared.candles import INTERVALS_MS, Candle, RejectReason
 from shared.forecasts import Forecast, Horizon
 from shared.headers import cloud_event
+from shared.kafka import KafkaSettings
 from shared.messages import Message
-from shared.settings import ENV_PREFIX, KafkaSettings, ServiceSettings
 from shared.topics import Topic, market_topics
 from stream_app.publisher import FORECAST_TYPE
-from stream_app.settings import WorkerSettings
 from trainer.features import FEATURES
 
 ROOT: Final = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
+
+from docs import reference  # noqa: E402
+
 README: Final = ROOT / "README.md"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
 FEATURES_PAGE: Final = ROOT / "docs" / "features.md"
 
 PACKAGES: Final = ("producer", "stream_app", "api", "trainer", "shared", "local", "benchmarks")
-
-SETTINGS: Final[dict[str, tuple[type[ServiceSettings], type[ServiceSettings] | None]]] = {
-    "All": (ServiceSettings, None),
-    "producer, stream_app, api": (KafkaSettings, ServiceSettings),
-    "producer": (ProducerSettings, KafkaSettings),
-    "stream_app": (WorkerSettings, KafkaSettings),
-    "api": (ApiSettings, KafkaSettings),
-    "local": (LocalSettings, ServiceSettings),
-}
-"""Of each process its settings, and those that an earlier row has."""
 
 CANDLE: Final = Candle(
     symbol="AAPL",
@@ -89,12 +77,14 @@ def documents() -> dict[Path, str]:
         SCHEMAS / "candle.v1.json": _json(schema(Candle, EVENT_TYPE)),
         SCHEMAS / "forecast.v1.json": _json(schema(Forecast, FORECAST_TYPE)),
         ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
+        ROOT / "docs" / "settings.md": reference.settings_page(),
+        ROOT / "docs" / "metrics.md": reference.metrics_page(),
+        ROOT / "docs" / "errors.md": reference.errors_page(ROOT),
     }
     if FEATURES_PAGE.exists():
         found[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
     if README.exists():
-        text = replace(README.read_text(), "settings", settings_tables())
-        found[README] = replace(text, "files", file_tree())
+        found[README] = replace(README.read_text(), "files", file_tree())
     return found
 
 
@@ -143,7 +133,7 @@ def asyncapi() -> dict[str, Any]:
             "candles": _channel(candles, "candle", "Closed candles, in order by symbol."),
             "forecasts": _channel(forecasts, "forecast", "A forecast for each candle of a full "
                                   "window, in order by symbol."),
-            "deadLetters": _channel(dead_letters, "deadLetter", "What is no valid candle."),
+            "deadLetters": _channel(dead_letters, "deadLetter", "What is not a valid candle."),
         },
         "operations": {
             "publishCandle": _operation("send", "candles", "The producer publishes a candle."),
@@ -243,37 +233,6 @@ def feature_list() -> str:
             f"![{name}](images/features/{name}.svg)\n"
         )
     return "\n".join(parts).rstrip()
-
-
-def settings_tables() -> str:
-    """Return the settings of every process as one Markdown table."""
-    rows = ["| of | flag | variable | default | |", "|---|---|---|---|---|"]
-    for process, (settings, known) in SETTINGS.items():
-        for name, field in settings.model_fields.items():
-            if known is None or name not in known.model_fields:
-                rows.append(_setting(process, name, field))
-    return "\n".join(rows)
-
-
-def _setting(process: str, name: str, field: FieldInfo) -> str:
-    flag = f"--{name.replace('_', '-')}"
-    cells = (
-        process,
-        f"`{flag}`",
-        f"`{ENV_PREFIX}{name.upper()}`",
-        _default(field),
-        (field.description or "").replace("|", "\\|"),
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def _default(field: FieldInfo) -> str:
-    default = field.default
-    if default is PydanticUndefined or default in (None, ()):
-        return ""
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
 def file_tree() -> str:

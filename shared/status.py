@@ -28,6 +28,10 @@ class Health:
     detail: str
 
 
+class StatusPortError(Exception):
+    """A port for the probes that cannot be had."""
+
+
 Probe = Callable[[], Health]
 
 
@@ -37,10 +41,19 @@ class StatusServer:
     def __init__(
         self, host: str, port: int, registry: CollectorRegistry, *, live: Probe, ready: Probe
     ) -> None:
-        """Bind at once; port 0 takes a free one. Raises ``OSError`` when the port is taken."""
+        """Bind at once; port 0 takes a free one.
+
+        Raises:
+            StatusPortError: when the port is taken or may not be used.
+        """
         self._metrics = make_wsgi_app(registry)
         self._probes = {"/livez": live, "/readyz": ready}
-        self._server = make_server(host, port, self._answer, _ThreadingServer, _QuietHandler)
+        try:
+            self._server = make_server(host, port, self._answer, _ThreadingServer, _QuietHandler)
+        except OSError as error:
+            raise StatusPortError(
+                f"metrics_port: {host}:{port} cannot be had: {error.strerror}"
+            ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="status", daemon=True
         )

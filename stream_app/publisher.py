@@ -1,15 +1,13 @@
-"""What the worker sends, and the order in which the broker must acknowledge it."""
+"""Publishes a batch's forecasts, dead letters and window records until acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from aiokafka import AIOKafkaProducer
-from faust.types import Message
-
+from shared import kafka
 from shared.candles import InvalidCandle
 from shared.headers import cloud_event
 from stream_app.pipeline import BatchResult
@@ -18,13 +16,24 @@ from stream_app.settings import WorkerSettings
 SOURCE: Final = "candlecast/stream_app"
 FORECAST_TYPE: Final = "market.forecast.v1"
 ABOUT_PREFIX: Final = "candlecast-"
-"""Of the headers that a dead letter has beyond its original ones."""
+"""Prefix of the headers that a dead letter has beyond its original ones."""
 
-MAX_BATCH_BYTES: Final = 1 << 19
-"""Of the records of one partition that go together; a broker refuses more than 1 MB by default."""
+MAX_RECORDS_BYTES: Final = 1 << 19
+"""Most bytes of one partition's records that go together; a broker refuses more than 1 MB."""
 
 Record = tuple[bytes | None, bytes, list[tuple[str, bytes]]]  # key, value, headers
 NO_HEADERS: Final[list[tuple[str, bytes]]] = []
+
+
+class Consumed(Protocol):
+    """A message as the worker's consumer delivers it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Any  # a list of pairs or a mapping
 
 
 class Publisher:
@@ -32,12 +41,7 @@ class Publisher:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=settings.bootstrap,
-            enable_idempotence=True,
-            acks="all",
-            max_batch_size=MAX_BATCH_BYTES,
-        )
+        self._producer = kafka.producer(settings, max_batch_bytes=MAX_RECORDS_BYTES)
 
     async def start(self) -> None:
         """Connect to the broker."""
@@ -47,12 +51,12 @@ class Publisher:
         """Send what is buffered and disconnect."""
         await self._producer.stop()
 
-    async def outputs(self, messages: Sequence[Message], result: BatchResult) -> None:
+    async def outputs(self, messages: Sequence[Consumed], result: BatchResult) -> None:
         """Send a batch's forecasts and dead letters; return when the broker has them."""
         records: dict[int, list[Record]] = defaultdict(list)
-        for i, one in result.forecasts:
-            headers = cloud_event(one.id, FORECAST_TYPE, SOURCE, one.made_at_ms)
-            records[messages[i].partition].append((messages[i].key, one.encode(), headers))
+        for i, forecast in result.forecasts:
+            headers = cloud_event(forecast.id, FORECAST_TYPE, SOURCE, forecast.made_at_ms)
+            records[messages[i].partition].append((messages[i].key, forecast.encode(), headers))
         dead = [await self._dead_letter(messages[i], error) for i, error in result.rejected]
         await asyncio.gather(self._send(self._settings.forecasts_topic, records), *dead)
 
@@ -83,7 +87,7 @@ class Publisher:
         sent.append(await self._producer.send_batch(batch, topic, partition=partition))
         await asyncio.gather(*sent)
 
-    async def _dead_letter(self, message: Message, error: InvalidCandle) -> asyncio.Future[Any]:
+    async def _dead_letter(self, message: Consumed, error: InvalidCandle) -> asyncio.Future[Any]:
         about = {
             "topic": message.topic,
             "partition": str(message.partition),
@@ -104,8 +108,8 @@ class Publisher:
         return sent
 
 
-def original_headers(message: Message) -> list[tuple[str, bytes]]:
-    """Return a message's headers as they came; Faust gives a list or a mapping."""
+def original_headers(message: Consumed) -> list[tuple[str, bytes]]:
+    """Return a message's headers as they came."""
     headers = message.headers or []
     pairs = headers.items() if hasattr(headers, "items") else headers
     return [(name, value) for name, value in pairs]

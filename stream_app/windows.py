@@ -48,7 +48,7 @@ class WindowStore(Store[bytes, bytes]):
         to_key: Callable[[Any], Any],
         to_value: Callable[[Any], Any],
     ) -> None:
-        """Do nothing: the consumer gives the records to ``take`` as they come."""
+        """Do nothing: the consumer gives the records to ``take`` as they arrive."""
 
     def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
         """Take a record of the changelog: a whole window, or a tail that is joined at the end."""

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import Progress
 
+from shared import process
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import OnnxForecaster
 from shared.history import HistoryError
-from shared.settings import ServiceSettings, configure_logging
+from shared.process import Exit
+from shared.settings import ServiceSettings
 from trainer import console, quality, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
+    PROCESS,
     BacktestSettings,
     DataSettings,
     EvaluateSettings,
@@ -74,7 +77,7 @@ EXPECTED: Final = (
     ValueError,  # what the candles or the settings cannot give
     OSError,
 )
-"""What is told in one line."""
+"""Errors that one line explains, without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,28 +85,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in {"-h", "--help"}:
         print(HELP)
-        return 0
+        return Exit.DONE
     name = given.pop(0) if given and not given[0].startswith("-") else "train"
     if name not in COMMANDS:
         print(f"{PROG}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
-        return 2
+        return Exit.USAGE
     kind, run = COMMANDS[name]
     settings = kind.read(given, f"{PROG} {name}")
-    configure_logging(settings.log_level)
-    try:
+
+    def body() -> int:
         run(settings)
-    except EXPECTED as error:
-        log.error("%s", _line(error))
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return Exit.DONE
 
-
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return process.live(
+        PROCESS, settings.log_level, body, expected=EXPECTED, stopped=Exit.INTERRUPTED
+    )
 
 
 def _train(settings: TrainSettings) -> None:

@@ -7,16 +7,19 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Final, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
-from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
-from shared.settings import CommaSeparated, ServiceSettings
+from shared.candles import INTERVALS_MS, MAX_CANDLES
+from shared.settings import CommaSeparated, Interval, ServiceSettings, SplitByComma, broken, own
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
+
+PROCESS: Final = "trainer"
+"""The process's name in its variables and log lines."""
 
 COLUMNS: Final = (
     "CSV (also .csv.gz) or Parquet file with the columns symbol, date (or open_ms), open, high, "
@@ -34,29 +37,15 @@ CONFIGURATIONS_TRIED: Final = 138
 _DEFAULT: Final = FitConfig()
 
 
-def _parts(value: object) -> object:
-    """Return the parts of a flag that holds several values by comma."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, list):  # a flag given several times
-        return tuple(part for item in value for part in str(item).split(","))
-    return value
-
-
-def _wrong(rule: str) -> PydanticCustomError:
-    """Return the error of a rule, which is told with the field and what it got."""
-    return PydanticCustomError("rule", "{rule}", {"rule": rule})
-
-
 def _levels(values: tuple[float, ...]) -> tuple[float, ...]:
     if not all(0 < one < 1 for one in values) or 0.5 not in values:
-        raise _wrong("expected levels between 0 and 1, 0.5 among them")
+        raise broken("expected levels between 0 and 1, 0.5 among them")
     return tuple(sorted(set(values)))
 
 
 def _steps(values: tuple[int, ...]) -> tuple[int, ...]:
     if not values or min(values) < 1:
-        raise _wrong("expected whole numbers of candles from 1")
+        raise broken("expected whole numbers of candles from 1")
     return tuple(sorted(set(values)))
 
 
@@ -65,7 +54,7 @@ def _some_of(known: Iterable[str]) -> AfterValidator:
 
     def check(values: tuple[str, ...]) -> tuple[str, ...]:
         if not values or not set(values) <= set(names):
-            raise _wrong(f"expected some of {', '.join(names)}")
+            raise broken(f"expected some of {', '.join(names)}")
         return values
 
     return AfterValidator(check)
@@ -78,8 +67,8 @@ def _features(specs: tuple[str, ...]) -> tuple[str, ...]:
     return resolve(specs, _DEFAULT.features)
 
 
-Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]
-Steps = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_steps)]
+Levels = Annotated[tuple[float, ...], NoDecode, SplitByComma, AfterValidator(_levels)]
+Steps = Annotated[tuple[int, ...], NoDecode, SplitByComma, AfterValidator(_steps)]
 Features = Annotated[CommaSeparated, AfterValidator(_features)]
 Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
@@ -87,6 +76,8 @@ Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
 class DataSettings(ServiceSettings):
     """Which candles."""
+
+    model_config = own(PROCESS)
 
     data: Path | None = Field(None, description=f"{COLUMNS}; by default the bundled candles")
     interval: Interval = Field(
@@ -109,6 +100,8 @@ class DataSettings(ServiceSettings):
 
 class ModelSettings(DataSettings):
     """How to train."""
+
+    model_config = own(PROCESS)
 
     horizons: Steps = Field(_DEFAULT.horizons, description="candles ahead to forecast, by comma")
     quantiles: Levels = Field(
@@ -168,6 +161,8 @@ class ModelSettings(DataSettings):
 class Tracked(ServiceSettings):
     """Where runs are recorded."""
 
+    model_config = own(PROCESS)
+
     tracking_uri: str = Field(DEFAULT_URI, description="MLflow store of runs; empty for none")
     experiment: str = Field("candlecast", description="MLflow experiment of runs")
 
@@ -184,6 +179,8 @@ class TrainSettings(ModelSettings, Tracked):
       python -m trainer train --out my-bundle --seed 7
       python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9 --out my-bundle
     """
+
+    model_config = own(PROCESS, "train")
 
     out: Path = Field(
         default_factory=default_path,
@@ -205,6 +202,8 @@ class FitSettings(ModelSettings, Tracked):
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
     """
 
+    model_config = own(PROCESS, "fit")
+
     until: date | None = Field(
         None, description="train on the candles that open before this date (UTC); by default all"
     )
@@ -222,6 +221,8 @@ class BacktestSettings(DataSettings):
       python -m trainer backtest --out forecasts.csv
       python -m trainer backtest --model my-bundle --data candles.parquet --out forecasts.parquet
     """
+
+    model_config = own(PROCESS, "backtest")
 
     model: Path = Field(
         default_factory=default_path, description="folder of the model bundle (default: built in)"
@@ -241,6 +242,8 @@ class EvaluateSettings(ModelSettings, Tracked):
       python -m trainer evaluate --model shared/models/default --data candles.parquet
       python -m trainer evaluate --data candles.csv --start 2018-01-01 --end 2024-01-01 --folds 6
     """
+
+    model_config = own(PROCESS, "evaluate")
 
     model: Path | None = Field(
         None, description="folder of a frozen bundle; by default networks are trained"
@@ -282,6 +285,8 @@ class SearchSettings(ModelSettings, Tracked):
       python -m trainer search --data candles.csv --until 2020-01-01 --trials 20
     """
 
+    model_config = own(PROCESS, "search")
+
     trials: int = Field(20, ge=1, description="trials to add")
     folds: int = Field(3, ge=1, le=50, description="validation years before --until")
     until: date = Field(
@@ -304,7 +309,7 @@ class InspectSettings(ServiceSettings):
       python -m trainer inspect my-bundle --json
     """
 
-    model_config = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+    model_config = own(PROCESS, "inspect") | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 
     path: CliPositionalArg[Path] = Field(description="folder of the bundle")
     as_json: bool = Field(default=False, description="print the bundle's config as JSON")

@@ -6,19 +6,18 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from api.stream.cursors import Origin
 from api.stream.hub import Hub
 from api.stream.market import Market, StreamEvent
+from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast
+from shared.kafka import Consumer, KafkaError, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
-from shared.settings import KafkaSettings
 from shared.topics import partitions_of
 
 log = logging.getLogger(__name__)
@@ -72,73 +71,60 @@ class Follower:
             wait_s = min(wait_s * 1.5, longest_s)
 
     async def _follow(self) -> None:
-        bootstrap = self._kafka.bootstrap
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            request_timeout_ms=int(_ANSWER_S * 1000),
-            retry_backoff_ms=200,
+        client = clients.consumer(
+            self._kafka, request_timeout_ms=int(_ANSWER_S * 1000), retry_backoff_ms=200
         )
-        try:
-            await consumer.start()
+        async with clients.connected(client) as consumer:
             parts = [
                 *await self._parts(self._kafka.candles_topic),
                 *await self._parts(self._kafka.forecasts_topic),
             ]
-            consumer.assign(parts)
             self._live.market.clear()
             self._caught_up = False
-            ends = await self._look_back(consumer, parts)
-            await self._read(consumer, parts, ends)
-        finally:
-            await consumer.stop()
+            starts, ends = await self._look_back(consumer, parts)
+            await self._read(consumer, starts, ends)
 
-    async def _parts(self, topic: str) -> list[TopicPartition]:
+    async def _parts(self, topic: str) -> list[Partition]:
         async with asyncio.timeout(_ANSWER_S * 2):
-            numbers = await partitions_of(self._kafka.bootstrap, topic)
+            numbers = await partitions_of(self._kafka, topic)
         if not numbers:
             raise _TopicsLost(f"topic {topic} does not exist yet")
-        return [TopicPartition(topic, number) for number in numbers]
+        return [Partition(topic, number) for number in numbers]
 
     async def _look_back(
-        self, consumer: AIOKafkaConsumer, parts: list[TopicPartition]
-    ) -> dict[TopicPartition, int]:
-        """Seek to where following begins; return where the topics end now."""
+        self, consumer: Consumer, parts: list[Partition]
+    ) -> tuple[dict[Partition, int], dict[Partition, int]]:
+        """Return where following begins, and where the topics end now."""
         begins = await consumer.beginning_offsets(parts)
-        ends: dict[TopicPartition, int] = await consumer.end_offsets(parts)
-        starts = []
+        ends: dict[Partition, int] = await consumer.end_offsets(parts)
+        starts = {}
         for part in parts:
-            share = self._lookback // sum(one.topic == part.topic for one in parts)
-            starts.append(max(begins[part], ends[part] - share))
-            consumer.seek(part, starts[-1])
+            share = self._lookback // sum(other.topic == part.topic for other in parts)
+            starts[part] = max(begins[part], ends[part] - share)
         topics = (self._kafka.candles_topic, self._kafka.forecasts_topic)
-        self._live.hub.begin(topics, starts, [ends[part] for part in parts])
-        return ends
+        self._live.hub.begin(topics, list(starts.values()), [ends[part] for part in parts])
+        return starts, ends
 
     async def _read(
         self,
-        consumer: AIOKafkaConsumer,
-        parts: list[TopicPartition],
-        goal: dict[TopicPartition, int],
+        consumer: Consumer,
+        starts: dict[Partition, int],
+        goal: dict[Partition, int],
     ) -> None:
+        parts = list(starts)
         numbers = {(part.topic, part.partition): number for number, part in enumerate(parts)}
         next_check = 0.0
-        while True:
-            batch = await consumer.getmany(timeout_ms=200, max_records=_MAX_RECORDS)
-            for records in batch.values():
-                for record in records:
-                    part = numbers[record.topic, record.partition]
-                    self._take(record, (part, record.offset))
+        async for records in clients.follow(consumer, starts, most=_MAX_RECORDS):
+            for record in records:
+                part = numbers[record.topic, record.partition]
+                self._take(record, (part, record.offset))
             await asyncio.sleep(0)  # a long backlog must not keep requests waiting
-            if not self._caught_up:
-                at = [await consumer.position(part) >= end for part, end in goal.items()]
-                self._caught_up = all(at)
+            self._caught_up = self._caught_up or await clients.has_reached(consumer, goal)
             if time.monotonic() >= next_check:
                 await self._check(consumer, parts)
                 next_check = time.monotonic() + _CHECK_S
 
-    async def _check(self, consumer: AIOKafkaConsumer, parts: list[TopicPartition]) -> None:
+    async def _check(self, consumer: Consumer, parts: list[Partition]) -> None:
         """See whether the broker answers, and how far behind we are."""
         try:
             async with asyncio.timeout(_ANSWER_S):
@@ -148,7 +134,7 @@ class Follower:
             self._lost(str(error) or "Kafka does not answer")
             return
         if any(positions[part] > end for part, end in ends.items()):
-            raise _TopicsLost("a topic was made anew")
+            raise _TopicsLost("a topic was recreated")
         self._live.lag = sum(end - positions[part] for part, end in ends.items())
         self._metrics.lag.set(self._live.lag)
         if self._caught_up and not self._live.connected:
@@ -158,12 +144,12 @@ class Follower:
         elif not self._caught_up:
             self._state("reading the topics' newest messages", connected=False)
 
-    def _take(self, record: Any, origin: Origin) -> None:
+    def _take(self, record: Record, origin: Origin) -> None:
         events = self._events(record, origin)
-        self._metrics.scores.inc(sum(one.kind == "score" for one in events))
+        self._metrics.scores.inc(sum(event.kind == "score" for event in events))
         self._live.hub.publish(origin, events)
 
-    def _events(self, record: Any, origin: Origin) -> list[StreamEvent]:
+    def _events(self, record: Record, origin: Origin) -> list[StreamEvent]:
         try:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from shared.candles import Candle
 from shared.forecasts import Forecast
 from shared.topics import partitions_of
+from tests.kafka import kafka_at
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ async def _count(bootstrap: str, topic: str) -> int:
 
 async def _ends(consumer: Any, bootstrap: str, topic: str) -> dict[TopicPartition, int]:
     ends: dict[TopicPartition, int] = await consumer.end_offsets(
-        [TopicPartition(topic, number) for number in await partitions_of(bootstrap, topic)]
+        [
+            TopicPartition(topic, number)
+            for number in await partitions_of(kafka_at(bootstrap), topic)
+        ]
     )
     return ends
 

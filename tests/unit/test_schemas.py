@@ -135,7 +135,7 @@ def test_headers_of_dead_letters_fit_the_document() -> None:
         headers=[("ce_id", b"1")],
     )  # fmt: skip
     error = InvalidCandle(RejectReason.NOT_JSON, "value: invalid JSON")
-    asyncio.run(publisher._dead_letter(message, error))  # type: ignore[arg-type]
+    asyncio.run(publisher._dead_letter(message, error))
     headers = {name: value.decode() for name, value in sent["headers"]}
     assert headers["ce_id"] == "1"
     described = DOCUMENT["components"]["messages"]["deadLetter"]["headers"]

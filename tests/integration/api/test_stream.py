@@ -18,7 +18,7 @@ from local.leash import Leash
 from local.ports import HOST, free_ports
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast
-from shared.settings import KafkaSettings
+from shared.kafka import KafkaSettings
 from shared.topics import ensure, market_topics
 from shared.window import Window
 from tests.candles import walk
@@ -33,7 +33,7 @@ LENGTH = 20
 
 
 def make_topics(kafka: KafkaSettings) -> None:
-    asyncio.run(ensure(kafka.bootstrap, market_topics(kafka)))
+    asyncio.run(ensure(kafka, market_topics(kafka)))
 
 
 def start(processes: Processes, kafka: KafkaSettings, *more: str, port: int | None = None) -> Api:

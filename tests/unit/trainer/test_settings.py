@@ -64,7 +64,7 @@ def test_a_window_is_a_multiple_of_16_and_steps_are_bounded(
 
 
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANDLECAST_HORIZONS", "2,4")
+    monkeypatch.setenv("CANDLECAST_TRAINER_HORIZONS", "2,4")
     assert TrainSettings.read([], "x").horizons == (2, 4)
     assert TrainSettings.read(["--horizons", "9"], "x").horizons == (9,)
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trainer.__main__.configure_logging", str)
+    monkeypatch.setattr("shared.process.configure_logging", lambda *_: None)
     assert main([*argv, "--no-progress"]) == 1
     errors = [one for one in caplog.records if one.levelname == "ERROR"]
     assert len(errors) == 1

@@ -16,6 +16,7 @@ from local.leash import Leash
 from local.process import Process
 from shared.topics import Topic, ensure
 from tests.integration.processes import runs, wait_until
+from tests.kafka import kafka_at
 
 pytestmark = pytest.mark.integration
 
@@ -37,7 +38,7 @@ async def _read(bootstrap: str, topic: str, count: int) -> list[bytes]:
 
 def test_carries_a_message(kafka: str, unique_name: Callable[[str], str]) -> None:
     topic = unique_name("round-trip")
-    asyncio.run(ensure(kafka, [Topic(topic, 1, 1)]))
+    asyncio.run(ensure(kafka_at(kafka), [Topic(topic, 1, 1)]))
     asyncio.run(_publish(kafka, topic, b"candle"))
     assert asyncio.run(_read(kafka, topic, 1)) == [b"candle"]
 
@@ -45,7 +46,7 @@ def test_carries_a_message(kafka: str, unique_name: Callable[[str], str]) -> Non
 def test_kill_and_restart_keep_data_and_port(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker:
         bootstrap, first = broker.bootstrap, broker.pid
-        asyncio.run(ensure(bootstrap, [Topic("kept", 1, 1)]))
+        asyncio.run(ensure(kafka_at(bootstrap), [Topic("kept", 1, 1)]))
         asyncio.run(_publish(bootstrap, "kept", b"before"))
         broker.kill()
         assert broker.exit_code == -signal.SIGKILL

@@ -229,7 +229,7 @@ def test_sigterm_under_load_drains_and_ends_with_0(
     candles = interleaved([f"S{i}" for i in range(40)], WARM_UP + 150)
     write_candles(topics.bootstrap, topics.candles, candles)
     wait_until(
-        lambda: worker.metrics().get("candlecast_forecasts_total", 0) > 100,
+        lambda: worker.metrics().get("candlecast_forecasts_published_total", 0) > 100,
         DONE_S,
         "forecasts flow",
         process=worker.process,
@@ -253,24 +253,24 @@ def test_metrics_tell_what_happened(processes: Processes, topics: WorkerTopics) 
     write(topics.bootstrap, topics.candles, [(b"AAPL", b"nonsense")])
     wait_for_forecasts(worker, topics, candles)
     wait_until(
-        lambda: worker.metrics().get('candlecast_rejects_total{"reason": "not_json"}') == 1,
+        lambda: worker.metrics().get('candlecast_dead_letters_total{"reason": "not_json"}') == 1,
         DONE_S,
         "the reject is counted",
         process=worker.process,
     )
     metrics = worker.metrics()
-    assert metrics['candlecast_candles_total{"outcome": "appended"}'] == len(candles)
-    assert metrics["candlecast_forecasts_total"] == 5
+    assert metrics['candlecast_candles_consumed_total{"outcome": "appended"}'] == len(candles)
+    assert metrics["candlecast_forecasts_published_total"] == 5
     assert metrics["candlecast_forecast_latency_seconds_count"] == 5
     assert 0 < metrics["candlecast_forecast_latency_seconds_sum"] < 5 * DONE_S
     batches = metrics["candlecast_batch_candles_count"]
     assert metrics["candlecast_batch_candles_sum"] == len(candles) + 1
-    assert metrics["candlecast_inference_seconds_count"] == batches >= 1
+    assert metrics["candlecast_batch_seconds_count"] == batches >= 1
     assert metrics["candlecast_send_seconds_count"] == batches
     calls = metrics["candlecast_model_seconds_count"]
     assert calls >= 1
     in_calls = metrics["candlecast_model_seconds_sum"]
-    assert 0 < in_calls < metrics["candlecast_inference_seconds_sum"]
+    assert 0 < in_calls < metrics["candlecast_batch_seconds_sum"]
     assert metrics["candlecast_windows"] == 1
     assert metrics["candlecast_window_bytes"] == 27 + 28 * MODEL.window_length
     assert metrics["process_cpu_seconds_total"] > 0
@@ -351,3 +351,13 @@ def test_what_cannot_work_is_said_in_one_line(
     log = process.log.read_text()
     assert message in log
     assert "Traceback" not in log
+
+
+def test_a_signal_ends_a_worker_that_waits_for_a_broker(processes: Processes) -> None:
+    """It waited for a minute; and each line of its log is an object with its process."""
+    worker = processes.start("stream_app", "--bootstrap", "127.0.0.1:1", "--metrics-port", "0")
+    wait_until(lambda: "waiting for a Kafka broker" in worker.log_tail(), 60.0, "it waits")
+    assert worker.stop(10.0) == 0
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+    keys = {"timestamp", "level", "logger", "message", "process"}
+    assert all(set(line) >= keys and line["process"] == "worker" for line in lines)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from stream_app.dlq import Action, DeadLetter, DlqSettings, check, matches
+from stream_app.dlq import DeadLetter, check, matches
+from stream_app.settings import DlqCommands, LetterSettings, ListSettings, WorkerCommand
 
 REJECTED_MS = 1_767_225_600_000  # 2026-01-01T00:00 UTC
 LETTER = DeadLetter(
@@ -26,8 +27,8 @@ LETTER = DeadLetter(
 )
 
 
-def settings(*flags: str) -> DlqSettings:
-    return DlqSettings.read(["list", *flags], "dlq")
+def settings(*flags: str) -> LetterSettings:
+    return ListSettings.read(flags, "dlq")
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,27 @@ def test_an_unknown_reason_is_refused_with_the_known_ones() -> None:
         check(settings("--reason", "nonsense"))
 
 
-def test_an_unknown_action_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["dlq", "burn"], "burn"),
+        (["dlq"], "expected one of list, show, replay"),
+        (["--partitions", "4", "dlq", "list"], "flags of dlq go behind it, got --partitions"),
+        (["dlq", "list", "--limit", "0"], "dlq.list.limit: expected at least 1"),
+    ],
+)
+def test_a_wrong_command_ends_with_2_and_says_why(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        DlqSettings.read(["burn"], "dlq")
+        WorkerCommand.read(argv, "python -m stream_app")
     assert ended.value.code == 2
-    assert "burn" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
-def test_actions_are_the_documented_ones() -> None:
-    assert set(Action) == {"list", "show", "replay"}
+def test_a_command_has_its_own_flags() -> None:
+    read = WorkerCommand.read(["dlq", "replay", "--bootstrap", "a:1", "--dry-run"], "x")
+    assert isinstance(read.dlq, DlqCommands)
+    assert read.dlq.chosen is read.dlq.replay
+    assert read.dlq.replay is not None
+    assert (read.dlq.replay.bootstrap, read.dlq.replay.dry_run) == ("a:1", True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from local import jars
-from local.__main__ import INTERRUPTED, exit_code, main
+from local.__main__ import exit_code, main
 from local.accounting import Latency, Summary
 from local.demo import End, run_folder
 from local.leash import Leash
@@ -18,6 +18,7 @@ from local.ports import free_ports
 from local.process import tail
 from local.settings import LocalSettings
 from local.system import PartFailed, source_flags
+from shared.process import Exit
 
 
 def read(*argv: str) -> LocalSettings:
@@ -56,7 +57,7 @@ def test_json_is_a_flag() -> None:
         (End.DONE, 1, True, 1),
         (End.STALLED, 0, True, 1),
         (End.STOPPED, 3, False, 0),
-        (End.STOPPED, 0, True, INTERRUPTED),
+        (End.STOPPED, 0, True, Exit.INTERRUPTED),
     ],
 )
 def test_exit_codes(end: End, missing: int, until_done: bool, code: int) -> None:

@@ -1,43 +1,38 @@
-"""The Faust app: one topic, one table, one agent that carries batches through the pipeline."""
+"""The candle worker: one topic, one table, one agent that carries batches through the pipeline."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import Any, Final, cast
 
-import faust
+from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
 from shared.forecaster import Models
+from shared.kafka import KafkaError
 from shared.metrics import WorkerMetrics
+from shared.process import calm_collector, now_ms
+from stream_app.faust_app import DirectConsumer, make_app
 from stream_app.pipeline import BatchResult, Incoming, advance
 from stream_app.progress import Progress
 from stream_app.publisher import Publisher
 from stream_app.settings import WorkerSettings
 from stream_app.state import StateError
-from stream_app.transport import (
-    BUFFER_SIZE,
-    MAX_FETCH,
-    DirectConsumer,
-    KeepingFlowControl,
-    SilentMonitor,
-    use_direct_transport,
-)
 from stream_app.windows import WindowTable
 
 log = logging.getLogger("stream_app")
 
 OBSERVE_SECONDS: Final = 5.0
+"""Longest wait for the broker's word on how far the partitions are."""
 
-GC_ALLOCATIONS: Final = 50_000
-"""Objects made, less those freed, between two looks of Python's collector at the young ones."""
+
+class ObserveError(Exception):
+    """A broker that does not say how far the partitions are."""
 
 
 class CandleWorker:
@@ -95,14 +90,14 @@ class CandleWorker:
         event of the stream holds some messages, see ``DirectConsumer``.
         """
         queue = cast("ChannelT[list[Message]]", stream.channel).queue
-        self._consumer.deliver_to(queue, self.table.recover)
+        self._consumer.deliver_to(queue, {self._changelog_topic: self.table.recover})
         batch: list[Message] = []
         async for event in cast("Stream[list[Message]]", stream).noack().events():
             batch += event.value
             if len(batch) < self._max_batch and not queue.empty():
                 continue
             # a rebalance redelivers what it found unprocessed, perhaps to another worker
-            batch = [one for one in batch if self._is_current(one)]
+            batch = [message for message in batch if self._is_current(message)]
             self._idle.clear()
             try:
                 for start in range(0, len(batch), self._max_batch):
@@ -120,10 +115,10 @@ class CandleWorker:
         return bool(message.generation_id == self.app.consumer_generation_id)
 
     async def _is_ours_still(self, batch: Sequence[Message], started_s: float) -> bool:
-        """Tell whether the group has not gone on without this worker meanwhile.
+        """Tell whether the group still counts this worker as the partitions' owner.
 
-        After a pause long enough for that (SIGSTOP, a suspended machine) it waits for the next
-        heartbeat to tell, lest it write windows behind its successor's.
+        After a pause long enough for another owner (SIGSTOP, a suspended machine) it waits for
+        the next heartbeat, so that it does not write windows behind its successor's.
         """
         if time.monotonic() - started_s > self._session_s / 2:
             await asyncio.sleep(self._session_s / 5)
@@ -186,7 +181,7 @@ class CandleWorker:
             await self.app.crash(error)
             raise
         if self._assigned_s != began_s:
-            return  # partitions were assigned anew meanwhile
+            return  # partitions were assigned again meanwhile
         seconds = time.monotonic() - began_s
         self._metrics.recovery_seconds.set(seconds)
         self.recovered = True
@@ -194,10 +189,13 @@ class CandleWorker:
         log.info("%d windows recovered in %.1f s", len(self.table.data.data), seconds)
 
     async def observe(self) -> None:
-        """Ask the broker how far the partitions are, and note it; raises ``TimeoutError``."""
-        consumer = self._consumer
-        async with asyncio.timeout(OBSERVE_SECONDS):
-            ends = await consumer.ends()
+        """Ask the broker how far the partitions are, and note it; raises ``ObserveError``."""
+        try:
+            consumer = self._consumer
+            async with asyncio.timeout(OBSERVE_SECONDS):
+                ends = await consumer.ends()
+        except (TimeoutError, KafkaError, ConsumerNotStarted) as error:
+            raise ObserveError(repr(error)) from error
         now_s = time.monotonic()
         self.progress.assign({tp.partition for tp in ends})
         for tp in ends.keys() & consumer.commits.keys():
@@ -227,56 +225,3 @@ class CandleWorker:
         self.app.flow_control.suspend()
         await self._idle.wait()
         await self._consumer.commit()
-
-
-class WorkerApp(faust.App):
-    """A Faust app that keeps nothing on disk: the windows live in memory and the changelog."""
-
-    def _create_directories(self) -> None:
-        """Make none."""
-
-    @cached_property
-    def flow_control(self) -> KeepingFlowControl:
-        """Flow control of the streams' buffers."""
-        return KeepingFlowControl()
-
-
-def make_app(settings: WorkerSettings) -> faust.App:
-    """Return the Faust app with what the worker needs and nothing of what it does itself."""
-    brokers = ";".join(f"kafka://{one.strip()}" for one in settings.bootstrap.split(","))
-    options: dict[str, Any] = {
-        "broker": brokers,
-        "store": "memory://",
-        "Monitor": SilentMonitor,
-        "web_enabled": False,
-        "topic_allow_declare": False,  # topics are made before, by shared.topics
-        "topic_disable_leader": True,
-        "topic_partitions": settings.partitions,
-        "table_standby_replicas": 0,
-        "broker_commit_interval": settings.commit_seconds,
-        "broker_session_timeout": settings.session_seconds,
-        "broker_heartbeat_interval": settings.session_seconds / 10,
-        "consumer_auto_offset_reset": "earliest",
-        "stream_buffer_maxsize": BUFFER_SIZE,
-        "broker_max_poll_records": MAX_FETCH,
-        "stream_wait_empty": False,  # drain() waits
-    }
-    app = WorkerApp(settings.group, **options)
-    use_direct_transport(app, brokers)
-    return app
-
-
-def now_ms() -> int:
-    """Return the current time, UTC epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-def calm_collector() -> None:
-    """Let Python's collector look at a batch's messages seldom, and at what stays for good never.
-
-    A batch makes tens of thousands of objects and no cycles; the default thresholds walk all
-    modules and windows several times for each.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 10, 10)

@@ -1,12 +1,18 @@
-"""What the worker replaces of Faust's transport and sensors, for speed alone."""
+"""Every override of Faust, each with why: most of them stop lost messages, two are for speed.
+
+The reasons were found by trials that killed, paused and rebalanced workers under load and counted
+every candle (``tests/integration/faults``); an issue of Faust is named where there is one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from typing import Any, Final, cast
 
+import faust
 from faust.events import Event
 from faust.sensors.monitor import Monitor
 from faust.tables.manager import TableManager
@@ -17,8 +23,10 @@ from mode.types import ServiceT
 from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
+from stream_app.settings import WorkerSettings
+
 FETCH_S: Final = 0.2
-"""For how long a fetch waits for messages; a rebalance may have to wait for it."""
+"""Longest wait of a fetch for messages; a rebalance may have to wait for it."""
 
 CHUNK: Final = 128
 """Messages handed on together, between two turns of the event loop."""
@@ -30,27 +38,30 @@ MAX_WAITING: Final = 4096
 """Messages in the stream's buffer beyond which nothing more is fetched."""
 
 BUFFER_SIZE: Final = 2 * (MAX_FETCH + MAX_WAITING)
-"""Of the stream's buffer: never full, so that handing on messages never waits."""
+"""Size of the stream's buffer: it is never full, so handing on messages never waits."""
 
 
 class DirectConsumer(driver.Consumer):
     """A consumer that hands messages on in chunks, loses none, and commits what is finished.
 
-    Four things of Faust's own consumer are replaced:
+    Four things of Faust's own consumer are replaced, three of them since they lose messages:
 
-    - It wraps every delivery in ``wait_first(callback, suspend_flow.wait())``: two tasks, an
-      event and their clean-up, some 50 µs a message; then come a lock, an event and a turn of
-      the stream for each. Here up to ``CHUNK`` messages of a source are the value of one event,
-      put into the stream's buffer; that cannot wait, for fetching stops before it is full.
-    - It fetches while it seeks, so that a message of before a seek is delivered behind it; what
-      then comes again is taken for old. Here a lock keeps the two apart.
-    - A fetch that waits while partitions are assigned anew takes the first messages of the new
-      assignment and is then thrown away. Only a partition with a committed offset is sought
-      back, so in a new group those messages were lost. Here every partition is sought, and
-      nothing of a source is handed on before.
-    - It commits what was acknowledged message by message, and acknowledges also what a stream
-      skips while the flow is suspended, so that a stop or a rebalance under load loses
-      messages. Here ``finish`` alone says what may be committed.
+    - Seeks (``seek_wait``, ``perform_seek``): it fetches while it seeks, so that a message from
+      before a seek is delivered behind it, and those that follow again count as old. Here a lock
+      keeps the two apart.
+    - Rebalances (``on_partitions_*``, ``perform_seek``, ``_fetch_once``): a fetch that waits while
+      partitions are assigned takes the first messages of the new assignment and is then thrown
+      away. Only a partition with a committed offset is sought back, so in a new group those
+      messages were lost (workers started at once in a new group). Here every partition is sought,
+      and nothing of a source is handed on before.
+    - Commits (``ack``, ``commit``): it commits what was acknowledged message by message, and
+      acknowledges also what a stream skips while the flow is suspended, so a stop or a rebalance
+      under load loses messages. Here ``finish`` alone says what may be committed.
+    - Delivery (``_drain_messages``), for speed: it wraps every delivery in
+      ``wait_first(callback, suspend_flow.wait())``: two tasks, an event and their clean-up, some
+      50 µs a message; then come a lock, an event and a turn of the stream for each. Here up to
+      ``CHUNK`` messages of a source are the value of one event, put into the stream's buffer;
+      that cannot wait, for fetching stops before it is full.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,19 +69,21 @@ class DirectConsumer(driver.Consumer):
         self.commits: dict[TP, int] = {}
         """Offsets that the broker has confirmed, of the next message to take."""
         self._stream: asyncio.Queue[Any] | None = None
-        self._recover: Callable[[Message], None] | None = None
+        self._recover: Mapping[str, Callable[[Message], None]] = {}
         self._finished: dict[TP, int] = {}
         self._fetching = asyncio.Lock()
         self._fetcher_task: asyncio.Task[Any] | None = None
         self._rebalances = 0
         self._sought_in = -1  # the value of ``_rebalances`` that the sources were last sought in
 
-    def deliver_to(self, stream: asyncio.Queue[Any], recover: Callable[[Message], None]) -> None:
+    def deliver_to(
+        self, stream: asyncio.Queue[Any], recover: Mapping[str, Callable[[Message], None]]
+    ) -> None:
         """Say who takes the messages; nothing is fetched before.
 
         Args:
             stream: the buffer of the stream that messages of the sources are handed on to.
-            recover: takes each message of a changelog.
+            recover: by changelog topic, what takes each of its messages.
         """
         self._stream, self._recover = stream, recover
 
@@ -167,7 +180,7 @@ class DirectConsumer(driver.Consumer):
         return changelog.qsize() > MAX_WAITING
 
     async def _fetch_once(self) -> None:
-        """Fetch and hand on; what a rebalance overtakes is dropped, for a seek follows it."""
+        """Fetch and hand on; what a rebalance overtakes is dropped, since a seek follows it."""
         active = self._get_active_partitions()
         if not self.flow_active or not active:
             await asyncio.sleep(FETCH_S / 10)
@@ -175,7 +188,9 @@ class DirectConsumer(driver.Consumer):
         rebalances = self._rebalances
         records = await self._getmany(active, FETCH_S)
         messages: Iterator[Message] = (
-            self._to_message(ensure_TP(tp), one) for tp, of in records.items() for one in of
+            self._to_message(ensure_TP(tp), record)
+            for tp, fetched in records.items()
+            for record in fetched
         )
         while chunk := list(islice(messages, CHUNK)):
             if not self.flow_active or rebalances != self._rebalances:
@@ -185,25 +200,30 @@ class DirectConsumer(driver.Consumer):
 
     def _hand_on(self, chunk: list[Message], *, are_sought: bool) -> None:
         is_source = self.app.topics.acks_enabled_for
-        sources = [one for one in chunk if is_source(one.topic)]
+        sources = [message for message in chunk if is_source(message.topic)]
         if sources and are_sought:
             self._to_stream(sources)
         if len(sources) < len(chunk):
-            self._to_recovery([one for one in chunk if not is_source(one.topic)])
+            self._to_recovery([message for message in chunk if not is_source(message.topic)])
 
     def _to_recovery(self, chunk: list[Message]) -> None:
-        """Take the records of changelogs, and tell Faust's recovery how far each partition is.
+        """Give changelog records to their tables, and Faust's recovery its progress.
 
-        It is told of the last record alone, for each costs it some 50 µs.
+        Of each partition it gets the last record alone, since each costs it some 50 µs.
+
+        Raises:
+            LookupError: when no table takes the records of a topic.
         """
-        assert self._recover is not None  # noqa: S101 - else nothing is fetched
         last: dict[TP, Message] = {}
-        for one in chunk:
-            self._recover(one)
-            last[one.tp] = one
+        for message in chunk:
+            recover = self._recover.get(message.topic)
+            if recover is None:
+                raise LookupError(f"topic {message.topic}: no table takes its records")
+            recover(message)
+            last[message.tp] = message
         changelog = cast("TableManager", self.app.tables).changelog_queue
-        for one in last.values():
-            changelog.put_nowait(Event(self.app, None, None, None, one))
+        for message in last.values():
+            changelog.put_nowait(Event(self.app, None, None, None, message))
 
     def _to_stream(self, chunk: list[Message]) -> None:
         assert self._stream is not None  # noqa: S101 - else nothing is fetched
@@ -218,8 +238,8 @@ class KeepingFlowControl(FlowControlEvent):
     """Flow control that does not lose what it has let through.
 
     Faust's empties the streams' buffers whenever it resumes. At the end of a recovery it resumes
-    a flow that runs already, after the seek: what was fetched in between is gone, and no offset
-    behind it is committed for good (faust#596).
+    a flow that runs already, after the seek: what was fetched in between is lost, and no offset
+    behind it is ever committed (faust#596).
     """
 
     def resume(self) -> None:
@@ -233,13 +253,11 @@ class DirectTransport(driver.Transport):
     Consumer = DirectConsumer
 
 
-def use_direct_transport(app: AppT, brokers: str) -> None:
-    """Make an app that has not started consume by ``DirectConsumer``."""
-    app.transport = DirectTransport([URL(one) for one in brokers.split(";")], app)
-
-
 class SilentMonitor(Monitor):
-    """Faust's monitor without its bookkeeping of every message; the worker counts by itself."""
+    """Faust's monitor without its bookkeeping of every message, for speed.
+
+    The worker counts by itself.
+    """
 
     def on_message_in(self, *_: Any) -> None: ...
     def on_stream_event_in(self, *_: Any) -> None: ...
@@ -247,3 +265,40 @@ class SilentMonitor(Monitor):
     def on_message_out(self, *_: Any) -> None: ...
     def on_topic_buffer_full(self, *_: Any) -> None: ...
     def track_tp_end_offset(self, *_: Any) -> None: ...
+
+
+class WorkerApp(faust.App):
+    """A Faust app that keeps nothing on disk: the windows live in memory and the changelog."""
+
+    def _create_directories(self) -> None:
+        """Make none: the container's file system is read-only."""
+
+    @cached_property
+    def flow_control(self) -> KeepingFlowControl:
+        """Flow control of the streams' buffers."""
+        return KeepingFlowControl()
+
+
+def make_app(settings: WorkerSettings) -> faust.App:
+    """Return the Faust app with what the worker needs and nothing of what it does itself."""
+    brokers = [f"kafka://{address.strip()}" for address in settings.bootstrap.split(",")]
+    options: dict[str, Any] = {
+        "broker": ";".join(brokers),
+        "store": "memory://",
+        "Monitor": SilentMonitor,
+        "web_enabled": False,
+        "topic_allow_declare": False,  # topics are made before, by shared.topics
+        "topic_disable_leader": True,
+        "topic_partitions": settings.partitions,
+        "table_standby_replicas": 0,
+        "broker_commit_interval": settings.commit_seconds,
+        "broker_session_timeout": settings.session_seconds,
+        "broker_heartbeat_interval": settings.session_seconds / 10,
+        "consumer_auto_offset_reset": "earliest",
+        "stream_buffer_maxsize": BUFFER_SIZE,
+        "broker_max_poll_records": MAX_FETCH,
+        "stream_wait_empty": False,  # CandleWorker.drain waits
+    }
+    app = WorkerApp(settings.group, **options)
+    cast("AppT", app).transport = DirectTransport([URL(address) for address in brokers], app)
+    return app
