@@ -84,7 +84,7 @@ class Market:
         for number, records in enumerate(self.windows):
             last = self._candle(number, self.window_length - 1)
             window = Window(self.window_length, records.tobytes())
-            state = SymbolState(window, -1, last.close_ms, last.close)
+            state = SymbolState(window, close_ms=last.close_ms, last_close=last.close)
             yield table_key(last), state.encode()
 
     @cached_property

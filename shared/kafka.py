@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
+    InvalidProducerIdMapping,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
     TopicAlreadyExistsError,
     for_code,
 )
@@ -25,6 +29,7 @@ from pydantic import Field
 from shared.settings import ServiceSettings
 
 __all__ = [
+    "TRANSIENT",
     "AIOKafkaAdminClient",
     "Consumer",
     "DefaultPartitioner",
@@ -38,12 +43,14 @@ __all__ = [
     "Record",
     "SilentError",
     "TopicAlreadyExistsError",
+    "abandon",
     "admin",
     "connected",
     "consumer",
     "follow",
     "for_code",
     "has_reached",
+    "is_transient",
     "partition_of",
     "producer",
     "read_to_end",
@@ -57,6 +64,9 @@ Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
 
 POLL_MS: Final = 200
 """Longest wait of one read for messages; a reader looks around after it."""
+
+CLOSE_S: Final = 0.5
+"""Longest wait for a client that is given up."""
 
 SILENCE_S: Final = 10.0
 """Time without a message after which a topic that has more counts as unreadable."""
@@ -110,6 +120,32 @@ def admin(kafka: KafkaSettings) -> AIOKafkaAdminClient:
 def _connection(kafka: KafkaSettings) -> dict[str, Any]:
     """Return what every client is given to reach the broker."""
     return {"bootstrap_servers": kafka.bootstrap}
+
+
+TRANSIENT: Final = (KafkaError, OSError, RuntimeError, TimeoutError)
+"""Types of what a client raises while brokers, networks or leaders come and go.
+
+uvloop raises ``RuntimeError`` for a transport that is closed, which leaves aiokafka as it is.
+"""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether an error passes once the broker is back; others are its last word."""
+    if isinstance(error, KafkaError):
+        renewable = (OutOfOrderSequenceNumber, ProducerFenced, InvalidProducerIdMapping)
+        lost = (KafkaConnectionError, KafkaTimeoutError, ProducerClosed, *renewable)
+        return bool(error.retriable) or isinstance(error, lost)
+    return isinstance(error, OSError | RuntimeError | TimeoutError)
+
+
+async def abandon(client: Producer) -> None:
+    """Close a producer without sending what it still holds; whatever fails is over anyway."""
+    with suppress(*TRANSIENT):
+        async with asyncio.timeout(CLOSE_S):
+            await client.client.close()
+    with suppress(*TRANSIENT):
+        async with asyncio.timeout(CLOSE_S):
+            await client.stop()
 
 
 @asynccontextmanager

@@ -205,6 +205,24 @@ class WorkerMetrics(ModelMetrics):
         "From handing a micro-batch to the Kafka client to the broker's acknowledgement.",
         FAST_SECONDS,
     )
+    send_retries = counter(
+        "candlecast_send_retries", "Times that unacknowledged messages of a batch were sent again."
+    )
+    lost = counter(
+        "candlecast_messages_lost",
+        "Messages that were gone from the candles topic before the worker had read them.",
+        "partition",
+    )
+    moved = counter(
+        "candlecast_series_moved", "Times that a series came from another partition than before."
+    )
+    rebuilt = counter(
+        "candlecast_windows_rebuilt", "Windows rebuilt from the candles topic at a recovery."
+    )
+    clock_skew_seconds = gauge(
+        "candlecast_clock_skew_seconds",
+        "This machine's clock less the broker's, the way of an acknowledgement included.",
+    )
     windows = gauge("candlecast_windows", "Windows in the table of this worker.")
     window_bytes = gauge("candlecast_window_bytes", "Size of the windows in the table.")
     lag = gauge(

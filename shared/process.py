@@ -138,11 +138,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def in_words(error: Exception) -> str:
-    """Return an error as one line; a file's with its name."""
+def in_words(error: BaseException) -> str:
+    """Return an error as one line; a file's with its name, one without words with its type's."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return str(error) or repr(error)
 
 
 def configure_logging(name: str, level: str, context: Context | None = None) -> None:

@@ -19,6 +19,7 @@ from shared.metrics import WorkerMetrics
 from shared.process import Exit
 from shared.status import Health, StatusPortError, StatusServer
 from stream_app import dlq
+from stream_app.fence import Fence
 from stream_app.publisher import Publisher
 from stream_app.settings import PROCESS, DlqCommands, WorkerCommand, WorkerSettings
 from stream_app.worker import CandleWorker, ObserveError
@@ -29,6 +30,9 @@ PROG = "python -m stream_app"
 
 STOP_SECONDS = 8.0
 """Longest orderly stop; then the process ends without."""
+
+FAILED_STOP_SECONDS = 2.0
+"""Longest stop after a failure, when nothing is left to finish."""
 
 STALE_LOOP_SECONDS = 30.0
 """Time without a turn of the event loop after which /livez fails."""
@@ -101,9 +105,11 @@ async def serve(settings: WorkerSettings) -> int:
         making = topics.ensure(settings, worker_topics(settings))
         if not await process.unless_stopped(making, stop):
             return Exit.DONE
-        publisher = Publisher(settings)
-        await publisher.start()
-        worker = CandleWorker(settings, models, publisher, metrics)
+        fence = Fence()
+        publisher = Publisher(settings, fence, metrics)
+        if not await process.unless_stopped(publisher.start(), stop):
+            return Exit.DONE
+        worker = CandleWorker(settings, models, publisher, metrics, fence)
         await _run(worker, health, stop)
         return await _shut_down(worker, publisher)
 
@@ -135,7 +141,7 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
     crashed = worker.app.crashed
     log.info("stopping")
     try:
-        async with asyncio.timeout(STOP_SECONDS):
+        async with asyncio.timeout(FAILED_STOP_SECONDS if crashed else STOP_SECONDS):
             if not crashed:
                 await worker.drain()
             await worker.app.stop()
@@ -144,7 +150,7 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
         log.error("no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS)
         process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
     if crashed:
-        log.error("the worker failed: %r", worker.app.crash_reason)
+        log.error("the worker failed: %s", process.in_words(worker.failure))
     return Exit.FAILED if crashed else Exit.DONE
 
 

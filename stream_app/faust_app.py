@@ -7,7 +7,7 @@ every candle (``tests/integration/faults``); an issue of Faust is named where th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final, cast
@@ -23,6 +23,7 @@ from mode.types import ServiceT
 from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
+from stream_app.fence import Fence
 from stream_app.settings import WorkerSettings
 
 FETCH_S: Final = 0.2
@@ -73,8 +74,15 @@ class DirectConsumer(driver.Consumer):
         self._finished: dict[TP, int] = {}
         self._fetching = asyncio.Lock()
         self._fetcher_task: asyncio.Task[Any] | None = None
+        app = cast("WorkerApp", self.app)
+        self._fence, self._note_lost = app.fence, app.note_lost
+        self._begin_again: set[int] = set()
+        self._next: dict[TP, int] = {}  # offset that the next message of a source should have
         self._rebalances = 0
         self._sought_in = -1  # the value of ``_rebalances`` that the sources were last sought in
+
+    def _new_consumer_thread(self) -> CommittedThread:
+        return CommittedThread(self, loop=self.loop, beacon=self.beacon)
 
     def deliver_to(
         self, stream: asyncio.Queue[Any], recover: Mapping[str, Callable[[Message], None]]
@@ -86,6 +94,10 @@ class DirectConsumer(driver.Consumer):
             recover: by changelog topic, what takes each of its messages.
         """
         self._stream, self._recover = stream, recover
+
+    def begin_again(self, partitions: set[int]) -> None:
+        """Say which partitions the next seek takes to their beginning, whatever is committed."""
+        self._begin_again |= partitions
 
     def finish(self, tp: TP, next_offset: int) -> None:
         """Note that everything of a partition before an offset may be committed."""
@@ -100,6 +112,8 @@ class DirectConsumer(driver.Consumer):
         start_new_transaction: bool = True,  # noqa: ARG002, FBT001, FBT002
     ) -> bool:
         """Commit what is finished; return whether the broker has confirmed anything new."""
+        if self._fence.is_closed:
+            return False
         assigned = self.assignment()
         offsets = {
             tp: offset
@@ -135,10 +149,21 @@ class DirectConsumer(driver.Consumer):
             await super().perform_seek()
             sources = self._sources()
             begins = await self.earliest_offsets(*sources) if sources else {}
-            self.commits = {tp: self._committed_offset[tp] or begins[tp] or 0 for tp in sources}
-            new = {tp: at for tp, at in self.commits.items() if not self._committed_offset[tp]}
-            if new:
-                await super().seek_wait(new)
+            self.commits = {}
+            for tp in sources:
+                committed, begin = self._committed_offset[tp], begins[tp] or 0
+                if tp.partition in self._begin_again:
+                    committed = None
+                self.commits[tp] = max(committed or 0, begin)
+                if committed and committed < begin:
+                    self._note_lost(tp.partition, committed, begin - 1)
+            self._begin_again.clear()
+            elsewhere = {
+                tp: at for tp, at in self.commits.items() if self._committed_offset[tp] != at
+            }
+            if elsewhere:
+                await super().seek_wait(elsewhere)
+            self._next = dict(self.commits)
             self._sought_in = rebalances
 
     def _sources(self) -> set[TP]:
@@ -192,11 +217,31 @@ class DirectConsumer(driver.Consumer):
             for tp, fetched in records.items()
             for record in fetched
         )
+        await self._look_for_holes(records)
         while chunk := list(islice(messages, CHUNK)):
             if not self.flow_active or rebalances != self._rebalances:
                 return
             self._hand_on(chunk, are_sought=self._sought_in == rebalances)
             await asyncio.sleep(0)
+
+    async def _look_for_holes(self, records: Mapping[Any, Sequence[Any]]) -> None:
+        """Say what retention removed while the worker was behind: the client skips it silently.
+
+        A hole is no loss by itself: control records of transactions take offsets too.
+        """
+        jumps: dict[TP, int] = {}
+        for found, fetched in records.items():
+            tp = ensure_TP(found)
+            if tp not in self._next or not fetched:
+                continue
+            if fetched[0].offset > self._next[tp]:
+                jumps[tp] = self._next[tp]
+            self._next[tp] = fetched[-1].offset + 1
+        begins = await self.earliest_offsets(*jumps) if jumps else {}
+        for tp, expected in jumps.items():
+            begin = begins[tp] or 0
+            if begin > expected:
+                self._note_lost(tp.partition, expected, begin - 1)
 
     def _hand_on(self, chunk: list[Message], *, are_sought: bool) -> None:
         is_source = self.app.topics.acks_enabled_for
@@ -247,6 +292,18 @@ class KeepingFlowControl(FlowControlEvent):
             super().resume()
 
 
+class CommittedThread(driver.AIOKafkaConsumerThread):
+    """The client's thread, reading committed messages alone.
+
+    Faust does so only with its own transactions: candles of aborted ones were forecast.
+    """
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # noqa: SLF001 - taken at its start
+        return consumer
+
+
 class DirectTransport(driver.Transport):
     """Faust's aiokafka transport with that consumer."""
 
@@ -270,6 +327,9 @@ class SilentMonitor(Monitor):
 class WorkerApp(faust.App):
     """A Faust app that keeps nothing on disk: the windows live in memory and the changelog."""
 
+    fence: Fence
+    note_lost: NoteLost
+
     def _create_directories(self) -> None:
         """Make none: the container's file system is read-only."""
 
@@ -279,8 +339,18 @@ class WorkerApp(faust.App):
         return KeepingFlowControl()
 
 
-def make_app(settings: WorkerSettings) -> faust.App:
-    """Return the Faust app with what the worker needs and nothing of what it does itself."""
+NoteLost = Callable[[int, int, int], None]
+"""Takes the partition, first and last offset of messages that were gone before they were read."""
+
+
+def make_app(settings: WorkerSettings, fence: Fence, note_lost: NoteLost) -> faust.App:
+    """Return the Faust app with what the worker needs and nothing of what it does itself.
+
+    Args:
+        settings: of the worker.
+        fence: asked before each commit.
+        note_lost: called for messages that were gone before they were read.
+    """
     brokers = [f"kafka://{address.strip()}" for address in settings.bootstrap.split(",")]
     options: dict[str, Any] = {
         "broker": ";".join(brokers),
@@ -300,5 +370,6 @@ def make_app(settings: WorkerSettings) -> faust.App:
         "stream_wait_empty": False,  # CandleWorker.drain waits
     }
     app = WorkerApp(settings.group, **options)
+    app.fence, app.note_lost = fence, note_lost
     cast("AppT", app).transport = DirectTransport([URL(address) for address in brokers], app)
     return app

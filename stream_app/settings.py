@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 from pydantic_settings import CliSubCommand
@@ -33,6 +33,16 @@ class WorkerSettings(KafkaSettings, ServingSettings):
         ge=2,
         le=MAX_CANDLES,
         description="newest candles kept of each series; by default what the models need",
+    )
+    when_recreated: Literal["stop", "begin"] = Field(
+        "stop",
+        description="for a candles topic that was deleted and created again: stop, or forget the "
+        "windows of the one before and begin at its beginning",
+    )
+    rebuild_messages: int = Field(
+        2_000_000,
+        ge=0,
+        description="most messages of a partition that are read again to rebuild lost windows",
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(

@@ -18,11 +18,12 @@ from shared.kafka import KafkaError
 from shared.metrics import WorkerMetrics
 from shared.process import calm_collector, now_ms
 from stream_app.faust_app import DirectConsumer, make_app
+from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult, Incoming, advance
 from stream_app.progress import Progress
 from stream_app.publisher import Publisher
+from stream_app.recovery import Recovery
 from stream_app.settings import WorkerSettings
-from stream_app.state import StateError
 from stream_app.windows import WindowTable
 
 log = logging.getLogger("stream_app")
@@ -44,6 +45,7 @@ class CandleWorker:
         models: Models,
         publisher: Publisher,
         metrics: WorkerMetrics,
+        fence: Fence,
     ) -> None:
         self._models = models
         self._capacity = settings.capacity(models)
@@ -52,12 +54,13 @@ class CandleWorker:
         self._max_batch = settings.max_batch
         self._changelog_topic = settings.changelog_topic
         self._session_s = settings.session_seconds
+        self._fence = fence
         self.progress = Progress(settings.stall_seconds)
         self.recovered = False
         self._assigned_s = time.monotonic()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.app = make_app(settings)
+        self.app = make_app(settings, fence, self._note_lost)
         topic = self.app.topic(
             settings.candles_topic,
             key_type=bytes,
@@ -74,6 +77,7 @@ class CandleWorker:
             partitions=settings.partitions,
         )
         self.app.tables.add(self.table)
+        self._recovery = Recovery(settings, self.table, publisher, metrics, models)
         self.app.on_partitions_revoked.connect(self._settle)
         self.app.on_partitions_assigned.connect(self._begin_recovery)
         self.table.on_recover(self._end_recovery)
@@ -102,14 +106,24 @@ class CandleWorker:
             try:
                 for start in range(0, len(batch), self._max_batch):
                     await self._handle(batch[start : start + self._max_batch])
-            except Exception as error:
-                # Faust would restart the agent and go on behind the failed batch (faust#315)
-                await self.app.crash(error)
-                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing may go on
+                await self.fail(error)
+                # Faust restarts an agent that ends behind its failed batch (faust#315)
+                await asyncio.Event().wait()
             finally:
                 self._idle.set()
             batch = []
             yield
+
+    @property
+    def failure(self) -> BaseException:
+        """What ended the work."""
+        return self._fence.reason or self.app.crash_reason or RuntimeError("Faust ended")
+
+    async def fail(self, error: BaseException) -> None:
+        """End the work for good: close the fence, then tell Faust."""
+        self._fence.close(error)
+        await self.app.crash(error)
 
     def _is_current(self, message: Message) -> bool:
         return bool(message.generation_id == self.app.consumer_generation_id)
@@ -137,7 +151,10 @@ class CandleWorker:
         A window in the changelog so proves that its forecasts are out, whenever the worker dies.
         """
         started_s = time.monotonic()
-        incoming = [Incoming(m.key, m.value, m.partition, m.offset) for m in batch]
+        incoming = [
+            Incoming(m.key, m.value, m.partition, m.offset, round(m.timestamp * 1000))
+            for m in batch
+        ]
         with self._metrics.seconds.time():
             result = advance(incoming, self.table.data.get, self._models, self._capacity, now_ms())
         with self._metrics.send_seconds.time():
@@ -145,6 +162,7 @@ class CandleWorker:
             if not await self._is_ours_still(batch, started_s):
                 return  # its successor repeats the batch
             await self._publisher.windows(result)
+        self._fence.check()
         self.table.remember(result.states)
         for message in batch:
             self._consumer.finish(message.tp, message.offset + 1)
@@ -157,12 +175,25 @@ class CandleWorker:
         metrics.gaps.inc(result.gaps)
         metrics.windows.set(len(self.table.data.data))
         metrics.window_bytes.set(self.table.bytes_held)
+        for series, partition in result.moved:
+            log.warning("%s: its candles now come from partition %d", series, partition)
+            metrics.moved.inc()
         for outcome, count in result.outcomes.items():
             metrics.candles.labels(outcome).inc(count)
         for _, error in result.rejected:
             metrics.rejects.labels(error.reason.value).inc()
         for i, _ in result.forecasts:
             metrics.latency_seconds.observe(max(0.0, now - batch[i].timestamp))
+
+    def _note_lost(self, partition: int, first: int, last: int) -> None:
+        """Say that messages were gone from the topic before they were read."""
+        count = last - first + 1
+        self._metrics.lost.labels(str(partition)).inc(count)
+        log.error(
+            "partition %d: %d messages, offsets %d to %d, were gone from the topic before they "
+            "were read: its retention is too short for the time that no worker ran; windows have "
+            "a gap there", partition, count, first, last,
+        )  # fmt: skip
 
     async def _begin_recovery(self, *_: Any, **__: Any) -> None:
         self.recovered = False
@@ -176,9 +207,10 @@ class CandleWorker:
         began_s = self._assigned_s
         try:
             self.table.end_recovery(self._capacity)
-            await self._check_offsets()
+            again = await self._recovery.finish(self.table.held)
+            self._consumer.begin_again(again)
         except Exception as error:  # Faust would go on with what there is
-            await self.app.crash(error)
+            await self.fail(error)
             raise
         if self._assigned_s != began_s:
             return  # partitions were assigned again meanwhile
@@ -206,18 +238,6 @@ class CandleWorker:
         for partition, lag in self.progress.lags().items():
             self._metrics.lag.labels(str(partition)).set(lag)
         self._metrics.commit_age_seconds.set(self.progress.age_s())
-
-    async def _check_offsets(self) -> None:
-        """Compare what the recovered windows remember with the topic; raises ``StateError``."""
-        remembered = self.table.newest_offsets()
-        for tp, end in (await self._consumer.ends()).items():
-            newest = remembered.get(tp.partition, -1)
-            if newest >= end:
-                raise StateError(
-                    f"topic {tp.topic}, partition {tp.partition}: ends at offset {end}, but the "
-                    f"windows remember offset {newest}: the topic was recreated. Start with "
-                    f"another --group, or delete the topic {self._changelog_topic} too"
-                )
 
     async def drain(self) -> None:
         """Stop taking messages, finish the batch in hand and commit its offsets."""

@@ -31,9 +31,10 @@ from shared.candles import Candle, InvalidCandle, RejectReason
 from shared.forecaster import ModelSet
 from shared.forecasts import Forecast
 from shared.kafka import KafkaSettings, Partition, Record
-from shared.metrics import ApiMetrics, ProducerMetrics
+from shared.metrics import ApiMetrics, ProducerMetrics, WorkerMetrics
 from shared.topics import Topic, TopicError
 from stream_app import dlq
+from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult, Incoming, advance
 from stream_app.publisher import Publisher
 from stream_app.settings import ReplaySettings, WorkerSettings
@@ -90,7 +91,14 @@ async def publish(kafka: KafkaSettings, candles: list[Candle]) -> None:
 
 
 def incoming(records: list[Record]) -> list[Incoming]:
-    return [Incoming(one.key, one.value, one.partition, one.offset) for one in records]
+    return [
+        Incoming(record.key, record.value, record.partition, record.offset, record.timestamp)
+        for record in records
+    ]
+
+
+def publisher_of(settings: WorkerSettings) -> Publisher:
+    return Publisher(settings, Fence(), WorkerMetrics(CollectorRegistry()))
 
 
 def worker_of(kafka: KafkaSettings) -> WorkerSettings:
@@ -219,7 +227,7 @@ class KafkaContract:
             records = await read(kafka, kafka.candles_topic)
             result = advance(incoming(records), lambda _: None, MODELS, 3, 1 << 42)
             result.rejected.append((0, InvalidCandle(RejectReason.NOT_JSON, "value: é")))
-            publisher = Publisher(worker)
+            publisher = publisher_of(worker)
             await publisher.start()
             await publisher.outputs(records, result)
             await publisher.windows(result)
@@ -251,7 +259,7 @@ class KafkaContract:
 
         async def back() -> tuple[list[dlq.DeadLetter], list[Record]]:
             await made(kafka)
-            publisher = Publisher(worker_of(kafka))
+            publisher = publisher_of(worker_of(kafka))
             await publisher.start()
             await publisher.outputs([message], rejected)
             await publisher.stop()

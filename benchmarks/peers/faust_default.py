@@ -49,7 +49,7 @@ def make_app(options: Options, models: Models) -> faust.App:
 
     async def handle(event: EventT[bytes]) -> None:
         m = event.message
-        incoming = Incoming(m.key, m.value, m.partition, m.offset)
+        incoming = Incoming(m.key, m.value, m.partition, m.offset, round(m.timestamp * 1000))
         now_ms = time.time_ns() // 1_000_000
         result = advance([incoming], table.get, models, models.window_length, now_ms)
         for _, one in result.forecasts:

@@ -20,6 +20,7 @@ import pytest
 
 from api.edge.server import LimitedProtocol, Server
 from stream_app.faust_app import (
+    CommittedThread,
     DirectConsumer,
     DirectTransport,
     KeepingFlowControl,
@@ -31,10 +32,11 @@ from stream_app.windows import WindowStore, WindowTable
 ROOT: Final = Path(__file__).parents[2]
 
 SUBCLASSES: Final[dict[type[Any], str]] = {
+    CommittedThread: "_create_worker_consumer",
     DirectConsumer: "__init__ _commit _committed_offset _drain_messages _get_active_partitions "
-    "_getmany _read_offset _to_message ack app assignment can_resume_flow commit "
-    "consumer_stopped_errors earliest_offsets flow_active highwaters on_partitions_assigned "
-    "on_partitions_revoked perform_seek seek_wait should_stop wait",
+    "_getmany _new_consumer_thread _read_offset _to_message ack app assignment beacon "
+    "can_resume_flow commit consumer_stopped_errors earliest_offsets flow_active highwaters loop "
+    "on_partitions_assigned on_partitions_revoked perform_seek seek_wait should_stop wait",
     DirectTransport: "Consumer",
     KeepingFlowControl: "is_active resume",
     SilentMonitor: "on_message_in on_message_out on_stream_event_in on_stream_event_out "
@@ -51,6 +53,7 @@ SUBCLASSES: Final[dict[type[Any], str]] = {
 
 ATTRIBUTES: Final = (
     "aiokafka:AIOKafkaProducer.client",  # producer.sink: closed so that nothing more is sent
+    "aiokafka.admin:AIOKafkaAdminClient._send_request",  # shared.topic_ids
     "aiokafka.client:AIOKafkaClient.close",
     "aiokafka.partitioner:DefaultPartitioner.__call__",  # producer.resume: where a key lies
     "faust:App.consumer_generation_id",  # stream_app.worker, and so the next lines

@@ -98,5 +98,6 @@ def test_a_recreated_topic_is_refused_with_what_to_do(
     )
     assert process.wait(60) == 1
     log = process.log.read_text()
-    assert "the topic was recreated" in log
+    assert "it was deleted and created again" in log
+    assert "--when-recreated begin" in log
     assert "--group" in log

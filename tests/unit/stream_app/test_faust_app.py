@@ -11,6 +11,7 @@ from faust.types import TP, Message
 from mode.utils.queues import FlowControlQueue
 
 from stream_app.faust_app import DirectConsumer, KeepingFlowControl, make_app
+from stream_app.fence import Fence
 from stream_app.settings import WorkerSettings
 
 SOURCE = "candles"
@@ -98,7 +99,8 @@ def test_a_flow_that_runs_keeps_its_buffers_when_it_is_resumed() -> None:
 
 def test_the_app_makes_nothing_on_disk_and_reaches_every_broker() -> None:
     async def urls() -> list[str]:
-        app = make_app(WorkerSettings.read(["--bootstrap", "a:1, b:2"], "tests"))
+        settings = WorkerSettings.read(["--bootstrap", "a:1, b:2"], "tests")
+        app = make_app(settings, Fence(), lambda *_: None)
         app._create_directories()
         return [str(url) for url in app.transport.url]
 

@@ -12,7 +12,7 @@ from shared.candles import Candle, RejectReason
 from shared.forecaster import ModelSet
 from shared.window import Push, Window
 from stream_app.pipeline import BatchResult, Incoming, advance, step, table_key
-from stream_app.state import SymbolState, stored_offset
+from stream_app.state import SymbolState, stored_order
 from tests.candles import candle, walk
 from tests.forecasters import LastMove
 
@@ -22,7 +22,7 @@ MODELS = ModelSet(LastMove(window_length=3))
 
 def incoming(candles: list[Candle], first_offset: int = 0) -> list[Incoming]:
     return [
-        Incoming(one.symbol.encode(), one.encode(), 0, first_offset + i)
+        Incoming(one.symbol.encode(), one.encode(), 0, first_offset + i, NOW_MS)
         for i, one in enumerate(candles)
     ]
 
@@ -87,7 +87,7 @@ def test_a_duplicate_under_a_new_offset_is_counted_and_not_forecast() -> None:
     result = run(incoming(walk(5)[-1:], first_offset=5), table)
     assert result.forecasts == []
     assert result.outcomes == {"duplicate": 1}
-    assert stored_offset(table[b"AAPL|1d"]) == 5
+    assert stored_order(table[b"AAPL|1d"]) == 5
 
 
 def test_a_correction_of_the_newest_candle_yields_a_new_forecast() -> None:
@@ -145,7 +145,7 @@ def test_a_gap_in_time_is_accepted_and_counted() -> None:
 
 def test_a_bad_message_never_stops_the_others() -> None:
     good = incoming(walk(3))
-    bad = Incoming(b"AAPL", b"{", 0, 99)
+    bad = Incoming(b"AAPL", b"{", 0, 99, NOW_MS)
     result = run([good[0], bad, good[1], bad, good[2]])
     assert [i for i, _ in result.rejected] == [1, 3]
     assert [i for i, _ in result.forecasts] == [4]
@@ -186,10 +186,10 @@ def test_a_crash_and_redelivery_repeats_forecasts_with_equal_numbers(data: st.Da
 
 def test_step_is_pure() -> None:
     state = SymbolState(Window(3))
-    moved, outcome = step(state, candle(), 7, 3)
+    moved, outcome = step(state, candle(), 0, 7, 3)
     assert state == SymbolState(Window(3))
     assert outcome.push is Push.APPENDED
-    assert moved.offset == 7
+    assert moved.order == 7
     assert SymbolState.decode(moved.encode(), 3) == moved
     assert table_key(candle()) == b"AAPL|1d"
 

@@ -15,7 +15,7 @@ from shared.candles import Candle
 from shared.forecaster import ModelSet
 from shared.window import RECORD_BYTES, Window
 from stream_app.pipeline import Incoming, Record, advance, step, table_key
-from stream_app.state import TAIL_CANDLES, TAIL_KEY, StateError, SymbolState, join, stored_offset
+from stream_app.state import TAIL_CANDLES, TAIL_KEY, StateError, SymbolState, join, stored_order
 from tests.candles import candle
 from tests.forecasters import LastMove
 
@@ -41,7 +41,7 @@ def messages_of(chance: random.Random, count: int) -> list[Incoming]:
         else:
             day = max(0, newest[symbol] - chance.randint(0, CAPACITY + 2))
         sent.append(candle(day, chance.uniform(90, 110), symbol=symbol))
-    return [Incoming(one.symbol.encode(), one.encode(), 0, i) for i, one in enumerate(sent)]
+    return [Incoming(one.symbol.encode(), one.encode(), 0, i, NOW_MS) for i, one in enumerate(sent)]
 
 
 def truth(messages: list[Incoming]) -> dict[tuple[bytes, int], SymbolState]:
@@ -52,7 +52,7 @@ def truth(messages: list[Incoming]) -> dict[tuple[bytes, int], SymbolState]:
         decoded = Candle.model_validate_json(one.value or b"")
         key = table_key(decoded)
         states[key], _ = step(
-            states.get(key, SymbolState(Window(CAPACITY))), decoded, one.offset, CAPACITY
+            states.get(key, SymbolState(Window(CAPACITY))), decoded, 0, one.offset, CAPACITY
         )
         found[key, one.offset] = replace(states[key], tail=0)
     return found
@@ -62,7 +62,7 @@ def recover(log: Iterable[Record]) -> dict[bytes, bytes]:
     """Return the states that a log gives back, by the rule of ``WindowStore``."""
     held: dict[bytes, bytes] = {}
     for key, record in log:
-        if key not in held or stored_offset(record) > stored_offset(held[key]):
+        if key not in held or stored_order(record) > stored_order(held[key]):
             held[key] = record
     return {
         key: join(whole, held.get(key + TAIL_KEY, whole), CAPACITY)
@@ -113,7 +113,7 @@ class Simulation:
                 self._append(one)
             table.update({key: state for key, (_, state) in result.states.items()})
             self._acknowledged |= {
-                key: stored_offset(one) for key, (_, one) in result.states.items()
+                key: stored_order(one) for key, (_, one) in result.states.items()
             }
             at += len(batch)
             if self._chance.random() < 0.7:
@@ -131,9 +131,9 @@ class Simulation:
         """Every window is what its offset says, and nothing acknowledged is missing."""
         for key, stored in recovered.items():
             state = SymbolState.decode(stored, CAPACITY)
-            assert replace(state, tail=0) == self._truth[key, state.offset]
+            assert replace(state, tail=0) == self._truth[key, state.order]
         for key, offset in self._acknowledged.items():
-            assert stored_offset(recovered[key]) >= offset
+            assert stored_order(recovered[key]) >= offset
 
 
 @settings(max_examples=150, deadline=None)
@@ -159,13 +159,13 @@ def test_a_new_candle_writes_its_tail_and_every_17th_the_whole_window() -> None:
     for i in range(4 * cycle):
         one = candle(i)
         result = advance(
-            [Incoming(b"AAPL", one.encode(), 0, i)], table.get, MODELS, CAPACITY, NOW_MS
+            [Incoming(b"AAPL", one.encode(), 0, i, NOW_MS)], table.get, MODELS, CAPACITY, NOW_MS
         )
         table.update({key: state for key, (_, state) in result.states.items()})
         [(key, record)] = result.records[0]
         assert key.endswith(TAIL_KEY) is (i % cycle > 0)
         sizes.append(len(record))
-    head = 27
+    head = 52
     tails = [head + RECORD_BYTES * n for n in range(1, cycle)]
     assert sizes[-cycle:] == [head + RECORD_BYTES * CAPACITY, *tails]
 
@@ -183,12 +183,12 @@ def test_a_new_candle_writes_its_tail_and_every_17th_the_whole_window() -> None:
 def test_a_tail_is_written_only_when_the_whole_record_still_holds(
     days: tuple[int, ...], is_tail: bool
 ) -> None:
-    whole = [Incoming(b"AAPL", candle(i).encode(), 0, i) for i in range(CAPACITY)]
+    whole = [Incoming(b"AAPL", candle(i).encode(), 0, i, NOW_MS) for i in range(CAPACITY)]
     table: dict[bytes, bytes] = {}
     result = advance(whole, table.get, MODELS, CAPACITY, NOW_MS)
     table = {key: state for key, (_, state) in result.states.items()}
     batch = [
-        Incoming(b"AAPL", candle(day, 90.0 + i).encode(), 0, CAPACITY + i)
+        Incoming(b"AAPL", candle(day, 90.0 + i).encode(), 0, CAPACITY + i, NOW_MS)
         for i, day in enumerate(days)
     ]
     [(key, _)] = advance(batch, table.get, MODELS, CAPACITY, NOW_MS).records[0]
@@ -197,5 +197,5 @@ def test_a_tail_is_written_only_when_the_whole_record_still_holds(
 
 def test_a_state_of_another_format_is_refused() -> None:
     stored = SymbolState(Window(3)).encode()
-    with pytest.raises(StateError, match="expected format 2, got 9"):
+    with pytest.raises(StateError, match="expected format 3, got 9"):
         SymbolState.decode(b"\x09" + stored[1:], 3)
