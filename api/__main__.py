@@ -12,6 +12,7 @@ import numpy as np
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from api import PROCESS
 from api.app import Options, create_app
 from api.edge import keys_command, logs
 from api.edge.access import AccessRules
@@ -19,7 +20,7 @@ from api.edge.keys import KeyFileError, WatchedKeys
 from api.edge.middleware import request_id
 from api.edge.server import Server, SocketLimits, Tls, make_config
 from api.openapi import example_history
-from api.settings import PROCESS, ApiSettings
+from api.settings import ApiSettings
 from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market

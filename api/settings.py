@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 from limits import RateLimitItem, parse
 from pydantic import AfterValidator, Field
 
+from api import PROCESS
+from api.edge.keys import known_rate
+from shared.bundle import ServingSettings
 from shared.kafka import KafkaSettings
-from shared.settings import CommaSeparated, ServingSettings, broken, own
-
-PROCESS: Final = "api"
-"""The process's name in its variables, log lines and metrics."""
-
-
-def known_rate(value: str) -> str:
-    """Return a rate such as ``100/second``; refuse what is none."""
-    try:
-        parse(value)
-    except ValueError:
-        raise broken("expected a rate as in 100/second") from None
-    return value
+from shared.settings import CommaSeparated, own
 
 
 class ApiSettings(KafkaSettings, ServingSettings):

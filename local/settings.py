@@ -8,7 +8,9 @@ from typing import Final, Literal
 from pydantic import Field
 from pydantic_settings import CliSubCommand, SettingsConfigDict
 
-from shared.settings import CommaSeparated, Interval, ServiceSettings, ServingSettings, own
+from shared.bundle import ServingSettings
+from shared.candles import Interval
+from shared.settings import CommaSeparated, ServiceSettings, own
 
 PROCESS: Final = "local"
 """The process's name in its variables and log lines."""

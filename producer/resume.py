@@ -124,21 +124,21 @@ async def _beginnings(
     if not since_ms:
         beginnings: dict[Partition, int] = await consumer.beginning_offsets(list(partitions))
         return beginnings
-    since = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
+    offsets = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
     # None: nothing was appended since
-    return {part: ends[part] if at is None else at.offset for part, at in since.items()}
+    return {part: ends[part] if at is None else at.offset for part, at in offsets.items()}
 
 
 def _symbols_by_partition(
     topic: str, partitions: Sequence[int], symbols: Iterable[str]
 ) -> dict[Partition, list[str]]:
-    pick = DefaultPartitioner()  # that of the sink's client
+    partition_of = DefaultPartitioner()  # the sink's client has the same
     numbers = sorted(partitions)
-    chosen: dict[Partition, list[str]] = defaultdict(list)
+    by_partition: dict[Partition, list[str]] = defaultdict(list)
     for symbol in symbols:
-        number = pick(symbol.encode(), numbers, numbers)
-        chosen[Partition(topic, number)].append(symbol)
-    return dict(chosen)
+        number = partition_of(symbol.encode(), numbers, numbers)
+        by_partition[Partition(topic, number)].append(symbol)
+    return dict(by_partition)
 
 
 async def _read_span(

@@ -10,10 +10,10 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from producer.yahoo import Span, default_poll_ms, why_impossible
-from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES
+from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Interval
 from shared.kafka import KafkaSettings
 from shared.process import now_ms
-from shared.settings import CommaSeparated, Interval, broken, own
+from shared.settings import CommaSeparated, own
 
 PROCESS: Final = "producer"
 """The process's name in its variables, log lines and metrics."""
@@ -35,10 +35,7 @@ def time_ms(text: str) -> int:
 
 def _time(value: str | None) -> str | None:
     if value is not None:
-        try:
-            time_ms(value)
-        except ValueError as error:
-            raise broken(str(error)) from None
+        time_ms(value)
     return value
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.candles import INTERVALS_MS, MAX_CANDLES
 from shared.forecasts import MEDIAN
+from shared.settings import ServiceSettings
 
 CONFIG_NAME: Final = "config.json"
 ONNX_NAME: Final = "model.onnx"
@@ -165,6 +166,15 @@ class Bundle:
 def default_path() -> Path:
     """Return the folder of the bundle that comes with Candlecast."""
     return Path(str(files("shared") / "models" / "default"))
+
+
+class ServingSettings(ServiceSettings):
+    """Which model a process serves."""
+
+    model: Path = Field(
+        default_factory=default_path,
+        description="folder of the model bundle; by default the built-in one",
+    )
 
 
 def load(path: Path) -> Bundle:

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Final, Self, cast, get_args
 
 from pydantic import (
@@ -38,7 +37,6 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from shared.candles import INTERVALS_MS
 from shared.messages import describe
 from shared.process import Exit
 from shared.setting_words import default_in_words, placeholder
@@ -68,25 +66,10 @@ POSITIONAL: Final = get_args(CliPositionalArg[str])[1]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, SplitByComma]
 
 
-def broken(rule: str) -> PydanticCustomError:
-    """Return the error of a setting that breaks a rule; it is shown with field and value."""
-    return PydanticCustomError("rule", "{rule}", {"rule": rule})
-
-
-def _known_interval(value: str) -> str:
-    if value not in INTERVALS_MS:
-        raise broken(f"expected one of {', '.join(INTERVALS_MS)}")
-    return value
-
-
-Interval = Annotated[str, AfterValidator(_known_interval)]
-"""The length of a candle, such as ``1d``."""
-
-
 def _known_level(value: str) -> str:
     name = value.upper()
     if name not in logging.getLevelNamesMapping():
-        raise broken("expected DEBUG, INFO, WARNING or ERROR")
+        raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
     return name
 
 
@@ -160,21 +143,6 @@ class ServiceSettings(BaseSettings):
         for line in lines:
             print(f"{prog}: {line}", file=sys.stderr)
         raise SystemExit(Exit.USAGE)
-
-
-def _built_in() -> Path:
-    from shared.bundle import default_path  # noqa: PLC0415 - the producer has no use for models
-
-    return default_path()
-
-
-class ServingSettings(ServiceSettings):
-    """What processes have that serve a model."""
-
-    model: Path = Field(
-        default_factory=_built_in,
-        description="folder of the model bundle; by default the built-in one",
-    )
 
 
 class CommandGroup(BaseModel):

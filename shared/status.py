@@ -29,7 +29,7 @@ class Health:
 
 
 class StatusPortError(Exception):
-    """A port for the probes that cannot be had."""
+    """A port for the probes that cannot be opened."""
 
 
 Probe = Callable[[], Health]
@@ -52,7 +52,7 @@ class StatusServer:
             self._server = make_server(host, port, self._answer, _ThreadingServer, _QuietHandler)
         except OSError as error:
             raise StatusPortError(
-                f"metrics_port: {host}:{port} cannot be had: {error.strerror}"
+                f"metrics_port: {host}:{port} cannot be opened: {error.strerror}"
             ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="status", daemon=True

@@ -8,10 +8,11 @@ from typing import Final, Literal
 from pydantic import Field
 from pydantic_settings import CliSubCommand
 
+from shared.bundle import ServingSettings
 from shared.candles import MAX_CANDLES
 from shared.forecaster import Models
 from shared.kafka import KafkaSettings
-from shared.settings import CommandGroup, CommaSeparated, ServingSettings, own
+from shared.settings import CommandGroup, CommaSeparated, own
 
 PROCESS: Final = "worker"
 """The process's name in its variables, log lines and metrics."""

@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
-from shared.candles import INTERVALS_MS, MAX_CANDLES
-from shared.settings import CommaSeparated, Interval, ServiceSettings, SplitByComma, broken, own
+from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
+from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
@@ -37,15 +37,20 @@ CONFIGURATIONS_TRIED: Final = 138
 _DEFAULT: Final = FitConfig()
 
 
+def _wrong(rule: str) -> PydanticCustomError:
+    """Return the error of a rule, which is shown with the field and its value."""
+    return PydanticCustomError("rule", "{rule}", {"rule": rule})
+
+
 def _levels(values: tuple[float, ...]) -> tuple[float, ...]:
     if not all(0 < one < 1 for one in values) or 0.5 not in values:
-        raise broken("expected levels between 0 and 1, 0.5 among them")
+        raise _wrong("expected levels between 0 and 1, 0.5 among them")
     return tuple(sorted(set(values)))
 
 
 def _steps(values: tuple[int, ...]) -> tuple[int, ...]:
     if not values or min(values) < 1:
-        raise broken("expected whole numbers of candles from 1")
+        raise _wrong("expected whole numbers of candles from 1")
     return tuple(sorted(set(values)))
 
 
@@ -54,7 +59,7 @@ def _some_of(known: Iterable[str]) -> AfterValidator:
 
     def check(values: tuple[str, ...]) -> tuple[str, ...]:
         if not values or not set(values) <= set(names):
-            raise broken(f"expected some of {', '.join(names)}")
+            raise _wrong(f"expected some of {', '.join(names)}")
         return values
 
     return AfterValidator(check)

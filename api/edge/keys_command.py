@@ -11,11 +11,11 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg, CliSubCommand
 
-from api.edge.keys import KeyFile, KeyFileError, Scope, create, load, revoke, save
-from api.settings import PROCESS, known_rate
+from api import PROCESS
+from api.edge.keys import KeyFile, KeyFileError, Scope, create, known_rate, load, revoke, save
 from shared import process
 from shared.process import Exit, now_ms
-from shared.settings import CommandGroup, CommaSeparated, ServiceSettings, broken, own
+from shared.settings import CommandGroup, CommaSeparated, ServiceSettings, own
 
 PROG = "python -m api keys"
 
@@ -23,7 +23,7 @@ PROG = "python -m api keys"
 def _known_scopes(names: tuple[str, ...]) -> tuple[str, ...]:
     unknown = set(names) - set(Scope)
     if unknown:
-        raise broken(f"expected some of {','.join(Scope)}")
+        raise ValueError(f"expected some of {','.join(Scope)}")
     return names
 
 
@@ -105,10 +105,10 @@ def _create(settings: CreateSettings) -> None:
 
 
 def _list(path: Path) -> None:
-    for key in load(path).keys:
-        state = "open" if key.revoked_ms is None else f"revoked {_day(key.revoked_ms)}"
-        scopes = ",".join(key.scopes)
-        print(f"{key.id}  {key.name}  {scopes}  created {_day(key.created_ms)}  {state}")
+    for entry in load(path).keys:
+        state = "open" if entry.revoked_ms is None else f"revoked {_day(entry.revoked_ms)}"
+        scopes = ",".join(entry.scopes)
+        print(f"{entry.id}  {entry.name}  {scopes}  created {_day(entry.created_ms)}  {state}")
 
 
 def _day(time_ms: int) -> str:

@@ -8,7 +8,7 @@ from typing import Final, TextIO
 
 import orjson
 
-from api.settings import PROCESS
+from api import PROCESS
 
 FLUSH_S: Final = 0.2
 """Time between two writes of the lines noted meanwhile."""

@@ -11,7 +11,6 @@ from typing import Final, Protocol
 
 from pydantic import ValidationError
 
-from producer.source import real_now_ms
 from producer.yahoo.bars import Bar, Response
 from producer.yahoo.errors import PollError
 from producer.yahoo.gate import Gate
@@ -19,6 +18,7 @@ from producer.yahoo.ranges import Span
 from shared.candles import INTERVALS_MS, Candle, refusal
 from shared.history import make_candle
 from shared.metrics import ProducerMetrics
+from shared.process import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Fetcher:
         metrics: ProducerMetrics,
         *,
         pool: Executor,
-        now_ms: Callable[[], int] = real_now_ms,
+        now_ms: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare only.
 

@@ -75,6 +75,10 @@ ATTRIBUTES: Final = (
     "faust.types:Message.tracked",
     "faust.transport.consumer:Consumer.stop_flow",
     "mode.utils.queues:FlowControlEvent.suspend",
+    "pydantic:BaseModel.__pydantic_extra__",  # shared.messages, and so the next lines
+    "pydantic:BaseModel.__pydantic_fields_set__",
+    "pydantic:BaseModel.__pydantic_private__",
+    "pydantic:BaseModel.__pydantic_serializer__",
     "pydantic_settings.sources.types:_CliPositionalArg",  # shared.settings.POSITIONAL
     "uvicorn:Config.load",
     "yfinance:set_tz_cache_location",

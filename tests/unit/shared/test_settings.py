@@ -52,7 +52,7 @@ def test_variables_of_other_services_do_not_disturb(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--partitions", "many"], "partitions: expected a whole number"),
+        (["--partitions", "many"], "partitions: expected a whole number, got"),
         (["--partitions", "0"], 'partitions: expected at least 1, got "0"'),
         (["--replication", "8"], "replication: expected at most 7"),
         (["--log-level", "loud"], 'expected DEBUG, INFO, WARNING or ERROR, got "loud"'),
