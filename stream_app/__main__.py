@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from contextlib import suppress
+from itertools import count
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -39,6 +40,9 @@ STALE_LOOP_SECONDS = 30.0
 
 WATCH_SECONDS = 2.0
 """Time between two looks at lag and progress."""
+
+TOPIC_TURNS = 5
+"""Looks at lag and progress for each look at the topic's identity and partitions."""
 
 RECOVERY_SECONDS = 300.0
 """Longest recovery of the windows; then /livez fails."""
@@ -128,10 +132,12 @@ async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) 
 
 async def _watch(worker: CandleWorker) -> None:
     """Keep lag and progress up to date."""
-    while True:
+    for turn in count(1):
         await asyncio.sleep(WATCH_SECONDS)
         try:
             await worker.observe()
+            if turn % TOPIC_TURNS == 0 and worker.recovered:
+                await worker.check_topic()
         except ObserveError as error:
             log.warning("the broker does not say how far the partitions are: %s", error)
 

@@ -23,11 +23,17 @@ from mode.types import ServiceT
 from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
+from shared.kafka import REQUEST_S, mend_connections
 from stream_app.fence import Fence
 from stream_app.settings import WorkerSettings
+from stream_app.state import StateError
 
 FETCH_S: Final = 0.2
 """Longest wait of a fetch for messages; a rebalance may have to wait for it."""
+
+FETCH_BYTES: Final = 1 << 18
+"""Most bytes of one partition in a fetch: the client hands on one partition's whole before the
+next, so behind a hot one others would wait for a megabyte of it."""
 
 CHUNK: Final = 128
 """Messages handed on together, between two turns of the event loop."""
@@ -234,6 +240,13 @@ class DirectConsumer(driver.Consumer):
             tp = ensure_TP(found)
             if tp not in self._next or not fetched:
                 continue
+            if fetched[0].offset < self._next[tp]:
+                error = StateError(
+                    f"topic {tp.topic}, partition {tp.partition}: expected offset "
+                    f"{self._next[tp]}, got {fetched[0].offset}: it was deleted and created again"
+                )
+                self._fence.close(error)
+                raise error
             if fetched[0].offset > self._next[tp]:
                 jumps[tp] = self._next[tp]
             self._next[tp] = fetched[-1].offset + 1
@@ -351,6 +364,7 @@ def make_app(settings: WorkerSettings, fence: Fence, note_lost: NoteLost) -> fau
         fence: asked before each commit.
         note_lost: called for messages that were gone before they were read.
     """
+    mend_connections()
     brokers = [f"kafka://{address.strip()}" for address in settings.bootstrap.split(",")]
     options: dict[str, Any] = {
         "broker": ";".join(brokers),
@@ -363,6 +377,9 @@ def make_app(settings: WorkerSettings, fence: Fence, note_lost: NoteLost) -> fau
         "table_standby_replicas": 0,
         "broker_commit_interval": settings.commit_seconds,
         "broker_session_timeout": settings.session_seconds,
+        "broker_request_timeout": max(REQUEST_S, 1.5 * settings.session_seconds),
+        "broker_rebalance_timeout": 1.2 * settings.session_seconds,
+        "consumer_max_fetch_size": FETCH_BYTES,
         "broker_heartbeat_interval": settings.session_seconds / 10,
         "consumer_auto_offset_reset": "earliest",
         "stream_buffer_maxsize": BUFFER_SIZE,

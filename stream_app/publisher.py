@@ -30,7 +30,7 @@ ABOUT_PREFIX: Final = "candlecast-"
 MAX_RECORDS_BYTES: Final = 1 << 19
 """Most bytes of one partition's records that go together; a broker refuses more than 1 MB."""
 
-MAX_VALUE_BYTES: Final = 64 << 10
+MAX_VALUE_BYTES: Final = 256 << 10
 MAX_KEY_BYTES: Final = 1 << 10
 MAX_HEADERS_BYTES: Final = 16 << 10
 MAX_HEADERS: Final = 64

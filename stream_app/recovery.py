@@ -12,6 +12,7 @@ from shared.forecaster import Models
 from shared.kafka import KafkaError, Partition
 from shared.metrics import WorkerMetrics
 from shared.topic_ids import topic_ids
+from shared.topics import partitions_of
 from stream_app.publisher import Publisher
 from stream_app.rebuild import Rebuilt, Source, has_candles, rebuild
 from stream_app.settings import WorkerSettings
@@ -82,6 +83,26 @@ class Recovery:
             await self._publisher.sources(dict.fromkeys(changed, source))
             self._table.sources.update(dict.fromkeys(changed, source))
         return again
+
+    async def check_topic(self) -> None:
+        """Compare the topic with what the windows were made from, while the worker runs.
+
+        Raises:
+            StateError: when it was created again, or has other partitions.
+        """
+        name, expected = self._settings.candles_topic, self._settings.partitions
+        topic_id = await self.topic_id()
+        if self._recreated(set(self._table.sources), topic_id):
+            raise StateError(
+                f"topic {name} was deleted and created again while the worker ran; the next start "
+                f"does what --when-recreated says: {self._settings.when_recreated}"
+            )
+        got = len(await partitions_of(self._settings, name))
+        if got not in {0, expected}:
+            raise StateError(
+                f"topic {name}: expected {expected} partitions, got {got}: some are read by "
+                f"nobody. Start with --partitions {got}"
+            )
 
     async def topic_id(self) -> str:
         """Return the candles topic's id, empty when the broker gives none."""

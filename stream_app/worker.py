@@ -24,6 +24,7 @@ from stream_app.progress import Progress
 from stream_app.publisher import Publisher
 from stream_app.recovery import Recovery
 from stream_app.settings import WorkerSettings
+from stream_app.state import StateError
 from stream_app.windows import WindowTable
 
 log = logging.getLogger("stream_app")
@@ -173,8 +174,7 @@ class CandleWorker:
         metrics.batch_size.observe(len(batch))
         metrics.forecasts.inc(len(result.forecasts))
         metrics.gaps.inc(result.gaps)
-        metrics.windows.set(len(self.table.data.data))
-        metrics.window_bytes.set(self.table.bytes_held)
+        self._note_size()
         for series, partition in result.moved:
             log.warning("%s: its candles now come from partition %d", series, partition)
             metrics.moved.inc()
@@ -184,6 +184,10 @@ class CandleWorker:
             metrics.rejects.labels(error.reason.value).inc()
         for i, _ in result.forecasts:
             metrics.latency_seconds.observe(max(0.0, now - batch[i].timestamp))
+
+    def _note_size(self) -> None:
+        self._metrics.windows.set(len(self.table.data.data))
+        self._metrics.window_bytes.set(self.table.bytes_held)
 
     def _note_lost(self, partition: int, first: int, last: int) -> None:
         """Say that messages were gone from the topic before they were read."""
@@ -217,6 +221,7 @@ class CandleWorker:
         seconds = time.monotonic() - began_s
         self._metrics.recovery_seconds.set(seconds)
         self.recovered = True
+        self._note_size()
         calm_collector()
         log.info("%d windows recovered in %.1f s", len(self.table.data.data), seconds)
 
@@ -238,6 +243,15 @@ class CandleWorker:
         for partition, lag in self.progress.lags().items():
             self._metrics.lag.labels(str(partition)).set(lag)
         self._metrics.commit_age_seconds.set(self.progress.age_s())
+
+    async def check_topic(self) -> None:
+        """End the work when the candles topic is another one now; raises ``ObserveError``."""
+        try:
+            await self._recovery.check_topic()
+        except StateError as error:
+            await self.fail(error)
+        except (TimeoutError, OSError, KafkaError) as error:
+            raise ObserveError(repr(error)) from error
 
     async def drain(self) -> None:
         """Stop taking messages, finish the batch in hand and commit its offsets."""

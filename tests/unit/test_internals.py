@@ -55,6 +55,8 @@ ATTRIBUTES: Final = (
     "aiokafka:AIOKafkaProducer.client",  # producer.sink: closed so that nothing more is sent
     "aiokafka.admin:AIOKafkaAdminClient._send_request",  # shared.topic_ids
     "aiokafka.client:AIOKafkaClient.close",
+    "aiokafka.conn:AIOKafkaConnection.send",  # shared.kafka.mend_connections
+    "aiokafka.conn:AIOKafkaConnection.close",
     "aiokafka.partitioner:DefaultPartitioner.__call__",  # producer.resume: where a key lies
     "faust:App.consumer_generation_id",  # stream_app.worker, and so the next lines
     "faust:App.crash",

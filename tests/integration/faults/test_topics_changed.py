@@ -15,7 +15,7 @@ from shared.forecasts import Forecast
 from shared.topics import Topic
 from tests.candles import walk
 from tests.integration.processes import Processes, wait_until
-from tests.integration.topics import count, read_forecasts, write_candles
+from tests.integration.topics import count, read, read_forecasts, write_candles
 from tests.integration.workers import RunningWorker, WorkerTopics, launch_worker, start_worker
 from tests.kafka import kafka_at
 
@@ -45,7 +45,7 @@ def owed(candles: Sequence[Candle]) -> int:
 def wait_for(
     topics: WorkerTopics, forecasts: int, worker: RunningWorker, since: int = 0
 ) -> list[Forecast]:
-    """Wait for so many forecasts in all; return those of candles that open at ``since`` or later."""
+    """Wait for so many forecasts in all; return those of candles that close after ``since``."""
     wait_until(
         lambda: count(topics.bootstrap, topics.forecasts) >= forecasts,
         DONE_S, f"{forecasts} forecasts", process=worker.process,
@@ -225,5 +225,9 @@ def test_a_message_too_large_for_a_dead_letter_is_put_aside_in_part(
     asyncio.run(asyncio.wait_for(send(), DONE_S))
     write_candles(topics.bootstrap, topics.candles, market(NEEDED))
     wait_for(topics, len(SYMBOLS), worker)
-    assert count(topics.bootstrap, topics.dlq) == 1
+    [letter] = read(topics.bootstrap, topics.dlq)
+    assert letter.headers["candlecast-value-bytes"] == b"760003"
+    assert letter.headers["candlecast-key-bytes"] == b"5000"
+    assert letter.headers["candlecast-headers-bytes"] == b"200001"
+    assert len(letter.headers["candlecast-value-sha256"]) == 64
     assert worker.process.stop(15) == 0

@@ -100,4 +100,3 @@ def test_a_recreated_topic_is_refused_with_what_to_do(
     log = process.log.read_text()
     assert "it was deleted and created again" in log
     assert "--when-recreated begin" in log
-    assert "--group" in log
