@@ -20,11 +20,10 @@ from api.edge.problems import ProblemError, broken_field, invalid_body
 from api.forecast import tensors
 from api.forecast.histories import are_valid, require_content
 from api.forecast.outline import Outline, end_of_numbers, outline_of
-from api.forecast.predict import Predictor
 from api.forecast.slicing import Work
 from api.forecast.tensors import NUMBERS_ROWS, AnyArray
 from shared.bundle import TensorSpec, tensor_inputs, tensor_outputs
-from shared.forecaster import Prediction
+from shared.forecaster import Forecaster, Prediction
 from shared.messages import Message
 
 MAX_WINDOWS: Final = 1_000
@@ -139,9 +138,8 @@ class InferBody:
     open_ms: NDArray[np.int64]  # (B, T)
 
 
-def meta_of(predictor: Predictor, name: str) -> ModelMeta:
+def meta_of(model: Forecaster, name: str) -> ModelMeta:
     """Return the metadata of the served model."""
-    model = predictor.forecaster
     return ModelMeta(
         name=name,
         versions=(model.model_version,),

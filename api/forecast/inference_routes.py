@@ -28,6 +28,7 @@ from api.forecast.inference import (
 )
 from api.forecast.predict import Predictor
 from api.forecast.slicing import Slicer
+from shared.forecaster import Forecaster
 
 JSON_LENGTH: Final = "inference-header-content-length"
 """The header with the length of the JSON before tensors in binary."""
@@ -85,16 +86,14 @@ class _Served:
         self._predictor = predictor
         self._slicer = slicer
         self._name = name
-        self._version = predictor.forecaster.model_version
 
     async def model(self, request: Request) -> Response:
         """Give the model's metadata: the names and forms of its tensors."""
-        self._require(request)
-        return answer(meta_of(self._predictor, self._name))
+        return answer(meta_of(self._model(request), self._name))
 
     async def model_ready(self, request: Request) -> Response:
         """Say that the model can infer."""
-        self._require(request)
+        self._model(request)
         return answer(ModelReady(name=self._name, ready=True))
 
     async def infer(self, request: Request) -> Response:
@@ -103,26 +102,30 @@ class _Served:
         Inputs and outputs are the tensors of the model's graph, in JSON or in binary, each for
         itself. Request and answer may be in gzip or deflate.
         """
-        self._require(request)
+        forecaster = self._model(request)
         require_type(request, JSON, OCTETS, "")
         encoding = request.headers.get("content-encoding", "identity")
         packed = await read_large(request)
         body = await self._slicer.run(unpack(packed, encoding, request.scope["body_share"]))
         json_bytes = json_length(request.headers.get(JSON_LENGTH), len(body))
-        window_length = self._predictor.forecaster.window_length
-        given = await self._slicer.run(read_infer(body, json_bytes, window_length))
-        prediction = await self._slicer.run(self._predictor.infer(given.candles, given.open_ms))
+        given = await self._slicer.run(read_infer(body, json_bytes, forecaster.window_length))
+        inference = self._predictor.infer(forecaster, given.candles, given.open_ms)
+        prediction = await self._slicer.run(inference)
+        version = forecaster.model_version
         content = await self._slicer.run(
-            infer_content(given.request, self._name, self._version, prediction)
+            infer_content(given.request, self._name, version, prediction)
         )
         return await self._respond(request, content)
 
-    def _require(self, request: Request) -> None:
-        given = request.path_params
+    def _model(self, request: Request) -> Forecaster:
+        """Return the model that a path names, the one for the whole of a request."""
+        forecaster = self._predictor.forecaster
+        given, version = request.path_params, forecaster.model_version
         if given["name"] != self._name:
             raise _unknown("name", self._name)
-        if given.get("version", self._version) != self._version:
-            raise _unknown("version", self._version)
+        if given.get("version", version) != version:
+            raise _unknown("version", version)
+        return forecaster
 
     async def _respond(self, request: Request, content: InferContent) -> Response:
         headers = {"vary": "accept-encoding"}

@@ -22,7 +22,7 @@ from api.edge.routing import Routes
 from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
 from api.forecast.histories import read_predict
-from api.forecast.predict import HistoryError, Predictor
+from api.forecast.predict import Predictor, UnusableHistory
 from api.forecast.slicing import Slicer
 
 MakeCard = Callable[[], ModelCard]
@@ -51,7 +51,7 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         received = time.perf_counter()
         try:
             return answer(await predictor.answer(read_predict(body), received))
-        except HistoryError as error:
+        except UnusableHistory as error:
             reason = FieldError(field="history", rule=error.rule, message=str(error))
             raise problem(422, reason) from error
 
@@ -75,7 +75,7 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         _require_steps(batch.horizons, predictor.longest_step(batch.histories))
         try:
             forecasts = await slicer.run(predictor.forecasts(batch.histories, batch.horizons))
-        except HistoryError as error:
+        except UnusableHistory as error:
             field = f"histories[{error.number}].candles"
             reason = FieldError(field=field, rule=error.rule, message=str(error))
             raise problem(422, reason) from error
