@@ -20,7 +20,7 @@ MIN_PACKED_BYTES: Final = 1_024
 
 
 def unpack(
-    body: bytearray, encoding: str, share: BodyShare
+    body: bytes | bytearray, encoding: str, share: BodyShare
 ) -> Generator[None, None, bytes | bytearray]:
     """Return a body without its content encoding, in slices.
 

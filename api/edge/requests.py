@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import orjson
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope
@@ -38,15 +37,6 @@ class BodyBudget:
         self._max_held = max_held_bytes
         self._held = 0
 
-    @contextmanager
-    def share(self, receive: Receive, max_bytes: int) -> Iterator[BodyShare]:
-        """Yield the share of one request, which holds its bytes until the end of the context."""
-        share = BodyShare(self, receive, max_bytes)
-        try:
-            yield share
-        finally:
-            self._held -= share.held_bytes
-
     def take(self, size: int, share_bytes: int) -> None:
         """Note bytes of a share that now has so many; raises ``ProblemError``."""
         self._held += size
@@ -54,11 +44,16 @@ class BodyBudget:
             detail = "too many large bodies at once; try again"
             raise problem(503, detail=detail, headers={"retry-after": "1"})
 
+    def give_back(self, size: int) -> None:
+        """Note the end of a share."""
+        self._held -= size
+
 
 class BodyShare:
     """The bytes of one request's body: those received, and those that they are unpacked to.
 
-    Either are refused as soon as they turn out too many.
+    Either are refused as soon as they turn out too many. A context, at whose end they are given
+    back to the budget.
     """
 
     def __init__(self, budget: BodyBudget, receive: Receive, max_bytes: int) -> None:
@@ -68,6 +63,12 @@ class BodyShare:
         self._receive = receive
         self._received = 0
         self._unpacked = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.give_back(self.held_bytes)
 
     async def receive(self) -> AsgiMessage:
         """Return the next message of the request; raises ``ProblemError``."""
@@ -102,12 +103,23 @@ def answer(content: Message | dict[str, Any] | orjson.Fragment) -> Response:
     return Response(body, media_type=JSON)
 
 
-async def read_large(request: Request) -> bytearray:
-    """Return a body that may be large, without the copy that ``Request.body`` makes of it."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-    return body
+async def read_body(request: Request) -> bytes | bytearray:
+    """Return the body of a request; of one that arrives at once, as small ones do, no copy."""
+    body, is_more = await _read_part(request)
+    if not is_more:
+        return body
+    joined = bytearray(body)
+    while is_more:
+        body, is_more = await _read_part(request)
+        joined += body
+    return joined
+
+
+async def _read_part(request: Request) -> tuple[bytes, bool]:
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def require_json(request: Request) -> None:

@@ -17,7 +17,7 @@ from starlette.types import Scope as AsgiScope
 from api.edge.access import Access
 from api.edge.keys import Scope
 from api.edge.problems import ProblemError, problem
-from api.edge.requests import BodyBudget, require_declared_size
+from api.edge.requests import BodyBudget, BodyShare, require_declared_size
 
 OPEN: Final = None
 """The scope of a route that needs no key."""
@@ -114,7 +114,7 @@ class Dispatch:
         if not guarded.max_body_bytes:
             await self._answer(guarded, scope, receive, send)
             return
-        with self._bodies.share(receive, guarded.max_body_bytes) as share:
+        with BodyShare(self._bodies, receive, guarded.max_body_bytes) as share:
             scope["body_share"] = share
             await self._answer(guarded, scope, share.receive, send)
 

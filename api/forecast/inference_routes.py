@@ -11,7 +11,7 @@ from api.edge.compression import MIN_PACKED_BYTES, accepted, pack, unpack
 from api.edge.keys import Scope
 from api.edge.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
 from api.edge.problems import FieldError, problem
-from api.edge.requests import JSON, MAX_LARGE_BODY_BYTES, OCTETS, answer, read_large, require_type
+from api.edge.requests import JSON, MAX_LARGE_BODY_BYTES, OCTETS, answer, read_body, require_type
 from api.edge.routing import Routes
 from api.forecast.inference import (
     BINARY_EXTENSION,
@@ -105,7 +105,7 @@ class _Served:
         forecaster = self._model(request)
         require_type(request, JSON, OCTETS, "")
         encoding = request.headers.get("content-encoding", "identity")
-        packed = await read_large(request)
+        packed = await read_body(request)
         body = await self._slicer.run(unpack(packed, encoding, request.scope["body_share"]))
         json_bytes = json_length(request.headers.get(JSON_LENGTH), len(body))
         given = await self._slicer.run(read_infer(body, json_bytes, forecaster.window_length))

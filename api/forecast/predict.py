@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final
 
@@ -101,7 +102,7 @@ class Predictor:
         last_close = float(history[-1, 3])
         prices = to_prices(np.array([last_close]), prediction)
         _require_finite(prices, prediction, [0])
-        writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
+        writer = _writer(forecaster.horizons, forecaster.quantile_levels)
         horizons = writer.rows(prices[0].tolist(), prediction.volatility[0].tolist())
         self._metrics.candles.inc(len(history))
         self._metrics.forecasts.inc()
@@ -238,7 +239,7 @@ def _full(
     """Return a forecast as ``FullForecast``; prices (N, Q), and the prediction of one window."""
     weekends = _trades_weekends(series)
     dues = [_due_ms(series, step, trades_weekends=weekends) for step in steps]
-    writer = HorizonWriter(steps, forecaster.quantile_levels)
+    writer = _writer(tuple(steps), forecaster.quantile_levels)
     horizons = writer.rows(prices.tolist(), prediction.volatility[0].tolist(), dues)
     for horizon, log_return in zip(horizons, prediction.log_return[0].tolist(), strict=True):
         horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
@@ -251,6 +252,11 @@ def _full(
         "model_version": forecaster.model_version,
         "horizons": horizons,
     }
+
+
+@lru_cache(maxsize=64)
+def _writer(steps: tuple[int, ...], levels: tuple[float, ...]) -> HorizonWriter:
+    return HorizonWriter(steps, levels)
 
 
 def _row(prediction: Prediction, row: int) -> Prediction:

@@ -15,7 +15,7 @@ from api.edge.requests import (
     MAX_BODY_BYTES,
     MAX_LARGE_BODY_BYTES,
     answer,
-    read_large,
+    read_body,
     require_json,
 )
 from api.edge.routing import Routes
@@ -47,7 +47,7 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         must be at least as long as the model needs; of a longer one the newest candles are used.
         """
         require_json(request)
-        body = await request.body()
+        body = await read_body(request)
         received = time.perf_counter()
         try:
             return answer(await predictor.answer(read_predict(body), received))
@@ -69,7 +69,7 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         of the quantiles from them, and the volatility, so that variances are linear in time.
         """
         require_json(request)
-        body = await read_large(request)
+        body = await read_body(request)
         received = time.perf_counter()
         batch = await slicer.run(read_batch(body))
         _require_steps(batch.horizons, predictor.longest_step(batch.histories))

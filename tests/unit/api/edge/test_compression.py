@@ -78,12 +78,12 @@ def test_a_bomb_is_not_unpacked_beyond_the_limit(encoding: str) -> None:
 
 def test_unpacked_bytes_count_among_those_of_all_requests() -> None:
     budget = BodyBudget(max_held_bytes=4 * SMALL_BODY_BYTES)
-    with budget.share(nothing, MAX_BYTES) as first:
+    with BodyShare(budget, nothing, MAX_BYTES) as first:
         assert len(unpacked(gzip.compress(bytes(3 * SMALL_BODY_BYTES)), "gzip", first)) > 0
-        with budget.share(nothing, MAX_BYTES) as second:
+        with BodyShare(budget, nothing, MAX_BYTES) as second:
             packed = gzip.compress(bytes(2 * SMALL_BODY_BYTES))
             assert problem_of(packed, "gzip", second) == (503, "")
-    with budget.share(nothing, MAX_BYTES) as third:
+    with BodyShare(budget, nothing, MAX_BYTES) as third:
         assert len(unpacked(packed, "gzip", third)) == 2 * SMALL_BODY_BYTES
 
 
