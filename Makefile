@@ -78,6 +78,8 @@ $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train]' 1>&2
 	@touch $@ $(VENV)/.local
 
+# of kserve the tests use the client alone; what its server needs excludes other pins of ours
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
+	$(PIP) install --quiet --constraint constraints.txt --no-deps kserve 1>&2
 	@touch $@ $(VENV)/.local $(VENV)/.train

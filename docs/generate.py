@@ -250,7 +250,7 @@ def file_tree() -> str:
 
 def _leaf(name: str, path: Path) -> str:
     first, *_ = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines() or [""]
-    return f"{name:<27}{first}".rstrip()
+    return f"{name:<26} {first}".rstrip()
 
 
 def replace(text: str, mark: str, content: str) -> str:

@@ -1,4 +1,4 @@
-"""Histories to answers, by the path that the worker takes: window, features, model, prices."""
+"""Forecasts of histories, by the path that the worker takes: window, model, prices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final
 
@@ -32,13 +33,13 @@ NEWEST: Final = 7
 """Newest candles whose days say whether a market trades on weekends."""
 
 MAX_SHARED: Final = 64
-"""Requests that share one model call at most: more would only make the first ones wait."""
+"""Most requests that share one model call: more would only make the first ones wait."""
 
 CHUNK: Final = 32
-"""Histories of one request that go into one model call: a millisecond's work."""
+"""Most histories of one request in one model call: a millisecond's work."""
 
 
-class HistoryError(ValueError):
+class UnusableHistory(ValueError):
     """A history of valid candles that the model cannot work with."""
 
     def __init__(self, rule: str, message: str, number: int = 0) -> None:
@@ -89,19 +90,19 @@ class Predictor:
             received: when the request's body was there, on ``time.perf_counter``.
 
         Raises:
-            HistoryError: when the history is too short, or its candles are so extreme that the
+            UnusableHistory: when the history is too short, or its candles are so extreme that the
                 model gives no finite number.
         """
         forecaster = self.forecaster
         try:
             window = newest(history, forecaster.window_length)
         except ValueError as error:
-            raise HistoryError("too_short", str(error)) from None
+            raise UnusableHistory("too_short", str(error)) from None
         prediction = await self._share(window, even_times(1, len(window))[0])
         last_close = float(history[-1, 3])
         prices = to_prices(np.array([last_close]), prediction)
         _require_finite(prices, prediction, [0])
-        writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
+        writer = _writer(forecaster.horizons, forecaster.quantile_levels)
         horizons = writer.rows(prices[0].tolist(), prediction.volatility[0].tolist())
         self._metrics.candles.inc(len(history))
         self._metrics.forecasts.inc()
@@ -119,7 +120,7 @@ class Predictor:
         """Return the forecast ahead of each history, as ``FullForecast`` has it, in JSON.
 
         Raises:
-            HistoryError: as ``answer`` does, with the number of the history.
+            UnusableHistory: as ``answer`` does, with the number of the history.
         """
         made: dict[int, orjson.Fragment] = {}
         numbers_of: dict[int, tuple[Forecaster, list[int]]] = {}
@@ -166,24 +167,22 @@ class Predictor:
             made[number] = orjson.Fragment(orjson.dumps(full))
             yield
 
-    def infer(self, windows: Array, open_ms: Times) -> Work[Prediction]:
+    def infer(self, forecaster: Forecaster, windows: Array, open_ms: Times) -> Work[Prediction]:
         """Return the prediction of full windows, (B, T, 5), by as many model calls as are good."""
         parts: list[Prediction] = []
         for first in range(0, len(windows), CHUNK):
             some = slice(first, first + CHUNK)
-            parts.append(self.predict(windows[some], open_ms[some]))
+            parts.append(self.predict(windows[some], open_ms[some], forecaster))
             yield
         return Prediction(
-            np.concatenate([one.log_return for one in parts]),
-            np.concatenate([one.volatility for one in parts]),
+            np.concatenate([part.log_return for part in parts]),
+            np.concatenate([part.volatility for part in parts]),
         )
 
-    def predict(
-        self, windows: Array, open_ms: Times, forecaster: Forecaster | None = None
-    ) -> Prediction:
+    def predict(self, windows: Array, open_ms: Times, forecaster: Forecaster) -> Prediction:
         """Return the prediction of full windows, (B, T, 5), by one call of a model."""
         started = time.perf_counter()
-        prediction = (forecaster or self.forecaster).predict(windows, open_ms)
+        prediction = forecaster.predict(windows, open_ms)
         self._metrics.seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(windows))
         return prediction
@@ -224,7 +223,7 @@ def _window(number: int, series: Series, length: int) -> tuple[Array, Times]:
     try:
         candles = newest(series.candles, length)
     except ValueError as error:
-        raise HistoryError("too_short", str(error), number) from None
+        raise UnusableHistory("too_short", str(error), number) from None
     if series.open_ms is None:
         return candles, even_times(1, length, series.interval)[0]
     return candles, series.open_ms[-length:]
@@ -240,7 +239,7 @@ def _full(
     """Return a forecast as ``FullForecast``; prices (N, Q), and the prediction of one window."""
     weekends = _trades_weekends(series)
     dues = [_due_ms(series, step, trades_weekends=weekends) for step in steps]
-    writer = HorizonWriter(steps, forecaster.quantile_levels)
+    writer = _writer(tuple(steps), forecaster.quantile_levels)
     horizons = writer.rows(prices.tolist(), prediction.volatility[0].tolist(), dues)
     for horizon, log_return in zip(horizons, prediction.log_return[0].tolist(), strict=True):
         horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
@@ -255,6 +254,11 @@ def _full(
     }
 
 
+@lru_cache(maxsize=64)
+def _writer(steps: tuple[int, ...], levels: tuple[float, ...]) -> HorizonWriter:
+    return HorizonWriter(steps, levels)
+
+
 def _row(prediction: Prediction, row: int) -> Prediction:
     return Prediction(prediction.log_return[row : row + 1], prediction.volatility[row : row + 1])
 
@@ -265,7 +269,7 @@ def _require_finite(prices: Array, prediction: Prediction, numbers: Sequence[int
     if not np.isfinite(sums).all():
         number = numbers[int(np.argmin(np.isfinite(sums)))]
         message = "expected prices that a finite forecast follows from"
-        raise HistoryError("not_finite", message, number)
+        raise UnusableHistory("not_finite", message, number)
 
 
 def _trades_weekends(series: Series) -> bool:

@@ -171,7 +171,7 @@ def symbols(page: Page) -> list[str]:
 
 def test_an_empty_stream_is_said_to_be_empty(browser: Browser, site: Site) -> None:
     with opened(browser, f"{site.url}/dashboard") as (page, complaints):
-        expect(page.locator("#state")).to_have_text("StreamView")
+        expect(page.locator("#state")).to_have_text("Live")
         expect(page.get_by_text("Nothing has been forecast yet")).to_be_visible()
         expect(page.locator("#none")).to_have_text("No symbols yet.")
         expect(page.locator("#model")).to_have_text("persistence")
@@ -203,7 +203,7 @@ def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
             expect(page.locator("#state")).to_have_text("Reconnecting")
             with Site(port) as again:
                 again.play(candles[:110])
-                expect(page.locator("#state")).to_have_text("StreamView")
+                expect(page.locator("#state")).to_have_text("Live")
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-23")
                 again.play(candles[110:111])
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-24")
@@ -232,7 +232,7 @@ def test_a_real_stream_is_shown_at_once_and_after_a_kill(
         expect(page.locator("#state")).to_have_text("Reconnecting")
         apart(publish, topics, candles[:56], 53)
         start(processes, topics, port=api.port)
-        expect(page.locator("#state")).to_have_text("StreamView")
+        expect(page.locator("#state")).to_have_text("Live")
         expect(page.locator("#subtitle")).to_contain_text(date_of(candles[55]))
 
 
@@ -282,7 +282,7 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         expect(page.locator("#state")).to_have_text("Stream down")
         expect(page.locator("#lag")).not_to_have_text("0")
         site.live.connected = True
-        expect(page.locator("#state")).to_have_text("StreamView")
+        expect(page.locator("#state")).to_have_text("Live")
 
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
@@ -340,7 +340,7 @@ def test_a_key_is_asked_for_once(browser: Browser) -> None:
         with opened(browser, f"{site.url}/dashboard") as (page, _):
             page.get_by_label("API key", exact=True).last.fill(key)
             page.get_by_role("button", name="Use it").click()
-            expect(page.locator("#state")).to_have_text("StreamView")
+            expect(page.locator("#state")).to_have_text("Live")
             expect(page.locator("#title")).to_have_text("AAPL")
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -176,12 +177,14 @@ def test_random_bytes_break_nothing(api: Api) -> None:
 
 
 CANDLE: Final = '{"open":1,"high":2,"low":1,"close":2,"volume":%s}'
-NAME: Final = bundle.load(bundle.default_path()).config.name
+CONFIG: Final = bundle.load(bundle.default_path()).config
+INFER: Final = f"/v2/models/{CONFIG.name}/infer"
 ENVELOPES: Final = {
     "/predict": '{"history": [%s]}',
     "/v1/forecasts": '{"histories": [{"candles": [%s]}]}',
-    f"/v2/models/{NAME}/infer": '{"inputs": [{"name": "candles", "shape": [1, 1, 5], '
-    '"datatype": "FP64", "data": [%s]}]}',
+    INFER: '{"inputs": [{"name": "candles", "shape": [1, LENGTH, 5], "datatype": "FP64", '
+    '"data": [%s]}, {"name": "open_ms", "shape": [1, LENGTH], "datatype": "INT64", '
+    '"data": [1]}]}'.replace("LENGTH", str(CONFIG.window_length)),
 }
 VALUES: Final = {
     "deep arrays": "[" * 100_000 + "]" * 100_000,
@@ -233,6 +236,29 @@ def test_no_bomb_is_unpacked(api: Api) -> None:
             answer = connection.getresponse()
             assert answer.status == 415
             assert json.loads(answer.read())["errors"][0]["field"] == "content-encoding"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_bomb_is_unpacked_to_the_limit_alone(api: Api, encoding: str) -> None:
+    """The protocol of inference has compressed bodies; 400 MB in each of 8 bombs at once."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(400)) + packer.flush()
+    process = psutil.Process(api.process.pid)
+    before = process.memory_info().rss
+
+    def send(_: int) -> tuple[int, int]:
+        with closing(api.connect()) as connection:
+            headers = {**JSON, "content-encoding": encoding}
+            connection.request("POST", INFER, bomb, headers)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status, process.memory_info().rss
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses, sizes = zip(*pool.map(send, range(8)), strict=True)
+    assert set(statuses) <= {413, 503}
+    assert max(sizes) - before < 512 << 20
+    assert api.is_ready()
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,7 @@ def test_a_damaged_bundle_ends_with_a_clear_error(tmp_path: Path, name: str) -> 
     done = run("--model", str(folder), "--port", "0")
     assert done.returncode == 1
     assert f"{folder / name}: expected SHA-256" in done.stderr
+    assert "the file is damaged" in done.stderr
     assert "Traceback" not in done.stderr
 
 
