@@ -42,14 +42,14 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the pages of reference again
+docs: $(VENV)/.dev  ## Write the documents that follow from the code: schemas, AsyncAPI, file tree, features
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="stream --quick"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-train: $(VENV)/.train  ## Train the default bundle anew from the bundled candles
-	$(BIN)/python -m trainer $(ARGS)
+train: $(VENV)/.train  ## Train the built-in bundle again from the bundled candles
+	$(BIN)/python -m trainer --replace-default $(ARGS)
 
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \

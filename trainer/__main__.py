@@ -49,9 +49,9 @@ PROG: Final = "python -m trainer"
 
 HELP: Final = f"""usage: {PROG} [COMMAND] [OPTIONS]
 
-Trains, tests and searches for models; without a command it trains the default bundle anew.
+Trains, tests and searches for models; without a command it trains on the bundled candles.
 
-  train      train the default bundle on the bundled candles, and show how good it is
+  train      train a bundle on the bundled candles, and show how good it is
   fit        train a bundle on any candles: --data PATH --until DATE --out BUNDLE
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
@@ -107,7 +107,7 @@ def _train(settings: TrainSettings) -> None:
 
     source = _source(settings)
     cut_ms = dataset.cut_at(source.samples(settings.config()), 1 - settings.test_share)
-    _fit_until(settings, source, cut_ms, settings.out)
+    _fit_until(settings, source, cut_ms, settings.folder)
 
 
 def _fit(settings: FitSettings) -> None:

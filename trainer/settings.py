@@ -173,27 +173,40 @@ class Tracked(ServiceSettings):
 
 
 class TrainSettings(ModelSettings, Tracked):
-    """Trains the default bundle on the bundled candles, and shows how good it is.
+    """Trains a bundle on the bundled candles, and shows how good it is.
 
     The newest candles are kept for the test: training sees no outcome that reaches them. Prints
     the errors of the point forecast against persistence and drift. The run, with its curves and
     files, goes to MLflow: mlflow ui --backend-store-uri sqlite:///mlflow.db
 
     Examples:
-      python -m trainer                               the default bundle, anew
-      python -m trainer train --out my-bundle --seed 7
-      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9 --out my-bundle
+      python -m trainer                               the bundle goes to my-bundle
+      python -m trainer train --out other-bundle --seed 7
+      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9
+      python -m trainer --replace-default             what make train does
     """
 
     model_config = own(PROCESS, "train")
 
-    out: Path = Field(
-        default_factory=default_path,
-        description="folder of the bundle to write (default: the built-in one)",
+    out: Path = Field(Path("my-bundle"), description="folder of the bundle to write")
+    replace_default: bool = Field(
+        default=False, description="write the built-in bundle, which all services serve by default"
     )
     test_share: float = Field(
         0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
     )
+
+    @property
+    def folder(self) -> Path:
+        """Folder that the bundle goes to."""
+        return default_path() if self.replace_default else self.out
+
+    @model_validator(mode="after")
+    def _has_one_folder(self) -> Self:
+        if self.replace_default and "out" in self.model_fields_set:
+            detail = f"replace_default: expected no --out beside it, got {str(self.out)!r}"
+            raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
+        return self
 
 
 class FitSettings(ModelSettings, Tracked):
