@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Writes what follows from the code: JSON Schemas, AsyncAPI, reference pages, the README's files.
+"""Generates documents from the code: JSON Schemas, AsyncAPI, lists of features and of files.
 
-``python docs/generate.py`` writes the files again, ``--check`` fails when one is stale.
+``python docs/generate.py`` writes the files, ``--check`` fails when one is stale.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
     """Return the JSON Schema of a message type, described by the comments beside its fields."""
     made = model.model_json_schema()
     parts = [(made, model)]
-    parts += [(made["$defs"][one.__name__], one) for one in (Horizon,) if "$defs" in made]
+    parts += [(made["$defs"][nested.__name__], nested) for nested in (Horizon,) if "$defs" in made]
     for part, cls in parts:
         for field, comment in comments(cls).items():
             part["properties"][field].setdefault("description", comment)
@@ -133,7 +133,8 @@ def asyncapi() -> dict[str, Any]:
             "candles": _channel(candles, "candle", "Closed candles, in order by symbol."),
             "forecasts": _channel(forecasts, "forecast", "A forecast for each candle of a full "
                                   "window, in order by symbol."),
-            "deadLetters": _channel(dead_letters, "deadLetter", "What is not a valid candle."),
+            "deadLetters": _channel(dead_letters, "deadLetter",
+                                    "Messages that are not valid candles."),
         },
         "operations": {
             "publishCandle": _operation("send", "candles", "The producer publishes a candle."),
