@@ -18,7 +18,43 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[1]
 
-CLEAN: Final = ("docs",)
+CLEAN: Final = (
+    "Makefile",
+    "benchmarks",
+    "docs/feature_plots.py",
+    "docs/generate.py",
+    "producer",
+    "shared/bundle.py",
+    "shared/forecaster.py",
+    "shared/forecasts.py",
+    "shared/headers.py",
+    "shared/scores.py",
+    "shared/window.py",
+    "tests/candles.py",
+    "tests/conftest.py",
+    "tests/direct_yahoo.py",
+    "tests/forecasters.py",
+    "tests/integration/conftest.py",
+    "tests/integration/processes.py",
+    "tests/integration/test_documents.py",
+    "tests/integration/topics.py",
+    "tests/integration/workers.py",
+    "tests/new_york.py",
+    "tests/polled_market.py",
+    "tests/ticker_frames.py",
+    "tests/unit/producer",
+    "tests/virtual_time.py",
+    "tests/yfinance_state.py",
+    "trainer/__main__.py",
+    "trainer/console.py",
+    "trainer/evaluate",
+    "trainer/export.py",
+    "trainer/protocol.py",
+    "trainer/search.py",
+    "trainer/settings.py",
+    "trainer/tracking.py",
+    "trainer/training.py",
+)
 """Files and folders that a test keeps free of these words."""
 
 ENDINGS: Final = frozenset({".html", ".j2", ".js", ".md", ".py"})
