@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,8 @@ sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
 from docs import reference  # noqa: E402
 
-README: Final = ROOT / "README.md"
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+DECISIONS: Final = ROOT / "docs" / "decisions"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
 FEATURES_PAGE: Final = ROOT / "docs" / "features.md"
@@ -83,8 +85,10 @@ def documents() -> dict[Path, str]:
     }
     if FEATURES_PAGE.exists():
         found[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
-    if README.exists():
-        found[README] = replace(README.read_text(), "files", file_tree())
+    page = replace(ARCHITECTURE.read_text(), "contracts", contracts())
+    found[ARCHITECTURE] = replace(page, "files", file_tree())
+    index = DECISIONS / "README.md"
+    found[index] = replace(index.read_text(), "decisions", decisions())
     return found
 
 
@@ -238,7 +242,7 @@ def feature_list() -> str:
 
 def file_tree() -> str:
     """Return the packages' files, each with the first line of its docstring."""
-    lines = ["```"]
+    lines = ["```text"]
     for package in PACKAGES:
         lines.append(_leaf(f"{package}/", ROOT / package / "__init__.py"))
         lines += [
@@ -251,7 +255,22 @@ def file_tree() -> str:
 
 def _leaf(name: str, path: Path) -> str:
     first, *_ = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines() or [""]
-    return f"{name:<27}{first}".rstrip()
+    return f"{name:<39} {first}".rstrip()
+
+
+def contracts() -> str:
+    """Return the import contracts of ``pyproject.toml`` as a list."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return "\n".join(f"- {item['name']}." for item in project["tool"]["importlinter"]["contracts"])
+
+
+def decisions() -> str:
+    """Return a table of the decisions: number, title and date, newest last."""
+    rows = ["| decision | date |", "|---|---|"]
+    for path in sorted(DECISIONS.glob("[0-9]*.md")):
+        title, _, date, *_ = path.read_text().splitlines()
+        rows.append(f"| [{title.removeprefix('# ')}]({path.name}) | {date} |")
+    return "\n".join(rows)
 
 
 def replace(text: str, mark: str, content: str) -> str:
