@@ -76,11 +76,11 @@ class Workplace:
             "CANDLECAST_FORECASTS_TOPIC": "documents.forecasts",
             "PATH": f"{self.folder / '.venv' / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder),
+            "CANDLECAST_PRODUCER_METRICS_PORT": "0",
+            "CANDLECAST_WORKER_METRICS_PORT": "0",
+            "CANDLECAST_WORKER_GROUP": "documents",
             "PYTHONUNBUFFERED": "1",
         }
-        for process in ("", "PRODUCER_", "WORKER_"):
-            own[f"CANDLECAST_{process}METRICS_PORT"] = "0"
-        own["CANDLECAST_GROUP"] = own["CANDLECAST_WORKER_GROUP"] = "documents"
         return {**os.environ, **own}
 
 
