@@ -1,4 +1,4 @@
-"""Times the model path of the checkout that it runs in, as often as standard input asks.
+"""Times the model path of one checkout, once for each line of standard input.
 
 Each line ``SIZE CALLS`` is answered by a line of JSON. It imports what any version of the project
 has, so that versions can be compared.

@@ -1,4 +1,4 @@
-"""One contender's run: a backlog for throughput, paced candles for latency, bursts."""
+"""Run of one contender: a backlog for throughput, paced candles for latency, bursts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ START_S: Final = 60.0
 DONE_S: Final = 60.0
 POLL_S: Final = 0.02
 SLICE_S: Final = 0.02
-"""For which workers that share a core run by turns."""
+"""Turn of a worker that shares a core with another."""
 
 
 class BenchmarkError(Exception):
-    """A contender that does not do its work."""
+    """A contender that ended or fell behind."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """Amount of candles that a run measures."""
 
     backlog_days: int
     crew_days: int  # of one worker's and two workers' backlog
-    by_turns: bool  # whether they are measured at half a core each too
+    by_turns: bool  # measure them at half a core each too
     paced: dict[int, int]  # candles a second -> days
     bursts: int
     burst_days: int
@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Usage:
-    """What processes have used and made up to a moment."""
+    """CPU time and forecasts of the processes up to a moment."""
 
     wall_s: float
     cpu_s: float
@@ -80,41 +80,42 @@ class Group:
 
     def __init__(self, processes: Sequence[Process]) -> None:
         self._processes = processes
-        self._measured = [psutil.Process(one.pid) for one in processes]
+        self._measured = [psutil.Process(process.pid) for process in processes]
 
     def cpu_s(self) -> float:
         """Return the CPU time used, user and system."""
-        return sum(cpu_s(one) for one in self._measured)
+        return sum(cpu_s(process) for process in self._measured)
 
     def resident_mb(self) -> float:
         """Return the resident memory."""
-        return round(sum(one.memory_info().rss for one in self._measured) / 1e6, 1)
+        return round(sum(process.memory_info().rss for process in self._measured) / 1e6, 1)
 
     def check(self) -> None:
         """Raise ``BenchmarkError`` when one has ended."""
-        for one in self._processes:
-            if one.exit_code is not None:
+        for process in self._processes:
+            if process.exit_code is not None:
                 raise BenchmarkError(
-                    f"{one.name} ended with {one.exit_code}; its log ends:\n{one.log_tail()}"
+                    f"{process.name} ended with {process.exit_code}; "
+                    f"its log ends:\n{process.log_tail()}"
                 )
 
     def let_run(self, turn: int) -> None:
         """Let every second process run, from the one at ``turn`` on, and stop the others."""
-        for number, one in enumerate(self._measured):
+        for number, process in enumerate(self._measured):
             if number % 2 == turn:
-                one.resume()
+                process.resume()
             else:
-                one.suspend()
+                process.suspend()
 
     def resume(self) -> None:
         """Let all of them go on."""
-        for one in self._measured:
-            one.resume()
+        for process in self._measured:
+            process.resume()
 
     def stop(self) -> None:
         """End them."""
-        for one in self._processes:
-            one.stop(10.0)
+        for process in self._processes:
+            process.stop(10.0)
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -215,7 +216,7 @@ class Run:
         await self._until(group, self._sent, START_S)
 
     async def is_done(self) -> bool:
-        """Tell whether every candle that was sent has its forecast."""
+        """Return True when every candle that was sent has its forecast."""
         return await self._watch.count(self.names.forecasts) >= self._sent
 
     async def throughput(self, group: Group, seconds: float) -> dict[str, float]:
@@ -253,14 +254,16 @@ class Run:
 
     async def paced(self, group: Group, rate: int, days: int) -> dict[str, float]:
         """Measure latency from append to append while candles come evenly."""
-        before = [await self._watch.ends(one) for one in (self.names.candles, self.names.forecasts)]
+        before = [
+            await self._watch.ends(topic) for topic in (self.names.candles, self.names.forecasts)
+        ]
         written = await self._changelog_ends()
         start = self._usage(group, self._sent)
         await self._feed.paced(self.names.candles, self._next_days(days), rate)
         end = await self._until(group, self._sent, DONE_S)
         came = await self._watch.appended_ms(before[0], "close_ms")
         made = await self._watch.appended_ms(before[1], "as_of_ms")
-        latencies = np.array([made[one] - at for one, at in came.items()])  # ms
+        latencies = np.array([made[candle] - at for candle, at in came.items()])  # ms
         changelog_bytes = await self._watch.size(written)
         p50, p99, p999 = np.percentile(latencies, [50, 99, 99.9])
         return {
@@ -275,7 +278,9 @@ class Run:
 
     async def burst(self, group: Group, days: int) -> float:
         """Return the seconds from a burst's first candle to its last forecast."""
-        before = [await self._watch.ends(one) for one in (self.names.candles, self.names.forecasts)]
+        before = [
+            await self._watch.ends(topic) for topic in (self.names.candles, self.names.forecasts)
+        ]
         await self.send(days)
         await self._until(group, self._sent, DONE_S)
         came = await self._watch.appended_ms(before[0], "close_ms")

@@ -31,7 +31,7 @@ class Tail:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the newest candle of every symbol is known."""
+        """True when the newest candle of every symbol is known."""
         return not self._missing
 
     def read(self, messages: Iterable[tuple[bytes | None, bytes | None]]) -> None:

@@ -1,4 +1,4 @@
-"""The forecast: its message, its identity and the nominal times of its horizons."""
+"""Forecast: the message, its identity and the nominal close of each horizon."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Millis, Symbol
 from shared.messages import Message
 
 MEDIAN: Final = 0.5
-"""The quantile level that every forecast has."""
+"""Level of the median, which every forecast has."""
 
 
 class Horizon(Message):
@@ -23,7 +23,7 @@ class Horizon(Message):
 
 
 class Forecast(Message):
-    """What one window of closed candles says about the candles after it."""
+    """Forecast of the candles after a window of closed candles."""
 
     id: str  # same window and model -> same id and same numbers
     symbol: Symbol
@@ -55,7 +55,7 @@ def forecast_id(
 def due_ms(as_of_ms: int, interval: str, step: int, *, trades_weekends: bool) -> int:
     """Return the nominal close of the candle ``step`` candles after one closed at ``as_of_ms``.
 
-    No exchange calendar is asked: daily candles skip Saturdays and Sundays unless the symbol
+    Without an exchange calendar: daily candles skip Saturdays and Sundays unless the symbol
     trades then; holidays and the night between two sessions of an intraday series are not
     skipped. The true close is never earlier.
     """

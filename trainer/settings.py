@@ -1,4 +1,4 @@
-"""The settings of each command of the trainer."""
+"""Settings of the trainer's commands, and their help."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_STEPS: Final = 256
 SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
 CONFIGURATIONS_TRIED: Final = 138
-"""On validation data, before the defaults of ``FitConfig`` were chosen."""
+"""Number of configurations tried on validation data before ``FitConfig`` got its defaults."""
 
 _DEFAULT: Final = FitConfig()
 
@@ -43,7 +43,7 @@ def _wrong(rule: str) -> PydanticCustomError:
 
 
 def _levels(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not all(0 < one < 1 for one in values) or 0.5 not in values:
+    if not all(0 < level < 1 for level in values) or 0.5 not in values:
         raise _wrong("expected levels between 0 and 1, 0.5 among them")
     return tuple(sorted(set(values)))
 
@@ -91,7 +91,7 @@ class DataSettings(ServiceSettings):
     bad_rows: Path | None = Field(
         None,
         description="CSV file to write every bad or odd row to, with the rule it breaks; "
-        "the log tells the first of each",
+        "the log shows the first of each",
     )
     progress: bool = Field(default=True, description="show a progress bar")
 
@@ -173,34 +173,47 @@ class Tracked(ServiceSettings):
 
 
 class TrainSettings(ModelSettings, Tracked):
-    """Trains the default bundle on the bundled candles, and shows how good it is.
+    """Trains a bundle on the bundled candles, and shows how good it is.
 
     The newest candles are kept for the test: training sees no outcome that reaches them. Prints
     the errors of the point forecast against persistence and drift. The run, with its curves and
     files, goes to MLflow: mlflow ui --backend-store-uri sqlite:///mlflow.db
 
     Examples:
-      python -m trainer                               the default bundle, anew
-      python -m trainer train --out my-bundle --seed 7
-      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9 --out my-bundle
+      python -m trainer                               the bundle goes to my-bundle
+      python -m trainer train --out other-bundle --seed 7
+      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9
+      python -m trainer --replace-default             what make train does
     """
 
     model_config = own(PROCESS, "train")
 
-    out: Path = Field(
-        default_factory=default_path,
-        description="folder of the bundle to write (default: the built-in one)",
+    out: Path = Field(Path("my-bundle"), description="folder of the bundle to write")
+    replace_default: bool = Field(
+        default=False, description="write the built-in bundle, which all services serve by default"
     )
     test_share: float = Field(
         0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
     )
+
+    @property
+    def folder(self) -> Path:
+        """Folder that the bundle goes to."""
+        return default_path() if self.replace_default else self.out
+
+    @model_validator(mode="after")
+    def _has_one_folder(self) -> Self:
+        if self.replace_default and "out" in self.model_fields_set:
+            detail = f"replace_default: expected no --out beside it, got {str(self.out)!r}"
+            raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
+        return self
 
 
 class FitSettings(ModelSettings, Tracked):
     """Trains a bundle on any candles.
 
     Training sees the candles before --until alone; those from then on, if there are any, are the
-    test. Rows that are no valid candles are reported by row and rule, and left out.
+    test. Rows that are not valid candles are reported by row and rule, and left out.
 
     Examples:
       python -m trainer fit --data candles.parquet --out my-bundle
@@ -219,7 +232,7 @@ class BacktestSettings(DataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
-    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are no
+    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are not
     valid candles are reported by row and rule, and left out.
 
     Examples:

@@ -27,7 +27,17 @@ FIRST = next(iter(FEATURES))
 def test_the_default_settings_are_the_default_config() -> None:
     settings = TrainSettings.read([], "x")
     assert settings.config() == FitConfig()
-    assert settings.out == default_path()
+
+
+def test_the_built_in_bundle_is_replaced_only_if_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert TrainSettings.read([], "x").folder == Path("my-bundle")
+    assert TrainSettings.read(["--out", "b"], "x").folder == Path("b")
+    assert TrainSettings.read(["--replace-default"], "x").folder == default_path()
+    with pytest.raises(SystemExit):
+        TrainSettings.read(["--replace-default", "--out", "b"], "x")
+    assert "replace_default: expected no --out beside it, got 'b'" in capsys.readouterr().err
 
 
 def test_settings_reach_the_config() -> None:
