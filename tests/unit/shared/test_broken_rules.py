@@ -130,8 +130,8 @@ def errors_of_the_api(fields: dict[str, Any]) -> tuple[FieldError, ...]:
         PredictRequest.model_validate_json(json.dumps({"history": [bare]}))
     except ValidationError as error:
         others = invalid_body(error).problem.errors
-        assert [(one.rule, one.message) for one in others] == [
-            (one.rule, one.message) for one in errors if not one.field.endswith("_ms")
+        assert [(other.rule, other.message) for other in others] == [
+            (own.rule, own.message) for own in errors if not own.field.endswith("_ms")
         ]
     return errors
 

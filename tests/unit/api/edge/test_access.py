@@ -80,7 +80,7 @@ def test_each_scope_opens_its_own_doors(scope: Scope, method: str, path: str) ->
         401,
         403,
     }
-    ring, key = ring_with(*(one for one in Scope if one is not scope))
+    ring, key = ring_with(*(other for other in Scope if other is not scope))
     answer = call(guarded(ring), method, path, headers=bearer(key))
     assert answer.status_code == 403
     assert problem_of(answer).errors[0].rule == "scope"
@@ -107,8 +107,8 @@ def test_only_the_very_key_opens() -> None:
     other = ring_with(*ALL)[1]
     head = key[:12]
     bad = [other, key[:-1], key + "x", key.upper(), "", "cc_", "é", f"{key[:12]}{'A' * 43}", head]
-    for one in bad:
-        assert ring.client(one) is None
+    for wrong in bad:
+        assert ring.client(wrong) is None
     client = ring.client(key)
     assert client is not None
     assert client.name == "test"
@@ -178,7 +178,7 @@ def test_a_key_has_its_rate() -> None:
     ring, key = ring_with(*ALL, rate="3/minute")
     app = guarded(ring)
     answers = [predict_with(app, key) for _ in range(4)]
-    assert [one.status_code for one in answers] == [200, 200, 200, 429]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert problem_of(answers[-1]).errors[0].rule == "rate"
     assert call(app, "GET", "/livez").status_code == 200
@@ -253,7 +253,7 @@ def test_a_request_id_travels_and_the_log_tells_no_secret() -> None:
     assert answer.headers["x-request-id"] == "mine-1"
     assert call(app, "GET", "/", headers={"x-request-id": "no\tgood"}).headers["x-request-id"] != ""
     log.flush()
-    lines = [json.loads(one) for one in stream.getvalue().splitlines()]
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert lines[0]["request_id"] == "mine-1"
     assert (lines[0]["client"], lines[0]["route"], lines[0]["status"]) == ("test", "/v1/model", 200)
     assert key not in stream.getvalue()

@@ -40,7 +40,7 @@ def test_the_fast_way_accepts_just_what_the_slow_way_accepts(candles: list[Any])
         with pytest.raises(ProblemError):
             read_predict(body)
         return
-    expected = [[float(one[key]) for key in candles[0]] for one in candles]
+    expected = [[float(candle[key]) for key in candles[0]] for candle in candles]
     np.testing.assert_array_equal(read_predict(body), expected)
 
 
@@ -129,9 +129,9 @@ def test_a_bad_time_is_named(change: dict[str, Any], field: str, rule: str) -> N
     refused(timed(4, **change), f"histories[0].candles[3].{field}", rule)
 
 
-def refused(one: dict[str, Any], field: str, rule: str) -> None:
+def refused(given_history: dict[str, Any], field: str, rule: str) -> None:
     with pytest.raises(ProblemError) as raised:
-        read(json.dumps({"histories": [one]}).encode())
+        read(json.dumps({"histories": [given_history]}).encode())
     [error] = raised.value.problem.errors
     assert (error.field, error.rule) == (field, rule)
     assert raised.value.problem.status == 422
