@@ -269,10 +269,10 @@ def compare(
 Samples = dict[str, dict[str, list[float]]]
 
 
-def _medians(found: Samples, digits: int) -> dict[str, dict[str, float]]:
+def _medians(samples: Samples, digits: int) -> dict[str, dict[str, float]]:
     return {
         name: {key: round(statistics.median(values), digits) for key, values in by.items()}
-        for name, by in found.items()
+        for name, by in samples.items()
     }
 
 
@@ -353,10 +353,10 @@ def against(checkout: Path, length: int, rounds: int, seconds: float) -> dict[st
     ports = free_ports(2)
     argv = [["-m", "api", "--port", str(port)] for port in ports]
     with served(argv[0], ports[0]) as this, served(argv[1], ports[1], checkout) as that:
-        found = compare({"this": this, "that": that}, length, rounds, seconds)
-    rates = found["requests_per_second"]
+        report = compare({"this": this, "that": that}, length, rounds, seconds)
+    rates = report["requests_per_second"]
     ratio = {key: round(rates["this"][key] / rates["that"][key], 3) for key in rates["this"]}
-    return found | {"ratio": ratio}
+    return report | {"ratio": ratio}
 
 
 def main(argv: Sequence[str]) -> int:

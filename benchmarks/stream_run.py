@@ -62,15 +62,15 @@ class Usage:
 
     def rates_since(self, start: Usage) -> dict[str, float]:
         """Return rates from ``start`` on: by the processes' CPU time, and by the clock."""
-        made = self.forecasts - start.forecasts
+        forecasts = self.forecasts - start.forecasts
         cpu_s, wall_s = self.cpu_s - start.cpu_s, self.wall_s - start.wall_s
         broker_cpu_s = self.broker_cpu_s - start.broker_cpu_s
         return {
-            "candles": made,
-            "candles_per_cpu_second": round(made / cpu_s, 1),
-            "candles_per_wall_second": round(made / wall_s, 1),
-            "cpu_us_per_candle": round(cpu_s / made * 1e6, 1),
-            "broker_us_per_candle": round(broker_cpu_s / made * 1e6, 1),
+            "candles": forecasts,
+            "candles_per_cpu_second": round(forecasts / cpu_s, 1),
+            "candles_per_wall_second": round(forecasts / wall_s, 1),
+            "cpu_us_per_candle": round(cpu_s / forecasts * 1e6, 1),
+            "broker_us_per_candle": round(broker_cpu_s / forecasts * 1e6, 1),
             "cores_used": round(cpu_s / wall_s, 2),
         }
 
@@ -159,7 +159,7 @@ class Run:
         """Make the topics and put the known windows where the contender looks for them."""
         self.names = Names.of(f"{self._contender.name}{label}")
         config = {"message.timestamp.type": "LogAppendTime"}
-        made = [
+        needed = [
             topics.Topic(name, PARTITIONS, 1, config)
             for name in (
                 self.names.candles, f"{self.names.candles}.dlq", self.names.forecasts
@@ -167,9 +167,9 @@ class Run:
         ]  # fmt: skip
         changelog = topics.Topic(self.names.changelog, PARTITIONS, 1, {"cleanup.policy": "compact"})
         if self._contender.has_changelog:
-            made.append(changelog)
+            needed.append(changelog)
         settings = KafkaSettings.read(["--bootstrap", self._place.bootstrap], "benchmarks")
-        await topics.ensure(settings, made)
+        await topics.ensure(settings, needed)
         if self._contender.has_changelog:
             await self._feed.seed(self.names.changelog)
         return self
@@ -221,8 +221,8 @@ class Run:
 
     async def throughput(self, group: Group, seconds: float) -> dict[str, float]:
         """Measure what was sent, from the second day on, for at most some seconds."""
-        made = await self._watch.count(self.names.forecasts)
-        start = await self._until(group, max(made, self._market.symbols), START_S)
+        forecasts = await self._watch.count(self.names.forecasts)
+        start = await self._until(group, max(forecasts, self._market.symbols), START_S)
         end = await self._until(group, self._sent, seconds, stop_at_timeout=True)
         return {**end.rates_since(start), "resident_mb": group.resident_mb()}
 
@@ -261,9 +261,9 @@ class Run:
         start = self._usage(group, self._sent)
         await self._feed.paced(self.names.candles, self._next_days(days), rate)
         end = await self._until(group, self._sent, DONE_S)
-        came = await self._watch.appended_ms(before[0], "close_ms")
-        made = await self._watch.appended_ms(before[1], "as_of_ms")
-        latencies = np.array([made[candle] - at for candle, at in came.items()])  # ms
+        candle_ms = await self._watch.appended_ms(before[0], "close_ms")
+        forecast_ms = await self._watch.appended_ms(before[1], "as_of_ms")
+        latencies = np.array([forecast_ms[candle] - at for candle, at in candle_ms.items()])  # ms
         changelog_bytes = await self._watch.size(written)
         p50, p99, p999 = np.percentile(latencies, [50, 99, 99.9])
         return {
@@ -283,9 +283,9 @@ class Run:
         ]
         await self.send(days)
         await self._until(group, self._sent, DONE_S)
-        came = await self._watch.appended_ms(before[0], "close_ms")
-        made = await self._watch.appended_ms(before[1], "as_of_ms")
-        return (max(made.values()) - min(came.values())) / 1000
+        candle_ms = await self._watch.appended_ms(before[0], "close_ms")
+        forecast_ms = await self._watch.appended_ms(before[1], "as_of_ms")
+        return (max(forecast_ms.values()) - min(candle_ms.values())) / 1000
 
 
 def tell(text: str) -> None:

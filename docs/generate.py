@@ -75,7 +75,7 @@ FORECAST: Final = Forecast(
 
 def documents() -> dict[Path, str]:
     """Return every generated file and what it should hold."""
-    found = {
+    contents = {
         SCHEMAS / "candle.v1.json": _json(schema(Candle, EVENT_TYPE)),
         SCHEMAS / "forecast.v1.json": _json(schema(Forecast, FORECAST_TYPE)),
         ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
@@ -84,19 +84,21 @@ def documents() -> dict[Path, str]:
         ROOT / "docs" / "errors.md": reference.errors_page(ROOT),
     }
     if FEATURES_PAGE.exists():
-        found[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
+        contents[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
     page = replace(ARCHITECTURE.read_text(), "contracts", contracts())
-    found[ARCHITECTURE] = replace(page, "files", file_tree())
+    contents[ARCHITECTURE] = replace(page, "files", file_tree())
     index = DECISIONS / "README.md"
-    found[index] = replace(index.read_text(), "decisions", decisions())
-    return found
+    contents[index] = replace(index.read_text(), "decisions", decisions())
+    return contents
 
 
 def schema(model: type[Message], event_type: str) -> dict[str, Any]:
     """Return the JSON Schema of a message type, described by the comments beside its fields."""
-    made = model.model_json_schema()
-    parts = [(made, model)]
-    parts += [(made["$defs"][nested.__name__], nested) for nested in (Horizon,) if "$defs" in made]
+    document = model.model_json_schema()
+    parts = [(document, model)]
+    parts += [
+        (document["$defs"][nested.__name__], nested) for nested in (Horizon,) if "$defs" in document
+    ]
     for part, cls in parts:
         for field, comment in comments(cls).items():
             part["properties"][field].setdefault("description", comment)
@@ -106,18 +108,18 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:candlecast:{event_type}",
     }
-    return head | made
+    return head | document
 
 
 def comments(model: type[Message]) -> dict[str, str]:
     """Return the comment beside each field of a message type, inherited ones first."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if issubclass(cls, Message):
-            found |= re.findall(
+            descriptions |= re.findall(
                 r"^    (\w+): [^#\n]+  # (.+)$", inspect.getsource(cls), re.MULTILINE
             )
-    return found
+    return descriptions
 
 
 def asyncapi() -> dict[str, Any]:

@@ -52,8 +52,8 @@ async def main(options: Options) -> None:
         records = [record for of in fetched.values() for record in of]
         now_ms = time.time_ns() // 1_000_000
         due = [_due(record, windows, now_ms) for record in records]
-        made = forecast(models, due, now_ms)
-        await _send(producer, options.forecasts, records, made)
+        forecasts = forecast(models, due, now_ms)
+        await _send(producer, options.forecasts, records, forecasts)
 
 
 def _due(record: Any, windows: Sequence[Window], now_ms: int) -> Due:
@@ -63,7 +63,7 @@ def _due(record: Any, windows: Sequence[Window], now_ms: int) -> Due:
 
 
 async def _send(
-    producer: AIOKafkaProducer, topic: str, records: Sequence[Any], made: Sequence[Forecast]
+    producer: AIOKafkaProducer, topic: str, records: Sequence[Any], forecasts: Sequence[Forecast]
 ) -> None:
     sent = [
         await producer.send(
@@ -75,7 +75,7 @@ async def _send(
                 message.id, "market.forecast.v1", "benchmark/bare", message.made_at_ms
             ),
         )
-        for record, message in zip(records, made, strict=True)
+        for record, message in zip(records, forecasts, strict=True)
     ]
     await asyncio.gather(*sent)
 
