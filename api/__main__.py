@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from api import PROCESS
 from api.app import Options, create_app
+from api.background import Background
 from api.edge import keys_command, logs
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFileError, WatchedKeys
@@ -101,7 +102,10 @@ async def serve(
         over_tls=settings.tls_certificate is not None,
         log=logs.AccessLog(sys.stderr) if settings.access_log else None,
         live=live,
-        background=(follower.run, *((lambda: watch(keys),) if keys else ())),
+        background=Background(
+            {"the stream's follower": follower.run}
+            | ({"the watch of the key file": lambda: watch(keys)} if keys else {})
+        ),
     )
     app = create_app(models, metrics, registry, options)
     limits = SocketLimits(settings.max_connections, settings.receive_seconds, settings.send_seconds)

@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from socketserver import ThreadingMixIn
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +27,11 @@ class Health:
 
     ok: bool
     detail: str
+
+
+def since(at_ms: int) -> str:
+    """Return when a state began, in words for a probe: ``since 2026-01-31T12:00:00Z``."""
+    return f"since {datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 class StatusPortError(Exception):
