@@ -10,20 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydantic import ValidationError
-
 from api.stream.cursors import Origin
 from api.stream.hub import Hub
 from api.stream.market import Market, StreamEvent
 from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
-from shared.forecasts import Forecast
+from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
 from shared.process import in_words, now_ms
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
+from shared.unusable import UnusableMessages
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +93,7 @@ class Follower:
         self._next: dict[Partition, int] = {}  # the offset to go on from
         self._ids: dict[str, str] = {}  # of the topics that these offsets belong to
         self._pace = Pace()
+        self._unusable = UnusableMessages(log)
         self._caught_up = False
         self._reason = ""
 
@@ -223,17 +223,24 @@ class Follower:
         self._live.hub.publish(origin, events)
 
     def _events(self, record: Record, origin: Origin) -> list[StreamEvent]:
+        """Return the news in a message; none of one that cannot be used, whatever its fault."""
         try:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)
                 return self._live.market.add_candle(candle, record.timestamp, origin)
-            forecast = Forecast.decode(record.value or b"")
+            forecast = Forecast.decode(record.value)
             return self._live.market.add_forecast(forecast, record.timestamp, origin)
-        except InvalidCandle as error:  # the worker puts it aside; here it is passed by
-            self._metrics.ignored.labels(str(error.reason)).inc()
-        except (ValidationError, ValueError):
-            self._metrics.ignored.labels("invalid_forecast").inc()
+        except InvalidCandle as error:  # the worker puts it aside
+            self._pass_over(record, str(error.reason), error)
+        except InvalidForecast as error:
+            self._pass_over(record, "invalid_forecast", error)
+        except Exception as error:  # noqa: BLE001 -- one message must not stop those after it
+            self._pass_over(record, "error", error)
         return []
+
+    def _pass_over(self, record: Record, reason: str, error: Exception) -> None:
+        self._metrics.ignored.labels(reason).inc()
+        self._unusable.note(record, reason, error)
 
     def _lost(self, error: Exception) -> None:
         reason = in_words(error)

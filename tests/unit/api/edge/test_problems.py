@@ -300,3 +300,14 @@ def test_any_bytes_are_refused(body: bytes) -> None:
     answer = post(APP, body)
     assert answer.status_code in {400, 422}
     assert problem_of(answer).errors
+
+
+def test_a_long_field_name_and_a_long_path_come_back_short() -> None:
+    body = json.dumps({"history": [], "x" * 900_000: 1}).encode()
+    answer = post(APP, body)
+    assert answer.status_code == 422
+    assert len(answer.content) < 2_000
+    problem_of(answer)
+    missing = call(APP, "GET", "/" + "p" * 20_000)
+    assert missing.status_code == 404
+    assert len(missing.content) < 1_000

@@ -16,6 +16,7 @@ from api.stream import follower as following
 from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
+from shared.candles import Candle
 from shared.kafka import KafkaSettings
 from shared.metrics import ApiMetrics
 from tests.candles import walk
@@ -88,7 +89,7 @@ def test_whatever_leaves_the_client_it_is_made_again(
 
 
 def test_after_a_failure_it_goes_on_where_it_was(
-    kafka: KafkaSettings, broker: MemoryBroker
+    kafka: KafkaSettings, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It read the whole look-back again, 122 s long."""
 
@@ -97,9 +98,12 @@ def test_after_a_failure_it_goes_on_where_it_was(
         await until(lambda: candles_seen(live) == 20)
         taken: list[object] = []
         add_candle = live.market.add_candle
-        live.market.add_candle = (  # type: ignore[method-assign]
-            lambda candle, *rest: taken.append(candle) or add_candle(candle, *rest)
-        )
+
+        def add_and_note(candle: Candle, *rest: Any) -> Any:
+            taken.append(candle)
+            return add_candle(candle, *rest)
+
+        monkeypatch.setattr(live.market, "add_candle", add_and_note)
         broker.is_up = False
         await until(lambda: not live.connected)
         broker.is_up = True
