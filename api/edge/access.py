@@ -47,8 +47,9 @@ class Access:
         """Note the client of a request that may be answered.
 
         Args:
-            scope: the request; ``client_name``, ``client_id`` and ``is_admitted``, which says
-                whether the key is still valid, are added to it.
+            scope: the request; ``client_name``, ``client_id``, ``is_admitted``, which says
+                whether the key still opens the route, and ``charge``, which counts further
+                requests of its rate for an answer that costs as much, are added to it.
             needed: which the key must have; None where any key will do.
 
         Raises:
@@ -57,7 +58,8 @@ class Access:
         client = self._client(scope)
         scope["client_name"] = client.name
         scope["client_id"] = client.id
-        scope["is_admitted"] = lambda: self._is_admitted(client)
+        scope["is_admitted"] = lambda: self._is_admitted(client, needed)
+        scope["charge"] = lambda requests: self._charge(client, requests)
         if needed is not None and needed not in client.scopes:
             message = f"expected the scope {needed}, the key {client.name!r} has not got it"
             raise problem(403, FieldError(field="authorization", rule="scope", message=message))
@@ -76,9 +78,17 @@ class Access:
             raise problem(401, reason, headers=_CHALLENGE)
         return client
 
-    def _is_admitted(self, client: Client) -> bool:
-        """Whether a client's key is not revoked yet; for answers that take long."""
-        return self._rules.keys is None or self._rules.keys().holds(client.id)
+    def _is_admitted(self, client: Client, needed: Scope | None) -> bool:
+        """Whether a client's key still has the scope; for answers that take long."""
+        return self._rules.keys is None or self._rules.keys().holds(client.id, needed)
+
+    def _charge(self, client: Client, requests: int) -> None:
+        """Count further requests, no more than half of the rate at once; raises the 429 problem."""
+        if client.rate is None:
+            return
+        cost = min(requests, client.rate.amount // 2)
+        if cost and not self._limiter.hit(client.rate, client.id, cost=cost):
+            raise self._too_often(client.rate, client.id)
 
     def _too_often(self, rate: RateLimitItem, client_id: str) -> ProblemError:
         stats = self._limiter.get_window_stats(rate, client_id)

@@ -113,9 +113,10 @@ class KeyRing:
         expected, client = self._by_id.get(identity, (_NOBODY, None))
         return client if hmac.compare_digest(hash_of(secret), expected) else None
 
-    def holds(self, identity: str) -> bool:
-        """Whether the key of an id is valid."""
-        return identity in self._by_id
+    def holds(self, identity: str, scope: Scope | None) -> bool:
+        """Whether the key of an id is valid and has a scope, if one is given."""
+        _, client = self._by_id.get(identity, (_NOBODY, None))
+        return client is not None and (scope is None or scope in client.scopes)
 
 
 def _client(entry: KeyEntry, rate: RateLimitItem | None) -> Client:

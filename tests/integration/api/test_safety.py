@@ -43,7 +43,7 @@ def start(processes: Processes, *flags: str) -> Api:
 def api(tmp_path_factory: pytest.TempPathFactory, leash: Leash) -> Iterator[Api]:
     """An API whose patience is short."""
     with Processes(tmp_path_factory.mktemp("api"), leash) as processes:
-        most = ("--max-connections", "400", "--max-connections-an-address", "400")
+        most = ("--max-connections", "400", "--max-connections-an-address", "1000")
         yield start(processes, "--receive-seconds", str(RECEIVE_S), *most)
 
 
