@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from api.edge.keys import ANYONE, Client, KeyRing, Scope
 from api.edge.problems import FieldError, ProblemError, problem
 
 _CHALLENGE: Final[Mapping[str, str]] = {"www-authenticate": 'Bearer realm="candlecast"'}
+
+_HOST: Final = re.compile(
+    r"(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:/@\[\]]*))(:[0-9]*)?", re.ASCII
+)
+"""A Host header: an address of IPv6 or a name, and perhaps a port; RFC 9110, 7.2."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,17 @@ class Access:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def check_host(self, scope: AsgiScope) -> None:
-        """Refuse a foreign name for this host, as of a page whose name was rebound to loopback."""
+        """Refuse a foreign name for this host, as of a page whose name was rebound to loopback.
+
+        Two names are refused too: a proxy may have read the other one.
+        """
+        headers = [value for name, value in scope["headers"] if name == b"host"]
+        if len(headers) > 1:
+            message = f"expected one Host header, got {len(headers)}"
+            raise problem(400, FieldError(field="host", rule="too_many", message=message))
         if self._rules.hosts is None:
             return
-        header = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        if host_name(header.decode("latin-1")) not in self._rules.hosts:
+        if host_name(b"".join(headers).decode("latin-1")) not in self._rules.hosts:
             message = "expected a name that this API is known by, got another"
             raise problem(421, FieldError(field="host", rule="unknown", message=message))
 
@@ -99,10 +111,9 @@ class Access:
 
 
 def host_name(header: str) -> str:
-    """Return the name in a Host header, without its port."""
-    if header.startswith("["):
-        return header.partition("]")[0].removeprefix("[").lower()
-    return header.partition(":")[0].lower()
+    """Return the name in a Host header, without its port; ``""`` of one that is not valid."""
+    matched = _HOST.fullmatch(header)
+    return (matched["address"] or matched["name"] or "").lower() if matched else ""
 
 
 def _key_of(scope: AsgiScope) -> str:

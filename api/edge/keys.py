@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -136,6 +137,8 @@ def load(path: Path) -> KeyFile:
         KeyFileError: naming the file and what is wrong, without its content.
     """
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise KeyFileError(f"{path}: anybody may write to it: run chmod 600 {path}")
         return KeyFile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
@@ -198,6 +201,7 @@ class _Stamp:
     mtime_ns: int = -1
     size: int = -1
     inode: int = -1
+    mode: int = -1
 
 
 @dataclass
@@ -228,7 +232,7 @@ class WatchedKeys:
 
 def _stamp(path: Path) -> _Stamp:
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
-    return _Stamp(stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return _Stamp(status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode)
