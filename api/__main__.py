@@ -88,7 +88,7 @@ async def serve(
     """
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
-    live = StreamView(Market(), Hub())
+    live = StreamView(Market(forgotten=metrics.forgotten.inc), Hub())
     follower = Follower(settings, live, metrics, settings.lookback)
     options = Options(
         config=config,

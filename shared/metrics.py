@@ -284,6 +284,12 @@ class ApiMetrics(ModelMetrics):
         "Messages of the topics that could not be used, by reason.",
         "reason",
     )
+    series = gauge("candlecast_stream_series", "Series of the stream that are in memory.")
+    series_bytes = gauge("candlecast_stream_series_bytes", "Size of these series, about.")
+    forgotten = counter(
+        "candlecast_stream_series_forgotten",
+        "Series that went from memory, silent for longest, as the others took all of its room.",
+    )
     subscribers = gauge("candlecast_subscribers", "Clients of the event stream.")
     dropped = counter(
         "candlecast_subscribers_dropped",

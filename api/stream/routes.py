@@ -70,6 +70,8 @@ def stream_routes(
     """Return the routes that serve the topics."""
     routes = Routes("stream")
     scores = _Scores(live)
+    metrics.series.set_function(lambda: len(live.market.series))
+    metrics.series_bytes.set_function(lambda: live.market.size)
     listeners = _Listeners(live.hub, metrics, limits)
 
     @routes.get(
