@@ -219,9 +219,7 @@ async def live(world: World) -> bool:
     if failed:
         await assert_fenced(world, worker)
     for task in (driving, *ends):
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+        await end(task)
     world.killed.clear()
     return is_done
 
@@ -236,9 +234,16 @@ async def assert_fenced(world: World, worker: Worker) -> None:
     worker.consumer.finish(TP(SETTINGS.candles_topic, 0), 1_000)
     await worker.consumer.commit()
     assert (world.size(), dict(world.committed), dict(worker.table.data.data)) == before
-    again.cancel()
+    await end(again)
+
+
+async def end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task until it ends: a gather that has an error already swallows the first time."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.01)
     with suppress(asyncio.CancelledError, Exception):
-        await again
+        await task
 
 
 @contextmanager
