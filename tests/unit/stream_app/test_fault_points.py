@@ -81,7 +81,8 @@ def owed() -> dict[str, dict[str, Any]]:
         Incoming(one.key, one.value, one.partition, one.offset, round(NOW_S * 1000))
         for one in MESSAGES
     ]
-    result = advance(incoming, {}.get, MODELS, SETTINGS.capacity(MODELS), 0)
+    table: dict[bytes, bytes] = {}
+    result = advance(incoming, table.get, MODELS, SETTINGS.capacity(MODELS), 0)
     return {made.id: content(made) for _, made in result.forecasts}
 
 
@@ -180,10 +181,11 @@ async def start(world: World) -> Worker:
     worker.consumer = Consumer.make(world, fence)
     worker.ended = asyncio.Event()
 
-    async def crash(_: BaseException) -> None:
+    async def crash(reason: BaseException) -> None:
+        del reason
         worker.ended.set()
 
-    worker.app.crash = crash
+    worker.app.crash = crash  # type: ignore[method-assign]
     assert worker.table.data is not None  # makes the store
     for record in world.records(SETTINGS.changelog_topic):
         worker.table.recover(record)
