@@ -21,8 +21,8 @@ from producer.source import CandleSource, SourceError, UnreachableError, real_no
 from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
 from shared import topics
-from shared.history import HistoryError
 from shared.metrics import ProducerMetrics
+from shared.series import HistoryError
 from shared.settings import configure_logging
 from shared.status import Health, StatusServer
 

@@ -49,6 +49,21 @@ class BrokenRule:
     message: str  # as in "expected more than 0, got -1"
 
 
+FIRST_MS: Final = -2_208_988_800_000
+"""Earliest time of any message: the start of 1900, UTC epoch milliseconds."""
+
+END_MS: Final = 7_258_118_400_000
+"""The time before which all others lie: the start of 2200, UTC epoch milliseconds."""
+
+SYMBOL_PATTERN: Final = r"^[A-Za-z0-9^=.\-_/&:!$+#@*'()](?:[A-Za-z0-9^=.\-_/&:!$+#@*'() ]{0,30}[A-Za-z0-9^=.\-_/&:!$+#@*'()])?$"
+"""The symbols that are allowed; the comma is not, since it separates them in settings and queries."""
+
+_IN_WORDS: Final[dict[str, str]] = {
+    SYMBOL_PATTERN: "1 to 32 letters of English, digits, spaces inside, or any of "
+    ". - _ ^ = / & : ! $ + # @ * ' ( )",
+}
+"""What a pattern means."""
+
 _EXPECTED: Final[dict[str, str]] = {
     "missing": "a value",
     "extra_forbidden": "no such field",
@@ -65,7 +80,7 @@ _EXPECTED: Final[dict[str, str]] = {
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
-    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_pattern_mismatch": "{pattern}",
     "string_too_long": "text of at most {max_length} characters",
     "too_long": "an array of at most {max_length}",
     "too_short": "an array of at least {min_length}",
@@ -85,9 +100,11 @@ def broken_rule(error: ErrorDetails) -> BrokenRule:
     if "field" in context:
         return BrokenRule((*place, context["field"]), rule, context["message"])
     got = _got(error)
-    if rule in _EXPECTED:
+    if FIRST_MS in context.values() or END_MS in context.values():
+        expected, got = "expected " + TIME_EXPECTED, shown(error["input"]) + unit_hint(error["input"])
+    elif rule in _EXPECTED:
         limits = {
-            name: limit if isinstance(limit, str) else shown(limit)
+            name: _IN_WORDS.get(limit, limit) if isinstance(limit, str) else shown(limit)
             for name, limit in context.items()
         }
         expected = f"expected {_EXPECTED[rule].format_map(limits)}"
@@ -96,6 +113,17 @@ def broken_rule(error: ErrorDetails) -> BrokenRule:
     else:
         expected = error["msg"].replace("Input should be", "expected", 1)
     return BrokenRule(place, rule, f"{expected}, got {got}" if got else expected)
+
+
+TIME_EXPECTED: Final = "a time from 1900 to 2199 in UTC milliseconds"
+
+
+def unit_hint(value: object) -> str:
+    """Return the unit that a time may have instead of milliseconds, as a question; or nothing."""
+    for unit, divisor in (("microseconds", 1000), ("nanoseconds", 1_000_000)):
+        if isinstance(value, int) and FIRST_MS <= value // divisor < END_MS:
+            return f": {unit}? divide by {divisor:,}"
+    return ""
 
 
 def contradiction(

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import OnnxForecaster
-from shared.history import HistoryError
+from shared.series import HistoryError
 from shared.settings import ServiceSettings, configure_logging
 from trainer import console, quality, tracking
 from trainer.evaluate import forecast_table

@@ -1,0 +1,104 @@
+"""Tables without a header, whose columns are unmistakable by what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from shared.columns import Layout
+from shared.messages import END_MS, FIRST_MS
+
+_DATE: Final = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ]\d.*)?|(19|20|21)\d{6}([T ]\d{4,6})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}.*"
+)
+_EPOCH: Final = re.compile(r"-?\d{9,19}(\.\d+)?")
+_CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}.*)?")
+_FEWEST: Final = 3
+"""Fewest rows that show which is the open and which the close."""
+
+
+def layout(sample: Sequence[Sequence[str]]) -> Layout | None:
+    """Return the layout of rows without names, or None where it may be mistaken.
+
+    A time, four prices of which the second is the highest and the third the lowest, a volume:
+    the order of Binance, MetaTrader, HistData and freqtrade. The first price is the open where
+    each lies nearer to the close before than the last one to the open before; Binance's twelve
+    columns, with the end of each candle, need no such proof.
+    """
+    rows = [list(row) for row in sample if any(cell.strip() for cell in row)]
+    if not rows or len({len(row) for row in rows}) > 1:
+        return None
+    roles: dict[str, int] = {}
+    at = 0
+    if not _is_time(rows, 0):
+        if not all(re.fullmatch(r"[A-Za-z^][^,]{0,31}", row[0].strip()) for row in rows):
+            return None
+        roles["symbol"], at = 0, 1
+    if at >= len(rows[0]) or not _is_time(rows, at):
+        return None
+    roles["time"], at = at, at + 1
+    if at < len(rows[0]) and all(_CLOCK.fullmatch(row[at].strip()) for row in rows):
+        roles["clock"], at = at, at + 1
+    if len(rows[0]) < at + 5:
+        return None
+    numbers = [_numbers(row[at : at + 5]) for row in rows]
+    if any(values is None for values in numbers):
+        return None
+    prices = [values for values in numbers if values is not None]
+    if not _are_candles(prices) or not (_is_binance(rows, at) or _opens_first(rows, prices)):
+        return None
+    roles |= {role: at + number for number, role in enumerate(("open", "high", "low", "close"))}
+    roles["volume"] = at + 4
+    unused = tuple(str(number + 1) for number in range(len(rows[0])) if number not in roles.values())
+    return Layout(((None, roles),), unused)
+
+
+def _is_time(rows: Sequence[Sequence[str]], at: int) -> bool:
+    cells = [row[at].strip() for row in rows]
+    return all(_DATE.fullmatch(cell) or _is_epoch(cell) for cell in cells)
+
+
+def _is_epoch(cell: str) -> bool:
+    if not _EPOCH.fullmatch(cell):
+        return False
+    return any(
+        FIRST_MS <= float(cell) * factor < END_MS for factor in (1000, 1, 1e-3, 1e-6)
+    )
+
+
+def _numbers(cells: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(cell.strip().replace(",", ".")) for cell in cells]
+    except ValueError:
+        return None
+
+
+def _are_candles(prices: Sequence[Sequence[float]]) -> bool:
+    agree = all(
+        0 < low <= min(opened, close) and max(opened, close) <= high and volume >= 0
+        for opened, high, low, close, volume in prices
+    )
+    return agree and any(high > low for _, high, low, _, _ in prices)
+
+
+def _is_binance(rows: Sequence[Sequence[str]], at: int) -> bool:
+    """Whether the column after the volume is the candle's last millisecond or microsecond."""
+    if at != 1 or len(rows[0]) not in {11, 12}:
+        return False
+    ends = [row[6].strip() for row in rows]
+    return all(_EPOCH.fullmatch(end) and end.endswith("999") for end in ends)
+
+
+def _opens_first(rows: Sequence[Sequence[str]], prices: Sequence[Sequence[float]]) -> bool:
+    if len(rows) < _FEWEST:
+        return False
+    forwards = list(zip(prices[:-1], prices[1:], strict=True))
+    kept = [
+        sum(abs(later[first] - earlier[last]) for earlier, later in pairs)
+        for pairs in (forwards, [(later, earlier) for earlier, later in forwards])
+        for first, last in ((0, 3), (3, 0))
+    ]
+    rising = rows[0][:2] < rows[-1][:2]
+    opens, closes = (kept[0], kept[1]) if rising else (kept[2], kept[3])
+    return opens < closes

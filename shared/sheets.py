@@ -1,0 +1,39 @@
+"""A table as it is in its file: names of columns and rows part by part, whatever the form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from shared.collector import Fault
+from shared.series import Numbers
+
+SAMPLE: int = 200
+"""Rows that tell what a table's columns hold."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a table, n of them."""
+
+    columns: Mapping[int, pa.Array | pa.ChunkedArray]  # (n,) each, by position
+    rows: Numbers  # (n,), as an editor numbers lines
+    faults: Mapping[int, Fault] = field(default_factory=dict)  # of rows with too many values
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table of a file."""
+
+    name: str  # for people
+    stem: str  # the file's name without endings
+    form: str  # in words
+    names: tuple[str, ...] | None  # of its columns; None: it has no header
+    sample: Sequence[Sequence[str]]  # some of its rows
+    parts: Callable[[Sequence[int]], Iterator[Part]]  # of the columns in some positions
+    width: int = 0  # number of columns
+    below: tuple[str, ...] | None = None  # a second row of names, of a table for many symbols
+    symbol: str | None = None  # as the file says it beside its rows
+    notes: tuple[str, ...] = ()
