@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND
 from shared.collector import counted_as, where
-from shared.intervals import FAR, NEAR, length_in_words
+from shared.intervals import FAR, length_in_words, shortest_step_ms
 from shared.series import Array, History, Mask, Numbers, SymbolRows, row_of
 
 COLUMNS: Final = ("file", "row", "symbol", "open_ms", "left_out", "rule")
@@ -191,8 +191,7 @@ def _splits(rows: SymbolRows, log_close: Array) -> tuple[Mask, str]:
 def _steps(rows: SymbolRows, interval: str) -> Iterator[tuple[str, Spots]]:
     length = INTERVALS_MS[interval]
     steps = np.diff(rows.open_ms, prepend=rows.open_ms[0] - length)
-    shortest = 28 * DAY_MS if interval == "1mo" else length
-    near = steps < NEAR * shortest
+    near = steps < shortest_step_ms(interval)
     if near.any():
         yield f"less than half of {interval} after the one before", _spots(rows, near)
     gap = steps >= FAR * length

@@ -36,6 +36,11 @@ def close_ms_of(open_ms: NDArray[np.int64], interval: str) -> NDArray[np.int64]:
     return open_ms + days.astype(np.int64) * DAY_MS
 
 
+def shortest_step_ms(interval: str) -> int:
+    """Return the time below which two candles are nearer than their interval allows."""
+    return int(NEAR * (_MONTH[0] if interval == MONTH else INTERVALS_MS[interval]))
+
+
 def later_month_ms(close_ms: int, months: int) -> int:
     """Return the time that lies as far from its month's end as ``close_ms``, some months later."""
     last = datetime.fromtimestamp((close_ms - 1) / 1000, UTC).date()
@@ -92,12 +97,11 @@ class Steps:
         They are if most are far shorter; or if one longer step is the rule and none at all is as
         long as the interval. Missing candles, nights, weekends and short sessions do neither.
         """
-        length = INTERVALS_MS[interval]
-        shortest = _MONTH[0] if interval == MONTH else length
-        too_near = self.counts[self.lengths < NEAR * shortest].sum()
+        shortest = shortest_step_ms(interval)
+        too_near = self.counts[self.lengths < shortest].sum()
         if too_near > self.total / 2:
             return True
-        fitting = (self.lengths >= NEAR * shortest) & (self.lengths < FAR * length)
+        fitting = (self.lengths >= shortest) & (self.lengths < FAR * INTERVALS_MS[interval])
         rules = self.total >= FEWEST_STEPS and self.counts.max() > self.total / 2
         return bool(rules and not self.counts[fitting].any())
 

@@ -55,7 +55,8 @@ FIRST_MS: Final = -2_208_988_800_000
 END_MS: Final = 7_258_118_400_000
 """The time before which all others lie: the start of 2200, UTC epoch milliseconds."""
 
-SYMBOL_PATTERN: Final = r"^[A-Za-z0-9^=.\-_/&:!$+#@*'()](?:[A-Za-z0-9^=.\-_/&:!$+#@*'() ]{0,30}[A-Za-z0-9^=.\-_/&:!$+#@*'()])?$"
+_CHARACTER: Final = r"A-Za-z0-9^=.\-_/&:!$+#@*'()"
+SYMBOL_PATTERN: Final = rf"^[{_CHARACTER}](?:[{_CHARACTER} ]{{0,30}}[{_CHARACTER}])?$"
 """The symbols that are allowed; the comma is not, since it separates them in settings and queries."""
 
 _IN_WORDS: Final[dict[str, str]] = {
@@ -101,7 +102,8 @@ def broken_rule(error: ErrorDetails) -> BrokenRule:
         return BrokenRule((*place, context["field"]), rule, context["message"])
     got = _got(error)
     if FIRST_MS in context.values() or END_MS in context.values():
-        expected, got = "expected " + TIME_EXPECTED, shown(error["input"]) + unit_hint(error["input"])
+        expected = f"expected {TIME_EXPECTED}"
+        got = shown(error["input"]) + unit_hint(error["input"])
     elif rule in _EXPECTED:
         limits = {
             name: _IN_WORDS.get(limit, limit) if isinstance(limit, str) else shown(limit)
@@ -122,7 +124,7 @@ def unit_hint(value: object) -> str:
     """Return the unit that a time may have instead of milliseconds, as a question; or nothing."""
     for unit, divisor in (("microseconds", 1000), ("nanoseconds", 1_000_000)):
         if isinstance(value, int) and FIRST_MS <= value // divisor < END_MS:
-            return f": {unit}? divide by {divisor:,}"
+            return f": {unit}? divide by {divisor}"
     return ""
 
 

@@ -80,7 +80,7 @@ class TableSettings(ServiceSettings):
         (), description="symbols of the file to call otherwise, by comma, as in $SPX=^GSPC"
     )
     date_format: Annotated[str | None, AfterValidator(_date_format)] = Field(
-        None, description="for dates that may mean two days: their format, as in %%d/%%m/%%Y"
+        None, description="for dates that may mean two days: their format, as in %d/%m/%Y"
     )
     timezone: Annotated[str | None, AfterValidator(_timezone)] = Field(
         None,
@@ -91,7 +91,7 @@ class TableSettings(ServiceSettings):
         None, description="decimal mark of numbers, where 1,234 may mean two; by default found out"
     )
     allow_bad_rows: bool = Field(
-        default=False, description="read a file also when one rule rejects more than 5 %% of it"
+        default=False, description="read a file also when one rule rejects more than 5 % of it"
     )
 
     def read_options(self, symbols: tuple[str, ...] | None = None) -> ReadOptions:
