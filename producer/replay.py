@@ -90,8 +90,8 @@ class ReplaySource:
         is_lost = late == total or self._differs(published)
         log.log(
             logging.WARNING if is_lost else logging.INFO,
-            "%s: %s of %s candles to publish: %s are not newer than %s's newest in the topic, %s%s: "
-            "left out; --again publishes them as corrections",
+            "%s: %s of %s candles to publish: %s are not newer than %s's newest in the topic, "
+            "%s%s: left out; --again publishes them as corrections",
             name, f"{total - late:,}", f"{total:,}", f"{late:,}", first,
             in_words(newest_ms[first]), several,
         )  # fmt: skip

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from shared.candles import INTERVALS_MS, MAX_NUMBER, MIN_PRICE, RejectReason, refusal
+from shared.intervals import NEAR, Steps, close_ms_of, length_in_words
+from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN
 from shared.series import (
     HAIR,
     SOURCE,
@@ -26,8 +28,6 @@ from shared.series import (
     make_candle,
     row_of,
 )
-from shared.intervals import NEAR, Steps, close_ms_of, length_in_words
-from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN
 
 TOLERATED: Final = 0.05
 """Share of the rows that one rule may reject before the table is refused."""
@@ -115,7 +115,7 @@ class Collector:
         good &= (rows.open_ms >= FIRST_MS) & (ends < END_MS)
         if rows.close_ms is not None:
             good &= (ends > rows.open_ms) & (ends <= rows.open_ms + INTERVALS_MS[self._interval])
-        named = np.array([bool(_SYMBOL.match(name)) for name in rows.symbols], np.bool_)
+        named = np.array([bool(_SYMBOL.fullmatch(name)) for name in rows.symbols], np.bool_)
         if not named.all():
             good &= named[rows.codes]
         bad = ~good
@@ -150,7 +150,7 @@ class Collector:
             )
         except ValidationError as error:
             refused = refusal(error)
-            mending = "" if _SYMBOL.match(symbol) else f"; --rename '{symbol}=NAME'"
+            mending = "" if _SYMBOL.fullmatch(symbol) else f"; --rename '{symbol}=NAME'"
             return refused.detail + mending, refused.reason
         raise AssertionError(f"expected a broken rule of {symbol} at {open_ms}")
 
@@ -226,7 +226,9 @@ class Collector:
         close_ms = None
         if any(kept.close_ms is not None for kept in self._kept):
             ends = [
-                close_ms_of(kept.open_ms, self._interval) if kept.close_ms is None else kept.close_ms
+                close_ms_of(kept.open_ms, self._interval)
+                if kept.close_ms is None
+                else kept.close_ms
                 for kept in self._kept
             ]
             close_ms = np.concatenate(ends) if order is None else np.concatenate(ends)[order]
@@ -308,8 +310,9 @@ def check_steps(name: str, steps: Steps, interval: str) -> None:
     mending = f"--interval {other}" if other else "another --interval"
     if usual and abs(usual * 1000 / INTERVALS_MS[interval] - 1) < NEAR:
         mending = "times in seconds? --columns time=open_ms lets their size tell the unit"
+    expected = length_in_words(INTERVALS_MS[interval])
     raise HistoryError(
-        f"{name}: expected candles {length_in_words(INTERVALS_MS[interval])} apart ({interval}), got most "
+        f"{name}: expected candles {expected} apart ({interval}), got most "
         f"{length_in_words(usual)} apart ({share:.0%} of {steps.total:,} steps): {mending}"
     )
 

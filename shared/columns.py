@@ -1,4 +1,4 @@
-"""Names of columns, as vendors write them, and which column of a table has which part of a candle."""
+"""Names of columns as vendors write them, and which column has which part of a candle."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ _RANKS: Final[dict[str, tuple[str, int]]] = {
 _DATES: Final = frozenset({"date", "dateutc", "tradedate", "tradingdate", "tradingday", "day"})
 _VOLUME_OF: Final = re.compile(r"vol(?:ume)?(?:from)?(?:of|in)?[a-z0-9]{2,10}")
 _NUMBERED: Final = re.compile(r"^\s*\d+[a-z]?[.:]\s*")
-_PAIR: Final = re.compile(r"^\(?['\"]?(?P<left>.+?)['\"]?(?:'\s*,\s*'|[._|:/ -]+)(?P<right>[^,]+?)['\"]?\)?$")
+_PAIR: Final = re.compile(
+    r"^\(?['\"]?(?P<left>.+?)['\"]?(?:'\s*,\s*'|[._|:/ -]+)(?P<right>[^,]+?)['\"]?\)?$"
+)
 _OF_SYMBOL: Final = frozenset({*PRICES, "volume", "adj_close"})
 _CLOCKLIKE: Final = re.compile(r"\d{1,2}:\d{2}.*|\d{1,6}")
 _INDEX: Final = frozenset({"", "unnamed0", "index", "level0", "indexlevel0", "level1", "rowindex"})
@@ -133,9 +135,7 @@ def layout(
     return Layout(((None, roles),), unused)
 
 
-def _given(
-    names: Sequence[str], columns: Mapping[str, str], faults: list[str]
-) -> dict[str, int]:
+def _given(names: Sequence[str], columns: Mapping[str, str], faults: list[str]) -> dict[str, int]:
     spelt = [plain(name) for name in names]
     chosen: dict[str, int] = {}
     for role, column in columns.items():
@@ -193,9 +193,7 @@ def _not_zero(ranked: Sequence[tuple[int, int]], sample: Sequence[Sequence[str]]
     return ranked[0][1]
 
 
-def _index(
-    names: Sequence[str], sample: Sequence[Sequence[str]], taken: set[int]
-) -> int | None:
+def _index(names: Sequence[str], sample: Sequence[Sequence[str]], taken: set[int]) -> int | None:
     """Return the unnamed column that holds times: the index of a pandas frame."""
     for at, name in enumerate(names):
         if plain(name) in _INDEX and at not in taken:
@@ -219,9 +217,9 @@ def _add_clock(
     if not times or not dates:
         return
     cells = [row[times[0]] for row in sample if times[0] < len(row)]
-    if cells and all(_CLOCKLIKE.fullmatch(cell.strip()) for cell in cells):
-        if chosen["time"] in (times[0], dates[0]):
-            chosen["time"], chosen["clock"] = dates[0], times[0]
+    are_clocks = cells and all(_CLOCKLIKE.fullmatch(cell.strip()) for cell in cells)
+    if are_clocks and chosen["time"] in (times[0], dates[0]):
+        chosen["time"], chosen["clock"] = dates[0], times[0]
 
 
 def _check(

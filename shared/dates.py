@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.candles import DAY_MS
 from shared.series import HistoryError, Mask, Numbers
 
 NONE_MS: Final = int(np.iinfo(np.int64).min)
@@ -17,7 +16,8 @@ NONE_MS: Final = int(np.iinfo(np.int64).min)
 
 _ZONE: Final = r"(?:UTC|GMT)?\s?[+-][0-9]{2}(?::?[0-9]{2})?|[Zz]|UTC|GMT"
 _CLOCK: Final = (
-    r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?(?:\s?[AaPp][Mm])?|[0-9]{1,2}[- ][AaPp][Mm]"
+    r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?(?:\s?[AaPp][Mm])?"
+    r"|[0-9]{1,2}[- ][AaPp][Mm]"
 )
 _TEXT: Final = rf"^(?P<date>.*?)(?:(?:[T,]|\s)+(?P<clock>{_CLOCK})(?:\s?(?P<zone>{_ZONE}))?)?$"
 _PACKED: Final = r"^(?P<date>[0-9]{8})[T ](?P<clock>[0-9]{6}|[0-9]{4})(?P<zone>Z)?$"
@@ -207,4 +207,3 @@ def _parsed(series: pd.Series[object], form: str) -> tuple[Numbers, Numbers]:
 def _mask(values: pa.Array) -> Mask:
     filled = pc.fill_null(values, fill_value=False)
     return np.asarray(filled.to_numpy(zero_copy_only=False), np.bool_)
-

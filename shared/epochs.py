@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from shared.arrow import Column, filled, is_text, mask, matches, valid
 from shared.candles import DAY_MS
 from shared.dates import NONE_MS
-from shared.series import HistoryError, Mask, Numbers
 from shared.messages import END_MS, FIRST_MS
+from shared.series import HistoryError, Mask, Numbers
 
 UNITS: Final = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 """Units of epochs, the coarsest first."""

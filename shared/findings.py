@@ -21,9 +21,9 @@ COLUMNS: Final = ("file", "row", "symbol", "open_ms", "left_out", "rule")
 
 SPLITS: Final = tuple(
     sorted(
-        {(new, old) for new in (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
-         for old in (1,)} | {(3, 2), (4, 3), (5, 4), (5, 2)}
-    )  # fmt: skip
+        {(new, 1) for new in (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)}
+        | {(3, 2), (4, 3), (5, 4), (5, 2)}
+    )
 )
 """Common splits: new shares for old ones."""
 
@@ -239,7 +239,9 @@ def _line(history: History, finding: Finding) -> str:
 
 
 def _by_length(finding: Finding, interval: str) -> str:
-    lengths = np.concatenate([spots.lengths for spots in finding.spots if spots.lengths is not None])
+    lengths = np.concatenate(
+        [spots.lengths for spots in finding.spots if spots.lengths is not None]
+    )
     missing = lengths // INTERVALS_MS[interval]
     counts = {
         "up to 10": int((missing <= 10).sum()),

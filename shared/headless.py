@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
-from shared.columns import Layout
+from shared.columns import PRICES, Layout
 from shared.messages import END_MS, FIRST_MS
 
 _DATE: Final = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ]\d.*)?|(19|20|21)\d{6}([T ]\d{4,6})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}.*"
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ]\d.*)?|(19|20|21)\d{6}([T ]\d{4,6})?"
+    r"|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}.*"
 )
 _EPOCH: Final = re.compile(r"-?\d{9,19}(\.\d+)?")
+_SYMBOL: Final = re.compile(r"[A-Za-z^][^,]{0,31}")
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}.*)?")
 _FEWEST: Final = 3
 """Fewest rows that show which is the open and which the close."""
@@ -29,29 +32,36 @@ def layout(sample: Sequence[Sequence[str]]) -> Layout | None:
     rows = [list(row) for row in sample if any(cell.strip() for cell in row)]
     if not rows or len({len(row) for row in rows}) > 1:
         return None
-    roles: dict[str, int] = {}
-    at = 0
-    if not _is_time(rows, 0):
-        if not all(re.fullmatch(r"[A-Za-z^][^,]{0,31}", row[0].strip()) for row in rows):
-            return None
-        roles["symbol"], at = 0, 1
-    if at >= len(rows[0]) or not _is_time(rows, at):
-        return None
-    roles["time"], at = at, at + 1
-    if at < len(rows[0]) and all(_CLOCK.fullmatch(row[at].strip()) for row in rows):
-        roles["clock"], at = at, at + 1
-    if len(rows[0]) < at + 5:
+    roles = _times(rows)
+    at = len(roles)
+    if not roles or len(rows[0]) < at + 5:
         return None
     numbers = [_numbers(row[at : at + 5]) for row in rows]
-    if any(values is None for values in numbers):
+    prices = [values for values in numbers if values is not None and _is_candle(values)]
+    if len(prices) < len(rows) or all(high == low for _, high, low, _, _ in prices):
         return None
-    prices = [values for values in numbers if values is not None]
-    if not _are_candles(prices) or not (_is_binance(rows, at) or _opens_first(rows, prices)):
+    if not (_is_binance(rows, at) or _opens_first(rows, prices)):
         return None
-    roles |= {role: at + number for number, role in enumerate(("open", "high", "low", "close"))}
-    roles["volume"] = at + 4
-    unused = tuple(str(number + 1) for number in range(len(rows[0])) if number not in roles.values())
+    roles |= {role: at + number for number, role in enumerate((*PRICES, "volume"))}
+    taken = set(roles.values())
+    unused = tuple(str(number + 1) for number in range(len(rows[0])) if number not in taken)
     return Layout(((None, roles),), unused)
+
+
+def _times(rows: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Return the roles of the first columns: a symbol perhaps, a time, a time of day perhaps."""
+    roles: dict[str, int] = {}
+    if not _is_time(rows, 0):
+        if not all(_SYMBOL.fullmatch(row[0].strip()) for row in rows):
+            return {}
+        roles["symbol"] = 0
+    at = len(roles)
+    if at >= len(rows[0]) or not _is_time(rows, at):
+        return {}
+    roles["time"] = at
+    if at + 1 < len(rows[0]) and all(_CLOCK.fullmatch(row[at + 1].strip()) for row in rows):
+        roles["clock"] = at + 1
+    return roles
 
 
 def _is_time(rows: Sequence[Sequence[str]], at: int) -> bool:
@@ -62,9 +72,7 @@ def _is_time(rows: Sequence[Sequence[str]], at: int) -> bool:
 def _is_epoch(cell: str) -> bool:
     if not _EPOCH.fullmatch(cell):
         return False
-    return any(
-        FIRST_MS <= float(cell) * factor < END_MS for factor in (1000, 1, 1e-3, 1e-6)
-    )
+    return any(FIRST_MS <= float(cell) * factor < END_MS for factor in (1000, 1, 1e-3, 1e-6))
 
 
 def _numbers(cells: Sequence[str]) -> list[float] | None:
@@ -74,12 +82,9 @@ def _numbers(cells: Sequence[str]) -> list[float] | None:
         return None
 
 
-def _are_candles(prices: Sequence[Sequence[float]]) -> bool:
-    agree = all(
-        0 < low <= min(opened, close) and max(opened, close) <= high and volume >= 0
-        for opened, high, low, close, volume in prices
-    )
-    return agree and any(high > low for _, high, low, _, _ in prices)
+def _is_candle(values: Sequence[float]) -> bool:
+    opened, high, low, close, volume = values
+    return 0 < low <= min(opened, close) and max(opened, close) <= high and volume >= 0
 
 
 def _is_binance(rows: Sequence[Sequence[str]], at: int) -> bool:
@@ -93,7 +98,7 @@ def _is_binance(rows: Sequence[Sequence[str]], at: int) -> bool:
 def _opens_first(rows: Sequence[Sequence[str]], prices: Sequence[Sequence[float]]) -> bool:
     if len(rows) < _FEWEST:
         return False
-    forwards = list(zip(prices[:-1], prices[1:], strict=True))
+    forwards = list(pairwise(prices))
     kept = [
         sum(abs(later[first] - earlier[last]) for earlier, later in pairs)
         for pairs in (forwards, [(later, earlier) for earlier, later in forwards])

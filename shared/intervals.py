@@ -24,6 +24,9 @@ FAR: Final = 1.5
 FEWEST_STEPS: Final = 3
 """Fewest steps that can tell of a longer interval: two candles may have a weekend between them."""
 
+ALIKE: Final = 0.15
+"""Share by which lengths may differ that count as one: months do, and days of another season."""
+
 _MONTH: Final = (28 * DAY_MS, 31 * DAY_MS)
 
 
@@ -86,7 +89,7 @@ class Steps:
     def interval(self) -> str | None:
         """Return the interval that most steps have, or None where it is not one of ours."""
         length = self.usual_ms
-        if _MONTH[0] <= length <= _MONTH[1]:
+        if _MONTH[0] - DAY_MS <= length <= _MONTH[1] + 2 * DAY_MS:  # to a first trading day
             return MONTH
         names = [name for name, ms in INTERVALS_MS.items() if ms == length]
         return names[-1] if names else None
@@ -102,22 +105,17 @@ class Steps:
         if too_near > self.total / 2:
             return True
         fitting = (self.lengths >= shortest) & (self.lengths < FAR * INTERVALS_MS[interval])
-        rules = self.total >= FEWEST_STEPS and self.counts.max() > self.total / 2
+        alike = np.abs(self.lengths - self.usual_ms) <= ALIKE * self.usual_ms
+        rules = self.total >= FEWEST_STEPS and self.counts[alike].sum() > self.total / 2
         return bool(rules and not self.counts[fitting].any())
 
 
 def length_in_words(length_ms: int) -> str:
-    """Return a length as people say it: 1d, 7d, 90m, 86.4 s."""
-    for unit, ms in (("d", DAY_MS), ("h", 3_600_000), ("m", 60_000), (" s", 1000)):
+    """Return a length as people say it: 1d, 7d, 90m, 3.6 s."""
+    for unit, ms in (("d", DAY_MS), ("h", 3_600_000), ("m", 60_000)):
+        if length_ms >= ms and length_ms % ms == 0:
+            return f"{length_ms // ms}{unit}"
+    for unit, ms in (("days", DAY_MS), ("hours", 3_600_000), ("minutes", 60_000), ("s", 1000)):
         if length_ms >= ms:
-            return f"{length_ms / ms:g}{unit}" if length_ms % ms == 0 else _rounded(length_ms)
+            return f"{length_ms / ms:.4g} {unit}"
     return f"{length_ms} ms"
-
-
-def _rounded(length_ms: int) -> str:
-    unit, ms = next(
-        (unit, ms)
-        for unit, ms in ((" days", DAY_MS), (" hours", 3_600_000), (" minutes", 60_000), (" s", 1000))
-        if length_ms >= ms
-    )
-    return f"{length_ms / ms:.4g}{unit}"

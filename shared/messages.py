@@ -57,7 +57,7 @@ END_MS: Final = 7_258_118_400_000
 
 _CHARACTER: Final = r"A-Za-z0-9^=.\-_/&:!$+#@*'()"
 SYMBOL_PATTERN: Final = rf"^[{_CHARACTER}](?:[{_CHARACTER} ]{{0,30}}[{_CHARACTER}])?$"
-"""The symbols that are allowed; the comma is not, since it separates them in settings and queries."""
+"""What a symbol may be; a comma it may not have, since that separates symbols in queries."""
 
 _IN_WORDS: Final[dict[str, str]] = {
     SYMBOL_PATTERN: "1 to 32 letters of English, digits, spaces inside, or any of "

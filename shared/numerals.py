@@ -1,4 +1,4 @@
-"""Numbers as people and vendors write them: decimal comma, thousands, currency signs, K, M and B."""
+"""Numbers as vendors write them: decimal comma, thousands, currency signs, K, M and B."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SUFFIXES: Final = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
 
 _TAIL: Final = r"(?:[eE][+-]?[0-9]+|[KMBTkmbt])?$"
 _GROUPS: Final = {
-    ".": r"[0-9]{1,3}(?:[,'’ ][0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}",  # Indian: 1,23,456
-    ",": r"[0-9]{1,3}(?:[.'’ ][0-9]{3})+",
+    ".": r"[0-9]{1,3}(?:[,' ][0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}",  # Indian: 1,23,456
+    ",": r"[0-9]{1,3}(?:[.' ][0-9]{3})+",
 }
 """Whole numbers in groups, by the decimal mark."""
 
@@ -28,10 +28,10 @@ _VALID: Final = {
 }
 _PROOF: Final = {
     ".": r"^[+-]?(?:[0-9]*\.(?:[0-9]{0,2}|[0-9]{4,})|0*\.[0-9]+|[0-9]{4,}\.[0-9]+"
-    r"|[0-9]{1,3}(?:[,'’ ][0-9]{2,3})+\.[0-9]*|[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{2,3},[0-9]{3})"
+    r"|[0-9]{1,3}(?:[,' ][0-9]{2,3})+\.[0-9]*|[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{2,3},[0-9]{3})"
     + _TAIL,
     ",": r"^[+-]?(?:[0-9]*,(?:[0-9]{0,2}|[0-9]{4,})|0*,[0-9]+|[0-9]{4,},[0-9]+"
-    r"|[0-9]{1,3}(?:[.'’ ][0-9]{3})+,[0-9]*|[0-9]{1,3}(?:\.[0-9]{3}){2,})" + _TAIL,
+    r"|[0-9]{1,3}(?:[.' ][0-9]{3})+,[0-9]*|[0-9]{1,3}(?:\.[0-9]{3}){2,})" + _TAIL,
 }
 """Numbers that can be read with one decimal mark alone."""
 
@@ -104,7 +104,7 @@ class Numerals:
         text = _stripped(values)
         good = pc.match_substring_regex(text, _VALID[mark])
         special = pc.is_in(pc.utf8_lower(text), _NOT_FINITE)
-        plain = pc.replace_substring_regex(text, r"[,'’ ]" if mark == "." else r"[.'’ ]", "")
+        plain = pc.replace_substring_regex(text, r"[,' ]" if mark == "." else r"[.' ]", "")
         plain = pc.replace_substring(plain, ",", ".")
         for suffix, exponent in _SUFFIXES.items():
             plain = pc.replace_substring_regex(plain, f"(?i){suffix}$", exponent)
@@ -147,6 +147,7 @@ def _stripped(values: Column) -> pa.Array:
     text = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     text = pc.utf8_trim(text, _SPACES + _CURRENCY)
     text = pc.replace_substring(text, "\u2212", "-")
+    text = pc.replace_substring(text, "\u2019", "'")
     text = pc.replace_substring_regex(text, f"^([+-])[{_CURRENCY}]", r"\1")
     return pc.replace_substring_regex(text, "[\u00a0\u202f\u2009]", " ")
 

@@ -7,6 +7,7 @@ import glob
 import gzip
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -49,9 +50,41 @@ _FOREIGN: Final = {
     b"Rar!": "a RAR archive: unpack it first",
 }
 _ENDINGS: Final = frozenset(
-    ".csv .txt .tsv .psv .dat .json .jsonl .ndjson .parquet .pq .feather .arrow .ftr .ipc "
-    ".gz .gzip .bz2 .xz .zip .zst .zstd .lz4".split()
+    [
+        ".csv",
+        ".txt",
+        ".tsv",
+        ".psv",
+        ".dat",
+        ".json",
+        ".jsonl",
+        ".ndjson",
+        ".parquet",
+        ".pq",
+        ".feather",
+        ".arrow",
+        ".ftr",
+        ".ipc",
+        ".gz",
+        ".gzip",
+        ".bz2",
+        ".xz",
+        ".zip",
+        ".zst",
+        ".zstd",
+        ".lz4",
+    ]
 )
+_STEM: Final = re.compile(
+    r"(?P<symbol>.+?)(?:[-_ ](?:\d{1,3}(?:m|min|h|hour|d|day|w|wk|mo|M)|[dhm]|1?day|daily|hourly|"
+    r"weekly|monthly|minute|history|historical|data|ohlcv|candles|M\d+|H\d|D1|W1))?"
+    r"(?:[-_ ]\d{4}(?:[-_]?\d{2}){0,2})*"
+)
+_SPARK: Final = re.compile(
+    r"part[-_.]?\d+.*|data[-_]?\d+|\d+|candles?|prices?|ohlcv|data", re.IGNORECASE
+)
+"""Names of files that are not those of symbols."""
+
 _LAYERS: Final = 4
 _GLOB: Final = frozenset("*?[")
 
@@ -148,6 +181,14 @@ def stem_of(path: PurePath) -> str:
     return path.name
 
 
+def symbol_in(stem: str) -> str | None:
+    """Return the symbol in a file's name, without interval and dates; None where it is none."""
+    if _SPARK.fullmatch(stem):
+        return None
+    found = _STEM.fullmatch(stem)
+    return found["symbol"] if found else stem
+
+
 def _folders(path: Path, root: Path) -> Mapping[str, str]:
     if path == root or not path.is_relative_to(root):
         return {}
@@ -159,7 +200,9 @@ def _unpacked(blob: Blob, layers: int) -> Iterator[Blob]:
     head = blob.head
     for magic, mending in _FOREIGN.items():
         if head.startswith(magic):
-            raise HistoryError(f"{blob.name}: expected a table as text, JSON or Parquet, got {mending}")
+            raise HistoryError(
+                f"{blob.name}: expected a table as text, JSON or Parquet, got {mending}"
+            )
     if head[257:262] == b"ustar":
         raise HistoryError(f"{blob.name}: expected a table, got a tar archive: unpack it first")
     packing = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)

@@ -14,8 +14,8 @@ from shared.history import Progress, ReadOptions
 from shared.intervals import Steps, length_in_words
 from shared.packed import Blob
 from shared.series import History, HistoryError
-from shared.sheets import Sheet
-from shared.tables import Notes, Table
+from shared.sheets import Notes, Sheet
+from shared.tables import Table
 
 ENOUGH_STEPS: Final = 3
 """Fewest steps by which an interval is inferred, if the files have them."""

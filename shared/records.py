@@ -12,8 +12,8 @@ import orjson
 import pyarrow as pa
 
 from shared import columns
-from shared.series import HistoryError
 from shared.packed import Blob
+from shared.series import HistoryError
 from shared.sheets import SAMPLE, Part, Sheet
 
 _SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument", "2. Symbol", "code")
@@ -87,7 +87,9 @@ def _table(name: str, document: Any) -> Table:
             return (*_objects(document), symbol)
         if all(isinstance(row, list) for row in document):
             width = max(len(row) for row in document)
-            values = [[row[at] if at < len(row) else None for row in document] for at in range(width)]
+            values = [
+                [row[at] if at < len(row) else None for row in document] for at in range(width)
+            ]
             return None, values, symbol
     raise HistoryError(
         f"{name}: expected an array of objects or of arrays, got something else: "
@@ -168,10 +170,8 @@ def _sheet(
 ) -> Sheet:
     arrays = [_array(column) for column in values]
     count = len(values[0]) if values else 0
-    sample = list(
-        zip(*(["" if value is None else str(value) for value in column[:SAMPLE]] for column in values),
-            strict=True)  # fmt: skip
-    )
+    shown = [["" if cell is None else str(cell) for cell in column[:SAMPLE]] for column in values]
+
     def parts(used: Sequence[int]) -> Iterator[Part]:
         yield Part({at: arrays[at] for at in used}, np.arange(1, count + 1, dtype=np.int64))
 
@@ -180,7 +180,7 @@ def _sheet(
         blob.stem,
         ", ".join([*blob.packing, form]),
         None if names is None else tuple(names),
-        sample,
+        list(zip(*shown, strict=True)),
         parts,
         len(values),
         symbol=symbol,

@@ -37,3 +37,36 @@ class Sheet:
     below: tuple[str, ...] | None = None  # a second row of names, of a table for many symbols
     symbol: str | None = None  # as the file says it beside its rows
     notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Notes:
+    """What is to be said of the tables, each once, in order."""
+
+    forms: dict[str, None] = field(default_factory=dict)
+    columns: dict[str, None] = field(default_factory=dict)
+    times: dict[str, None] = field(default_factory=dict)
+    symbols: dict[str, None] = field(default_factory=dict)
+    unused: dict[str, None] = field(default_factory=dict)
+    headers: int = 0  # repeated among the rows
+    blank: int = 0  # rows without a value
+    raw_volume: int = 0  # leaps of adj_close / close beside a volume as traded
+
+    def lines(self) -> Iterator[str]:
+        """Yield how the tables were understood."""
+        yield f"form: {'; '.join(self.forms)}"
+        yield f"columns: {'; '.join(self.columns)}"
+        yield f"times: {', '.join(self.times) or 'none'}"
+        yield from self.symbols
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what may be wrong with the tables as a whole."""
+        if self.headers:
+            yield f"header repeated among the rows: {self.headers:,} left out"
+        if self.blank:
+            yield f"rows without any value: {self.blank:,} left out"
+        if self.raw_volume:
+            yield (
+                f"prices are scaled by adj_close over {self.raw_volume:,} splits, the volume is as "
+                "traded and leaps there: --columns adj_volume=NAME if the file has one"
+            )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -21,59 +19,18 @@ from shared.columns import Layout
 from shared.history import ReadOptions
 from shared.messages import shown
 from shared.numerals import Numerals
+from shared.packed import symbol_in
 from shared.series import Array, HistoryError, Mask, Numbers, place_of
-from shared.sheets import Part, Sheet
+from shared.sheets import Notes, Part, Sheet
 from shared.times import TimeOptions, Times
 
 _NUMBERS: Final = ("open", "high", "low", "close", "volume", "adj_close", "adj_volume")
 _LEAP: Final = 0.17
 """Change of the logarithm of adj_close / close at a split of at least 6:5."""
 
-_STEM: Final = re.compile(
-    r"(?P<symbol>.+?)(?:[-_ ](?:\d{1,3}(?:m|min|h|hour|d|day|w|wk|mo|M)|[dhm]|1?day|daily|hourly|"
-    r"weekly|monthly|minute|history|historical|data|ohlcv|candles|M\d+|H\d|D1|W1))?"
-    r"(?:[-_ ]\d{4}(?:[-_]?\d{2}){0,2})*"
-)
 _WORD: Final = r"^[^0-9]*[A-Za-z\x{80}-\x{10FFFF}]{2}|^[A-Za-z]$"
-_SPARK: Final = re.compile(r"part[-_.]?\d+.*|data[-_]?\d+|\d+|candles?|prices?|ohlcv|data", re.I)
-"""Names of files that are not those of symbols."""
-
-
 _Why = Callable[[int], Fault]
 """Returns why the row in a position of its part cannot be read."""
-
-
-@dataclass
-class Notes:
-    """What is to be said of the tables, each once, in order."""
-
-    forms: dict[str, None] = field(default_factory=dict)
-    columns: dict[str, None] = field(default_factory=dict)
-    times: dict[str, None] = field(default_factory=dict)
-    symbols: dict[str, None] = field(default_factory=dict)
-    unused: dict[str, None] = field(default_factory=dict)
-    headers: int = 0  # repeated among the rows
-    blank: int = 0  # rows without a value
-    raw_volume: int = 0  # leaps of adj_close / close beside a volume as traded
-
-    def lines(self) -> Iterator[str]:
-        """Yield how the tables were understood."""
-        yield f"form: {'; '.join(self.forms)}"
-        yield f"columns: {'; '.join(self.columns)}"
-        yield f"times: {', '.join(self.times) or 'none'}"
-        yield from self.symbols
-
-    def warnings(self) -> Iterator[str]:
-        """Yield what may be wrong with the tables as a whole."""
-        if self.headers:
-            yield f"header repeated among the rows: {self.headers:,} left out"
-        if self.blank:
-            yield f"rows without any value: {self.blank:,} left out"
-        if self.raw_volume:
-            yield (
-                f"prices are scaled by adj_close over {self.raw_volume:,} splits, the volume is as "
-                "traded and leaps there: --columns adj_volume=NAME if the file has one"
-            )
 
 
 class Table:
@@ -166,14 +123,14 @@ class Table:
             return self._renamed(sheet.symbol)
         if len(options.symbols) == 1:
             return options.symbols[0]
-        found = _STEM.fullmatch(sheet.stem)
-        name = found["symbol"] if found else sheet.stem
-        if _SPARK.fullmatch(sheet.stem):
+        name = symbol_in(sheet.stem)
+        if name is None:
             raise HistoryError(
                 f"{sheet.name}: expected a column of symbols, got none, and the file is not named "
                 "after one: --symbol NAME, or --columns symbol=COLUMN"
             )
-        self._notes.symbols[f"symbol {name}: by the name of {sheet.name}; --symbol says another"] = None
+        said = f"symbol {name}: by the name of {sheet.name}; --symbol says another"
+        self._notes.symbols[said] = None
         return self._renamed(name)
 
     def _renamed(self, name: str) -> str:
@@ -221,7 +178,9 @@ class Table:
 
     def _is_name(self, at: int, cell: str) -> bool:
         names = [self._sheet.names, self._sheet.below]
-        return any(each is not None and columns.plain(each[at]) == columns.plain(cell) for each in names)
+        return any(
+            each is not None and columns.plain(each[at]) == columns.plain(cell) for each in names
+        )
 
     def _rows(
         self,
@@ -276,7 +235,7 @@ class Table:
         if len(self._seen) > 1:
             raise HistoryError(
                 f"{self._sheet.name}: expected one symbol for --symbol {self._options.symbol}, got "
-                f"a column with {', '.join(sorted(self._seen)[:5])}: --symbols chooses, --rename renames"
+                f"a column with {', '.join(sorted(self._seen)[:5])}: --symbols chooses"
             )
         return [str(self._options.symbol) if name else name for name in names]
 
@@ -286,7 +245,9 @@ class Table:
 
         def why(at: int) -> Fault:
             detail = self._times.why(column[at].as_py())
-            reason = RejectReason.OUT_OF_RANGE if self._time == "open_ms" else RejectReason.WRONG_TYPE
+            reason = (
+                RejectReason.OUT_OF_RANGE if self._time == "open_ms" else RejectReason.WRONG_TYPE
+            )
             return f"{said}: {detail}", reason
 
         return why
@@ -351,7 +312,9 @@ def _layout(sheet: Sheet, options: ReadOptions, *, is_daily: bool) -> Layout:
 def _why_number(role: str, column: Column) -> _Why:
     def why(at: int) -> Fault:
         value = column[at].as_py()
-        got = "nothing" if value is None else repr(value) if isinstance(value, str) else shown(value)
+        got = (
+            "nothing" if value is None else repr(value) if isinstance(value, str) else shown(value)
+        )
         return f"{role}: expected a number, got {got}", RejectReason.WRONG_TYPE
 
     return why

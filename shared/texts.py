@@ -16,8 +16,8 @@ import pyarrow.csv as pa_csv
 from shared import columns, headless
 from shared.candles import RejectReason
 from shared.collector import Fault
-from shared.series import HistoryError
 from shared.packed import HEAD_BYTES, Blob
+from shared.series import HistoryError
 from shared.sheets import SAMPLE, Part, Sheet
 
 SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -152,7 +152,7 @@ def _structure(
             values = [row for _, row in lines[at : at + SAMPLE]]
             if len(cells) >= 6 and headless.layout(values) is not None:
                 return _replaced(dialect, separator, line - 1, None, width=len(cells))
-    return _unrecognised(name, dialect, rows, given)
+    return _unrecognised(name, dialect, rows)
 
 
 def _headed(dialect: _Dialect, separator: str, lines: Lines, at: int) -> _Dialect:
@@ -174,7 +174,13 @@ def _headed(dialect: _Dialect, separator: str, lines: Lines, at: int) -> _Dialec
 
 def _are_symbols(cells: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a row beside the names has a symbol for each column but the first."""
-    if len(cells) != len(names) or columns.plain(cells[0]) not in {"", "ticker", "tickers", "symbol", "symbols"}:
+    if len(cells) != len(names) or columns.plain(cells[0]) not in {
+        "",
+        "ticker",
+        "tickers",
+        "symbol",
+        "symbols",
+    }:
         return False
     return all(cell.strip() and not _is_number(cell) for cell in cells[1:])
 
@@ -188,9 +194,7 @@ def _is_number(cell: str) -> bool:
     return bool(cell.strip()) and not any(character.isalpha() for character in cell)
 
 
-def _unrecognised(
-    name: str, dialect: _Dialect, rows: dict[str, Lines], given: Sequence[str]
-) -> _Dialect:
+def _unrecognised(name: str, dialect: _Dialect, rows: dict[str, Lines]) -> _Dialect:
     """Take the first row of words as names, so that the error can show them."""
     separator = max(rows, key=lambda mark: max((len(cells) for _, cells in rows[mark]), default=0))
     lines = rows[separator]
@@ -267,7 +271,9 @@ def _blocks(blob: Blob, dialect: _Dialect) -> Iterator[tuple[bytes, int]]:
             continue
         end = len(block) if is_last else _end_of_lines(block)
         if not end and len(block) > BLOCK_BYTES + MAX_LINE_BYTES:
-            raise HistoryError(f"{blob.name}: expected lines, got one of more than {MAX_LINE_BYTES} bytes")
+            raise HistoryError(
+                f"{blob.name}: expected lines, got one of more than {MAX_LINE_BYTES} bytes"
+            )
         rest, block = block[end:], block[:end]
         if block.strip():
             yield block, line
@@ -338,5 +344,7 @@ def _exact(block: bytes, line: int, dialect: _Dialect, used: Sequence[int]) -> P
     except csv.Error as error:
         fault = f"row {line + reader.line_num}: expected cells of text, got {error}"
         raise HistoryError(fault) from error
-    columns_read = {at: pa.array(column, pa.string()) for at, column in zip(used, cells, strict=True)}
+    columns_read = {
+        at: pa.array(column, pa.string()) for at, column in zip(used, cells, strict=True)
+    }
     return Part(columns_read, np.array(rows, np.int64), faults)

@@ -1,4 +1,4 @@
-"""Times of a table's rows to opening times: epochs by size, zones, and the dates of daily candles."""
+"""Times of a table's rows to opening times: zones, clocks, and the dates of daily candles."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from shared.arrow import Column, filled, is_text, mask, matches, valid, whole
 from shared.candles import DAY_MS, INTERVALS_MS
 from shared.dates import NONE_MS, Dates, clocks
 from shared.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
-from shared.series import HistoryError, Mask, Numbers
 from shared.intervals import Steps, length_in_words
 from shared.messages import END_MS, FIRST_MS, TIME_EXPECTED, unit_hint
+from shared.series import HistoryError, Mask, Numbers
 
 
 class Moments(NamedTuple):
@@ -153,7 +153,7 @@ class Times:
         return Moments(
             np.append(moments.wall_ms, NONE_MS)[codes],
             np.append(moments.offset_ms, 0)[codes],
-            np.append(moments.zoned, False)[codes],  # noqa: FBT003 -- a value, not a flag
+            np.append(moments.zoned, False)[codes],
             moments.epoch,
         )
 

@@ -175,8 +175,8 @@ def _backtest(settings: BacktestSettings) -> None:
     if not made:
         longest = max(len(one.open_ms) for one in source.symbols.values())
         raise ValueError(
-            f"{source.name}: expected a symbol with at least {bundle.config.window_length} candles, "
-            f"got at most {longest}: no forecast was made"
+            f"{source.name}: no forecast: expected a symbol with at least "
+            f"{bundle.config.window_length} candles, got at most {longest}"
         )
     forecast_table.write(table, settings.out)
     candles = sum(len(one.open_ms) for one in source.symbols.values())

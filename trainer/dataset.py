@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shared.bundle import DataSpan
 from shared import findings
+from shared.bundle import DataSpan
 from shared.findings import Finding
 from shared.history import Progress, ReadOptions, bundled, from_file
 from shared.series import History

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from shared import findings
 from shared.findings import Finding, in_words
-from shared.series import History, HistoryError, SymbolRows
 from shared.intervals import close_ms_of
+from shared.series import History, HistoryError, SymbolRows
 
 SHOWN: Final = 20
 """Symbols that are shown one by one."""
@@ -34,7 +34,9 @@ _ENDINGS: Final = (".parquet", ".csv")
 def print_history(history: History, odd: Sequence[Finding]) -> None:
     """Print how the file was understood, its symbols, what is odd, and the first one's closes."""
     console = Console()
-    about = Table(title=escape(history.name), title_justify="left", box=box.SIMPLE, show_header=False)
+    about = Table(
+        title=escape(history.name), title_justify="left", box=box.SIMPLE, show_header=False
+    )
     about.add_column(style="bold", no_wrap=True)
     about.add_column(overflow="fold")
     for name, value in _about(history).items():
@@ -130,9 +132,6 @@ def write(history: History, path: Path) -> None:
 def _frame(rows: SymbolRows, interval: str) -> pd.DataFrame:
     opened, high, low, close, volume = rows.candles.T
     ends = close_ms_of(rows.open_ms, interval) if rows.close_ms is None else rows.close_ms
-    return pd.DataFrame(
-        {
-            "symbol": rows.symbol, "open_ms": rows.open_ms, "close_ms": ends, "open": opened,
-            "high": high, "low": low, "close": close, "volume": volume,
-        }  # fmt: skip
-    )
+    times = {"open_ms": rows.open_ms, "close_ms": ends}
+    prices = {"open": opened, "high": high, "low": low, "close": close, "volume": volume}
+    return pd.DataFrame({"symbol": rows.symbol, **times, **prices})

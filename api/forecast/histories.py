@@ -228,7 +228,8 @@ def _check_steps(place: Place, interval: str, opened: NDArray[np.int64]) -> None
             message = f"more than {opened[at - 1]} of the candle before"
             raise broken_field((*place, at, "open_ms"), "not_rising", message, opened[at])
         message = f"at least {least} after the one before ({interval})"
-        got = f"{steps[at - 1]} later"
+        in_seconds = int(steps[at - 1]) * 1000 == INTERVALS_MS[interval]
+        got = f"{steps[at - 1]} later" + (": seconds? multiply by 1000" if in_seconds else "")
         raise broken_field((*place, at, "open_ms"), "too_near", message, got)
     found = Steps.of([opened])
     if found.contradict(interval):
