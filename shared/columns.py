@@ -89,6 +89,12 @@ def role_of(name: str) -> tuple[str, int] | None:
     return None
 
 
+def is_symbol(name: str) -> bool:
+    """Whether a name is one of a column of symbols."""
+    role = role_of(name)
+    return role is not None and role[0] == "symbol"
+
+
 def recognised(cells: Iterable[str], given: Iterable[str] = ()) -> int:
     """Return how many different parts of a candle a row of names names.
 

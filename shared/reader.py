@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from shared import columnar, packed, records, texts
+from shared import columnar, columns, packed, records, texts
 from shared.collector import Collector
 from shared.history import Progress, ReadOptions
 from shared.intervals import Steps, length_in_words
@@ -81,6 +81,12 @@ def _opened(
 
 def sheet_of(blob: Blob, given: tuple[str, ...] = ()) -> Sheet:
     """Return the table in a file, told by its first bytes."""
+    sheet = _sheet(blob, given)
+    symbols = [value for key, value in blob.folders.items() if columns.is_symbol(key)]
+    return replace(sheet, symbol=symbols[0]) if symbols else sheet
+
+
+def _sheet(blob: Blob, given: tuple[str, ...]) -> Sheet:
     head = blob.head
     if not head:
         raise HistoryError(f"{blob.name}: expected a header and rows, got none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -17,7 +18,7 @@ from shared.candles import DAY_MS, INTERVALS_MS, RejectReason
 from shared.collector import Fault, Rows
 from shared.columns import Layout
 from shared.history import ReadOptions
-from shared.messages import shown
+from shared.messages import SYMBOL_PATTERN, shown
 from shared.numerals import Numerals
 from shared.packed import symbol_in
 from shared.series import Array, HistoryError, Mask, Numbers, place_of
@@ -124,7 +125,7 @@ class Table:
         if len(options.symbols) == 1:
             return options.symbols[0]
         name = symbol_in(sheet.stem)
-        if name is None:
+        if name is None or not re.fullmatch(SYMBOL_PATTERN, self._renamed(name)):
             raise HistoryError(
                 f"{sheet.name}: expected a column of symbols, got none, and the file is not named "
                 "after one: --symbol NAME, or --columns symbol=COLUMN"
@@ -304,8 +305,8 @@ def _layout(sheet: Sheet, options: ReadOptions, *, is_daily: bool) -> Layout:
         )
     first = ", ".join(sheet.sample[0]) if sheet.sample else "no row"
     raise HistoryError(
-        f"{sheet.name}: expected a header, got numbers in the first row ({first[:80]}), of which it "
-        "is not clear what they are: --columns time=1,open=2,high=3,low=4,close=5,volume=6 says it"
+        f"{sheet.name}: expected a header, got numbers in the first row ({first[:80]}), which may be "
+        "more than one thing: --columns time=1,open=2,high=3,low=4,close=5,volume=6 says what"
     )
 
 

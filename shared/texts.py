@@ -166,7 +166,7 @@ def _headed(dialect: _Dialect, separator: str, lines: Lines, at: int) -> _Dialec
         if len(under) > 1 and _is_index_name(under[1]):
             end = lines[at + 2][0]
         return _replaced(dialect, separator, end, names, below=below)
-    if above and _are_symbols(above, names) and len(set(names[1:])) < len(names) - 1:
+    if above and above[0] and _are_symbols(above, names):
         end = lines[at + 1][0] if under and _is_index_name(under[0]) else line
         return _replaced(dialect, separator, end, above, below=names)
     return _replaced(dialect, separator, line, names)
