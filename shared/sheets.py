@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import pyarrow as pa
 
 from shared.collector import Fault
 from shared.series import Numbers
 
-SAMPLE: int = 200
+SAMPLE: Final = 200
 """Rows that tell what a table's columns hold."""
+
+SHOWN: Final = 3
+"""Most files of which it is said one by one that they are named after a symbol."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class Notes:
         yield f"form: {'; '.join(self.forms)}"
         yield f"columns: {'; '.join(self.columns)}"
         yield f"times: {', '.join(self.times) or 'none'}"
-        yield from self.symbols
+        if len(self.symbols) > SHOWN:
+            yield f"symbols: {len(self.symbols):,} by the names of their files"
+        else:
+            yield from self.symbols
 
     def warnings(self) -> Iterator[str]:
         """Yield what may be wrong with the tables as a whole."""

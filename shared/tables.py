@@ -303,9 +303,9 @@ def _layout(sheet: Sheet, options: ReadOptions, *, is_daily: bool) -> Layout:
         return columns.layout(
             sheet.name, numbers, sheet.sample, options.columns, is_daily=is_daily, has_header=False
         )
-    first = ", ".join(sheet.sample[0]) if sheet.sample else "no row"
+    first = ", ".join(sheet.sample[0])[:80] if sheet.sample else "no row"
     raise HistoryError(
-        f"{sheet.name}: expected a header, got numbers in the first row ({first[:80]}), which may be "
+        f"{sheet.name}: expected a header, got numbers in the first row ({first}), which may be "
         "more than one thing: --columns time=1,open=2,high=3,low=4,close=5,volume=6 says what"
     )
 

@@ -242,7 +242,7 @@ FRAMES: dict[str, Callable[[pd.DataFrame, Path], object]] = {
 def wide_of(rows: Sequence[Row], *, price_first: bool = True) -> bytes:
     """Return a table with columns for each symbol, as ``yf.download(...).to_csv()`` writes it."""
     frame = frame_of(rows, ("Ticker", "Date", "Open", "High", "Low", "Close", "Volume"))
-    wide = frame.pivot(index="Date", columns="Ticker")  # noqa: PD010 -- as yfinance's columns are
+    wide = frame.pivot(index="Date", columns="Ticker")
     wide.columns = wide.columns.set_names(["Price", "Ticker"])
     if not price_first:
         wide = wide.swaplevel(axis=1).sort_index(axis=1)

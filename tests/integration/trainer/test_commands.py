@@ -22,7 +22,8 @@ from mlflow.entities import Run
 from shared import bundle
 from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
-from shared.history import History, bundled
+from shared.history import bundled
+from shared.series import History
 from shared.window import Window
 from tests.unit.api.client import application, predict
 from trainer import dataset, export
@@ -219,7 +220,7 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
 def test_the_back_test_is_what_the_stream_forecasts(trained: Path) -> None:
     forecaster = OnnxForecaster(bundle.load(trained))
     candles = bundled(("AAPL",)).candles[:400]
-    source = dataset.of_history(History("AAPL", candles, ()))
+    source = dataset.of_history(History.of("AAPL", candles))
     table = backtest.run(forecaster, source.symbols)
     window = Window(forecaster.window_length)
     made: list[Horizon] = []

@@ -28,7 +28,12 @@ def test_a_window_is_republished_up_to_the_bound_of_all_windows(
 @pytest.mark.parametrize(
     ("argv", "rule", "value"),
     [
-        (["--interval", "7m"], "interval: expected one of 1m, 2m, 5m", "7m"),
+        (["--interval", "7m"], "interval: expected one of 1m, 2m, 3m", "7m"),
+        (["--source", "live", "--interval", "3m"], "interval: Yahoo has candles of 1m", "3m"),
+        (["--columns", "price=Close"], "columns: expected PART=COLUMN", "price=Close"),
+        (["--rename", "A"], "rename: expected NAME=NAME", "A"),
+        (["--timezone", "Mars"], "timezone: expected a time zone such as", "Mars"),
+        (["--date-format", "dmy"], "date_format: expected a format such as", "dmy"),
         (["--source", "backfill", "--start", "soon"], "start: expected a date or time", "soon"),
     ],
 )
