@@ -10,10 +10,10 @@ ARGS   ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast faults soak check format docs bench train clean
+.PHONY: help demo test test-fast faults soak check format docs screenshots bench train clean
 
 help:  ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Options for a command go into ARGS: make demo ARGS="--exit-when-done --json"'
 
 demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the forecasts
@@ -42,14 +42,17 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the README's settings anew
+docs: $(VENV)/.dev  ## Write the documents that follow from the code: schemas, AsyncAPI, file tree, features
 	$(BIN)/python docs/generate.py
+
+screenshots: $(VENV)/.dev  ## Take the README's pictures of the dashboard (needs Chromium)
+	$(BIN)/python docs/screenshots.py
 
 bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="stream --quick"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-train: $(VENV)/.train  ## Train the default bundle anew from the bundled candles
-	$(BIN)/python -m trainer $(ARGS)
+train: $(VENV)/.train  ## Train the built-in bundle again from the bundled candles
+	$(BIN)/python -m trainer --replace-default $(ARGS)
 
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
@@ -78,6 +81,8 @@ $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train]' 1>&2
 	@touch $@ $(VENV)/.local
 
+# of kserve the tests use the client alone; what its server needs excludes other pins of ours
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
+	$(PIP) install --quiet --constraint constraints.txt --no-deps kserve 1>&2
 	@touch $@ $(VENV)/.local $(VENV)/.train

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
 import socket
 import sys
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 import numpy as np
+import uvloop
 from prometheus_client import CollectorRegistry
 
+from api import PROCESS
 from api.app import Options, create_app
+from api.background import Background
 from api.edge import keys_command, logs
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFileError, WatchedKeys
@@ -26,50 +26,66 @@ from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
-from shared import bundle
-from shared.forecaster import Forecaster, OnnxForecaster
+from shared import bundle, process
+from shared.forecaster import Forecaster, Models, ModelSet, OnnxForecaster
 from shared.metrics import ApiMetrics
+from shared.process import Exit
 from shared.window import even_times
 
 log = logging.getLogger("api")
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Host names that a browser on this machine may use."""
+
 KEYS_CHECK_S: Final = 1.0
+"""Time between two looks at the key file."""
 
 
 class UnsafeError(Exception):
     """Settings that would let anybody in."""
 
 
+class TlsError(Exception):
+    """Files for TLS that cannot be used."""
+
+
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code."""
-    if sys.argv[1:2] == ["keys"]:
+    """Serve, or run a command on keys; return the exit code."""
+    if sys.argv[1:2] == ["keys"]:  # --keys is a flag of the API, so that no field can be both
         return keys_command.main(sys.argv[2:])
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, _end)
     settings = ApiSettings.read(sys.argv[1:], "python -m api")
-    logs.configure(settings.log_level, request_id.get)
-    try:
-        keys = open_keys(settings)
-        loaded = bundle.load(settings.model)
-        forecaster = OnnxForecaster(loaded)
-        listener = listen(settings.host, settings.port)
-    except (bundle.BundleError, KeyFileError, UnsafeError, OSError) as error:
-        log.error("%s", error)
-        return 1
+    return process.live(
+        PROCESS,
+        settings.log_level,
+        lambda: start(settings),
+        expected=(bundle.BundleError, KeyFileError, TlsError, UnsafeError, OSError),
+        context=lambda: {"request_id": identity} if (identity := request_id.get()) else {},
+    )
+
+
+def start(settings: ApiSettings) -> int:
+    """Load the model and serve until a signal."""
+    keys = open_keys(settings)
+    loaded = bundle.load(settings.model)
+    forecaster = OnnxForecaster(loaded)
+    listener = listen(settings.host, settings.port)
     warm_up(forecaster)
     log.info("serving %s on %s", forecaster.model_version, url(settings, listener))
-    return serve(settings, forecaster, loaded.config, keys, listener)
+    return uvloop.run(serve(settings, ModelSet(forecaster), loaded.config, keys, listener))
 
 
-def serve(
+async def serve(
     settings: ApiSettings,
-    forecaster: Forecaster,
+    models: Models,
     config: bundle.BundleConfig,
     keys: WatchedKeys | None,
     listener: socket.socket,
 ) -> int:
-    """Serve on a listening socket, until a signal ends it."""
+    """Serve on a listening socket, until a signal ends it.
+
+    Raises:
+        TlsError: when the files for TLS cannot be used.
+    """
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
     live = StreamView(Market(), Hub())
@@ -86,20 +102,21 @@ def serve(
         over_tls=settings.tls_certificate is not None,
         log=logs.AccessLog(sys.stderr) if settings.access_log else None,
         live=live,
-        background=(follower.run, *((lambda: watch(keys),) if keys else ())),
+        background=Background(
+            {"the stream's follower": follower.run}
+            | ({"the watch of the key file": lambda: watch(keys)} if keys else {})
+        ),
     )
-    app = create_app(forecaster, metrics, registry, options)
+    app = create_app(models, metrics, registry, options)
     limits = SocketLimits(settings.max_connections, settings.receive_seconds, settings.send_seconds)
     try:
         server_config = make_config(app, limits, tls_of(settings))
         server_config.load()
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
-        log.error("TLS: %s", error)
-        return 1
-    gc.collect()
-    gc.freeze()  # modules stay for good: to walk them again and again holds up requests
-    Server(server_config, live.hub.close).run([listener])
-    return 0
+        raise TlsError(f"TLS: {error}") from error
+    process.calm_collector()
+    await Server(server_config, live.hub.close).serve([listener])
+    return Exit.DONE
 
 
 def open_keys(settings: ApiSettings) -> WatchedKeys | None:
@@ -178,10 +195,5 @@ def url(settings: ApiSettings, listener: socket.socket) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _end(_: int, __: FrameType | None) -> NoReturn:
-    # uvicorn drains by its own handler and raises the signal again when it is done
-    raise SystemExit(0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    process.leave(main())

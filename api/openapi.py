@@ -13,7 +13,8 @@ from api.edge.openapi import COMMON, REFUSALS, SCHEMAS, refers
 from api.edge.problems import MEDIA_TYPE, Problem
 from api.edge.routing import OPEN, GuardedRoute
 from api.forecast.bodies import MAX_HISTORIES, ForecastsRequest, PredictRequest
-from api.forecast.inference import InferRequest
+from api.forecast.inference import InferAnswer, InferRequest
+from shared.candles import DAY_MS
 
 PROBLEM_EXAMPLE: Final[dict[str, Any]] = {
     "type": "about:blank",
@@ -54,6 +55,7 @@ def complete(
         (PredictRequest, "validation"),
         (ForecastsRequest, "validation"),
         (InferRequest, "validation"),
+        (InferAnswer, "serialization"),
         (Problem, "serialization"),
     ]
     schemas = models_json_schema(models, ref_template=SCHEMAS)[1]["$defs"]  # type: ignore[arg-type]
@@ -85,8 +87,14 @@ def _give_examples(document: dict[str, Any], window_length: int) -> None:
                     "name": "candles",
                     "shape": [1, window_length, 5],
                     "datatype": "FP64",
-                    "data": [list(candle.values()) for candle in candles],
-                }
+                    "data": [[list(candle.values()) for candle in candles]],
+                },
+                {
+                    "name": "open_ms",
+                    "shape": [1, window_length],
+                    "datatype": "INT64",
+                    "data": [[day * DAY_MS for day in range(window_length)]],
+                },
             ]
         },
     }

@@ -9,29 +9,20 @@ from typing import Annotated
 from limits import RateLimitItem, parse
 from pydantic import AfterValidator, Field
 
-from shared.bundle import default_path
-from shared.settings import CommaSeparated, KafkaSettings
+from api import PROCESS
+from api.edge.keys import known_rate
+from shared.bundle import ServingSettings
+from shared.kafka import KafkaSettings
+from shared.settings import CommaSeparated, own
 
 
-def _known_rate(value: str) -> str:
-    try:
-        parse(value)
-    except ValueError:
-        raise ValueError("expected a rate as in 100/second") from None
-    return value
+class ApiSettings(KafkaSettings, ServingSettings):
+    """Answer forecasts over HTTP; "python -m api keys" makes and revokes its keys."""
 
-
-class ApiSettings(KafkaSettings):
-    """Answer forecasts over HTTP.
-
-    Each flag is also an environment variable: --log-level is CANDLECAST_LOG_LEVEL.
-    """
+    model_config = own(PROCESS)
 
     host: str = Field("127.0.0.1", description="address to serve on")
-    port: int = Field(8000, ge=0, le=65535, description="its port; 0 takes a free one")
-    model: Path = Field(
-        default_factory=default_path, description="folder of the model bundle (default: built in)"
-    )
+    port: int = Field(8000, ge=0, le=65535, description="port to serve on; 0 takes a free one")
     lookback: int = Field(
         50_000, ge=0, description="newest messages of each topic that are read at the start"
     )
@@ -42,7 +33,7 @@ class ApiSettings(KafkaSettings):
         default=False,
         description="serve without keys beyond loopback; something else must guard the port",
     )
-    rate: Annotated[str, AfterValidator(_known_rate)] = Field(
+    rate: Annotated[str, AfterValidator(known_rate)] = Field(
         "200/second", description="requests of one key, unless it has its own rate"
     )
     allowed_hosts: CommaSeparated = Field(

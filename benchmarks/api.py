@@ -32,6 +32,7 @@ from shared import bundle
 from shared.forecaster import Forecaster, OnnxForecaster
 from shared.window import even_times
 
+ROOT: Final = Path(__file__).parents[1]
 CONNECTIONS: Final = (1, 16)
 START_S: Final = 60.0
 HISTORIES: Final = 1_000
@@ -93,7 +94,7 @@ class _Client(asyncio.Protocol):
 
 @dataclass
 class Load:
-    """What one round of load has measured."""
+    """Measurements of one round of load."""
 
     requests: int = 0
     seconds: float = 0.0
@@ -137,7 +138,7 @@ async def pace(port: int, request: bytes, rate: float, connections: int, seconds
             await _timed(client, load)
             due += gap
 
-    await asyncio.gather(*(run(i, one) for i, one in enumerate(clients)))
+    await asyncio.gather(*(run(i, client) for i, client in enumerate(clients)))
     load.seconds = time.perf_counter() - started
     for client in clients:
         client.close()
@@ -176,11 +177,11 @@ def _latency_ms(body: bytes) -> float:
 
 
 @contextmanager
-def served(argv: Sequence[str], port: int) -> Iterator[Service]:
-    """Run a service until the end of the context; yields it once it answers."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def served(argv: Sequence[str], port: int, checkout: Path = ROOT) -> Iterator[Service]:
+    """Run a service of a checkout until the end of the context; yields it once it answers."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
     process = subprocess.Popen(  # noqa: S603 -- our own command
-        [sys.executable, *argv], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, *argv], env=environment, cwd=checkout, stderr=subprocess.DEVNULL
     )
     try:
         _wait(process, port)
@@ -238,20 +239,22 @@ def compare(
 ) -> dict[str, Any]:
     """Return requests a second, CPU and latencies of the services, by connections."""
     history = example_history(length)
-    rates: Found = {name: {} for name in services}
-    cpu: Found = {name: {} for name in services}
-    delays: Found = {name: {} for name in services}
-    for one in services.values():
-        asyncio.run(saturate(one.port, request_of(history, one.port), 4, 1.0))  # warm
+    rates: Samples = {name: {} for name in services}
+    cpu: Samples = {name: {} for name in services}
+    delays: Samples = {name: {} for name in services}
+    for service in services.values():
+        asyncio.run(saturate(service.port, request_of(history, service.port), 4, 1.0))  # warm
     for _ in range(rounds):
         for connections in CONNECTIONS:
-            for name, one in services.items():
-                before = one.cpu_s()
-                request = request_of(history, one.port)
-                load = asyncio.run(saturate(one.port, request, connections, seconds))
+            for name, service in services.items():
+                before = service.cpu_s()
+                request = request_of(history, service.port)
+                load = asyncio.run(saturate(service.port, request, connections, seconds))
                 key = str(connections)
                 rates[name].setdefault(key, []).append(load.rate)
-                cpu[name].setdefault(key, []).append((one.cpu_s() - before) * 1e3 / load.requests)
+                cpu[name].setdefault(key, []).append(
+                    (service.cpu_s() - before) * 1e3 / load.requests
+                )
                 delays[name].setdefault(key, []).extend(load.client_ms)
     return {
         "requests_per_second": _medians(rates, 1),
@@ -263,13 +266,13 @@ def compare(
     }
 
 
-Found = dict[str, dict[str, list[float]]]
+Samples = dict[str, dict[str, list[float]]]
 
 
-def _medians(found: Found, digits: int) -> dict[str, dict[str, float]]:
+def _medians(samples: Samples, digits: int) -> dict[str, dict[str, float]]:
     return {
         name: {key: round(statistics.median(values), digits) for key, values in by.items()}
-        for name, by in found.items()
+        for name, by in samples.items()
     }
 
 
@@ -326,7 +329,7 @@ def _send_batches(port: int, request: bytes, done: Any) -> None:
 
 def model_path(forecaster: Forecaster, rounds: int) -> dict[str, float]:
     """Return histories a second of CPU in the model path, 1,000 of them at once."""
-    candle = np.array([list(one.values()) for one in example_history(forecaster.window_length)])
+    candle = np.array([list(row.values()) for row in example_history(forecaster.window_length)])
     noise = np.random.default_rng(0).uniform(0.9, 1.1, (HISTORIES, 1, 1))
     windows = candle[None] * noise  # (B, T, 5)
     best = float("inf")
@@ -342,7 +345,18 @@ def model_path(forecaster: Forecaster, rounds: int) -> dict[str, float]:
 def quantiles(values: list[float]) -> dict[str, float]:
     """Return the median, the 95th and the 99th per cent."""
     at = np.quantile(values, [0.5, 0.95, 0.99])
-    return dict(zip(("p50", "p95", "p99"), (round(float(one), 3) for one in at), strict=True))
+    return dict(zip(("p50", "p95", "p99"), (round(float(value), 3) for value in at), strict=True))
+
+
+def against(checkout: Path, length: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Return the rates of this API and of another checkout's with its own bundle, by turns."""
+    ports = free_ports(2)
+    argv = [["-m", "api", "--port", str(port)] for port in ports]
+    with served(argv[0], ports[0]) as this, served(argv[1], ports[1], checkout) as that:
+        report = compare({"this": this, "that": that}, length, rounds, seconds)
+    rates = report["requests_per_second"]
+    ratio = {key: round(rates["this"][key] / rates["that"][key], 3) for key in rates["this"]}
+    return report | {"ratio": ratio}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -350,11 +364,17 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks api", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--model", type=Path, default=bundle.default_path(), help="bundle to serve")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="measure the API of another checkout instead"
+    )
     arguments = parser.parse_args(argv)
     rounds, seconds = (3, 2.0) if arguments.quick else (7, 5.0)
     forecaster = OnnxForecaster(bundle.load(arguments.model))
     length = forecaster.window_length
     result: dict[str, Any] = {"history": length, "rounds": rounds, "cores": os.cpu_count()}
+    if arguments.against:
+        print(json.dumps(against(arguments.against.resolve(), length, rounds, seconds)))
+        return 0
     result["model_path"] = model_path(forecaster, rounds)
     ports = free_ports(2)
     ours = ["-m", "api", "--port", str(ports[0]), "--model", str(arguments.model)]

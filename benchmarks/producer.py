@@ -1,4 +1,4 @@
-"""Polls of many symbols beside ``yf.download`` with threads, on the local stand-in of Yahoo.
+"""Times polls of many symbols beside ``yf.download`` with threads, on the stand-in of Yahoo.
 
 The stand-in runs in a process of its own and delays each response. ``process`` is ``python -m
 producer --once`` from its start to its end, with Kafka: of each symbol the window's candles are
@@ -150,10 +150,9 @@ def _cpu_of_children_s() -> float:
 
 
 async def _symbols_in_topic(bootstrap: str, symbols: Sequence[str]) -> int:
-    settings = ProducerSettings.read([], "benchmarks")
-    topic = settings.candles_topic
-    numbers = await partitions_of(bootstrap, topic)
-    return len(await newest_published(bootstrap, topic, list(numbers), symbols, "1m"))
+    settings = ProducerSettings.read(["--bootstrap", bootstrap], "benchmarks")
+    numbers = await partitions_of(settings, settings.candles_topic)
+    return len(await newest_published(settings, numbers, symbols, "1m"))
 
 
 class _Ours:

@@ -1,4 +1,4 @@
-"""Memory and recovery of one worker: many symbols, many candles, killed and started again.
+"""Measures memory and recovery of one worker with many symbols and candles, killed once.
 
 ``python -m benchmarks soak`` prints JSON: resident memory along the way, bytes of changelog a
 candle, and the time that a worker which was killed needs to have all windows back.
@@ -78,7 +78,7 @@ class Soak:
         days = candles // symbols
         market = Market(symbols, length, days)
         settings = WorkerSettings.read(self._flags, "soak")
-        await topics.ensure(self._broker.bootstrap, worker_topics(settings))
+        await topics.ensure(settings, worker_topics(settings))
         producer = AIOKafkaProducer(
             bootstrap_servers=self._broker.bootstrap, max_batch_size=2 * BATCH_BYTES
         )

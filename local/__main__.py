@@ -1,53 +1,54 @@
-"""``python -m local`` runs everything on this machine, ``python -m local kafka`` Kafka alone."""
+"""``python -m local``: runs everything on this machine, or Kafka alone."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
-from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from local.accounting import Accounting, Summary
 from local.broker import Broker, BrokerError
 from local.demo import Demo, End, run_folder
 from local.screen import LineScreen, LiveScreen, Screen, in_words
-from local.settings import BrokerSettings, LocalSettings
+from local.settings import PROCESS, BrokerSettings, LocalCommand, LocalSettings
 from local.system import PartFailed, System
-from shared import bundle, topics
-from shared.settings import KafkaSettings
+from shared import bundle, process, topics
+from shared.kafka import KafkaError, KafkaSettings
+from shared.process import Exit
 
 _EXPECTED: Final = (
     BrokerError, PartFailed, bundle.BundleError, topics.TopicError, KafkaError, OSError,
 )  # fmt: skip
 
-INTERRUPTED: Final = 130
-"""The exit code of a run that was to go on until all is done, and was stopped."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the arguments ask for; return the exit code."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    # SIGINT too: a script's background command begins with it ignored, and would be deaf to it
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    # the parts log for themselves; what the follower meets while Kafka starts or ends is no news
+    settings = LocalCommand.read(sys.argv[1:] if argv is None else argv, "python -m local")
+    return process.live(
+        PROCESS,
+        "WARNING",  # a person watches; --log-level is for the parts' logs
+        lambda: _run_for_people(settings),
+        expected=(),
+        stopped=Exit.INTERRUPTED,
+    )
+
+
+def _run_for_people(settings: LocalCommand) -> int:
+    """Run; what a person watches says by itself why it ended."""
+    # the parts log for themselves; the follower's trouble while Kafka starts or ends is not news
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
-        if arguments[:1] == ["kafka"]:
-            return run_kafka(BrokerSettings.read(arguments[1:], "python -m local kafka"))
-        return run_all(LocalSettings.read(arguments, "python -m local"))
+        return run_all(settings) if settings.kafka is None else run_kafka(settings.kafka)
     except _EXPECTED as error:
-        print(error, file=sys.stderr)
-        return 1
+        _say(process.in_words(error))
+        return Exit.FAILED
 
 
 def run_kafka(settings: BrokerSettings) -> int:
@@ -59,11 +60,11 @@ def run_kafka(settings: BrokerSettings) -> int:
             broker.wait_ended()
     except KeyboardInterrupt:
         _say("stopped")
-    return 0
+    return Exit.DONE
 
 
 def run_all(settings: LocalSettings) -> int:
-    """Run the whole system, watch it, and tell what came of it."""
+    """Run the whole system, watch it, and print a summary."""
     account = Accounting(bundle.load(settings.model).config.window_length)
     end = End.STOPPED
     try:
@@ -77,10 +78,10 @@ def run_all(settings: LocalSettings) -> int:
 
 
 def exit_code(end: End, summary: Summary, *, until_done: bool) -> int:
-    """Return what a run that came to its end is worth."""
+    """Return the exit code of a run that came to its end."""
     if end is End.STOPPED:
-        return INTERRUPTED if until_done else 0
-    return 1 if end is End.STALLED or summary.missing_forecasts else 0
+        return Exit.INTERRUPTED if until_done else Exit.DONE
+    return Exit.FAILED if end is End.STALLED or summary.missing_forecasts else Exit.DONE
 
 
 def _run(settings: LocalSettings, account: Accounting) -> End:
@@ -133,10 +134,6 @@ def _report(summary: Summary, *, as_json: bool) -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _interrupt(_: int, __: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which candle owes a forecast, which has it, and how long it took. No I/O, no clock."""
+"""Matches candles with their forecasts: missing ones, repeats, latency. In memory, no I/O."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from shared.candles import Candle
 from shared.forecasts import Forecast
 
 REMEMBERED_IDS: Final = 50_000
-"""Forecasts whose repeats are known; after a crash a worker repeats at most what was in flight."""
+"""Most forecasts whose repeats are known; after a crash a worker repeats what was in flight."""
 
 MOST_WAITING: Final = 100_000
-"""Candles in wait of their forecast before the reader should let the forecasts catch up."""
+"""Most candles that wait for their forecast before the reader lets the forecasts catch up."""
 
 _FINE_MS: Final = 10_000
 _COARSE_MS: Final = 100
@@ -30,7 +30,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came out of a run."""
+    """The result of a run."""
 
     candles_in: int  # valid candles in the topic, repeats among them
     forecasts_out: int  # distinct forecasts

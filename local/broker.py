@@ -36,7 +36,7 @@ _JVM: Final = (
     "-XX:TieredStopAtLevel=1",  # half the CPU of a start, and runs here are short
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
-    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",  # so that the log's end tells why it ended
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",  # so that the log's end says why it ended
     "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator.group=info",
 )
@@ -62,7 +62,7 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
-# after a crash the controller admits the broker anew only when its old session has timed out
+# after a crash the controller admits the broker again only when its old session has timed out
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 group.initial.rebalance.delay.ms=0

@@ -1,10 +1,9 @@
-"""The whole flow, watched: starts the parts in order, follows the topics, tells when it is done."""
+"""The whole flow, watched: starts the parts in order, follows the topics, ends when all is done."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -19,8 +18,8 @@ from local.follow import Follower
 from local.screen import Frame, Rate, Screen
 from local.settings import LocalSettings
 from local.system import PartFailed, System
-from shared import topics
-from shared.settings import KafkaSettings
+from shared import process, topics
+from shared.kafka import KafkaSettings
 
 _READY_S: Final = 60.0
 _TICK_S: Final = 0.25
@@ -66,10 +65,8 @@ class Demo:
             PartFailed: when a part ends or does not get ready.
             topics.TopicError: when the topics cannot be made.
         """
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await topics.ensure(self._kafka.bootstrap, topics.market_topics(self._kafka))
+        stop = process.stop_on_signals()
+        await topics.ensure(self._kafka, topics.market_topics(self._kafka))
         self._services_s = time.monotonic()
         self._system.start_services()
         async with self._follower:

@@ -1,23 +1,24 @@
-"""Reads what happens in the topics into the account; no part knows that it is watched."""
+"""Follows the topics into the account of a run; no process knows that it is watched."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from collections import OrderedDict
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Final, Self
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
-
 from local.accounting import Accounting
+from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
-from shared.forecasts import Forecast
-from shared.settings import KafkaSettings
+from shared.forecasts import Forecast, InvalidForecast
+from shared.kafka import KafkaError, KafkaSettings, Partition, Record
+from shared.process import now_ms
+from shared.unusable import UnusableMessages
 
-_POLL_MS: Final = 200
+log = logging.getLogger(__name__)
+
 _ANSWER_S: Final = 5.0
 _MOST_SYMBOLS: Final = 100
 
@@ -35,11 +36,10 @@ class Follower:
         """What the newest candle says that it is from."""
         self._kafka = kafka
         self._account = account
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=kafka.bootstrap, enable_auto_commit=False
-        )
-        self._partitions: dict[str, list[TopicPartition]] = {}
+        self._consumer = clients.consumer(kafka)
+        self._partitions: dict[str, list[Partition]] = {}
         self._paused = False
+        self._unusable = UnusableMessages(log)
         self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -50,9 +50,7 @@ class Follower:
             topics = (self._kafka.candles_topic, self._kafka.forecasts_topic, self._kafka.dlq_topic)
             for topic in topics:
                 numbers = range(self._kafka.partitions)
-                self._partitions[topic] = [TopicPartition(topic, number) for number in numbers]
-            self._consumer.assign(self._all())
-            await self._consumer.seek_to_beginning()
+                self._partitions[topic] = [Partition(topic, number) for number in numbers]
             self._resources = resources.pop_all()
         return self
 
@@ -66,12 +64,11 @@ class Follower:
 
     async def run(self) -> None:
         """Read on until cancelled."""
-        while True:
-            fetched = await self._consumer.getmany(timeout_ms=_POLL_MS)
-            now_ms = time.time_ns() // 1_000_000
-            for partition, records in fetched.items():
-                for record in records:
-                    self._take(partition.topic, record, now_ms)
+        starts = await self._consumer.beginning_offsets(self._all())
+        async for records in clients.follow(self._consumer, starts):
+            read_ms = now_ms()
+            for record in records:
+                self._take(record, read_ms)
             self._let_forecasts_catch_up()
 
     async def has_read_all(self) -> bool:
@@ -79,36 +76,42 @@ class Follower:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 ends = await self._consumer.end_offsets(self._all())
-                positions = [await self._consumer.position(partition) for partition in ends]
+                return await clients.has_reached(self._consumer, ends)
         except (TimeoutError, KafkaError):
             return False
-        return all(at >= end for at, end in zip(positions, ends.values(), strict=True))
 
     async def _stop(self) -> None:
         # when Kafka is gone, aiokafka 0.14 lets the end of its own tasks escape from here
         with suppress(asyncio.CancelledError):
             await self._consumer.stop()
 
-    def _all(self) -> list[TopicPartition]:
-        return [one for partitions in self._partitions.values() for one in partitions]
+    def _all(self) -> list[Partition]:
+        return [part for partitions in self._partitions.values() for part in partitions]
 
-    def _take(self, topic: str, record: ConsumerRecord[bytes, bytes], now_ms: int) -> None:
-        if topic == self._kafka.dlq_topic:
+    def _take(self, record: Record, read_ms: int) -> None:
+        if record.topic == self._kafka.dlq_topic:
             self._account.dead_letter()
-        elif topic == self._kafka.forecasts_topic:
-            forecast = Forecast.decode(record.value or b"")
-            self._account.forecast(forecast, record.timestamp)
-            self._show(forecast)
+        elif record.topic == self._kafka.forecasts_topic:
+            self._take_forecast(record)
         else:
-            self._take_candle(record, now_ms)
+            self._take_candle(record, read_ms)
 
-    def _take_candle(self, record: ConsumerRecord[bytes, bytes], now_ms: int) -> None:
+    def _take_candle(self, record: Record, read_ms: int) -> None:
         try:
-            candle = decode_candle(record.key, record.value, now_ms)
+            candle = decode_candle(record.key, record.value, read_ms)
         except InvalidCandle:
             return  # owes no forecast, but a dead letter
         self.source = candle.source
         self._account.candle(candle, record.timestamp)
+
+    def _take_forecast(self, record: Record) -> None:
+        try:
+            forecast = Forecast.decode(record.value)
+        except InvalidForecast as error:  # of somebody else: ours are valid
+            self._unusable.note(record, "invalid_forecast", error)
+            return
+        self._account.forecast(forecast, record.timestamp)
+        self._show(forecast)
 
     def _show(self, forecast: Forecast) -> None:
         self.newest[forecast.symbol] = forecast

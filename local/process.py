@@ -1,4 +1,4 @@
-"""One child process: own session, own log, ended in bounded time and never left behind."""
+"""A child process with its own session and log, ended in bounded time and never left behind."""
 
 from __future__ import annotations
 

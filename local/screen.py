@@ -1,4 +1,4 @@
-"""What a person sees: the newest forecasts, rates and latency, on a terminal or as lines."""
+"""The display of a run: the newest forecasts, rates and latency, on a terminal or as lines."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Screen(Protocol):
 
 
 class LiveScreen:
-    """A table on a terminal that is drawn anew with each frame."""
+    """A table on a terminal, drawn again with each frame."""
 
     def __init__(self, addresses: Addresses, console: Console) -> None:
         self._addresses = addresses
@@ -163,8 +163,8 @@ def _table(forecasts: Sequence[Forecast], horizons: int) -> Table:
     for horizon in forecasts[0].horizons[:horizons]:
         table.add_column(f"+{horizon.step}", justify="right", style="bold", no_wrap=True)
         table.add_column(interval_name(horizon), justify="center", style="cyan", no_wrap=True)
-    for one in forecasts:
-        table.add_row(*_row(one, horizons))
+    for forecast in forecasts:
+        table.add_row(*_row(forecast, horizons))
     return table
 
 
@@ -195,9 +195,9 @@ def in_words(latency: Latency) -> str:
     return f"p50 {latency.p50} ms, p95 {latency.p95} ms, p99 {latency.p99} ms"
 
 
-def _row(one: Forecast, horizons: int) -> list[str]:
-    cells = [one.symbol, close_time(one.as_of_ms), price(one.last_close)]
-    for horizon in one.horizons[:horizons]:
+def _row(forecast: Forecast, horizons: int) -> list[str]:
+    cells = [forecast.symbol, close_time(forecast.as_of_ms), price(forecast.last_close)]
+    for horizon in forecast.horizons[:horizons]:
         low, *_, high = map(price, horizon.quantiles.values())
         cells += [price(horizon.predicted_close), f"{low} … {high}"]
     return cells

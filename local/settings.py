@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliSubCommand, SettingsConfigDict
 
-from shared.bundle import default_path
-from shared.settings import CommaSeparated, ServiceSettings
+from shared.bundle import ServingSettings
+from shared.candles import Interval
+from shared.settings import CommaSeparated, ServiceSettings, own
 
-WATCHING_SPEED = 100.0
+PROCESS: Final = "local"
+"""The process's name in its variables and log lines."""
+
+WATCHING_SPEED: Final = 100.0
 """Candles a second when a person watches: quick, and still a stream."""
 
 
 class BrokerSettings(ServiceSettings):
     """Run an embedded Apache Kafka until Ctrl-C, and print its address."""
+
+    model_config = own(PROCESS)
 
     data_dir: Path | None = Field(
         None, description="folder that keeps topics and logs; by default a temporary one"
@@ -26,14 +32,10 @@ class BrokerSettings(ServiceSettings):
     )
 
 
-class LocalSettings(BrokerSettings):
-    """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it.
+class LocalSettings(BrokerSettings, ServingSettings):
+    """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it."""
 
-    "python -m local kafka" runs the embedded Kafka alone. Each flag is also an environment
-    variable: --data-dir is CANDLECAST_DATA_DIR.
-    """
-
-    model_config = SettingsConfigDict(cli_shortcuts={"json-summary": "json"})
+    model_config = own(PROCESS) | SettingsConfigDict(cli_shortcuts={"json-summary": "json"})
 
     source: Literal["replay", "yfinance", "live"] = Field(
         "replay",
@@ -44,7 +46,7 @@ class LocalSettings(BrokerSettings):
         None, description="what stands in for Yahoo if it cannot be reached at the start"
     )
     symbols: CommaSeparated = Field((), description="symbols, by comma; by default the source's")
-    interval: str = Field("1d", description="length of the candles, such as 1m or 1d")
+    interval: Interval = Field("1d", description="length of the candles, such as 1m or 1d")
     history: int = Field(
         500,
         ge=1,
@@ -60,9 +62,6 @@ class LocalSettings(BrokerSettings):
         gt=0,
         description=f"candles a second of a replay; by default {WATCHING_SPEED:g}, with "
         "--exit-when-done as fast as it goes",
-    )
-    model: Path = Field(
-        default_factory=default_path, description="folder of the model bundle (default: built in)"
     )
     exit_when_done: bool = Field(
         default=False, description="end once every candle has its forecast; fail if one has none"
@@ -83,3 +82,9 @@ class LocalSettings(BrokerSettings):
     producer_port: int | None = Field(
         None, ge=1, le=65535, description="port of the producer's metrics; by default a free one"
     )
+
+
+class LocalCommand(LocalSettings):
+    """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it."""
+
+    kafka: CliSubCommand[BrokerSettings] = Field(description="run the embedded Kafka alone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import signal
 import sys
 from contextlib import ExitStack, suppress
@@ -170,7 +171,17 @@ def _obituary(name: str, code: int, log_tail: str) -> str:
     if code < 0:
         with suppress(ValueError):
             how = signal.Signals(-code).name
-    last = log_tail.rstrip().rpartition("\n")[2]
-    if " ERROR " in last:  # an expected failure is one line
-        return f"{name} ended with {how}: {last.partition(' ERROR ')[2]}"
+    last = _error(log_tail.rstrip().rpartition("\n")[2])
+    if last is not None:  # an expected failure is one line
+        return f"{name} ended with {how}: {last}"
     return f"{name} ended with {how}; the end of its log:\n{log_tail}"
+
+
+def _error(line: str) -> str | None:
+    """Return the message of a log line that says why a process ended."""
+    try:
+        logged = json.loads(line)
+    except ValueError:
+        return None
+    is_reason = isinstance(logged, dict) and logged.get("level") == "ERROR"
+    return str(logged["message"]) if is_reason and "traceback" not in logged else None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -15,28 +12,25 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from producer.resume import ResumeError, newest_published
-from producer.settings import ProducerSettings
+from producer.settings import PROCESS, ProducerSettings
 from producer.sink import KafkaSink, PublishError
-from producer.source import CandleSource, SourceError, UnreachableError, real_now_ms
+from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
-from shared import topics
+from shared import process, topics
 from shared.metrics import ProducerMetrics
+from shared.process import Exit, now_ms
 from shared.series import HistoryError
-from shared.settings import configure_logging
-from shared.status import Health, StatusServer
+from shared.status import Health, StatusPortError, StatusServer
 
 log = logging.getLogger("producer")
 
 STALLED_S: Final = 30.0
 """Time without an acknowledgement from which /readyz reports the broker as stalled."""
 
+
 _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
 """Sources whose candles close while they run."""
-
-
-class StatusPortError(Exception):
-    """A port for /metrics that cannot be opened."""
 
 
 EXPECTED: Final = (
@@ -48,21 +42,6 @@ EXPECTED: Final = (
     topics.TopicError,
 )
 """Errors that end the process with one log line and exit code 1, without a traceback."""
-
-
-class _RateLimit(logging.Filter):
-    """Lets each message through once in some seconds: without Kafka aiokafka logs ten a second."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
-        self._next: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.created < self._next.get(record.msg, 0.0):
-            return False
-        self._next[record.msg] = record.created + self._seconds
-        return True
 
 
 class _Probes:
@@ -85,34 +64,29 @@ class _Probes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the producer and return its exit code."""
     settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
-    configure_logging(settings.log_level)
-    aiokafka = logging.getLogger("aiokafka")
-    aiokafka.setLevel(logging.ERROR)  # it warns of every batch that it repeats
-    aiokafka.addFilter(_RateLimit(10.0))
-    try:
-        return uvloop.run(_until_signal(settings))
-    except EXPECTED as error:
-        log.error("%s", error)
-    return 1
+    return process.live(
+        PROCESS, settings.log_level, lambda: uvloop.run(_until_signal(settings)), expected=EXPECTED
+    )
 
 
 async def _until_signal(settings: ProducerSettings) -> int:
-    task = asyncio.ensure_future(_run(settings))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
+    if not await process.unless_stopped(_run(settings), process.stop_on_signals()):
         log.info("stopped by a signal")
-    return 0
+    return Exit.DONE
 
 
 async def _run(settings: ProducerSettings) -> None:
     registry = CollectorRegistry()
     metrics = ProducerMetrics(registry)
     probes = _Probes()
-    with _status(settings, registry, probes) as server, open_source(settings, metrics) as source:
+    status = StatusServer(
+        settings.metrics_host,
+        settings.metrics_port,
+        registry,
+        live=probes.live,
+        ready=probes.ready,
+    )
+    with status as server, open_source(settings, metrics) as source:
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
         try:
             await _publish(settings, source, metrics, probes)
@@ -133,36 +107,22 @@ def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSou
     return replay(settings.model_copy(update=update), metrics)
 
 
-def _status(
-    settings: ProducerSettings, registry: CollectorRegistry, probes: _Probes
-) -> StatusServer:
-    host, port = settings.metrics_host, settings.metrics_port
-    try:
-        return StatusServer(host, port, registry, live=probes.live, ready=probes.ready)
-    except OSError as error:
-        raise StatusPortError(
-            f"metrics_port: {host}:{port} cannot be opened: {error.strerror}"
-        ) from error
-
-
 async def _publish(
     settings: ProducerSettings,
     source: CandleSource,
     metrics: ProducerMetrics,
     probes: _Probes,
 ) -> None:
-    await topics.ensure(settings.bootstrap, topics.market_topics(settings))
+    await topics.ensure(settings, topics.market_topics(settings))
     async with KafkaSink(
-        settings.bootstrap,
-        settings.candles_topic,
+        settings,
         metrics,
         source.name,
         buffered=settings.buffer,
         measure_lag=source.name in _AS_THEY_CLOSE,
     ) as sink:
         published = await newest_published(
-            settings.bootstrap,
-            settings.candles_topic,
+            settings,
             await sink.partitions(),
             source.symbols,
             source.interval,
@@ -183,11 +143,8 @@ def _resume_from_ms(source: CandleSource) -> int:
     """Return the time from which on candles in the topic matter for a resume."""
     if source.name not in _AS_THEY_CLOSE:
         return 0
-    return max(oldest_ms(source.interval, real_now_ms()), 0)
+    return max(oldest_ms(source.interval, now_ms()), 0)
 
 
 if __name__ == "__main__":
-    code = main()
-    logging.shutdown()
-    # a request to Yahoo that hangs in its thread must not hold up the end of the process
-    os._exit(code)
+    process.leave(main())  # a request to Yahoo may hang in its thread

@@ -64,7 +64,11 @@ class ReplaySource:
             for candle in self._history.stream(newest_ms):
                 yield Publication(candle)
             return
-        known = {(one.symbol, one.open_ms): one for ones in published.values() for one in ones}
+        known = {
+            (candle.symbol, candle.open_ms): candle
+            for candles in published.values()
+            for candle in candles
+        }
         for candle in self._history.stream():
             before = known.get((candle.symbol, candle.open_ms))
             if before is not None and _same(before, candle):
@@ -97,7 +101,7 @@ class ReplaySource:
         )  # fmt: skip
 
     def _differs(self, published: Published) -> bool:
-        """Whether the newest candles in the topic have other values than the history's."""
+        """Return True when the newest candles in the topic have other values than the history's."""
         for rows in self._history.series:
             for candle in published.get(rows.symbol, ()):
                 at = int(np.searchsorted(rows.open_ms, candle.open_ms))
@@ -109,5 +113,5 @@ class ReplaySource:
 
 
 def _same(before: Candle, candle: Candle) -> bool:
-    """Whether two candles differ in nothing but their source."""
+    """Return True when two candles differ in nothing but their source."""
     return before.model_copy(update={"source": candle.source}) == candle

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
-
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
-from aiokafka.partitioner import DefaultPartitioner
+from typing import Final
 
 from producer.source import RECHECKED
+from shared import kafka
 from shared.candles import Candle, InvalidCandle, decode_candle
+from shared.kafka import Consumer, DefaultPartitioner, KafkaError, KafkaSettings, Partition
 
 FIRST_SPAN: Final = 1000
 """Messages in the first span read at a partition's end; each further span is four times as long."""
 
 _ANY_TIME_MS: Final = 1 << 53
-_POLL_MS: Final = 10_000
 
 
 class ResumeError(Exception):
@@ -34,7 +31,7 @@ class Tail:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the newest candle of every symbol is known."""
+        """True when the newest candle of every symbol is known."""
         return not self._missing
 
     def read(self, messages: Iterable[tuple[bytes | None, bytes | None]]) -> None:
@@ -71,8 +68,7 @@ def spans(beginning: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 async def newest_published(
-    bootstrap: str,
-    topic: str,
+    settings: KafkaSettings,
     partitions: Sequence[int],
     symbols: Iterable[str],
     interval: str,
@@ -85,8 +81,7 @@ async def newest_published(
     all its symbols are found; for a symbol without a candle, to its beginning or ``since_ms``.
 
     Args:
-        bootstrap: Kafka's host:port.
-        topic: of candles.
+        settings: where Kafka is, and the topic of candles.
         partitions: the numbers of all its partitions.
         symbols: to look for.
         interval: of the candles to look for.
@@ -95,23 +90,18 @@ async def newest_published(
     Raises:
         ResumeError: when the topic cannot be read.
     """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False
-    )
+    topic = settings.candles_topic
+    by_partition = _symbols_by_partition(topic, partitions, symbols)
     try:
-        await consumer.start()
-        by_partition = _symbols_by_partition(topic, partitions, symbols)
-        return await _newest(consumer, by_partition, interval, since_ms)
+        async with kafka.connected(kafka.consumer(settings)) as consumer:
+            return await _newest(consumer, by_partition, interval, since_ms)
     except KafkaError as error:
         raise ResumeError(f"topic {topic}: its end cannot be read: {error!r}") from error
-    finally:
-        await consumer.stop()
 
 
 async def _newest(
-    consumer: Any, by_partition: dict[TopicPartition, list[str]], interval: str, since_ms: int
+    consumer: Consumer, by_partition: dict[Partition, list[str]], interval: str, since_ms: int
 ) -> dict[str, list[Candle]]:
-    consumer.assign(list(by_partition))
     ends = await consumer.end_offsets(list(by_partition))
     beginnings = await _beginnings(consumer, by_partition, ends, since_ms)
     newest: dict[str, list[Candle]] = {}
@@ -126,44 +116,35 @@ async def _newest(
 
 
 async def _beginnings(
-    consumer: Any,
-    partitions: Iterable[TopicPartition],
-    ends: dict[TopicPartition, int],
+    consumer: Consumer,
+    partitions: Iterable[Partition],
+    ends: dict[Partition, int],
     since_ms: int,
-) -> dict[TopicPartition, int]:
+) -> dict[Partition, int]:
     if not since_ms:
-        beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets(list(partitions))
+        beginnings: dict[Partition, int] = await consumer.beginning_offsets(list(partitions))
         return beginnings
     offsets = await consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
     # None: nothing was appended since
-    return {
-        partition: ends[partition] if at is None else at.offset for partition, at in offsets.items()
-    }
+    return {part: ends[part] if at is None else at.offset for part, at in offsets.items()}
 
 
 def _symbols_by_partition(
     topic: str, partitions: Sequence[int], symbols: Iterable[str]
-) -> dict[TopicPartition, list[str]]:
+) -> dict[Partition, list[str]]:
     partition_of = DefaultPartitioner()  # the sink's client has the same
     numbers = sorted(partitions)
-    by_partition: dict[TopicPartition, list[str]] = defaultdict(list)
+    by_partition: dict[Partition, list[str]] = defaultdict(list)
     for symbol in symbols:
         number = partition_of(symbol.encode(), numbers, numbers)
-        by_partition[TopicPartition(topic, number)].append(symbol)
+        by_partition[Partition(topic, number)].append(symbol)
     return dict(by_partition)
 
 
 async def _read_span(
-    consumer: Any, partition: TopicPartition, start: int, end: int
+    consumer: Consumer, partition: Partition, start: int, end: int
 ) -> list[tuple[bytes | None, bytes | None]]:
-    consumer.seek(partition, start)
     messages: list[tuple[bytes | None, bytes | None]] = []
-    position = start
-    while position < end:
-        fetched = await consumer.getmany(partition, timeout_ms=_POLL_MS)
-        records = fetched.get(partition, ())
-        messages += [(record.key, record.value) for record in records if record.offset < end]
-        before, position = position, await consumer.position(partition)
-        if position == before:
-            raise ResumeError(f"{partition}: expected messages up to {end}, got none at {position}")
+    async for records in kafka.read_to_end(consumer, {partition: start}, {partition: end}):
+        messages += [(record.key, record.value) for record in records]
     return messages

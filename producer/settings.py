@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from producer.source import real_now_ms
 from producer.yahoo import INTERVALS, Span, default_poll_ms, why_impossible
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Interval
-from shared.settings import CommaSeparated, KafkaSettings
+from shared.kafka import KafkaSettings
+from shared.process import now_ms
+from shared.settings import CommaSeparated, own
 from shared.table_settings import PATH, TableSettings
+
+PROCESS: Final = "producer"
+"""The process's name in its variables, log lines and metrics."""
 
 
 def time_ms(text: str) -> int:
@@ -43,8 +47,7 @@ Time = Annotated[str | None, AfterValidator(_time)]
 class ProducerSettings(KafkaSettings, TableSettings):
     """Publishes closed candles to Kafka, keyed by symbol.
 
-    After a stop, even by kill -9, it resumes after the last candle in the topic. Every flag is
-    also an environment variable: --poll-seconds is CANDLECAST_POLL_SECONDS.
+    After a stop, even by kill -9, it resumes after the last candle in the topic.
 
     Examples:
       python -m producer                                  the bundled real candles, at once
@@ -55,6 +58,8 @@ class ProducerSettings(KafkaSettings, TableSettings):
       python -m producer --source live --symbols-file nasdaq.txt --interval 1m
       python -m producer --source backfill --interval 1h --start 2026-01-01
     """
+
+    model_config = own(PROCESS)
 
     source: Literal["replay", "yfinance", "live", "backfill"] = Field(
         "replay",
@@ -181,7 +186,7 @@ class ProducerSettings(KafkaSettings, TableSettings):
         if self.source == "live" and INTERVALS_MS[self.interval] >= DAY_MS:
             raise _inconsistent(f"interval: live makes candles below a day, got {self.interval!r}")
         if self.source == "backfill":
-            self._check_range(real_now_ms())
+            self._check_range(now_ms())
         elif self.start is not None or self.end is not None:
             raise _inconsistent(f"start, end: only a backfill has a range, got {self.source!r}")
         if self.once and self.source != "yfinance":

@@ -9,15 +9,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError
-
-from producer.source import Kind, Publication, real_now_ms
+from producer.source import Kind, Publication
+from shared import kafka
 from shared.candles import Candle
 from shared.headers import cloud_event
+from shared.kafka import KafkaError, KafkaSettings, KafkaTimeoutError
 from shared.metrics import ProducerMetrics
+from shared.process import now_ms
 
 log = logging.getLogger(__name__)
+
+MAX_RECORDS_BYTES: Final = 1 << 17
+"""Most bytes of one partition's candles that go together."""
 
 CLOSE_TIMEOUT_S: Final = 7.0
 """Longest wait for acknowledgements at the end of the process; SIGTERM allows 10 s."""
@@ -45,8 +48,7 @@ class KafkaSink:
 
     def __init__(
         self,
-        bootstrap: str,
-        topic: str,
+        settings: KafkaSettings,
         metrics: ProducerMetrics,
         source: str,
         *,
@@ -56,25 +58,19 @@ class KafkaSink:
         """Prepare only; entering the context connects.
 
         Args:
-            bootstrap: Kafka's host:port.
-            topic: of candles.
+            settings: where Kafka is, and the topic of candles.
             metrics: counts acknowledged candles.
             source: the name of the source.
             buffered: most candles handed over and not acknowledged; 5,000 are about 3 MB.
             measure_lag: whether the candles close while they are published.
         """
-        self._topic = topic
+        self._topic = settings.candles_topic
         self._buffered = buffered
-        self._measure_from_ms = real_now_ms() if measure_lag else None
+        self._measure_from_ms = now_ms() if measure_lag else None
         self._metrics = metrics
         self._event_source = f"candlecast/producer/{source}"
         self._acknowledged = metrics.candles.labels(source)
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap,
-            enable_idempotence=True,
-            acks="all",
-            max_batch_size=1 << 17,
-        )
+        self._producer = kafka.producer(settings, max_batch_bytes=MAX_RECORDS_BYTES)
         self._loop = asyncio.get_running_loop()
         self._in_flight = 0
         metrics.buffered.set_function(lambda: self._in_flight)
@@ -224,7 +220,7 @@ class KafkaSink:
         if publication.kind in {Kind.CLOSED, Kind.PROVISIONAL}:
             self._metrics.newest_close.labels(candle.symbol).set(candle.close_ms / 1000)
             if self._measure_from_ms is not None and candle.close_ms >= self._measure_from_ms:
-                lag_s = (real_now_ms() - candle.close_ms) / 1000
+                lag_s = (now_ms() - candle.close_ms) / 1000
                 self._metrics.publish_lag_seconds.observe(lag_s)
 
     def _fail(self, error: BaseException) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,11 +11,6 @@ from shared.candles import Candle
 
 RECHECKED: Final = 15
 """Newest published candles of a symbol that a source may check again for corrections."""
-
-
-def real_now_ms() -> int:
-    """Return the current time, UTC epoch milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Kind(StrEnum):

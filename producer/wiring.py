@@ -11,13 +11,14 @@ from pathlib import Path
 
 from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
-from producer.source import CandleSource, SourceError, real_now_ms
+from producer.source import CandleSource, SourceError
 from producer.yahoo import cookies
 from shared import findings
 from shared.candles import RejectReason
 from shared.collector import DUPLICATE
 from shared.history import BUNDLED_SYMBOLS, bundled, from_file
 from shared.metrics import ProducerMetrics
+from shared.process import now_ms
 from shared.series import History
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _yahoo_source(
     pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="yahoo")
     fetcher = Fetcher(yahoo.poll, settings.interval, gate, metrics, pool=pool)
     if settings.source == "backfill":
-        return BackfillSource(symbols, fetcher, settings.span(real_now_ms()))
+        return BackfillSource(symbols, fetcher, settings.span(now_ms()))
     polling = PollingSource(
         symbols, fetcher, poll_ms=settings.poll_ms, window=settings.window,
         history=settings.history or settings.window, once=settings.once,

@@ -1,22 +1,33 @@
-"""Arrow columns as numpy arrays, with a plain value where there is none."""
+"""Arrow without types, and its columns as numpy arrays, with a plain value where there is none.
+
+pyarrow makes its compute functions as it is imported, and has no types of its own.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any, Final
+
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from shared.series import Mask, Numbers
 
-Column = pa.Array | pa.ChunkedArray
+pa: Final[Any] = import_module("pyarrow")
+pc: Final[Any] = import_module("pyarrow.compute")
+
+Array = Any
+"""An array of Arrow, in one piece."""
+
+Column = Any
+"""An array of Arrow, in one piece or several."""
 
 
 def is_text(values: Column) -> bool:
-    """Whether a column holds text."""
+    """Return True when a column holds text."""
     return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
 
 
-def whole(values: Column) -> pa.Array:
+def whole(values: Column) -> Array:
     """Return a column in one piece."""
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.feather as pa_feather
-import pyarrow.parquet as pa_parquet
 
-from shared.arrow import Column
+from shared.arrow import Column, pa
 from shared.packed import Blob
 from shared.sheets import SAMPLE, Part, Sheet
+
+pa_feather: Final[Any] = import_module("pyarrow.feather")
+pa_parquet: Final[Any] = import_module("pyarrow.parquet")
 
 PARQUET: Final = b"PAR1"
 FEATHER: Final = (b"ARROW1", b"FEA1")
@@ -54,7 +55,7 @@ def feather_sheet(blob: Blob) -> Sheet:
     return _sheet(blob, "Feather", names, table.slice(0, SAMPLE).columns, parts)
 
 
-def _source(blob: Blob) -> pa.NativeFile:
+def _source(blob: Blob) -> Any:
     """Return the bytes as a file that can be read anywhere: in place where they are not packed."""
     if blob.path is not None and not blob.packing:
         return pa.memory_map(str(blob.path))

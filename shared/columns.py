@@ -90,7 +90,7 @@ def role_of(name: str) -> tuple[str, int] | None:
 
 
 def is_symbol(name: str) -> bool:
-    """Whether a name is one of a column of symbols."""
+    """Return True when a name is one of a column of symbols."""
     role = role_of(name)
     return role is not None and role[0] == "symbol"
 
@@ -310,7 +310,9 @@ def two_levels(table: str, upper: Sequence[str], lower: Sequence[str]) -> Layout
     """
     time = next((at for at, name in enumerate(lower) if not name), 0)
     names, symbols = upper, lower
-    if recognised(lower[time + 1 :] + lower[:time]) > recognised(upper[time + 1 :] + upper[:time]):
+    if recognised([*lower[time + 1 :], *lower[:time]]) > recognised(
+        [*upper[time + 1 :], *upper[:time]]
+    ):
         names, symbols = lower, upper
     groups: dict[str, dict[str, int]] = {}
     unused = []

@@ -6,9 +6,8 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from shared.arrow import Array, pa, pc
 from shared.series import HistoryError, Mask, Numbers
 
 NONE_MS: Final = int(np.iinfo(np.int64).min)
@@ -57,7 +56,7 @@ class Dates:
         self._format = date_format
         self._day_first: bool | None = None
 
-    def read(self, text: pa.Array) -> tuple[Numbers, Numbers, Mask]:
+    def read(self, text: Array) -> tuple[Numbers, Numbers, Mask]:
         """Return the wall clocks (n,), offsets from UTC (n,) and which cells have one, in ms.
 
         Raises:
@@ -77,7 +76,7 @@ class Dates:
         offset, zoned = _offsets(fields[2])
         return wall, offset, zoned
 
-    def _by_format(self, text: pa.Array) -> tuple[Numbers, Numbers, Mask]:
+    def _by_format(self, text: Array) -> tuple[Numbers, Numbers, Mask]:
         wall = np.full(len(text), NONE_MS)
         offset = np.zeros(len(text), np.int64)
         series = pd.Series(text.to_pylist(), dtype=object)
@@ -89,7 +88,7 @@ class Dates:
                 wall[missing], offset[missing] = _parsed(series[missing], form + tail)
         return wall, offset, np.full(len(text), "%z" in form)
 
-    def _days(self, text: pa.Array) -> Numbers:
+    def _days(self, text: Array) -> Numbers:
         """Return the midnights of dates (n,)."""
         encoded = text.dictionary_encode()
         dates = encoded.dictionary
@@ -102,9 +101,10 @@ class Dates:
         if numeric.null_count < len(dates):
             self._add_numeric(numeric, days)
         codes = pc.fill_null(encoded.indices, len(dates)).to_numpy(zero_copy_only=False)
-        return days[codes]
+        of_rows: Numbers = days[codes]
+        return of_rows
 
-    def _add_numeric(self, numeric: pa.Array, days: Numbers) -> None:
+    def _add_numeric(self, numeric: Array, days: Numbers) -> None:
         fits = _mask(pc.is_valid(numeric))
         a, b, year = (
             pc.cast(pc.struct_field(numeric, name), pa.int64()).filter(pa.array(fits)).to_numpy()
@@ -138,7 +138,7 @@ class Dates:
         )
 
 
-def clocks(text: pa.Array, *, digits: int = 0) -> Numbers:
+def clocks(text: Array, *, digits: int = 0) -> Numbers:
     """Return times of day (n,) in ms; no text is midnight.
 
     Args:
@@ -166,10 +166,10 @@ def clocks(text: pa.Array, *, digits: int = 0) -> Numbers:
     of_day = np.where(_mask(_empty(values)), 0, np.where(good, of_day, NONE_MS))
     of_day = np.append(of_day, 0)
     codes = pc.fill_null(encoded.indices, len(values)).to_numpy(zero_copy_only=False)
-    return of_day[codes].astype(np.int64)
+    return np.asarray(of_day[codes], np.int64)
 
 
-def _offsets(zone: pa.Array) -> tuple[Numbers, Mask]:
+def _offsets(zone: Array) -> tuple[Numbers, Mask]:
     encoded = zone.dictionary_encode()
     parts = pc.extract_regex(encoded.dictionary, _OFFSET)
     hours, minutes = _number(parts, "hours"), _number(parts, "minutes")
@@ -177,23 +177,23 @@ def _offsets(zone: pa.Array) -> tuple[Numbers, Mask]:
     offsets = np.append(east * (hours * 60 + minutes) * 60_000, 0)
     present = _mask(pc.not_equal(pc.fill_null(zone, ""), ""))
     codes = pc.fill_null(encoded.indices, len(parts)).to_numpy(zero_copy_only=False)
-    return offsets[codes].astype(np.int64), present
+    return np.asarray(offsets[codes], np.int64), present
 
 
-def _number(parts: pa.Array, name: str) -> Numbers:
+def _number(parts: Array, name: str) -> Numbers:
     text = pc.fill_null(pc.struct_field(parts, name), "0")
     return np.asarray(pc.cast(pc.if_else(_empty(text), "0", text), pa.int64()).to_numpy())
 
 
-def _empty(text: pa.Array) -> pa.Array:
+def _empty(text: Array) -> Array:
     return pc.equal(text, "")
 
 
-def _midnights(text: pa.Array, form: str) -> Numbers:
+def _midnights(text: Array, form: str) -> Numbers:
     return _parsed(pd.Series(text.to_pylist(), dtype=object), form)[0]
 
 
-def _parsed(series: pd.Series[object], form: str) -> tuple[Numbers, Numbers]:
+def _parsed(series: pd.Series[str], form: str) -> tuple[Numbers, Numbers]:
     """Return wall clocks and offsets from UTC, in ms, by a format."""
     utc = "%z" in form
     times = pd.to_datetime(series, format=form, errors="coerce", utc=utc)
@@ -204,6 +204,6 @@ def _parsed(series: pd.Series[object], form: str) -> tuple[Numbers, Numbers]:
     return np.where(whole, nanos // 1_000_000, NONE_MS), np.zeros(len(nanos), np.int64)
 
 
-def _mask(values: pa.Array) -> Mask:
+def _mask(values: Array) -> Mask:
     filled = pc.fill_null(values, fill_value=False)
     return np.asarray(filled.to_numpy(zero_copy_only=False), np.bool_)

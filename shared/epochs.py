@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from shared.arrow import Column, filled, is_text, mask, matches, valid
+from shared.arrow import Column, filled, is_text, mask, matches, pa, pc, valid
 from shared.candles import DAY_MS
 from shared.dates import NONE_MS
 from shared.messages import END_MS, FIRST_MS
@@ -86,7 +84,7 @@ def _sizes(numbers: Counts, good: Mask) -> Numbers:
     for number in reversed(range(len(UNITS))):
         per_second = _PER_SECOND[number]
         first, end = FIRST_MS // 1000 * per_second, END_MS // 1000 * per_second
-        sizes[(numbers >= first) & (numbers < end)] = number
+        sizes[np.greater_equal(numbers, first) & np.less(numbers, end)] = number
     return np.where(good, sizes, -1)
 
 

@@ -205,7 +205,7 @@ def _steps(rows: SymbolRows, interval: str) -> Iterator[tuple[str, Spots]]:
 
 
 def _is_round_the_clock(open_ms: Numbers) -> bool:
-    """Whether a market trades at weekends too."""
+    """Return True when a market trades at weekends too."""
     return bool(np.isin(open_ms // DAY_MS % 7, WEEKEND).any())
 
 

@@ -88,7 +88,7 @@ def _is_candle(values: Sequence[float]) -> bool:
 
 
 def _is_binance(rows: Sequence[Sequence[str]], at: int) -> bool:
-    """Whether the column after the volume is the candle's last millisecond or microsecond."""
+    """Return True when the column after the volume is the candle's last millisecond or microsecond."""
     if at != 1 or len(rows[0]) not in {11, 12}:
         return False
     ends = [row[6].strip() for row in rows]
@@ -104,6 +104,6 @@ def _opens_first(rows: Sequence[Sequence[str]], prices: Sequence[Sequence[float]
         for pairs in (forwards, [(later, earlier) for earlier, later in forwards])
         for first, last in ((0, 3), (3, 0))
     ]
-    rising = rows[0][:2] < rows[-1][:2]
+    rising = list(rows[0][:2]) < list(rows[-1][:2])
     opens, closes = (kept[0], kept[1]) if rising else (kept[2], kept[3])
     return opens < closes

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -92,7 +93,8 @@ def from_file(
         HistoryError: when it cannot be read, may mean two things, is of another interval, or a
             rule rejects many rows; a single row that breaks a rule is in ``rejected`` instead.
     """
-    return _reader().read(path, interval, options or ReadOptions(), progress)
+    history: History = _reader().read(path, interval, options or ReadOptions(), progress)
+    return history
 
 
 def interval_of(path: Path, options: ReadOptions | None = None) -> str:
@@ -101,10 +103,11 @@ def interval_of(path: Path, options: ReadOptions | None = None) -> str:
     Raises:
         HistoryError: when it cannot be read, or is not an interval of ours.
     """
-    return _reader().interval_of(path, options or ReadOptions())
+    interval: str = _reader().interval_of(path, options or ReadOptions())
+    return interval
 
 
-def _reader() -> object:
+def _reader() -> ModuleType:
     try:
         from shared import reader  # noqa: PLC0415 -- needs pyarrow, which serving does without
     except ImportError as error:

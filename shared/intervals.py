@@ -36,7 +36,8 @@ def close_ms_of(open_ms: NDArray[np.int64], interval: str) -> NDArray[np.int64]:
         return open_ms + INTERVALS_MS[interval]
     months = open_ms.astype("datetime64[ms]").astype("datetime64[M]")
     days = (months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")
-    return open_ms + days.astype(np.int64) * DAY_MS
+    lengths: NDArray[np.int64] = days.astype(np.int64) * DAY_MS
+    return open_ms + lengths
 
 
 def shortest_step_ms(interval: str) -> int:
@@ -95,7 +96,7 @@ class Steps:
         return names[-1] if names else None
 
     def contradict(self, interval: str) -> bool:
-        """Whether these are the steps of another interval.
+        """Return True when these are the steps of another interval.
 
         They are if most are far shorter; or if one longer step is the rule and none at all is as
         long as the interval. Missing candles, nights, weekends and short sessions do neither.

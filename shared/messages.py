@@ -39,6 +39,9 @@ class Message(BaseModel):
 Place = tuple[int | str, ...]
 """A place in a JSON document: names of fields and numbers in arrays."""
 
+MAX_DEPTH: Final = 8
+"""Most parts of a place that are put in words; no message of ours is as deep."""
+
 
 @dataclass(frozen=True)
 class BrokenRule:
@@ -145,11 +148,19 @@ def describe(error: ErrorDetails) -> str:
 
 
 def field_name(place: Place) -> str:
-    """Return a place in words: ``("history", 17, "high")`` is ``history[17].high``."""
+    """Return a place in words: ``("history", 17, "high")`` is ``history[17].high``.
+
+    A name may be of a client's making and of any length, so it is shortened.
+    """
     name = ""
-    for part in place:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}"
+    for part in place[:MAX_DEPTH]:
+        name += f"[{part}]" if isinstance(part, int) else f".{short(part)}"
     return name.removeprefix(".")
+
+
+def short(text: str, most: int = 60) -> str:
+    """Return text of at most ``most`` characters, the end left off where it is longer."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def shown(value: object) -> str:
@@ -161,7 +172,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"an array of {len(value)}"
     text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return short(text)
 
 
 def _got(error: ErrorDetails) -> str:

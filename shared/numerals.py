@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from shared.series import Array, HistoryError, Mask
+from shared.arrow import Array, Column, pa, pc
+from shared.series import HistoryError, Mask
 
 _SPACES: Final = " \t\u00a0\u202f\u2009"
 _CURRENCY: Final = "$€£¥₹₩₽₺₿"
@@ -34,8 +33,6 @@ _PROOF: Final = {
     r"|[0-9]{1,3}(?:[.' ][0-9]{3})+,[0-9]*|[0-9]{1,3}(?:\.[0-9]{3}){2,})" + _TAIL,
 }
 """Numbers that can be read with one decimal mark alone."""
-
-Column = pa.Array | pa.ChunkedArray
 
 
 class Numerals:
@@ -116,7 +113,7 @@ class Numerals:
 _NOT_FINITE: Final = pa.array(["nan", "inf", "-inf", "infinity", "-infinity"])
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
@@ -142,7 +139,7 @@ def _point(named: tuple[str, Column]) -> str | None:
     return None if at < 0 else f"{column} {values[at].as_py()!r}"
 
 
-def _stripped(values: Column) -> pa.Array:
+def _stripped(values: Column) -> Array:
     """Return cells without currency signs and outer spaces; minus signs are ASCII's."""
     text = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     text = pc.utf8_trim(text, _SPACES + _CURRENCY)
@@ -152,7 +149,7 @@ def _stripped(values: Column) -> pa.Array:
     return pc.replace_substring_regex(text, "[\u00a0\u202f\u2009]", " ")
 
 
-def _first(text: pa.Array, pattern: str) -> str | None:
+def _first(text: Array, pattern: str) -> str | None:
     at = pc.index(pc.match_substring_regex(text, pattern), value=True).as_py()
     return None if at < 0 else str(text[at].as_py())
 

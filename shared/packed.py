@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import IO, BinaryIO, Final, Protocol, cast
 
-import pyarrow as pa
-
+from shared.arrow import pa
 from shared.series import HistoryError
 
 HEAD_BYTES: Final = 1 << 18
@@ -168,7 +167,7 @@ def blobs_of(path: Path, root: Path, stack: ExitStack) -> Iterator[tuple[Blob, P
         HistoryError: when it is nothing that holds a table.
     """
     raw = stack.enter_context(path.open("rb"))
-    stream = io.BufferedReader(cast("io.RawIOBase", _Readable(raw)), HEAD_BYTES)
+    stream = _buffered(raw)
     blob = Blob(str(path), stem_of(path), stream, (), _folders(path, root), path)
     for found in _unpacked(blob, _LAYERS):
         yield found, raw
@@ -214,21 +213,23 @@ def _unpacked(blob: Blob, layers: int) -> Iterator[Blob]:
     if packing == "zip":
         yield from _members(blob, layers)
         return
-    inner = io.BufferedReader(
-        cast("io.RawIOBase", _Readable(_opened(blob.stream, packing))), HEAD_BYTES
-    )
+    inner = _buffered(_opened(blob.stream, packing))
     yield from _unpacked(
         Blob(blob.name, blob.stem, inner, (*blob.packing, packing), blob.folders), layers - 1
     )
+
+
+def _buffered(stream: BinaryIO) -> io.BufferedReader:
+    return io.BufferedReader(cast("io.RawIOBase", _Readable(stream)), HEAD_BYTES)
 
 
 def _opened(stream: io.BufferedReader, packing: str) -> BinaryIO:
     if packing == "gzip":
         return cast("BinaryIO", gzip.GzipFile(fileobj=stream))
     if packing == "bzip2":
-        return bz2.BZ2File(stream)
+        return cast("BinaryIO", bz2.BZ2File(stream))
     if packing == "xz":
-        return lzma.LZMAFile(stream)
+        return cast("BinaryIO", lzma.LZMAFile(stream))
     return cast("BinaryIO", pa.CompressedInputStream(pa.PythonFile(stream, "r"), packing))
 
 
@@ -249,9 +250,7 @@ def _members(blob: Blob, layers: int) -> Iterator[Blob]:
             raise HistoryError(f"{blob.name}: expected a file in the archive, got none")
         for member in members:
             with _member(blob, archive, member) as opened:
-                stream = io.BufferedReader(
-                    cast("io.RawIOBase", _Readable(cast("BinaryIO", opened))), HEAD_BYTES
-                )
+                stream = _buffered(cast("BinaryIO", opened))
                 name = PurePath(member.filename)
                 shown = blob.name if len(members) == 1 else f"{blob.name}/{member.filename}"
                 inner = Blob(shown, stem_of(name), stream, (*blob.packing, "zip"), blob.folders)

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-import pyarrow as pa
 
 from shared import columns
+from shared.arrow import Array, pa
 from shared.packed import Blob
 from shared.series import HistoryError
 from shared.sheets import SAMPLE, Part, Sheet
@@ -22,7 +22,7 @@ _MOST_BYTES: Final = 1 << 30
 
 
 def is_json(head: bytes) -> bool:
-    """Whether a file's first bytes begin a JSON document, or lines of them."""
+    """Return True when a file's first bytes begin a JSON document, or lines of them."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64]
     return start[:1] == b"{" or (start[:1] == b"[" and start[1:].lstrip()[:1] in b'{["]0123456789-')
 
@@ -141,10 +141,11 @@ def _by_column(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]
         length = max((len(value) for value in cells.values()), default=0)
         names = [name for name, value in cells.items() if len(value) == length]
         return (names, [list(cells[name]) for name in names]) if length else None
-    if not all(isinstance(value, Mapping) for value in cells.values()):
+    rows = [value for value in cells.values() if isinstance(value, Mapping)]
+    if len(rows) < len(cells):
         return None
-    index = list(dict.fromkeys(key for value in cells.values() for key in value))
-    return ["", *cells], [index, *([value.get(key) for key in index] for value in cells.values())]
+    index = list(dict.fromkeys(key for row in rows for key in row))
+    return ["", *cells], [index, *([row.get(key) for key in index] for row in rows)]
 
 
 def _by_symbol(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | None:
@@ -187,7 +188,7 @@ def _sheet(
     )
 
 
-def _array(values: list[Any]) -> pa.Array:
+def _array(values: list[Any]) -> Array:
     kinds = {type(value) for value in values} - {type(None)}
     try:
         if kinds <= {int}:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import pyarrow as pa
-
+from shared.arrow import Column
 from shared.collector import Fault
 from shared.series import Numbers
 
@@ -22,7 +21,7 @@ SHOWN: Final = 3
 class Part:
     """Some rows of a table, n of them."""
 
-    columns: Mapping[int, pa.Array | pa.ChunkedArray]  # (n,) each, by position
+    columns: Mapping[int, Column]  # (n,) each, by position
     rows: Numbers  # (n,), as an editor numbers lines
     faults: Mapping[int, Fault] = field(default_factory=dict)  # of rows with too many values
 

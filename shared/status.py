@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from socketserver import ThreadingMixIn
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +29,15 @@ class Health:
     detail: str
 
 
+def since(at_ms: int) -> str:
+    """Return when a state began, in words for a probe: ``since 2026-01-31T12:00:00Z``."""
+    return f"since {datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+class StatusPortError(Exception):
+    """A port for the probes that cannot be opened."""
+
+
 Probe = Callable[[], Health]
 
 
@@ -37,10 +47,19 @@ class StatusServer:
     def __init__(
         self, host: str, port: int, registry: CollectorRegistry, *, live: Probe, ready: Probe
     ) -> None:
-        """Bind at once; port 0 takes a free one. Raises ``OSError`` when the port is taken."""
+        """Bind at once; port 0 takes a free one.
+
+        Raises:
+            StatusPortError: when the port is taken or may not be used.
+        """
         self._metrics = make_wsgi_app(registry)
         self._probes = {"/livez": live, "/readyz": ready}
-        self._server = make_server(host, port, self._answer, _ThreadingServer, _QuietHandler)
+        try:
+            self._server = make_server(host, port, self._answer, _ThreadingServer, _QuietHandler)
+        except OSError as error:
+            raise StatusPortError(
+                f"metrics_port: {host}:{port} cannot be opened: {error.strerror}"
+            ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="status", daemon=True
         )

@@ -8,12 +8,10 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from shared import columns, headless
-from shared.arrow import Column, is_text, mask, matches, valid, whole
+from shared.arrow import Array, Column, is_text, mask, matches, pa, pc, valid, whole
 from shared.candles import DAY_MS, INTERVALS_MS, RejectReason
 from shared.collector import Fault, Rows
 from shared.columns import Layout
@@ -21,7 +19,7 @@ from shared.history import ReadOptions
 from shared.messages import SYMBOL_PATTERN, shown
 from shared.numerals import Numerals
 from shared.packed import symbol_in
-from shared.series import Array, HistoryError, Mask, Numbers, place_of
+from shared.series import HistoryError, Mask, Numbers, place_of
 from shared.sheets import Notes, Part, Sheet
 from shared.times import TimeOptions, Times
 

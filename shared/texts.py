@@ -7,18 +7,20 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from shared import columns, headless
+from shared.arrow import pa
 from shared.candles import RejectReason
 from shared.collector import Fault
 from shared.packed import HEAD_BYTES, Blob
 from shared.series import HistoryError
 from shared.sheets import SAMPLE, Part, Sheet
+
+pa_csv: Final[Any] = import_module("pyarrow.csv")
 
 SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 """What may stand between two cells, in words."""
@@ -173,7 +175,7 @@ def _headed(dialect: _Dialect, separator: str, lines: Lines, at: int) -> _Dialec
 
 
 def _are_symbols(cells: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a row beside the names has a symbol for each column but the first."""
+    """Return True when a row beside the names has a symbol for each column but the first."""
     if len(cells) != len(names) or columns.plain(cells[0]) not in {
         "",
         "ticker",

@@ -8,10 +8,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from shared.arrow import Column, filled, is_text, mask, matches, valid, whole
+from shared.arrow import Array, Column, filled, is_text, mask, matches, pa, pc, valid, whole
 from shared.candles import DAY_MS, INTERVALS_MS
 from shared.dates import NONE_MS, Dates, clocks
 from shared.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
@@ -161,7 +159,7 @@ class Times:
         if not moments.epoch and (moments.wall_ms != NONE_MS).any():
             self.words["with a zone" if moments.zoned.any() else "without a zone"] = None
 
-    def _iso(self, text: pa.Array) -> Moments | None:
+    def _iso(self, text: Array) -> Moments | None:
         """Return times of ISO 8601 without zone in the least time; None where one is not."""
         if self._options.date_format is not None:
             return None

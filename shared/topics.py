@@ -1,4 +1,4 @@
-"""Topics made before anything subscribes, with the partition count that all must share."""
+"""Creates the topics before anything subscribes, with the partition count that all must share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError, for_code
-
-from shared.settings import KafkaSettings
+from shared import kafka
+from shared.kafka import (
+    AIOKafkaAdminClient,
+    KafkaConnectionError,
+    KafkaSettings,
+    NewTopic,
+    TopicAlreadyExistsError,
+    for_code,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ class Topic:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-def market_topics(kafka: KafkaSettings) -> tuple[Topic, ...]:
+def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
     """Return the candles, forecasts and dead-letter topics.
 
     The broker stamps every message on append, so that latency is measured by one clock; the
@@ -38,13 +43,15 @@ def market_topics(kafka: KafkaSettings) -> tuple[Topic, ...]:
     """
     config = {"message.timestamp.type": "LogAppendTime"}
     return (
-        Topic(kafka.candles_topic, kafka.partitions, kafka.replication, config),
-        Topic(kafka.forecasts_topic, kafka.partitions, kafka.replication, config),
-        Topic(kafka.dlq_topic, kafka.partitions, kafka.replication, config),
+        Topic(settings.candles_topic, settings.partitions, settings.replication, config),
+        Topic(settings.forecasts_topic, settings.partitions, settings.replication, config),
+        Topic(settings.dlq_topic, settings.partitions, settings.replication, config),
     )
 
 
-async def ensure(bootstrap: str, topics: Iterable[Topic], *, timeout_s: float = 60.0) -> None:
+async def ensure(
+    settings: KafkaSettings, topics: Iterable[Topic], *, timeout_s: float = 60.0
+) -> None:
     """Create the topics that are missing and check the partition counts of the others.
 
     Waits up to ``timeout_s`` seconds for a broker.
@@ -53,7 +60,7 @@ async def ensure(bootstrap: str, topics: Iterable[Topic], *, timeout_s: float = 
         TopicError: when no broker answers in time, the broker refuses a topic, or one exists
             with another partition count.
     """
-    admin = await _connect(bootstrap, timeout_s)
+    admin = await _connect(settings, timeout_s)
     try:
         for topic in topics:
             await _ensure_one(admin, topic, timeout_s)
@@ -61,26 +68,26 @@ async def ensure(bootstrap: str, topics: Iterable[Topic], *, timeout_s: float = 
         await admin.close()
 
 
-async def partitions_of(bootstrap: str, name: str) -> list[int]:
-    """Return the numbers of a topic's partitions; none when there is no such topic.
+async def partitions_of(settings: KafkaSettings, name: str) -> list[int]:
+    """Return the numbers of a topic's partitions; an empty list when the topic does not exist.
 
     Raises:
         KafkaError: when no broker answers.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
+    admin = kafka.admin(settings)
     try:
+        await admin.start()
         [described] = await admin.describe_topics([name])
-        return sorted(one["partition"] for one in described["partitions"])
+        return sorted(part["partition"] for part in described["partitions"])
     finally:
         await admin.close()
 
 
-async def _connect(bootstrap: str, timeout_s: float) -> AIOKafkaAdminClient:
+async def _connect(settings: KafkaSettings, timeout_s: float) -> AIOKafkaAdminClient:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        admin = kafka.admin(settings)
         try:
             await admin.start()
             return admin
@@ -88,9 +95,9 @@ async def _connect(bootstrap: str, timeout_s: float) -> AIOKafkaAdminClient:
             await admin.close()
             if loop.time() >= deadline:
                 raise TopicError(
-                    f"no Kafka broker answered at {bootstrap} within {timeout_s:g} s"
+                    f"no Kafka broker answered at {settings.bootstrap} within {timeout_s:g} s"
                 ) from error
-            log.info("waiting for a Kafka broker at %s", bootstrap)
+            log.info("waiting for a Kafka broker at %s", settings.bootstrap)
             await asyncio.sleep(1.0)
 
 
@@ -116,14 +123,14 @@ async def _visible_partitions(admin: AIOKafkaAdminClient, name: str, timeout_s: 
     """Return the partitions of a topic once the broker's metadata shows them all with leaders.
 
     A broker answers the creation before its metadata has the topic; a consumer that subscribes
-    in between is given no partition of it, and idles for ever.
+    in between gets no partition of it, and idles forever.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:
         [described] = await admin.describe_topics([name])
         partitions = described["partitions"]
-        if partitions and all(one["leader"] >= 0 for one in partitions):
+        if partitions and all(part["leader"] >= 0 for part in partitions):
             return len(partitions)
         if loop.time() >= deadline:
             raise TopicError(f"topic {name}: has no leaders within {timeout_s:g} s")

@@ -1,39 +1,51 @@
-"""``python -m stream_app``: reads the settings and wires the worker."""
+"""``python -m stream_app``: reads the settings and wires the worker, or a command."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import sys
 import time
 from contextlib import suppress
+from itertools import count
 
 import uvloop
-from aiokafka.errors import KafkaError
-from faust.exceptions import ConsumerNotStarted
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from shared import bundle, topics
+from shared import bundle, process, topics
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.kafka import KafkaError
 from shared.metrics import WorkerMetrics
-from shared.settings import configure_logging
-from shared.status import Health, StatusServer
+from shared.process import Exit
+from shared.status import Health, StatusPortError, StatusServer
 from stream_app import dlq
-from stream_app.app import CandleWorker
+from stream_app.fence import Fence
 from stream_app.publisher import Publisher
-from stream_app.settings import WorkerSettings
+from stream_app.settings import PROCESS, DlqCommands, WorkerCommand, WorkerSettings
+from stream_app.worker import CandleWorker, ObserveError
 
 log = logging.getLogger("stream_app")
 
 PROG = "python -m stream_app"
 
 STOP_SECONDS = 8.0
+"""Longest orderly stop; then the process ends without."""
+
+FAILED_STOP_SECONDS = 2.0
+"""Longest stop after a failure, when nothing is left to finish."""
+
 STALE_LOOP_SECONDS = 30.0
+"""Time without a turn of the event loop after which /livez fails."""
+
 WATCH_SECONDS = 2.0
+"""Time between two looks at lag and progress."""
+
+TOPIC_TURNS = 5
+"""Looks at lag and progress for each look at the topic's identity and partitions."""
+
 RECOVERY_SECONDS = 300.0
+"""Longest recovery of the windows; then /livez fails."""
 
 CHANGELOG_CONFIG = {
     "cleanup.policy": "compact",
@@ -45,7 +57,7 @@ CHANGELOG_CONFIG = {
 
 
 class WorkerHealth:
-    """What the probes say; written by the event loop, read by the status thread."""
+    """Answers the probes; written by the event loop, read by the status thread."""
 
     def __init__(self) -> None:
         self.worker: CandleWorker | None = None
@@ -78,9 +90,7 @@ async def serve(settings: WorkerSettings) -> int:
     Raises:
         BundleError: when there is no model, or it is damaged; nothing was started then.
     """
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    stop = process.stop_on_signals()
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
     forecaster = OnnxForecaster(bundle.load(settings.model), metrics.model_seconds.observe)
@@ -96,16 +106,20 @@ async def serve(settings: WorkerSettings) -> int:
     )
     with status:
         log.info("metrics on http://%s:%d/metrics", settings.metrics_host, status.port)
-        await topics.ensure(settings.bootstrap, worker_topics(settings))
-        publisher = Publisher(settings)
-        await publisher.start()
-        worker = CandleWorker(settings, models, publisher, metrics)
+        making = topics.ensure(settings, worker_topics(settings))
+        if not await process.unless_stopped(making, stop):
+            return Exit.DONE
+        fence = Fence()
+        publisher = Publisher(settings, fence, metrics)
+        if not await process.unless_stopped(publisher.start(), stop):
+            return Exit.DONE
+        worker = CandleWorker(settings, models, publisher, metrics, fence)
         await _run(worker, health, stop)
         return await _shut_down(worker, publisher)
 
 
 async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> None:
-    """Start the worker and watch it until it is told to stop or has crashed."""
+    """Start the worker and watch it until a signal or a crash."""
     health.worker = worker
     await worker.app.start()
     watcher = asyncio.create_task(_watch(worker))
@@ -118,12 +132,14 @@ async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) 
 
 async def _watch(worker: CandleWorker) -> None:
     """Keep lag and progress up to date."""
-    while True:
+    for turn in count(1):
         await asyncio.sleep(WATCH_SECONDS)
         try:
             await worker.observe()
-        except (TimeoutError, KafkaError, ConsumerNotStarted) as error:
-            log.warning("the broker does not say how far the partitions are: %r", error)
+            if turn % TOPIC_TURNS == 0 and worker.recovered:
+                await worker.check_topic()
+        except ObserveError as error:
+            log.warning("the broker does not say how far the partitions are: %s", error)
 
 
 async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
@@ -131,18 +147,17 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
     crashed = worker.app.crashed
     log.info("stopping")
     try:
-        async with asyncio.timeout(STOP_SECONDS):
+        async with asyncio.timeout(FAILED_STOP_SECONDS if crashed else STOP_SECONDS):
             if not crashed:
                 await worker.drain()
             await worker.app.stop()
             await publisher.stop()
     except TimeoutError:
         log.error("no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS)
-        logging.shutdown()
-        os._exit(1)  # Faust's consumer thread would keep the process while the broker is away
+        process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
     if crashed:
-        log.error("the worker failed: %r", worker.app.crash_reason)
-    return int(crashed)
+        log.error("the worker failed: %s", process.in_words(worker.failure))
+    return Exit.FAILED if crashed else Exit.DONE
 
 
 def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
@@ -156,33 +171,31 @@ def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
     return (*topics.market_topics(settings), changelog)
 
 
-def _dead_letters(argv: list[str]) -> int:
-    settings = dlq.DlqSettings.read(argv, f"{PROG} dlq")
-    configure_logging(settings.log_level)
-    try:
+def _dead_letters(commands: DlqCommands) -> int:
+    settings = commands.chosen
+    expected = (ValueError, KafkaError)
+
+    def body() -> int:
         dlq.run(settings, Console())
-    except (ValueError, KafkaError) as error:
-        log.error("%s", error)
-        return 1
-    return 0
+        return Exit.DONE
+
+    return process.live(
+        "dlq", settings.log_level, body, expected=expected, stopped=Exit.INTERRUPTED
+    )
 
 
 def main() -> int:
-    """Run the worker; return the exit code."""
-    argv = sys.argv[1:]
-    if argv[:1] == ["dlq"]:
-        return _dead_letters(argv[1:])
-    settings = WorkerSettings.read(argv, PROG)
-    configure_logging(settings.log_level)
-    if settings.log_level == "INFO":
-        for name in ("faust", "mode", "aiokafka"):  # they tell every step of every service
-            logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        return uvloop.run(serve(settings))
-    except (bundle.BundleError, topics.TopicError, OSError) as error:
-        log.error("%s", error)
-        return 1
+    """Run the worker or a command; return the exit code."""
+    settings = WorkerCommand.read(sys.argv[1:], PROG)
+    if settings.dlq is not None:
+        return _dead_letters(settings.dlq)
+    return process.live(
+        PROCESS,
+        settings.log_level,
+        lambda: uvloop.run(serve(settings)),
+        expected=(bundle.BundleError, StatusPortError, topics.TopicError, OSError),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.leave(main())  # Faust's thread would keep the process while the broker is away

@@ -1,58 +1,25 @@
-"""``python -m stream_app dlq``: look at dead letters, and send them back once the cause is gone."""
+"""Dead letters: read from their topic, listed, shown, and sent back once their cause is gone."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.table import Table
 
+from shared import kafka
 from shared.candles import RejectReason
-from shared.settings import CommaSeparated, KafkaSettings
 from shared.topics import partitions_of
 from stream_app.publisher import ABOUT_PREFIX
+from stream_app.settings import LetterSettings, ReplaySettings, ShowSettings
 
 REPLAYED_HEADER: Final = f"{ABOUT_PREFIX}replayed-from"
-
-
-class Action(StrEnum):
-    """What to do with the dead letters that pass the filters."""
-
-    LIST = "list"
-    SHOW = "show"
-    REPLAY = "replay"
-
-
-class DlqSettings(KafkaSettings):
-    """Look at the dead letters, or send them back to the candles topic.
-
-    list: a line for each, and counts by reason. show: each whole, as JSON lines. replay: send the
-    original keys, values and headers back; try --dry-run first. Dead letters stay where they
-    are; one that is still invalid comes back as a new one.
-
-    python -m stream_app dlq list --reason not_json
-    python -m stream_app dlq replay --symbols AAPL --since 2026-01-31T12:00 --dry-run
-    """
-
-    action: CliPositionalArg[Action] = Field(description="list, show or replay")
-    reason: CommaSeparated = Field((), description="only these reasons, by comma")
-    symbols: CommaSeparated = Field((), description="only messages with these keys, by comma")
-    since: datetime | None = Field(None, description="only rejected since then (ISO 8601, UTC)")
-    partition: int | None = Field(None, ge=0, description="only of this dead-letter partition")
-    offset: int | None = Field(None, ge=0, description="only the one at this dead-letter offset")
-    limit: int = Field(1000, ge=1, description="at most so many, the oldest first")
-    dry_run: bool = Field(default=False, description="replay: only say what would be sent")
 
 
 @dataclass(frozen=True)
@@ -95,9 +62,9 @@ class DeadLetter:
         )
 
 
-def matches(letter: DeadLetter, settings: DlqSettings) -> bool:
+def matches(letter: DeadLetter, settings: LetterSettings) -> bool:
     """Tell whether a dead letter passes the filters."""
-    since_ms = None if settings.since is None else _utc_ms(settings.since)
+    since_ms = settings.since_ms
     return (
         (not settings.reason or letter.about.get("reason") in settings.reason)
         and (not settings.symbols or _text(letter.key) in settings.symbols)
@@ -107,7 +74,7 @@ def matches(letter: DeadLetter, settings: DlqSettings) -> bool:
     )
 
 
-def check(settings: DlqSettings) -> None:
+def check(settings: LetterSettings) -> None:
     """Refuse a filter that can match nothing; raises ``ValueError``."""
     unknown = set(settings.reason) - {reason.value for reason in RejectReason}
     if unknown:
@@ -115,114 +82,98 @@ def check(settings: DlqSettings) -> None:
         raise ValueError(f"reason: expected one of {known}, got {', '.join(sorted(unknown))}")
 
 
-def run(settings: DlqSettings, console: Console) -> None:
-    """Carry out the action; raises ``ValueError`` for what is not there, ``KafkaError``."""
+def run(settings: LetterSettings, console: Console) -> None:
+    """Carry out a command; raises ``ValueError`` for what is not there, ``KafkaError``."""
     check(settings)
     asyncio.run(_run(settings, console))
 
 
-async def _run(settings: DlqSettings, console: Console) -> None:
+async def _run(settings: LetterSettings, console: Console) -> None:
     letters = await read(settings)
-    if settings.action is Action.LIST:
-        _print_list(letters, console)
-    elif settings.action is Action.SHOW:
+    if isinstance(settings, ReplaySettings):
+        await _replay(letters, settings, console)
+    elif isinstance(settings, ShowSettings):
         for letter in letters:
             console.out(letter.as_json(), highlight=False)
     else:
-        await _replay(letters, settings, console)
+        _print_list(letters, console)
 
 
-async def read(settings: DlqSettings) -> list[DeadLetter]:
+async def read(settings: LetterSettings) -> list[DeadLetter]:
     """Return the dead letters that pass the filters, the oldest first, up to the limit."""
-    numbers = await partitions_of(settings.bootstrap, settings.dlq_topic)
-    partitions = [TopicPartition(settings.dlq_topic, number) for number in numbers]
-    if not partitions:
+    numbers = await partitions_of(settings, settings.dlq_topic)
+    if not numbers:
         raise ValueError(f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}")
     taken: Counter[int] = Counter()  # by partition, each of which is in the order of time
-    found = []
-    async with _consumer(settings.bootstrap) as consumer:
-        async for one in _letters(consumer, partitions):
-            if taken[one.partition] < settings.limit and matches(one, settings):
-                taken[one.partition] += 1
-                found.append(one)
-    found.sort(key=lambda one: (one.rejected_ms, one.partition, one.offset))
-    return found[: settings.limit]
+    chosen = []
+    async for letter in _letters(settings, numbers):
+        if taken[letter.partition] < settings.limit and matches(letter, settings):
+            taken[letter.partition] += 1
+            chosen.append(letter)
+    chosen.sort(key=lambda letter: (letter.rejected_ms, letter.partition, letter.offset))
+    return chosen[: settings.limit]
 
 
-async def _letters(consumer: Any, partitions: list[TopicPartition]) -> AsyncIterator[DeadLetter]:
-    ends = await consumer.end_offsets(partitions)
-    left = {one for one in partitions if ends[one] > 0}
-    consumer.assign(list(left))
-    await consumer.seek_to_beginning()
-    while left:
-        for records in (await consumer.getmany(timeout_ms=500)).values():
-            for letter in _convert(records):
-                yield letter
-        left = {one for one in left if await consumer.position(one) < ends[one]}
+async def _letters(settings: LetterSettings, numbers: list[int]) -> AsyncIterator[DeadLetter]:
+    partitions = [kafka.Partition(settings.dlq_topic, number) for number in numbers]
+    async with kafka.connected(kafka.consumer(settings)) as consumer:
+        starts = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        async for records in kafka.read_to_end(consumer, starts, ends):
+            for record in records:
+                yield _letter(record)
 
 
-def _convert(records: list[Any]) -> Iterator[DeadLetter]:
-    for one in records:
-        yield DeadLetter(
-            one.partition, one.offset, one.timestamp, one.key, one.value, tuple(one.headers)
-        )
+def _letter(record: kafka.Record) -> DeadLetter:
+    return DeadLetter(
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        tuple(record.headers),
+    )
 
 
-async def _replay(letters: list[DeadLetter], settings: DlqSettings, console: Console) -> None:
+async def _replay(letters: list[DeadLetter], settings: ReplaySettings, console: Console) -> None:
     verb = "would be sent" if settings.dry_run else "sent"
     if not settings.dry_run:
         await _send(letters, settings)
     console.print(f"{len(letters)} messages {verb} to {settings.candles_topic}")
 
 
-async def _send(letters: list[DeadLetter], settings: DlqSettings) -> None:
-    producer = AIOKafkaProducer(
-        bootstrap_servers=settings.bootstrap, enable_idempotence=True, acks="all"
-    )
-    await producer.start()
-    try:
-        sent = []
-        for one in letters:
-            origin = f"{settings.dlq_topic}/{one.partition}/{one.offset}".encode()
-            headers = [*one.original_headers, (REPLAYED_HEADER, origin)]
-            # the source partition, for the order and the window of a key are kept there
-            partition = int(one.about.get("partition", one.partition))
+async def _send(letters: list[DeadLetter], settings: ReplaySettings) -> None:
+    async with kafka.connected(kafka.producer(settings)) as producer:
+        sent: list[asyncio.Future[Any]] = []
+        for letter in letters:
+            origin = f"{settings.dlq_topic}/{letter.partition}/{letter.offset}".encode()
+            headers = [*letter.original_headers, (REPLAYED_HEADER, origin)]
+            # the source partition, since the order and the window of a key are kept there
+            partition = int(letter.about.get("partition", letter.partition))
             sent.append(
                 await producer.send(
-                    settings.candles_topic, one.value, one.key, partition, headers=headers
+                    settings.candles_topic, letter.value, letter.key, partition, headers=headers
                 )
             )
         await asyncio.gather(*sent)
-    finally:
-        await producer.stop()
 
 
 def _print_list(letters: list[DeadLetter], console: Console) -> None:
     table = Table("partition", "offset", "rejected", "key", "reason", "detail", box=None)
-    for one in letters:
-        about = one.about
+    for letter in letters:
+        about = letter.about
         table.add_row(
-            str(one.partition),
-            str(one.offset),
-            _iso(one.rejected_ms),
-            _text(one.key) or "",
+            str(letter.partition),
+            str(letter.offset),
+            _iso(letter.rejected_ms),
+            _text(letter.key) or "",
             about.get("reason", ""),
             about.get("detail", ""),
         )
     console.print(table)
-    counts = Counter(one.about.get("reason", "unknown") for one in letters)
+    counts = Counter(letter.about.get("reason", "unknown") for letter in letters)
     said = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
     console.print(f"{len(letters)} dead letters" + (f": {said}" if said else ""))
-
-
-@asynccontextmanager
-async def _consumer(bootstrap: str) -> AsyncIterator[Any]:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None)
-    await consumer.start()
-    try:
-        yield consumer
-    finally:
-        await consumer.stop()
 
 
 def _text(value: bytes | None) -> str | None:
@@ -231,8 +182,3 @@ def _text(value: bytes | None) -> str | None:
 
 def _iso(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
-
-
-def _utc_ms(moment: datetime) -> int:
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return int(aware.timestamp() * 1000)

@@ -25,6 +25,7 @@ class Outcome:
     push: Push | None
     due: Due | None = None
     gap: bool = False
+    moves: bool = False  # the symbol's candles came from another partition before
 
     @property
     def label(self) -> str:
@@ -33,28 +34,31 @@ class Outcome:
 
 
 def step(
-    state: SymbolState, candle: Candle, offset: int, needed: int
+    state: SymbolState, candle: Candle, partition: int, offset: int, needed: int
 ) -> tuple[SymbolState, Outcome]:
     """Advance one symbol by one closed candle. Pure; raises nothing for a valid candle.
 
     A newer candle and a correction of the newest one owe a forecast once the window holds the
     ``needed`` candles of the interval's model.
     """
-    if offset <= state.offset:
+    if state.has_applied(partition, offset):
         return state, Outcome(None)
+    moves = state.moves_to(partition)
     window, push = state.window.push(candle)
-    tail = _tail(state, candle, push, len(window))
+    # the changelog of another partition may go to another worker, who needs a whole record
+    tail = len(window) if moves else _tail(state, candle, push, len(window))
+    order, offsets = state.noting(partition, offset)
     if push not in {Push.APPENDED, Push.REPLACED_NEWEST}:
-        moved = SymbolState(window, offset, state.close_ms, state.last_close, tail)
-        return moved, Outcome(push)
-    moved = SymbolState(window, offset, candle.close_ms, candle.close, tail)
+        kept = SymbolState(window, order, offsets, state.close_ms, state.last_close, tail)
+        return kept, Outcome(push, moves=moves)
+    moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail)
     due = None
     if len(window) >= needed:
         due = Due(
             candle.symbol, candle.interval, candle.close_ms, candle.close, window.newest(needed)
         )
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
-    return moved, Outcome(push, due, is_gap)
+    return moved, Outcome(push, due, is_gap, moves)
 
 
 def _tail(before: SymbolState, candle: Candle, push: Push, length: int) -> int:
@@ -75,6 +79,7 @@ class Incoming:
     value: bytes | None
     partition: int
     offset: int
+    appended_ms: int  # when the broker appended it, by the broker's clock, UTC
 
 
 @dataclass(slots=True)
@@ -87,6 +92,7 @@ class BatchResult:
     records: dict[int, list[Record]] = field(default_factory=dict)  # partition -> for the changelog
     outcomes: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
+    moved: list[tuple[str, int]] = field(default_factory=list)  # series, partition it moved to
 
 
 def table_key(candle: Candle) -> bytes:
@@ -108,7 +114,8 @@ def advance(
         stored: the table's look-up, key to state.
         models: those that are served, by interval.
         capacity: most candles in a stored window, at least what the models need.
-        now_ms: the current time, UTC epoch milliseconds.
+        now_ms: the current time, UTC; whether a candle is in the future is for the broker's clock
+            to say, which stamped its message.
     """
     result = BatchResult()
     states: dict[bytes, SymbolState] = {}
@@ -116,20 +123,22 @@ def advance(
     due: list[tuple[int, Due]] = []
     for i, message in enumerate(messages):
         try:
-            candle = decode_candle(message.key, message.value, now_ms)
+            candle = decode_candle(message.key, message.value, message.appended_ms)
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
         key = table_key(candle)
         state = states.get(key) or _load(stored(key), capacity)
         needed = models.of(candle.interval).window_length
-        moved, outcome = step(state, candle, message.offset, needed)
+        moved, outcome = step(state, candle, message.partition, message.offset, needed)
         if outcome.push is Push.TOO_OLD:
             result.rejected.append((i, _too_old(candle, state.window)))
         if outcome.due is not None:
             due.append((i, outcome.due))
         result.outcomes[outcome.label] += 1
         result.gaps += outcome.gap
+        if outcome.moves:
+            result.moved.append((key.decode(), message.partition))
         states[key] = moved
         if moved is not state:
             changed[key] = message.partition

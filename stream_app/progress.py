@@ -1,4 +1,4 @@
-"""Whether the worker gets on: lag and committed offsets, judged with time as an argument."""
+"""Liveness: consumer lag, and how long work has waited without a commit; time is an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class _Partition:
     end: int  # offset that the next message will get
     committed: int  # offset of the next message to take after a restart
     moved_s: float  # when ``committed`` last moved, or when there was last nothing to do
-    noted_s: float  # when the broker last told
+    noted_s: float  # when the broker last answered
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Progress:
 
     def assign(self, partitions: set[int]) -> None:
         """Forget the partitions that went to another worker."""
-        self._partitions = {n: one for n, one in self._partitions.items() if n in partitions}
+        self._partitions = {n: held for n, held in self._partitions.items() if n in partitions}
 
     def note(self, partition: int, *, end: int, committed: int, now_s: float) -> None:
         """Take the offsets of a partition as they are at ``now_s`` (monotonic seconds)."""
@@ -42,14 +42,15 @@ class Progress:
 
     def lags(self) -> dict[int, int]:
         """Return for each partition how many messages are not committed yet."""
-        return {n: max(0, one.end - one.committed) for n, one in self._partitions.items()}
+        return {n: max(0, held.end - held.committed) for n, held in self._partitions.items()}
 
     def age_s(self) -> float:
         """Return for how long the slowest partition has had work and committed none of it.
 
         It stands still while the broker does not answer: a restart would not help then.
         """
-        return max((one.noted_s - one.moved_s for one in self._partitions.values()), default=0.0)
+        ages_s = (held.noted_s - held.moved_s for held in self._partitions.values())
+        return max(ages_s, default=0.0)
 
     def health(self) -> Health:
         """Fail when work waits and nothing progresses."""

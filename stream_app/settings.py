@@ -1,30 +1,33 @@
-"""The worker's settings."""
+"""The worker's settings, and those of its commands on dead letters."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from datetime import UTC, datetime
+from typing import Final, Literal
 
 from pydantic import Field
+from pydantic_settings import CliSubCommand
 
-from shared.bundle import default_path
+from shared.bundle import ServingSettings
 from shared.candles import MAX_CANDLES
 from shared.forecaster import Models
-from shared.settings import KafkaSettings
+from shared.kafka import KafkaSettings
+from shared.settings import CommandGroup, CommaSeparated, own
+
+PROCESS: Final = "worker"
+"""The process's name in its variables, log lines and metrics."""
 
 
-class WorkerSettings(KafkaSettings):
+class WorkerSettings(KafkaSettings, ServingSettings):
     """Forecast every closed candle of the candles topic.
 
-    Each flag is also an environment variable: --metrics-port is CANDLECAST_METRICS_PORT.
-    Start several workers of one group to share the partitions among them. Dead letters are
-    looked at and sent back by "python -m stream_app dlq list|show|replay".
+    Start several workers of one group to share the partitions among them.
     """
+
+    model_config = own(PROCESS)
 
     group: str = Field(
         "candlecast", description="consumer group, and the prefix of the window table's topic"
-    )
-    model: Path = Field(
-        default_factory=default_path, description="folder of the model bundle (default: built in)"
     )
     window: int | None = Field(
         None,
@@ -32,8 +35,20 @@ class WorkerSettings(KafkaSettings):
         le=MAX_CANDLES,
         description="newest candles kept of each series; by default what the models need",
     )
+    when_recreated: Literal["stop", "begin"] = Field(
+        "stop",
+        description="for a candles topic that was deleted and created again: stop, or forget the "
+        "windows of the one before and begin at its beginning",
+    )
+    rebuild_messages: int = Field(
+        2_000_000,
+        ge=0,
+        description="most messages of a partition that are read again to rebuild lost windows",
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
-    metrics_port: int = Field(9102, ge=0, le=65535, description="its port; 0 takes a free one")
+    metrics_port: int = Field(
+        9102, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
+    )
     max_batch: int = Field(
         512, ge=1, le=8192, description="most messages handled by one model call"
     )
@@ -41,7 +56,6 @@ class WorkerSettings(KafkaSettings):
     session_seconds: float = Field(
         10.0, ge=6, description="silence after which the broker gives the partitions to others"
     )
-
     stall_seconds: float = Field(
         60.0, gt=0, description="uncommitted work this old makes /livez fail"
     )
@@ -54,3 +68,74 @@ class WorkerSettings(KafkaSettings):
     def changelog_topic(self) -> str:
         """The compacted topic that the windows are recovered from."""
         return f"{self.group}-windows-changelog"
+
+
+class LetterSettings(KafkaSettings):
+    """The dead letters that a command is about: those that pass every filter given."""
+
+    model_config = own(PROCESS, "dlq")
+
+    reason: CommaSeparated = Field((), description="only these reasons, by comma")
+    symbols: CommaSeparated = Field((), description="only messages with these keys, by comma")
+    since: datetime | None = Field(None, description="only rejected since then (ISO 8601, UTC)")
+    partition: int | None = Field(None, ge=0, description="only of this dead-letter partition")
+    offset: int | None = Field(None, ge=0, description="only the one at this dead-letter offset")
+    limit: int = Field(1000, ge=1, description="at most so many, the oldest first")
+
+    @property
+    def since_ms(self) -> int | None:
+        """``since`` as UTC epoch milliseconds; a time without a zone is UTC."""
+        if self.since is None:
+            return None
+        aware = self.since if self.since.tzinfo is not None else self.since.replace(tzinfo=UTC)
+        return int(aware.timestamp() * 1000)
+
+
+class ListSettings(LetterSettings):
+    """List dead letters, a line for each, and count them by reason.
+
+    Example:
+      python -m stream_app dlq list --reason not_json
+    """
+
+
+class ShowSettings(LetterSettings):
+    """Show dead letters whole, as JSON lines.
+
+    Example:
+      python -m stream_app dlq show --partition 3 --offset 17
+    """
+
+
+class ReplaySettings(LetterSettings):
+    """Send the original keys, values and headers back to the candles topic.
+
+    Dead letters stay where they are; one that is still invalid comes back as a new one.
+
+    Example:
+      python -m stream_app dlq replay --symbols AAPL --since 2026-01-31T12:00 --dry-run
+    """
+
+    dry_run: bool = Field(default=False, description="only say what would be sent")
+
+
+class DlqCommands(CommandGroup):
+    """Look at dead letters, and send them back once their cause is gone."""
+
+    list: CliSubCommand[ListSettings] = Field(description="a line for each, and counts by reason")
+    show: CliSubCommand[ShowSettings] = Field(description="each whole, as JSON lines")
+    replay: CliSubCommand[ReplaySettings] = Field(description="send them to the candles topic")
+
+    @property
+    def chosen(self) -> LetterSettings:
+        """The settings of the command that was given."""
+        return next(given for given in (self.list, self.show, self.replay) if given is not None)
+
+
+class WorkerCommand(WorkerSettings):
+    """Forecast every closed candle of the candles topic.
+
+    Start several workers of one group to share the partitions among them.
+    """
+
+    dlq: CliSubCommand[DlqCommands] = Field(description="look at dead letters, and send them back")

@@ -2,16 +2,21 @@
 
 A whole window is 4 kB, and a new candle changes 28 bytes of it. So most records are *tails*: the
 candles that the last *whole* record of the symbol lacks, under a key of their own. Each record
-carries the source offset ``n`` of the last message in it. Why any log of them gives back what
-was (``tests/unit/test_state.py`` tries it with all kinds of faults):
+carries the ``order`` of the last message in it, which rises with every message that is applied.
+Why any log of them gives back what was (``tests/unit/stream_app/test_state.py`` tries it with all
+kinds of faults):
 
-- A whole record is the window as of its ``n``, which depends on nothing but the messages.
-- A writer sends a tail only when a whole record with a lower ``n`` is acknowledged, and no message
+- A whole record is the window as of its order, which depends on nothing but the messages.
+- A writer sends a tail only when a whole record with a lower order is acknowledged, and no message
   in between touched a candle before the tail's first one; else it sends a whole record.
-- So the tail with the highest ``n``, on the candles that opened before it in the whole record with
-  the highest ``n``, is the window as of the tail's ``n``. A whole record with a higher ``n``
+- So the tail with the highest order, on the candles that opened before it in the whole record with
+  the highest order, is the window as of the tail's order. A whole record with a higher order
   needs no tail. This holds for records of any writers in any order, of a worker too that was
   paused past its session's end and writes behind its successor.
+
+While a symbol's messages come from one partition, the order is their offset there. A symbol that
+changes its partition (more partitions, a client with another partitioner) takes its window along:
+offsets are compared within a partition only, and the order goes on by one for each message.
 """
 
 from __future__ import annotations
@@ -22,8 +27,13 @@ from typing import Final
 
 from shared.window import RECORD_BYTES, Window
 
-_HEAD: Final = struct.Struct("<BqqdH")  # format, offset, close_ms, last_close, tail
-_FORMAT: Final = 2
+_HEAD: Final = struct.Struct("<BqqdHBiqiq")
+"""Format, order, close_ms, last_close, tail, number of offsets, two partitions with offsets."""
+
+_FORMAT: Final = 3
+
+PARTITIONS: Final = 2
+"""Partitions of which a state remembers the newest offset; a symbol rarely has more than one."""
 
 TAIL_CANDLES: Final = 16
 """Most candles in a tail: about the square root of twice a window's, which sends least."""
@@ -40,35 +50,56 @@ class StateError(Exception):
 class SymbolState:
     """All that the worker remembers of one symbol and interval.
 
-    ``offset`` is the source offset of the last message that was applied: every forecast up to
-    it has been acknowledged by the broker before the state was stored.
+    Every forecast up to ``offsets`` has been acknowledged by the broker before the state was
+    stored.
     """
 
     window: Window
-    offset: int = -1
+    order: int = -1  # rises with each message applied
+    offsets: tuple[tuple[int, int], ...] = ()  # partition, newest offset applied; newest first
     close_ms: int = 0  # close of the newest candle, UTC
     last_close: float = 0.0  # its price, quote currency, in 64 bits
     tail: int = 0  # newest candles that the last whole record lacks; all when it is out of date
 
+    def has_applied(self, partition: int, offset: int) -> bool:
+        """Tell whether a message was applied before; offsets count within a partition only."""
+        return any(offset <= newest for number, newest in self.offsets if number == partition)
+
+    def moves_to(self, partition: int) -> bool:
+        """Tell whether the newest message came from another partition."""
+        return bool(self.offsets) and self.offsets[0][0] != partition
+
+    def noting(self, partition: int, offset: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Return order and offsets once a message of a partition is applied."""
+        order = max(self.order + 1, offset)
+        if not self.offsets or self.offsets[0][0] == partition:
+            return order, ((partition, offset), *self.offsets[1:])
+        others = [pair for pair in self.offsets if pair[0] != partition]
+        return order, ((partition, offset), *others)[:PARTITIONS]
+
     def encode(self) -> bytes:
-        """Return the state as stored: 27 bytes and 28 for each candle."""
+        """Return the state as stored: 52 bytes and 28 for each candle."""
         return self._head() + self.window.records
 
     def _head(self) -> bytes:
-        return _HEAD.pack(_FORMAT, self.offset, self.close_ms, self.last_close, self.tail)
+        pairs = [part for pair in (*self.offsets, (0, 0), (0, 0))[:PARTITIONS] for part in pair]
+        return _HEAD.pack(
+            _FORMAT, self.order, self.close_ms, self.last_close, self.tail, len(self.offsets),
+            *pairs,
+        )  # fmt: skip
 
     @classmethod
     def decode(cls, stored: bytes, capacity: int) -> SymbolState:
         """Return a stored state, its window cut to the newest ``capacity`` candles.
 
         Raises:
-            StateError: when the format is another.
+            StateError: when it is not a state of this format.
         """
-        version, offset, close_ms, last_close, tail = _HEAD.unpack_from(stored)
-        if version != _FORMAT:
-            raise StateError(f"window state: expected format {_FORMAT}, got {version}")
+        check(stored)
+        _, order, close_ms, last_close, tail, count, *pairs = _HEAD.unpack_from(stored)
         window = Window.from_records(capacity, stored[_HEAD.size :])
-        return cls(window, offset, close_ms, last_close, min(tail, len(window)))
+        offsets = ((pairs[0], pairs[1]), (pairs[2], pairs[3]))[:count]
+        return cls(window, order, offsets, close_ms, last_close, min(tail, len(window)))
 
     def touches_whole(self, open_ms: int) -> bool:
         """Tell whether a candle changes one that only the last whole record has."""
@@ -84,21 +115,38 @@ class SymbolState:
         return self, key + TAIL_KEY, self._head() + newest
 
 
-def stored_offset(stored: bytes) -> int:
-    """Return the source offset in a stored state or a record without decoding the rest."""
-    offset: int = _HEAD.unpack_from(stored)[1]
-    return offset
+def check(stored: bytes) -> None:
+    """Raise ``StateError`` unless some bytes are a state or a record of this format."""
+    if len(stored) < _HEAD.size or (len(stored) - _HEAD.size) % RECORD_BYTES:
+        raise StateError(
+            f"window state: expected {_HEAD.size} bytes and {RECORD_BYTES} for each candle, "
+            f"got {len(stored)}"
+        )
+    if stored[0] != _FORMAT:
+        raise StateError(f"window state: expected format {_FORMAT}, got {stored[0]}")
+
+
+def stored_order(stored: bytes) -> int:
+    """Return the order in a stored state or a record without decoding the rest."""
+    order: int = _HEAD.unpack_from(stored)[1]
+    return order
+
+
+def stored_offsets(stored: bytes) -> tuple[tuple[int, int], ...]:
+    """Return the partitions and newest offsets in a stored state without decoding the rest."""
+    *_, count, first, first_offset, second, second_offset = _HEAD.unpack_from(stored)
+    return ((first, first_offset), (second, second_offset))[:count]
 
 
 def join(whole: bytes, tail: bytes, capacity: int) -> bytes:
     """Return the stored state that a whole record and a tail give together.
 
     Args:
-        whole: the symbol's whole record with the highest source offset.
-        tail: its tail with the highest source offset.
+        whole: the symbol's whole record with the highest order.
+        tail: its tail with the highest order.
         capacity: candles in a window.
     """
-    if stored_offset(whole) >= stored_offset(tail):
+    if stored_order(whole) >= stored_order(tail):
         return whole
     older, newer = whole[_HEAD.size :], tail[_HEAD.size :]
     end = len(older)

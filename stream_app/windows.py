@@ -1,8 +1,10 @@
-"""The Faust table of windows, written by partition and recovered by source offset."""
+"""The Faust table of windows, written by partition and recovered by the order of messages."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import faust
@@ -10,11 +12,22 @@ from faust.stores.memory import Store
 from faust.types import TP, EventT, Message
 from faust.types.stores import StoreT
 
-from stream_app.state import TAIL_KEY, StateError, join, stored_offset
+from stream_app.rebuild import SOURCE_KEY, Source
+from stream_app.state import (
+    TAIL_KEY,
+    StateError,
+    SymbolState,
+    check,
+    join,
+    stored_offsets,
+    stored_order,
+)
+
+log = logging.getLogger("stream_app")
 
 
 class WindowStore(Store[bytes, bytes]):
-    """States in memory; of a key's records the one with the highest source offset wins.
+    """States in memory; of a key's records the one with the highest order wins.
 
     In a changelog the last record of a key would win, and a worker that was paused past its
     session's end may append an old window after its successor's newer one.
@@ -23,22 +36,26 @@ class WindowStore(Store[bytes, bytes]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.bytes_held = 0
+        self.sources: dict[int, Source] = {}  # by partition of the changelog
         self._tails: dict[bytes, tuple[int, bytes]] = {}  # key -> partition, record
 
     def newest_offsets(self) -> dict[int, int]:
         """Return for each partition the highest source offset that a state remembers."""
         newest: dict[int, int] = {}
-        for key, state in self.data.items():
-            partition = self._key_partition[key]
-            newest[partition] = max(newest.get(partition, -1), stored_offset(state))
+        for state in self.data.values():
+            for partition, offset in stored_offsets(state):
+                newest[partition] = max(newest.get(partition, -1), offset)
         return newest
 
     def remember(self, key: bytes, state: bytes, partition: int) -> None:
         """Store a state of the changelog's partition, unless a later one is held."""
         held = self.data.get(key)
-        if held is not None and stored_offset(state) <= stored_offset(held):
-            return
-        self.bytes_held += len(state) - len(held or b"")
+        if held is None or stored_order(state) > stored_order(held):
+            self.replace(key, state, partition)
+
+    def replace(self, key: bytes, state: bytes, partition: int) -> None:
+        """Store a state of the changelog's partition, whatever is held."""
+        self.bytes_held += len(state) - len(self.data.get(key, b""))
         self.data[key] = state
         self._key_partition[key] = partition
 
@@ -48,19 +65,46 @@ class WindowStore(Store[bytes, bytes]):
         to_key: Callable[[Any], Any],
         to_value: Callable[[Any], Any],
     ) -> None:
-        """Do nothing: the consumer gives the records to ``take`` as they come."""
+        """Do nothing: the consumer gives the records to ``take`` as they arrive."""
 
     def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
         """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
-        if key is None or record is None:
+        if key is None:
             return
+        if record is None:
+            self._forget(key)
+            return
+        if key == SOURCE_KEY:
+            self.sources[partition] = Source.decode(record)
+            return
+        try:
+            check(record)
+        except StateError as error:
+            raise StateError(f"windows, partition {partition}, key {key[:80]!r}: {error}") from None
         if not key.endswith(TAIL_KEY):
             self.remember(key, record, partition)
             return
         symbol = key.removesuffix(TAIL_KEY)
         _, held = self._tails.get(symbol, (partition, None))
-        if held is None or stored_offset(record) > stored_offset(held):
+        if held is None or stored_order(record) > stored_order(held):
             self._tails[symbol] = partition, record
+
+    def _forget(self, key: bytes) -> None:
+        """Take a tombstone."""
+        self._tails.pop(key.removesuffix(TAIL_KEY), None)
+        if not key.endswith(TAIL_KEY):
+            self.bytes_held -= len(self.data.pop(key, b""))
+            self._key_partition.pop(key, None)
+
+    def forget(self, partitions: set[int]) -> dict[int, list[bytes]]:
+        """Drop all windows of some partitions; return the keys of their records, by partition."""
+        keys: dict[int, list[bytes]] = {}
+        for key in list(self.data):
+            partition = self._key_partition[key]
+            if partition in partitions:
+                keys.setdefault(partition, []).extend((key, key + TAIL_KEY))
+                self._forget(key)
+        return keys
 
     def join_tails(self, partitions: set[int], capacity: int) -> None:
         """Put the tails that were read onto their windows, once all records have been.
@@ -68,19 +112,14 @@ class WindowStore(Store[bytes, bytes]):
         Args:
             partitions: whose windows are held; a recovery that was broken off has read others.
             capacity: candles in a window.
-
-        Raises:
-            StateError: when a window is missing.
         """
         for key, (partition, tail) in self._tails.items():
             if partition not in partitions:
                 continue
             whole = self.data.get(key)
-            if whole is None:
-                raise StateError(
-                    f"windows, partition {partition}: {key.decode()} has a tail but no window; the "
-                    "changelog has lost records. Start with another --group, and replay"
-                )
+            if whole is None:  # the changelog has lost records; the candles topic has them
+                log.warning("%s: its window's record is lost, only a tail is left", key.decode())
+                continue
             self.remember(key, join(whole, tail, capacity), partition)
         self._tails.clear()
 
@@ -94,7 +133,7 @@ class WindowTable(faust.Table[bytes, bytes]):
 
     def _new_store(self) -> StoreT[bytes, bytes]:
         self.store = WindowStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
-        self._held: set[int] = set()
+        self.held: set[int] = set()
         return self.store
 
     @property
@@ -102,17 +141,36 @@ class WindowTable(faust.Table[bytes, bytes]):
         """Size of all states."""
         return self.store.bytes_held
 
+    @property
+    def sources(self) -> dict[int, Source]:
+        """What the windows of each changelog partition were made from."""
+        return self.store.sources
+
     def newest_offsets(self) -> dict[int, int]:
         """Return for each partition the highest source offset that a state remembers."""
         return self.store.newest_offsets()
 
+    def state_of(self, key: bytes, capacity: int) -> SymbolState | None:
+        """Return the state of a key, if there is one."""
+        stored = self.store.data.get(key)
+        return None if stored is None else SymbolState.decode(stored, capacity)
+
+    def put(self, key: bytes, state: SymbolState) -> None:
+        """Put a rebuilt state in the place of what is held; its next record is a whole one."""
+        whole = replace(state, tail=len(state.window)).encode()
+        self.store.replace(key, whole, state.offsets[0][0])
+
+    def forget(self, partitions: set[int]) -> dict[int, list[bytes]]:
+        """Drop all windows of some partitions; return the keys of their records, by partition."""
+        return self.store.forget(partitions)
+
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
-        self._held = {tp.partition for tp in active_tps}
+        self.held = {tp.partition for tp in active_tps}
         await super().on_recovery_completed(active_tps, standby_tps)
 
     def end_recovery(self, capacity: int) -> None:
-        """Make whole windows of what was read; raises ``StateError``."""
-        self.store.join_tails(self._held, capacity)
+        """Make whole windows of what was read."""
+        self.store.join_tails(self.held, capacity)
         self.store.bytes_held = sum(map(len, self.store.data.values()))
 
     def recover(self, message: Message) -> None:

@@ -12,18 +12,20 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pa_parquet
 from hypothesis import strategies as st
 
+from shared.arrow import pa
 from shared.candles import DAY_MS, INTERVALS_MS
 from shared.series import History
 from tests.candles import ohlcv
+
+pa_parquet: Final[Any] = import_module("pyarrow.parquet")
 
 Row = tuple[str, int, tuple[float, float, float, float, float]]
 """Symbol, opening time in UTC ms, values."""
@@ -80,7 +82,10 @@ def candles_of(history: History) -> list[Row]:
 
 
 def as_read(rows: Sequence[Row]) -> list[Row]:
-    return sorted((symbol, open_ms, tuple(map(float, values))) for symbol, open_ms, values in rows)
+    return sorted(
+        (symbol, open_ms, (float(opened), float(high), float(low), float(close), float(volume)))
+        for symbol, open_ms, (opened, high, low, close, volume) in rows
+    )
 
 
 def moment(open_ms: int) -> datetime:

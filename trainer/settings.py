@@ -1,4 +1,4 @@
-"""The settings of each command of the trainer."""
+"""Settings of the trainer's commands, and their help."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Final, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
-from shared.settings import CommaSeparated, ServiceSettings
+from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from shared.table_settings import PATH, TableSettings
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
+
+PROCESS: Final = "trainer"
+"""The process's name in its variables and log lines."""
 
 MAX_STEPS: Final = 256
 """Most steps of the LSTM."""
@@ -25,27 +28,18 @@ MAX_STEPS: Final = 256
 SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
 CONFIGURATIONS_TRIED: Final = 138
-"""On validation data, before the defaults of ``FitConfig`` were chosen."""
+"""Number of configurations tried on validation data before ``FitConfig`` got its defaults."""
 
 _DEFAULT: Final = FitConfig()
 
 
-def _parts(value: object) -> object:
-    """Return the parts of a flag that holds several values by comma."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, list):  # a flag given several times
-        return tuple(part for item in value for part in str(item).split(","))
-    return value
-
-
 def _wrong(rule: str) -> PydanticCustomError:
-    """Return the error of a rule, which is told with the field and what it got."""
+    """Return the error of a rule, which is shown with the field and its value."""
     return PydanticCustomError("rule", "{rule}", {"rule": rule})
 
 
 def _levels(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not all(0 < one < 1 for one in values) or 0.5 not in values:
+    if not all(0 < level < 1 for level in values) or 0.5 not in values:
         raise _wrong("expected levels between 0 and 1, 0.5 among them")
     return tuple(sorted(set(values)))
 
@@ -74,8 +68,8 @@ def _features(specs: tuple[str, ...]) -> tuple[str, ...]:
     return resolve(specs, _DEFAULT.features)
 
 
-Levels = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_levels)]
-Steps = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_steps)]
+Levels = Annotated[tuple[float, ...], NoDecode, SplitByComma, AfterValidator(_levels)]
+Steps = Annotated[tuple[int, ...], NoDecode, SplitByComma, AfterValidator(_steps)]
 Features = Annotated[CommaSeparated, AfterValidator(_features)]
 Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
@@ -84,6 +78,8 @@ Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 class DataSettings(TableSettings):
     """Which candles."""
 
+    model_config = own(PROCESS)
+
     data: Path | None = Field(None, description=f"{PATH}; by default the bundled candles")
     interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
@@ -91,7 +87,7 @@ class DataSettings(TableSettings):
     bad_rows: Path | None = Field(
         None,
         description="CSV file to write every bad or odd row to, with the rule it breaks; "
-        "the log tells the first of each",
+        "the log shows the first of each",
     )
     progress: bool = Field(default=True, description="show a progress bar")
 
@@ -105,6 +101,8 @@ class DataSettings(TableSettings):
 
 class ModelSettings(DataSettings):
     """How to train."""
+
+    model_config = own(PROCESS)
 
     horizons: Steps = Field(_DEFAULT.horizons, description="candles ahead to forecast, by comma")
     quantiles: Levels = Field(
@@ -164,42 +162,61 @@ class ModelSettings(DataSettings):
 class Tracked(ServiceSettings):
     """Where runs are recorded."""
 
+    model_config = own(PROCESS)
+
     tracking_uri: str = Field(DEFAULT_URI, description="MLflow store of runs; empty for none")
     experiment: str = Field("candlecast", description="MLflow experiment of runs")
 
 
 class TrainSettings(ModelSettings, Tracked):
-    """Trains the default bundle on the bundled candles, and shows how good it is.
+    """Trains a bundle on the bundled candles, and shows how good it is.
 
     The newest candles are kept for the test: training sees no outcome that reaches them. Prints
     the errors of the point forecast against persistence and drift. The run, with its curves and
     files, goes to MLflow: mlflow ui --backend-store-uri sqlite:///mlflow.db
 
     Examples:
-      python -m trainer                               the default bundle, anew
-      python -m trainer train --out my-bundle --seed 7
-      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9 --out my-bundle
+      python -m trainer                               the bundle goes to my-bundle
+      python -m trainer train --out other-bundle --seed 7
+      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9
+      python -m trainer --replace-default             what make train does
     """
 
-    out: Path = Field(
-        default_factory=default_path,
-        description="folder of the bundle to write (default: the built-in one)",
+    model_config = own(PROCESS, "train")
+
+    out: Path = Field(Path("my-bundle"), description="folder of the bundle to write")
+    replace_default: bool = Field(
+        default=False, description="write the built-in bundle, which all services serve by default"
     )
     test_share: float = Field(
         0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
     )
+
+    @property
+    def folder(self) -> Path:
+        """Folder that the bundle goes to."""
+        return default_path() if self.replace_default else self.out
+
+    @model_validator(mode="after")
+    def _has_one_folder(self) -> Self:
+        if self.replace_default and "out" in self.model_fields_set:
+            detail = f"replace_default: expected no --out beside it, got {str(self.out)!r}"
+            raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
+        return self
 
 
 class FitSettings(ModelSettings, Tracked):
     """Trains a bundle on any candles.
 
     Training sees the candles before --until alone; those from then on, if there are any, are the
-    test. Rows that are no valid candles are reported by row and rule, and left out.
+    test. Rows that are not valid candles are reported by row and rule, and left out.
 
     Examples:
       python -m trainer fit --data candles.parquet --out my-bundle
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
     """
+
+    model_config = own(PROCESS, "fit")
 
     until: date | None = Field(
         None, description="train on the candles that open before this date (UTC); by default all"
@@ -211,13 +228,15 @@ class BacktestSettings(DataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
-    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are no
+    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are not
     valid candles are reported by row and rule, and left out.
 
     Examples:
       python -m trainer backtest --out forecasts.csv
       python -m trainer backtest --model my-bundle --data candles.parquet --out forecasts.parquet
     """
+
+    model_config = own(PROCESS, "backtest")
 
     model: Path = Field(
         default_factory=default_path, description="folder of the model bundle (default: built in)"
@@ -237,6 +256,8 @@ class EvaluateSettings(ModelSettings, Tracked):
       python -m trainer evaluate --model shared/models/default --data candles.parquet
       python -m trainer evaluate --data candles.csv --start 2018-01-01 --end 2024-01-01 --folds 6
     """
+
+    model_config = own(PROCESS, "evaluate")
 
     model: Path | None = Field(
         None, description="folder of a frozen bundle; by default networks are trained"
@@ -278,6 +299,8 @@ class SearchSettings(ModelSettings, Tracked):
       python -m trainer search --data candles.csv --until 2020-01-01 --trials 20
     """
 
+    model_config = own(PROCESS, "search")
+
     trials: int = Field(20, ge=1, description="trials to add")
     folds: int = Field(3, ge=1, le=50, description="validation years before --until")
     until: date = Field(
@@ -305,7 +328,7 @@ class InspectSettings(TableSettings):
       python -m trainer inspect 'minutes/*.zip' --timezone Europe/Warsaw --to candles.parquet
     """
 
-    model_config = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+    model_config = own(PROCESS, "inspect") | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 
     path: CliPositionalArg[Path] = Field(
         description=f"folder of a bundle, which has a config.json; or {PATH}"

@@ -44,9 +44,12 @@ class KeyFileError(Exception):
     """A key file that is missing or damaged, or an entry that it lacks."""
 
 
-def _known_rate(value: str | None) -> str | None:
-    if value is not None:
+def known_rate(value: str) -> str:
+    """Return a rate such as ``100/second``; a validator that refuses others."""
+    try:
         parse(value)
+    except ValueError:
+        raise ValueError("expected a rate as in 100/second") from None
     return value
 
 
@@ -59,7 +62,7 @@ class KeyEntry(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     scopes: tuple[Scope, ...]
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    rate: Annotated[str | None, AfterValidator(_known_rate)] = None  # as in 100/second
+    rate: Annotated[str, AfterValidator(known_rate)] | None = None  # as in 100/second
     created_ms: int  # UTC
     revoked_ms: int | None = None  # UTC
 

@@ -1,88 +1,114 @@
-"""``python -m api keys``: make, list and revoke keys."""
+"""``python -m api keys``: make, list and revoke API keys."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-from limits import parse
+from pydantic import AfterValidator, Field
+from pydantic_settings import CliPositionalArg, CliSubCommand
 
-from api.edge.keys import KeyFile, KeyFileError, Scope, create, load, revoke, save
+from api import PROCESS
+from api.edge.keys import KeyFile, KeyFileError, Scope, create, known_rate, load, revoke, save
+from shared import process
+from shared.process import Exit, now_ms
+from shared.settings import CommandGroup, CommaSeparated, ServiceSettings, own
+
+PROG = "python -m api keys"
+
+
+def _known_scopes(names: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = set(names) - set(Scope)
+    if unknown:
+        raise ValueError(f"expected some of {','.join(Scope)}")
+    return names
+
+
+class KeySettings(ServiceSettings):
+    """Where the keys are."""
+
+    model_config = own(PROCESS, "keys")
+
+    file: Path = Field(description="the key file, which the API is given as --keys")
+
+
+class CreateSettings(KeySettings):
+    """Make a key, write its hash to the file and print it once.
+
+    Example:
+      python -m api keys create shop --scopes read,predict --rate 20/second --file keys.json
+    """
+
+    name: CliPositionalArg[str] = Field(description="whose it is, as logs will name it")
+    scopes: Annotated[CommaSeparated, AfterValidator(_known_scopes)] = Field(
+        ("read", "predict"), description=f"what it may do, by comma: {', '.join(Scope)}"
+    )
+    rate: Annotated[str, AfterValidator(known_rate)] | None = Field(
+        None, description="its requests, as in 100/second; by default the API's --rate"
+    )
+
+
+class ListSettings(KeySettings):
+    """Show the names, scopes and states of all keys."""
+
+
+class RevokeSettings(KeySettings):
+    """Close a key; a running API sees it within a second."""
+
+    key: CliPositionalArg[str] = Field(description="its name or id")
+
+
+class KeysCommand(CommandGroup, ServiceSettings):
+    """Make, list and revoke API keys; the file holds only their hashes."""
+
+    model_config = own(PROCESS, "keys")
+
+    create: CliSubCommand[CreateSettings] = Field(description="make a key and print it once")
+    list: CliSubCommand[ListSettings] = Field(description="show names, scopes and states")
+    revoke: CliSubCommand[RevokeSettings] = Field(description="close a key")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run a command; return the exit code."""
-    arguments = _parser().parse_args(argv)
-    path: Path = arguments.file
-    try:
-        return _COMMANDS[arguments.command](path, arguments)
-    except KeyFileError as error:
-        print(f"python -m api keys: {error}", file=sys.stderr)
-        return 1
+    command = KeysCommand.read(argv, PROG)
+    return process.live(
+        "keys",
+        command.log_level,
+        lambda: _run(command),
+        expected=(KeyFileError,),
+        stopped=Exit.INTERRUPTED,
+    )
 
 
-def _create(path: Path, arguments: argparse.Namespace) -> int:
+def _run(command: KeysCommand) -> int:
+    if command.create is not None:
+        _create(command.create)
+    elif command.revoke is not None:
+        path = command.revoke.file
+        save(path, revoke(load(path), command.revoke.key, now_ms()))
+    elif command.list is not None:
+        _list(command.list.file)
+    return Exit.DONE
+
+
+def _create(settings: CreateSettings) -> None:
+    path = settings.file
     file = load(path) if path.exists() else KeyFile()
-    scopes = tuple(dict.fromkeys(Scope(one) for one in arguments.scopes.split(",")))
-    file, key = create(file, arguments.name, scopes, arguments.rate, _now_ms())
+    scopes = tuple(dict.fromkeys(Scope(name) for name in settings.scopes))
+    file, key = create(file, settings.name, scopes, settings.rate, now_ms())
     save(path, file)
     print(key)
     print("Keep it: it is shown this once, the file has its hash only.", file=sys.stderr)
-    return 0
 
 
-def _list(path: Path, _: argparse.Namespace) -> int:
+def _list(path: Path) -> None:
     for entry in load(path).keys:
         state = "open" if entry.revoked_ms is None else f"revoked {_day(entry.revoked_ms)}"
         scopes = ",".join(entry.scopes)
         print(f"{entry.id}  {entry.name}  {scopes}  created {_day(entry.created_ms)}  {state}")
-    return 0
-
-
-def _revoke(path: Path, arguments: argparse.Namespace) -> int:
-    save(path, revoke(load(path), arguments.key, _now_ms()))
-    return 0
-
-
-_COMMANDS = {"create": _create, "list": _list, "revoke": _revoke}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m api keys", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    made = commands.add_parser("create", help="make a key, write its hash and print it once")
-    made.add_argument("name", help="whose it is, as logs will name it")
-    made.add_argument("--scopes", type=_scopes, default="read,predict", help="read,predict,admin")
-    made.add_argument("--rate", type=_rate, help="as in 100/second; by default the API's")
-    listed = commands.add_parser("list", help="show names, scopes and states")
-    revoked = commands.add_parser("revoke", help="close a key; a running API sees it in a second")
-    revoked.add_argument("key", help="its name or id")
-    for command in (made, listed, revoked):
-        command.add_argument("--file", type=Path, required=True, help="the key file (--keys)")
-    return parser
-
-
-def _scopes(text: str) -> str:
-    for one in text.split(","):
-        if one not in set(Scope):
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(Scope)}, got {one!r}")
-    return text
-
-
-def _rate(text: str) -> str:
-    try:
-        parse(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected as in 100/second, got {text!r}") from None
-    return text
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _day(time_ms: int) -> str:

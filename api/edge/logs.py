@@ -1,50 +1,17 @@
-"""Log lines as JSON objects, one a line; those of requests without bodies, keys or queries."""
+"""The access log: a line of JSON for each request, without bodies, keys or queries."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final, TextIO
 
 import orjson
 
+from api import PROCESS
+
 FLUSH_S: Final = 0.2
-
-
-class JsonFormatter(logging.Formatter):
-    """A record as one JSON object, with the id of the request that it belongs to."""
-
-    def __init__(self, request_id: Callable[[], str]) -> None:
-        super().__init__()
-        self._request_id = request_id
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": _rfc3339(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        identity = self._request_id()
-        if identity:
-            line["request_id"] = identity
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
-
-
-def configure(level: str, request_id: Callable[[], str]) -> None:
-    """Send log lines of this process to standard error; called once, in ``__main__``."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(request_id))
-    logging.basicConfig(level=level, handlers=[handler])
-    # the follower says what is the matter, once; the client would repeat it every second
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+"""Time between two writes of the lines noted meanwhile."""
 
 
 class AccessLog:
@@ -59,9 +26,11 @@ class AccessLog:
     ) -> None:
         """Note a request that has been answered."""
         line = {
-            "time": _rfc3339(time.time()),
+            "timestamp": datetime.now(UTC),
             "level": "INFO",
             "logger": "api.access",
+            "message": f"{method} {route} {status}",
+            "process": PROCESS,
             "request_id": identity,
             "method": method,
             "route": route,
@@ -79,13 +48,3 @@ class AccessLog:
         if lines:
             self._stream.write(b"\n".join(lines).decode() + "\n")
             self._stream.flush()
-
-
-def _rfc3339(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

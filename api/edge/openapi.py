@@ -142,15 +142,37 @@ MODEL: Final[dict[str, Any]] = {"parameters": _NAMES, "responses": _NOT_SERVED}
 MODEL_VERSION: Final[dict[str, Any]] = MODEL | {"parameters": _VERSIONS}
 """Parameters and problems of routes for a version of the model."""
 
-_INFER_BODY: Final[dict[str, Any]] = {
-    "requestBody": _body("InferRequest"),
-    "responses": REFUSALS | _NOT_SERVED,
-}
+_BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
+_JSON_LENGTH: Final = "length of the JSON, where tensors in binary follow it"
 
-INFER: Final[dict[str, Any]] = _INFER_BODY | {"parameters": _NAMES}
+_INFER: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": refers("InferRequest"),
+            "application/octet-stream": _BINARY,
+        },
+    },
+    "responses": {
+        "200": {
+            "description": "The tensors, in JSON, or in binary after it.",
+            "content": {
+                "application/json": refers("InferAnswer"),
+                "application/octet-stream": _BINARY,
+            },
+        },
+        **REFUSALS,
+        **_NOT_SERVED,
+    },
+}
+_LENGTH: Final = _parameter(
+    "Inference-Header-Content-Length", "header", _JSON_LENGTH, type="integer"
+)
+
+INFER: Final[dict[str, Any]] = _INFER | {"parameters": [*_NAMES, _LENGTH]}
 """Parameters, body and problems of inference."""
 
-INFER_VERSION: Final[dict[str, Any]] = _INFER_BODY | {"parameters": _VERSIONS}
+INFER_VERSION: Final[dict[str, Any]] = _INFER | {"parameters": [*_VERSIONS, _LENGTH]}
 """Parameters, body and problems of inference by a version of the model."""
 
 METRICS: Final[dict[str, Any]] = {

@@ -17,7 +17,8 @@ from starlette.types import Scope as AsgiScope
 from api.edge.access import Access
 from api.edge.keys import Scope
 from api.edge.problems import ProblemError, problem
-from api.edge.requests import BodyBudget, require_declared_size
+from api.edge.requests import BodyBudget, BodyShare, require_declared_size
+from shared.messages import short
 
 OPEN: Final = None
 """The scope of a route that needs no key."""
@@ -111,9 +112,24 @@ class Dispatch:
         except ProblemError as error:
             await error.response()(scope, receive, send)
             return
-        with self._bodies.share(receive, guarded.max_body_bytes) as limited:
-            response = await _call(guarded.endpoint, Request(scope, limited))
-            await response(scope, limited, send)
+        if not guarded.max_body_bytes:
+            await self._answer(guarded, scope, receive, send)
+            return
+        with BodyShare(self._bodies, receive, guarded.max_body_bytes) as share:
+            scope["body_share"] = share
+            await self._answer(guarded, scope, share.receive, send)
+
+    @staticmethod
+    async def _answer(
+        guarded: GuardedRoute, scope: AsgiScope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            response = await guarded.endpoint(Request(scope, receive))
+        except ProblemError as error:
+            response = error.response()
+        except ClientDisconnect:  # nobody reads this answer
+            response = problem(400, detail="the client left in the middle of its body").response()
+        await response(scope, receive, send)
 
     def _find(self, scope: AsgiScope) -> GuardedRoute:
         """Return the route of a request; raises the 404 or 405 problem where there is none."""
@@ -132,17 +148,9 @@ class Dispatch:
     def _missing(self, scope: AsgiScope) -> ProblemError:
         path, method = scope["path"], scope["method"]
         others = [guarded for guarded in self._routes if guarded.route.path_regex.match(path)]
+        path = short(path)
         if not others:
             return problem(404, detail=f"{path}: no such path")
         scope["route"] = others[0].route
         allowed = ", ".join(sorted({guarded.method for guarded in others}))
         return problem(405, detail=f"{path}: does not answer {method}", headers={"allow": allowed})
-
-
-async def _call(endpoint: Endpoint, request: Request) -> Response:
-    try:
-        return await endpoint(request)
-    except ProblemError as error:
-        return error.response()
-    except ClientDisconnect:  # nobody reads this answer
-        return problem(400, detail="the client left before its body had arrived").response()

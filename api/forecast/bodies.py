@@ -130,6 +130,7 @@ class FullForecast(Message):
     interval: str | None
     as_of_ms: int | None = Field(description="close of the last candle, UTC, if times were given")
     last_close: float
+    model_version: str
     horizons: tuple[FullHorizon, ...] = Field(description="by step, rising")
 
 

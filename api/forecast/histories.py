@@ -77,7 +77,7 @@ class TimedArray:
     close_ms: list[int | None]
 
 
-def read_predict(body: bytes) -> Array:
+def read_predict(body: bytes | bytearray) -> Array:
     """Return the candles in a body of ``POST /predict``, (N, 5); raises ``ProblemError``."""
     try:
         rows = _PREDICT.decode(body).history

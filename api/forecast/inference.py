@@ -1,73 +1,77 @@
-"""The Open Inference Protocol, version 2 (REST): the model as inference platforms ask for it.
+"""The Open Inference Protocol, version 2 (REST): the model's graph for any client of the protocol.
 
-The protocol's extension "binary data" is not offered; errors are problem documents, as everywhere.
+Inputs and outputs are the graph's own, with the extension for tensors in binary. Errors are problem
+documents, as everywhere.
 """
 
 from __future__ import annotations
 
-from array import array
-from typing import Annotated, Any, Final, Literal
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
-import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from pydantic.json_schema import SkipJsonSchema
 
-from api.edge.problems import ProblemError, broken_field, invalid_body, not_json
-from api.edge.requests import MAX_BODY_BYTES
-from api.forecast.bodies import Body
-from api.forecast.histories import Array, are_valid, newest
-from api.forecast.predict import Predictor
+from api.edge.problems import ProblemError, broken_field, invalid_body
+from api.forecast import tensors
+from api.forecast.histories import are_valid, require_content
+from api.forecast.outline import Outline, end_of_numbers, outline_of
 from api.forecast.slicing import Work
-from shared.forecaster import Prediction
+from api.forecast.tensors import NUMBERS_ROWS, AnyArray
+from shared.bundle import TensorSpec, tensor_inputs, tensor_outputs
+from shared.forecaster import Forecaster, Prediction
 from shared.messages import Message
 
 MAX_WINDOWS: Final = 1_000
-INPUT: Final = "candles"
-OUTPUTS: Final = ("log_return", "volatility")
+"""Most windows in one request."""
 
-NUMBERS_BYTES: Final = 16_384
-"""Of a tensor's data that are read at once."""
+BINARY_EXTENSION: Final = "binary_tensor_data"
+"""The protocol's name for tensors in binary after the JSON."""
 
-_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_OBJECTS: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_FLAT: Final = msgspec.json.Decoder(list[float])
+Parameters = dict[str, Any]
 
 
-class TensorData(Message):
-    """One tensor with its numbers."""
+class InputTensor(Message):
+    """A tensor of the request; its data are here, or in binary after the JSON.
+
+    Unknown fields and parameters are ignored, as the protocol demands.
+    """
+
+    name: str = Field(description="candles or open_ms")
+    shape: tuple[int, ...] = Field(max_length=8, description="windows first")
+    datatype: str = Field(description="FP64 for candles, INT64 for open_ms")
+    data: Any = Field(None, description="numbers, flat in row-major order or nested")
+    parameters: Parameters = Field(default={}, description="binary_data_size, of data in binary")
+
+
+class RequestedOutput(Message):
+    """A tensor that the answer shall hold."""
+
+    name: str = Field(description="log_return or volatility")
+    parameters: Parameters = Field(default={}, description="binary_data: true for data in binary")
+
+
+class InferRequest(Message):
+    """An inference request."""
+
+    id: Annotated[str | None, Field(max_length=256)] = None
+    inputs: Annotated[tuple[InputTensor, ...], Field(min_length=1, max_length=8)]
+    outputs: Annotated[tuple[RequestedOutput, ...], Field(max_length=8)] = ()
+    parameters: Parameters = Field(default={}, description="binary_data_output: true for binary")
+
+
+class OutputTensor(Message):
+    """A tensor of the answer; its data are here, or in binary after the JSON."""
 
     name: str
     shape: tuple[int, ...]
     datatype: str
-    data: list[Any] = Field(description="flat, in row-major order, or nested")
-
-
-class InputTensor(Body):
-    """Windows of candles: open, high, low, close, volume; oldest first."""
-
-    name: Literal["candles"]
-    shape: tuple[int, int, int] = Field(description="windows, candles of each, 5")
-    datatype: Literal["FP64", "FP32"]
-    data: list[Any] = Field(description="flat, in row-major order, or nested")
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class WantedOutput(Body):
-    """The name of a tensor that the answer shall hold."""
-
-    name: Literal["log_return", "volatility"]
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class InferRequest(Body):
-    """An inference request."""
-
-    id: Annotated[str, Field(max_length=256)] | SkipJsonSchema[None] = None
-    inputs: Annotated[tuple[InputTensor, ...], Field(min_length=1, max_length=1)]
-    outputs: Annotated[tuple[WantedOutput, ...], Field(max_length=2)] = ()
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    data: list[float] | None = Field(None, description="flat, in row-major order")
+    parameters: Parameters | None = Field(None, description="binary_data_size, of data in binary")
 
 
 class InferAnswer(Message):
@@ -76,7 +80,7 @@ class InferAnswer(Message):
     model_name: str
     model_version: str
     id: str | None = None
-    outputs: tuple[TensorData, ...]
+    outputs: tuple[OutputTensor, ...]
 
 
 class TensorMeta(Message):
@@ -105,13 +109,13 @@ class ServerMeta(Message):
     extensions: tuple[str, ...]
 
 
-class Live(Message):
+class ServerLive(Message):
     """Whether the server is live."""
 
     live: bool
 
 
-class Ready(Message):
+class ServerReady(Message):
     """Whether the server is ready."""
 
     live: bool = Field(description="as the protocol names it")
@@ -125,115 +129,209 @@ class ModelReady(Message):
     ready: bool
 
 
-def meta_of(predictor: Predictor, name: str) -> ModelMeta:
-    """Return the metadata of the model that is served."""
-    model = predictor.forecaster
-    horizons, levels = len(model.horizons), len(model.quantile_levels)
+@dataclass(frozen=True)
+class InferBody:
+    """An inference request with its windows, valid and exactly as they were given."""
+
+    request: InferRequest
+    candles: NDArray[np.float64]  # (B, T, 5)
+    open_ms: NDArray[np.int64]  # (B, T)
+
+
+def meta_of(model: Forecaster, name: str) -> ModelMeta:
+    """Return the metadata of the served model."""
     return ModelMeta(
         name=name,
         versions=(model.model_version,),
         platform="onnx_onnxv1",
-        inputs=(TensorMeta(name=INPUT, shape=(-1, model.window_length, 5), datatype="FP64"),),
-        outputs=(
-            TensorMeta(name=OUTPUTS[0], shape=(-1, horizons, levels), datatype="FP64"),
-            TensorMeta(name=OUTPUTS[1], shape=(-1, horizons), datatype="FP64"),
-        ),
+        inputs=_meta(tensor_inputs(model.window_length)),
+        outputs=_meta(tensor_outputs(len(model.horizons), len(model.quantile_levels))),
     )
 
 
-def read_infer(body: bytes | bytearray, window_length: int) -> Work[tuple[InferRequest, Array]]:
-    """Return the request in a body and its windows, (B, T, 5), by work in small pieces.
+def _meta(specs: Mapping[str, TensorSpec]) -> tuple[TensorMeta, ...]:
+    return tuple(
+        TensorMeta(name=name, shape=spec.shape, datatype=spec.datatype)
+        for name, spec in specs.items()
+    )
 
-    The windows are rounded to 32 bits, as a window of the stream holds them.
+
+def read_infer(
+    body: bytes | bytearray, json_bytes: int | None, window_length: int
+) -> Work[InferBody]:
+    """Return the request in a body.
+
+    Args:
+        body: JSON, followed by the tensors that are in binary.
+        json_bytes: length of the JSON; None when it is the whole body.
+        window_length: candles in each window, T.
 
     Raises:
         ProblemError: naming the field and the rule.
     """
-    outline, data = _put_aside(body)
-    yield
-    if len(outline) > MAX_BODY_BYTES:
-        expected = f"at most {MAX_BODY_BYTES} bytes beside the tensor's data"
-        raise broken_field(("body",), "too_large", expected, len(outline))
+    require_content(body, '{"inputs": [...]}')
+    text = body if json_bytes is None else body[:json_bytes]
+    binary = memoryview(body)[len(text) :]
+    outline = yield from outline_of(text, "data", end_of_numbers)
     try:
-        request = InferRequest.model_validate_json(outline)
+        request = InferRequest.model_validate_json(outline.text)
     except ValidationError as error:
         raise invalid_body(error) from None
-    batch, candles, columns = request.inputs[0].shape
-    if not 0 < batch <= MAX_WINDOWS or columns != 5 or candles < window_length:
-        expected = f"[1 to {MAX_WINDOWS}, at least {window_length}, 5]"
-        raise _bad("shape", "shape", expected, [batch, candles, columns])
-    histories = yield from _numbers(data, (batch, candles, columns))
-    windows = np.empty((batch, window_length, 5))
-    for number, one in enumerate(histories):
-        if not are_valid(one):
-            raise _bad("data", "inconsistent", "candles whose prices agree", "others")
-        windows[number] = newest(one, window_length)
+    specs = tensor_inputs(window_length)
+    _require_inputs(request, specs)
+    _require_outputs(request)
+    found: dict[str, AnyArray] = {}
+    for number, tensor in enumerate(request.inputs):
+        size = _binary_size(number, tensor, len(binary))
+        if size is not None:
+            place = ("inputs", number, "parameters", "binary_data_size")
+            found[tensor.name] = tensors.from_binary(
+                binary[:size], tensor.datatype, tensor.shape, place
+            )
+            binary = binary[size:]
+            yield
+        else:
+            found[tensor.name] = yield from _from_json(number, tensor, outline)
+    if len(binary):
+        raise broken_field(("body",), "too_long", "no bytes after the tensors", len(binary))
+    outline.require_all_read()
+    yield from _require_windows(request, found["candles"], found["open_ms"])
+    return InferBody(request, found["candles"], found["open_ms"])
+
+
+def _require_inputs(request: InferRequest, specs: Mapping[str, TensorSpec]) -> None:
+    """Refuse inputs other than the graph's; raises ``ProblemError``."""
+    batch = request.inputs[0].shape[0] if request.inputs[0].shape else 0
+    for number, tensor in enumerate(request.inputs):
+        place = ("inputs", number)
+        spec = specs.get(tensor.name)
+        if spec is None:
+            expected = f"one of {', '.join(specs)}"
+            raise broken_field((*place, "name"), "unknown", expected, repr(tensor.name[:40]))
+        if tensor.datatype != spec.datatype:
+            got = repr(tensor.datatype[:40])
+            raise broken_field((*place, "datatype"), "datatype", spec.datatype, got)
+        sizes = spec.shape[1:]
+        if tensor.shape[1:] != sizes or not 0 < tensor.shape[0] <= MAX_WINDOWS:
+            expected = f"[1 to {MAX_WINDOWS}, {', '.join(map(str, sizes))}]"
+            raise broken_field((*place, "shape"), "shape", expected, list(tensor.shape))
+        if tensor.shape[0] != batch:
+            expected = f"{batch} windows, as in inputs[0]"
+            raise broken_field((*place, "shape"), "shape", expected, tensor.shape[0])
+    names = [tensor.name for tensor in request.inputs]
+    for name in specs:
+        if names.count(name) != 1:
+            expected = f"{name} once, one of {', '.join(specs)}"
+            raise broken_field(("inputs",), "missing", expected, names)
+
+
+def _require_outputs(request: InferRequest) -> None:
+    for number, output in enumerate(request.outputs):
+        if output.name not in tensor_outputs(1, 1):
+            expected = f"one of {', '.join(tensor_outputs(1, 1))}"
+            got = repr(output.name[:40])
+            raise broken_field(("outputs", number, "name"), "unknown", expected, got)
+
+
+def _binary_size(number: int, tensor: InputTensor, left: int) -> int | None:
+    """Return the size of a tensor in binary, None for one in JSON; raises ``ProblemError``."""
+    size = tensor.parameters.get("binary_data_size")
+    if size is None:
+        return None
+    place = ("inputs", number, "parameters", "binary_data_size")
+    if tensor.data is not None:
+        raise broken_field(place, "inconsistent", "data in JSON or in binary", "both")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= left:
+        expected = f"a size of at most {left}, which is what follows the JSON"
+        raise broken_field(place, "inconsistent", expected, str(size)[:20])
+    return size
+
+
+def _from_json(number: int, tensor: InputTensor, outline: Outline) -> Work[AnyArray]:
+    place = ("inputs", number, "data")
+    array = outline.array(tensor.data)
+    if array is None:
+        if not isinstance(tensor.data, list):
+            got = "nothing" if tensor.data is None else "another value"
+            raise broken_field(place, "missing", "an array of numbers", got)
+        array = memoryview(json.dumps(tensor.data).encode())  # its key was written with escapes
+    return tensors.from_json(array, tensor.datatype, tensor.shape, place)
+
+
+def _require_windows(request: InferRequest, candles: AnyArray, open_ms: AnyArray) -> Work[None]:
+    """Refuse candles and times that no market has; raises ``ProblemError``."""
+    places = {tensor.name: ("inputs", i, "data") for i, tensor in enumerate(request.inputs)}
+    for first in range(0, len(candles), NUMBERS_ROWS):
+        some = slice(first, first + NUMBERS_ROWS)
+        if not are_valid(candles[some].reshape(-1, 5)):
+            expected = "candles whose prices agree"
+            raise broken_field(places["candles"], "inconsistent", expected, "others")
+        times = open_ms[some]
+        if times.min() < 0 or times.max() >= 1 << 53 or (np.diff(times, axis=1) <= 0).any():
+            expected = "rising times in UTC milliseconds"
+            raise broken_field(places["open_ms"], "not_rising", expected, "others")
         yield
-    return request, windows
 
 
-def _put_aside(body: bytes | bytearray) -> tuple[bytes | bytearray, bytes]:
-    """Return a body whose tensor has no data, and these data; what is odd stays as it is."""
-    try:
-        request = _OBJECT.decode(body)
-        inputs = _OBJECTS.decode(request["inputs"])
-        data = bytes(inputs[0]["data"])
-    except (msgspec.ValidationError, LookupError):
-        return body, b""
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if len(body) <= MAX_BODY_BYTES:
-            return body, b""
-        raise not_json("body", str(error)) from None
-    if not data.startswith(b"["):
-        return body, b""
-    inputs[0]["data"] = msgspec.Raw(b"[]")
-    request["inputs"] = msgspec.Raw(msgspec.json.encode(inputs))
-    return msgspec.json.encode(request), data
+@dataclass(frozen=True)
+class InferContent:
+    """The content of an inference response."""
+
+    body: bytes
+    json_bytes: int | None  # None when the whole body is JSON
 
 
-def _numbers(data: bytes, shape: tuple[int, int, int]) -> Work[Array]:
-    """Return the numbers of an array in JSON, flat or nested as the shape is."""
-    numbers = array("d")
-    arrays = begin = 0
-    while begin < len(data):
-        comma = data.find(b",", begin + NUMBERS_BYTES)
-        end = comma if comma >= 0 else len(data)
-        part = data[begin:end]
-        try:
-            numbers.extend(_FLAT.decode(b"[" + part.translate(None, b"[]") + b"]"))
-        except msgspec.MsgspecError:
-            raise _bad("data", "float_type", "numbers alone", "others") from None
-        arrays += part.count(b"[")
-        begin = end + 1
-        yield
-    batch, candles, columns = shape
-    if len(numbers) != batch * candles * columns:
-        raise _bad("data", "shape", f"{batch * candles * columns} numbers", len(numbers))
-    if arrays not in {1, 1 + batch, 1 + batch + batch * candles}:
-        raise _bad("data", "shape", "flat numbers, or nested as the shape is", "others")
-    return np.frombuffer(numbers).reshape(shape)
-
-
-def infer_answer(request: InferRequest, name: str, version: str, made: Prediction) -> bytes:
+def infer_content(
+    request: InferRequest, name: str, version: str, prediction: Prediction
+) -> Work[InferContent]:
     """Return the answer to a request; raises ``ProblemError`` when a number is not finite."""
-    tensors = {"log_return": made.log_return, "volatility": made.volatility}
-    if not all(np.isfinite(one).all() for one in tensors.values()):
-        raise _bad("data", "not_finite", "prices that a finite forecast follows from", "others")
-    wanted = [one.name for one in request.outputs] or list(OUTPUTS)
+    found: dict[str, AnyArray] = {
+        "log_return": prediction.log_return,
+        "volatility": prediction.volatility,
+    }
+    if not all(np.isfinite(tensor).all() for tensor in found.values()):
+        expected = "prices that a finite forecast follows from"
+        raise broken_field(("inputs",), "not_finite", expected, "others")
+    all_binary = request.parameters.get("binary_data_output") is True
+    wanted = request.outputs or tuple(RequestedOutput(name=name) for name in found)
+    outputs: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for output in wanted:
+        tensor = found[output.name].astype(np.float32, copy=False)
+        entry: dict[str, Any] = {
+            "name": output.name,
+            "shape": list(tensor.shape),
+            "datatype": "FP32",
+        }
+        if output.parameters.get("binary_data", all_binary) is True:
+            binary.append(tensors.to_binary(tensor, "FP32"))
+            entry["parameters"] = {"binary_data_size": len(binary[-1])}
+            yield
+        else:
+            entry["data"] = orjson.Fragment((yield from tensors.to_json(tensor)))
+        outputs.append(entry)
     content: dict[str, Any] = {"model_name": name, "model_version": version}
     if request.id is not None:
         content["id"] = request.id
-    content["outputs"] = [
-        {
-            "name": one,
-            "shape": list(tensors[one].shape),
-            "datatype": "FP64",
-            "data": np.ascontiguousarray(tensors[one]).ravel(),
-        }
-        for one in wanted
-    ]
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(content | {"outputs": outputs})
+    return InferContent(b"".join((text, *binary)), len(text) if binary else None)
 
 
-def _bad(part: str, rule: str, expected: str, got: object) -> ProblemError:
-    return broken_field(("inputs", 0, part), rule, expected, got)
+def json_length(header: str | None, body_bytes: int) -> int | None:
+    """Return the length of the JSON in a body by its header; None when it is all of it.
+
+    Raises:
+        ProblemError: when the header is not a length within the body.
+    """
+    if header is None:
+        return None
+    if not (header.isascii() and header.isdigit() and len(header) < 12):
+        raise _bad_length(body_bytes, header[:20])
+    if int(header) > body_bytes:
+        raise _bad_length(body_bytes, header)
+    return int(header)
+
+
+def _bad_length(body_bytes: int, got: str) -> ProblemError:
+    expected = f"the length of the JSON, at most {body_bytes}"
+    return broken_field(("inference-header-content-length",), "out_of_range", expected, got)

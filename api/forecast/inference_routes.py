@@ -1,115 +1,143 @@
-"""The paths of the Open Inference Protocol, version 2."""
+"""Routes of the Open Inference Protocol, version 2."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from fastapi import Request
 from starlette.responses import Response
 
+from api.edge.compression import MIN_PACKED_BYTES, accepted, pack, unpack
 from api.edge.keys import Scope
 from api.edge.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
 from api.edge.problems import FieldError, problem
-from api.edge.requests import JSON, MAX_LARGE_BODY_BYTES, answer, read_large, require_json
+from api.edge.requests import JSON, MAX_LARGE_BODY_BYTES, OCTETS, answer, read_body, require_type
 from api.edge.routing import Routes
 from api.forecast.inference import (
-    InferAnswer,
-    Live,
+    BINARY_EXTENSION,
+    InferContent,
     ModelMeta,
     ModelReady,
-    Ready,
+    ServerLive,
     ServerMeta,
-    infer_answer,
+    ServerReady,
+    infer_content,
+    json_length,
     meta_of,
     read_infer,
 )
 from api.forecast.predict import Predictor
 from api.forecast.slicing import Slicer
-from shared.window import even_times
+from shared.forecaster import Forecaster
+
+JSON_LENGTH: Final = "inference-header-content-length"
+"""The header with the length of the JSON before tensors in binary."""
 
 
 def inference_routes(predictor: Predictor, slicer: Slicer, name: str) -> Routes:
     """Return the routes of one model."""
     routes = Routes("open inference protocol", prefix="/v2")
-    version = predictor.forecaster.model_version
-
-    def require(request: Request) -> None:
-        given = request.path_params
-        if given["name"] != name:
-            raise _unknown("name", name)
-        if given.get("version", version) != version:
-            raise _unknown("version", version)
+    served = _Served(predictor, slicer, name)
 
     # the protocol's OpenAPI document has the slash
     @routes.get("/", scope=Scope.READ, include_in_schema=False)
     @routes.get("", scope=Scope.READ, response_model=ServerMeta)
-    async def server(request: Request) -> Response:
+    async def server(_: Request) -> Response:
         """Give the server's metadata."""
-        del request
-        return answer({"name": "candlecast", "version": "1", "extensions": []})
+        return answer(ServerMeta(name="candlecast", version="1", extensions=(BINARY_EXTENSION,)))
 
-    @routes.get("/health/live", scope=Scope.READ, response_model=Live)
-    async def live(request: Request) -> Response:
+    @routes.get("/health/live", scope=Scope.READ, response_model=ServerLive)
+    async def live(_: Request) -> Response:
         """Say that the server is live."""
-        del request
-        return answer({"live": True})
+        return answer(ServerLive(live=True))
 
-    @routes.get("/health/ready", scope=Scope.READ, response_model=Ready)
-    async def ready(request: Request) -> Response:
+    @routes.get("/health/ready", scope=Scope.READ, response_model=ServerReady)
+    async def ready(_: Request) -> Response:
         """Say that the server can infer."""
-        del request
-        return answer({"live": True, "ready": True})
+        return answer(ServerReady(live=True, ready=True))
 
-    @routes.get("/models/{name}", scope=Scope.READ, response_model=ModelMeta, openapi_extra=MODEL)
-    @routes.get(
-        "/models/{name}/versions/{version}",
-        scope=Scope.READ,
-        response_model=ModelMeta,
-        openapi_extra=MODEL_VERSION,
-    )
-    async def model(request: Request) -> Response:
-        """Give the model's metadata: the names and forms of its tensors."""
-        require(request)
-        return Response(meta_of(predictor, name).encode(), media_type=JSON)
-
-    @routes.get(
-        "/models/{name}/ready", scope=Scope.READ, response_model=ModelReady, openapi_extra=MODEL
-    )
-    @routes.get(
-        "/models/{name}/versions/{version}/ready",
-        scope=Scope.READ,
-        response_model=ModelReady,
-        openapi_extra=MODEL_VERSION,
-    )
-    async def model_ready(request: Request) -> Response:
-        """Say that the model can infer."""
-        require(request)
-        return answer({"name": name, "ready": True})
-
-    @routes.post(
-        "/models/{name}/infer",
-        scope=Scope.PREDICT,
-        max_body_bytes=MAX_LARGE_BODY_BYTES,
-        response_model=InferAnswer,
-        openapi_extra=INFER,
-    )
-    @routes.post(
-        "/models/{name}/versions/{version}/infer",
-        scope=Scope.PREDICT,
-        max_body_bytes=MAX_LARGE_BODY_BYTES,
-        response_model=InferAnswer,
-        openapi_extra=INFER_VERSION,
-    )
-    async def infer(request: Request) -> Response:
-        """Give the distributions of the log return ahead of windows of candles."""
-        require(request)
-        require_json(request)
-        body = await read_large(request)
-        work = read_infer(body, predictor.forecaster.window_length)
-        asked, windows = await slicer.run(work)
-        times = even_times(len(windows), predictor.forecaster.window_length)
-        made = await slicer.run(predictor.infer(windows, times))
-        return Response(infer_answer(asked, name, version, made), media_type=JSON)
-
+    for path, with_model, with_infer in (
+        ("/models/{name}", MODEL, INFER),
+        ("/models/{name}/versions/{version}", MODEL_VERSION, INFER_VERSION),
+    ):
+        describe = routes.get(
+            path, scope=Scope.READ, response_model=ModelMeta, openapi_extra=with_model
+        )
+        describe(served.model)
+        say_ready = routes.get(
+            path + "/ready", scope=Scope.READ, response_model=ModelReady, openapi_extra=with_model
+        )
+        say_ready(served.model_ready)
+        infer = routes.post(
+            path + "/infer",
+            scope=Scope.PREDICT,
+            max_body_bytes=MAX_LARGE_BODY_BYTES,
+            openapi_extra=with_infer,
+            response_class=Response,
+        )
+        infer(served.infer)
     return routes
+
+
+class _Served:
+    """The endpoints of the served model; any other gives a 404 problem."""
+
+    def __init__(self, predictor: Predictor, slicer: Slicer, name: str) -> None:
+        self._predictor = predictor
+        self._slicer = slicer
+        self._name = name
+
+    async def model(self, request: Request) -> Response:
+        """Give the model's metadata: the names and forms of its tensors."""
+        return answer(meta_of(self._model(request), self._name))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Say that the model can infer."""
+        self._model(request)
+        return answer(ModelReady(name=self._name, ready=True))
+
+    async def infer(self, request: Request) -> Response:
+        """Give the distributions of the log return ahead of windows of candles.
+
+        Inputs and outputs are the tensors of the model's graph, in JSON or in binary, each for
+        itself. Request and answer may be in gzip or deflate.
+        """
+        forecaster = self._model(request)
+        require_type(request, JSON, OCTETS, "")
+        encoding = request.headers.get("content-encoding", "identity")
+        packed = await read_body(request)
+        body = await self._slicer.run(unpack(packed, encoding, request.scope["body_share"]))
+        json_bytes = json_length(request.headers.get(JSON_LENGTH), len(body))
+        given = await self._slicer.run(read_infer(body, json_bytes, forecaster.window_length))
+        inference = self._predictor.infer(forecaster, given.candles, given.open_ms)
+        prediction = await self._slicer.run(inference)
+        version = forecaster.model_version
+        content = await self._slicer.run(
+            infer_content(given.request, self._name, version, prediction)
+        )
+        return await self._respond(request, content)
+
+    def _model(self, request: Request) -> Forecaster:
+        """Return the model that a path names, the one for the whole of a request."""
+        forecaster = self._predictor.forecaster
+        given, version = request.path_params, forecaster.model_version
+        if given["name"] != self._name:
+            raise _unknown("name", self._name)
+        if given.get("version", version) != version:
+            raise _unknown("version", version)
+        return forecaster
+
+    async def _respond(self, request: Request, content: InferContent) -> Response:
+        headers = {"vary": "accept-encoding"}
+        if content.json_bytes is not None:
+            headers[JSON_LENGTH] = str(content.json_bytes)
+        body = content.body
+        encoding = accepted(request.headers.get("accept-encoding", ""))
+        if encoding is not None and len(body) >= MIN_PACKED_BYTES:
+            headers["content-encoding"] = encoding
+            body = await self._slicer.run(pack(body, encoding))
+        media_type = JSON if content.json_bytes is None else OCTETS
+        return Response(body, media_type=media_type, headers=headers)
 
 
 def _unknown(field: str, served: str) -> Exception:

@@ -1,4 +1,4 @@
-"""The model's card: what is served, and how good it was found to be."""
+"""The model's card: its training, features and metrics, for clients."""
 
 from __future__ import annotations
 

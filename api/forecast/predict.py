@@ -1,10 +1,13 @@
-"""Histories to answers, by the path that the worker takes: window, features, model, prices."""
+"""Forecasts of histories, by the path that the worker takes: window, model, prices."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +18,7 @@ from api.forecast.histories import Series, newest
 from api.forecast.interpolate import Curve
 from api.forecast.slicing import Work
 from shared.candles import DAY_MS, WEEKEND
-from shared.forecaster import Forecaster, HorizonWriter, Prediction, to_prices
+from shared.forecaster import Forecaster, HorizonWriter, Models, Prediction, to_prices
 from shared.forecasts import due_ms
 from shared.metrics import ApiMetrics
 from shared.window import even_times
@@ -23,17 +26,20 @@ from shared.window import even_times
 Array = NDArray[np.float64]
 Times = NDArray[np.int64]
 
+DEFAULT_INTERVAL: Final = "1d"
+"""Interval of a history that names none."""
+
 NEWEST: Final = 7
 """Newest candles whose days say whether a market trades on weekends."""
 
 MAX_SHARED: Final = 64
-"""Requests that share one model call at most: more would only make the first ones wait."""
+"""Most requests that share one model call: more would only make the first ones wait."""
 
 CHUNK: Final = 32
-"""Histories of one request that go into one model call: a millisecond's work."""
+"""Most histories of one request in one model call: a millisecond's work."""
 
 
-class HistoryError(ValueError):
+class UnusableHistory(ValueError):
     """A history of valid candles that the model cannot work with."""
 
     def __init__(self, rule: str, message: str, number: int = 0) -> None:
@@ -42,19 +48,39 @@ class HistoryError(ValueError):
         self.number = number  # which of the request's histories, from 0
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A request that waits for a model call."""
+
+    forecaster: Forecaster
+    window: Array  # (T, 5)
+    open_ms: Times  # (T,)
+    future: asyncio.Future[Prediction]
+
+
 class Predictor:
-    """One model, its calls shared by requests that come together.
+    """The served models, their calls shared by requests that come together.
 
     A request that finds the event loop idle is answered at once: the model runs as soon as the
     loop has gone through what is ready now, and takes along whatever that has brought.
     """
 
-    def __init__(self, forecaster: Forecaster, metrics: ApiMetrics) -> None:
-        self.forecaster = forecaster
-        self.curve = Curve(forecaster.horizons, forecaster.quantile_levels)
+    def __init__(self, models: Models, metrics: ApiMetrics) -> None:
+        self._models = models
         self._metrics = metrics
-        self._writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
-        self._waiting: list[tuple[Array, Times, asyncio.Future[Prediction]]] = []
+        self._waiting: list[_Waiting] = []
+
+    @property
+    def forecaster(self) -> Forecaster:
+        """The model of daily candles, which answers where no interval is named."""
+        return self._models.of(DEFAULT_INTERVAL)
+
+    def longest_step(self, series: Sequence[Series]) -> int:
+        """Return the longest step that the models of all these histories can forecast."""
+        return min(self._of(history).horizons[-1] for history in series)
+
+    def _of(self, series: Series) -> Forecaster:
+        return self._models.of(series.interval or DEFAULT_INTERVAL)
 
     async def answer(self, history: Array, received: float) -> dict[str, Any]:
         """Return what ``POST /predict`` answers, as ``PredictAnswer`` has it.
@@ -64,25 +90,27 @@ class Predictor:
             received: when the request's body was there, on ``time.perf_counter``.
 
         Raises:
-            HistoryError: when the history is too short, or its candles are so extreme that the
+            UnusableHistory: when the history is too short, or its candles are so extreme that the
                 model gives no finite number.
         """
+        forecaster = self.forecaster
         try:
-            window = newest(history, self.forecaster.window_length)
+            window = newest(history, forecaster.window_length)
         except ValueError as error:
-            raise HistoryError("too_short", str(error)) from None
+            raise UnusableHistory("too_short", str(error)) from None
         prediction = await self._share(window, even_times(1, len(window))[0])
         last_close = float(history[-1, 3])
         prices = to_prices(np.array([last_close]), prediction)
-        _require_finite(prices, prediction)
-        horizons = self._writer.rows(prices[0].tolist(), prediction.volatility[0].tolist())
+        _require_finite(prices, prediction, [0])
+        writer = _writer(forecaster.horizons, forecaster.quantile_levels)
+        horizons = writer.rows(prices[0].tolist(), prediction.volatility[0].tolist())
         self._metrics.candles.inc(len(history))
         self._metrics.forecasts.inc()
         return {
             "predicted_close": horizons[0]["predicted_close"],
             "last_close": last_close,
             "latency_ms": round((time.perf_counter() - received) * 1e3, 3),
-            "model_version": self.forecaster.model_version,
+            "model_version": forecaster.model_version,
             "horizons": horizons,
         }
 
@@ -92,49 +120,69 @@ class Predictor:
         """Return the forecast ahead of each history, as ``FullForecast`` has it, in JSON.
 
         Raises:
-            HistoryError: as ``answer`` does, with the number of the history.
+            UnusableHistory: as ``answer`` does, with the number of the history.
         """
-        windows: list[tuple[Array, Times]] = []
+        made: dict[int, orjson.Fragment] = {}
+        numbers_of: dict[int, tuple[Forecaster, list[int]]] = {}
         for number, history in enumerate(series):
-            windows.append(self._window(number, history))
-            yield
-        wanted = steps or self.forecaster.horizons
-        made: list[orjson.Fragment] = []
-        for first in range(0, len(series), CHUNK):
-            some = windows[first : first + CHUNK]
-            trained = self.predict(
-                np.stack([candles for candles, _ in some]), np.stack([times for _, times in some])
-            )
-            yield
-            prediction = self.curve.at(trained, wanted)
-            part = series[first : first + CHUNK]
-            prices = to_prices(np.array([one.candles[-1, 3] for one in part]), prediction)
-            _require_finite(prices, prediction, first)
-            yield
-            for row, one in enumerate(part):
-                full = self._full(one, wanted, prices[row], _row(prediction, row))
-                made.append(orjson.Fragment(orjson.dumps(full)))
+            forecaster = self._of(history)
+            numbers_of.setdefault(id(forecaster), (forecaster, []))[1].append(number)
+        for forecaster, numbers in numbers_of.values():
+            windows: list[tuple[Array, Times]] = []
+            for number in numbers:
+                windows.append(_window(number, series[number], forecaster.window_length))
                 yield
-        self._metrics.candles.inc(sum(len(one.candles) for one in series))
+            for first in range(0, len(numbers), CHUNK):
+                some = slice(first, first + CHUNK)
+                yield from self._some(forecaster, series, numbers[some], windows[some], steps, made)
+        self._metrics.candles.inc(sum(len(history.candles) for history in series))
         self._metrics.forecasts.inc(len(series))
-        return made
+        return [made[number] for number in range(len(series))]
 
-    def infer(self, windows: Array, open_ms: Times) -> Work[Prediction]:
+    def _some(
+        self,
+        forecaster: Forecaster,
+        series: Sequence[Series],
+        numbers: Sequence[int],
+        windows: Sequence[tuple[Array, Times]],
+        steps: tuple[int, ...] | None,
+        made: dict[int, orjson.Fragment],
+    ) -> Work[None]:
+        """Put the forecasts of some histories of one model into ``made``."""
+        wanted = steps or forecaster.horizons
+        trained = self.predict(
+            np.stack([candles for candles, _ in windows]),
+            np.stack([times for _, times in windows]),
+            forecaster,
+        )
+        yield
+        curve = Curve(forecaster.horizons, forecaster.quantile_levels)
+        prediction = curve.at(trained, wanted)
+        closes = np.array([series[number].candles[-1, 3] for number in numbers])
+        prices = to_prices(closes, prediction)
+        _require_finite(prices, prediction, numbers)
+        yield
+        for row, number in enumerate(numbers):
+            full = _full(forecaster, series[number], wanted, prices[row], _row(prediction, row))
+            made[number] = orjson.Fragment(orjson.dumps(full))
+            yield
+
+    def infer(self, forecaster: Forecaster, windows: Array, open_ms: Times) -> Work[Prediction]:
         """Return the prediction of full windows, (B, T, 5), by as many model calls as are good."""
         parts: list[Prediction] = []
         for first in range(0, len(windows), CHUNK):
             some = slice(first, first + CHUNK)
-            parts.append(self.predict(windows[some], open_ms[some]))
+            parts.append(self.predict(windows[some], open_ms[some], forecaster))
             yield
         return Prediction(
-            np.concatenate([one.log_return for one in parts]),
-            np.concatenate([one.volatility for one in parts]),
+            np.concatenate([part.log_return for part in parts]),
+            np.concatenate([part.volatility for part in parts]),
         )
 
-    def predict(self, windows: Array, open_ms: Times) -> Prediction:
-        """Return the prediction of full windows, (B, T, 5), by one model call."""
+    def predict(self, windows: Array, open_ms: Times, forecaster: Forecaster) -> Prediction:
+        """Return the prediction of full windows, (B, T, 5), by one call of a model."""
         started = time.perf_counter()
-        prediction = self.forecaster.predict(windows, open_ms)
+        prediction = forecaster.predict(windows, open_ms)
         self._metrics.seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(windows))
         return prediction
@@ -142,74 +190,86 @@ class Predictor:
     async def _share(self, window: Array, open_ms: Times) -> Prediction:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Prediction] = loop.create_future()
-        self._waiting.append((window, open_ms, future))
+        self._waiting.append(_Waiting(self.forecaster, window, open_ms, future))
         if len(self._waiting) == 1:
             loop.call_soon(self._run)
         return await future
 
     def _run(self) -> None:
-        """Predict for all that wait, and wake them."""
-        waiting, self._waiting = self._waiting[:MAX_SHARED], self._waiting[MAX_SHARED:]
+        """Predict for all that wait for the same model, and wake them."""
+        forecaster = self._waiting[0].forecaster
+        some = list(takewhile(lambda waiting: waiting.forecaster is forecaster, self._waiting))
+        some = some[:MAX_SHARED]
+        del self._waiting[: len(some)]
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
-        futures = [future for _, _, future in waiting]
         try:
             prediction = self.predict(
-                np.stack([window for window, _, _ in waiting]),
-                np.stack([open_ms for _, open_ms, _ in waiting]),
+                np.stack([waiting.window for waiting in some]),
+                np.stack([waiting.open_ms for waiting in some]),
+                forecaster,
             )
         except Exception as error:  # noqa: BLE001 -- whatever it is, each request must have it
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+            for waiting in some:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
             return
-        for row, future in enumerate(futures):
-            if not future.done():  # a client that has left has cancelled its own
-                future.set_result(_row(prediction, row))
+        for row, waiting in enumerate(some):
+            if not waiting.future.done():  # a client that has left has cancelled its own
+                waiting.future.set_result(_row(prediction, row))
 
-    def _window(self, number: int, series: Series) -> tuple[Array, Times]:
-        length = self.forecaster.window_length
-        try:
-            candles = newest(series.candles, length)
-        except ValueError as error:
-            raise HistoryError("too_short", str(error), number) from None
-        if series.open_ms is None:
-            return candles, even_times(1, length, series.interval)[0]
-        return candles, series.open_ms[-length:]
 
-    def _full(
-        self, one: Series, steps: Sequence[int], prices: Array, made: Prediction
-    ) -> dict[str, Any]:
-        """Return a forecast; prices (N, Q), and a prediction of one window."""
-        trained = self.forecaster.horizons
-        weekends = _trades_weekends(one)
-        dues = [_due_ms(one, step, trades_weekends=weekends) for step in steps]
-        writer = HorizonWriter(steps, self.forecaster.quantile_levels)
-        horizons = writer.rows(prices.tolist(), made.volatility[0].tolist(), dues)
-        for horizon, log_return in zip(horizons, made.log_return[0].tolist(), strict=True):
-            horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
-            horizon["interpolated"] = horizon["step"] not in trained
-        return {
-            "symbol": one.symbol,
-            "interval": one.interval,
-            "as_of_ms": one.as_of_ms,
-            "last_close": float(one.candles[-1, 3]),
-            "horizons": horizons,
-        }
+def _window(number: int, series: Series, length: int) -> tuple[Array, Times]:
+    try:
+        candles = newest(series.candles, length)
+    except ValueError as error:
+        raise UnusableHistory("too_short", str(error), number) from None
+    if series.open_ms is None:
+        return candles, even_times(1, length, series.interval)[0]
+    return candles, series.open_ms[-length:]
+
+
+def _full(
+    forecaster: Forecaster,
+    series: Series,
+    steps: Sequence[int],
+    prices: Array,
+    prediction: Prediction,
+) -> dict[str, Any]:
+    """Return a forecast as ``FullForecast``; prices (N, Q), and the prediction of one window."""
+    weekends = _trades_weekends(series)
+    dues = [_due_ms(series, step, trades_weekends=weekends) for step in steps]
+    writer = _writer(tuple(steps), forecaster.quantile_levels)
+    horizons = writer.rows(prices.tolist(), prediction.volatility[0].tolist(), dues)
+    for horizon, log_return in zip(horizons, prediction.log_return[0].tolist(), strict=True):
+        horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
+        horizon["interpolated"] = horizon["step"] not in forecaster.horizons
+    return {
+        "symbol": series.symbol,
+        "interval": series.interval,
+        "as_of_ms": series.as_of_ms,
+        "last_close": float(series.candles[-1, 3]),
+        "model_version": forecaster.model_version,
+        "horizons": horizons,
+    }
+
+
+@lru_cache(maxsize=64)
+def _writer(steps: tuple[int, ...], levels: tuple[float, ...]) -> HorizonWriter:
+    return HorizonWriter(steps, levels)
 
 
 def _row(prediction: Prediction, row: int) -> Prediction:
     return Prediction(prediction.log_return[row : row + 1], prediction.volatility[row : row + 1])
 
 
-def _require_finite(prices: Array, prediction: Prediction, first: int = 0) -> None:
-    sums = prices.sum(axis=(1, 2)) + prediction.volatility.sum(
-        axis=1
-    )  # not finite if a part is not
+def _require_finite(prices: Array, prediction: Prediction, numbers: Sequence[int]) -> None:
+    # a sum is not finite if a part is not
+    sums = prices.sum(axis=(1, 2)) + prediction.volatility.sum(axis=1)
     if not np.isfinite(sums).all():
-        number = first + int(np.argmin(np.isfinite(sums)))
+        number = numbers[int(np.argmin(np.isfinite(sums)))]
         message = "expected prices that a finite forecast follows from"
-        raise HistoryError("not_finite", message, number)
+        raise UnusableHistory("not_finite", message, number)
 
 
 def _trades_weekends(series: Series) -> bool:

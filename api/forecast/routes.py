@@ -15,14 +15,14 @@ from api.edge.requests import (
     MAX_BODY_BYTES,
     MAX_LARGE_BODY_BYTES,
     answer,
-    read_large,
+    read_body,
     require_json,
 )
 from api.edge.routing import Routes
 from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
 from api.forecast.histories import read_predict
-from api.forecast.predict import HistoryError, Predictor
+from api.forecast.predict import Predictor, UnusableHistory
 from api.forecast.slicing import Slicer
 
 MakeCard = Callable[[], ModelCard]
@@ -47,11 +47,11 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         must be at least as long as the model needs; of a longer one the newest candles are used.
         """
         require_json(request)
-        body = await request.body()
+        body = await read_body(request)
         received = time.perf_counter()
         try:
             return answer(await predictor.answer(read_predict(body), received))
-        except HistoryError as error:
+        except UnusableHistory as error:
             reason = FieldError(field="history", rule=error.rule, message=str(error))
             raise problem(422, reason) from error
 
@@ -69,13 +69,13 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         of the quantiles from them, and the volatility, so that variances are linear in time.
         """
         require_json(request)
-        body = await read_large(request)
+        body = await read_body(request)
         received = time.perf_counter()
         batch = await slicer.run(read_batch(body))
-        _require_steps(batch.horizons, predictor.forecaster.horizons[-1])
+        _require_steps(batch.horizons, predictor.longest_step(batch.histories))
         try:
             forecasts = await slicer.run(predictor.forecasts(batch.histories, batch.horizons))
-        except HistoryError as error:
+        except UnusableHistory as error:
             field = f"histories[{error.number}].candles"
             reason = FieldError(field=field, rule=error.rule, message=str(error))
             raise problem(422, reason) from error

@@ -243,6 +243,7 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
     return {
         "connected": live.connected,
         "detail": live.detail,
+        "since_ms": live.since_ms,
         "lag": live.lag,
         "series": len(live.market.series),
         "subscribers": len(live.hub.subscriptions),

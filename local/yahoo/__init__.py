@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +20,9 @@ from local.yahoo import authority
 from local.yahoo.market import Listing
 from local.yahoo.proxy import TunnelProxy
 from local.yahoo.server import Fault, YahooServer
+from shared.process import now_ms as real_now_ms
 
 __all__ = ["Fault", "Listing", "YahooStandIn", "real_now_ms"]
-
-
-def real_now_ms() -> int:
-    """Return the current time, UTC epoch milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class YahooStandIn:

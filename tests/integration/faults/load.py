@@ -17,7 +17,8 @@ from shared.candles import Candle
 from shared.forecaster import Models
 from shared.forecasts import Forecast
 from stream_app.pipeline import Incoming, advance
-from stream_app.state import TAIL_KEY, SymbolState, join, stored_offset
+from stream_app.rebuild import SOURCE_KEY
+from stream_app.state import TAIL_KEY, SymbolState, join, stored_order
 from tests.candles import walk
 from tests.integration.topics import Record, read
 from tests.integration.workers import WorkerTopics
@@ -156,9 +157,9 @@ def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, Symbol
     """Return the windows that a recovery from the changelog gives, by its rule."""
     held: dict[bytes, bytes] = {}
     for one in read(topics.bootstrap, f"{topics.group}-windows-changelog"):
-        if one.key is None or one.value is None:
+        if one.key is None or one.value is None or one.key == SOURCE_KEY:
             continue
-        if one.key not in held or stored_offset(one.value) > stored_offset(held[one.key]):
+        if one.key not in held or stored_order(one.value) > stored_order(held[one.key]):
             held[one.key] = one.value
     return {
         key: _content(join(whole, held.get(key + TAIL_KEY, whole), capacity), capacity)
@@ -171,7 +172,7 @@ def replayed_windows(topics: WorkerTopics, models: Models) -> dict[bytes, Symbol
     """Return the windows that a fresh replay of the candles topic gives."""
     table: dict[bytes, bytes] = {}
     messages = [
-        Incoming(one.key, one.value, one.partition, one.offset)
+        Incoming(one.key, one.value, one.partition, one.offset, one.timestamp_ms)
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):

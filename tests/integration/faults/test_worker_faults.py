@@ -105,7 +105,7 @@ def warmed_up(crew: Crew, load: Load) -> None:
     """Wait until forecasts flow."""
     wait_until(load.warm.is_set, 60, "the warm-up is sent")
     wait_until(
-        lambda: crew.workers[0].metrics().get("candlecast_forecasts_total", 0) > 100,
+        lambda: crew.workers[0].metrics().get("candlecast_forecasts_published_total", 0) > 100,
         60,
         "forecasts flow",
         process=crew.workers[0].process,

@@ -30,6 +30,7 @@ from tests.integration.producer.producers import (
     samples,
     status,
 )
+from tests.kafka import kafka_at
 
 pytestmark = pytest.mark.integration
 
@@ -190,7 +191,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(producer: Producer) -> None:
 
 def test_a_candle_that_the_broker_refuses_is_one_line_and_exit_code_1(producer: Producer) -> None:
     tiny = Topic(producer.topic, PARTITIONS, 1, {"max.message.bytes": "100"})
-    asyncio.run(ensure(producer.bootstrap, [tiny]))
+    asyncio.run(ensure(kafka_at(producer.bootstrap), [tiny]))
     process = producer.start()
     wait_until(lambda: process.exit_code is not None, 60, "its end")
     assert process.exit_code == 1, log_of(process)

@@ -123,14 +123,17 @@ def test_the_same_seed_gives_the_same_files_in_another_process(
     trained: Path, candles: Path, tmp_path: Path
 ) -> None:
     for seed, same in (("0", True), ("1", False)):
-        out = tmp_path / seed
+        folder = tmp_path / seed
+        folder.mkdir()
         subprocess.run(
             [
-                sys.executable, "-m", "trainer", "--data", str(candles), "--out", str(out),
+                sys.executable, "-m", "trainer", "--data", str(candles),
                 "--tracking-uri", "", "--seed", seed, *SMALL,
             ],
-            check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
+            check=True, capture_output=True, cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
+        out = folder / "my-bundle"  # and not the built-in one
         hashes = bundle.hashes_of({path.name: path.read_bytes() for path in out.iterdir()})
         expected = bundle.hashes_of({path.name: path.read_bytes() for path in trained.iterdir()})
         assert (hashes == expected) is same

@@ -17,7 +17,7 @@ from api.app import Options, create_app
 from api.edge.problems import Problem
 from api.forecast.slicing import Work
 from api.openapi import example_history
-from shared.forecaster import Forecaster, Prediction
+from shared.forecaster import Forecaster, ModelSet, Prediction
 from shared.metrics import ApiMetrics
 from tests.forecasters import PersistenceForecaster
 
@@ -48,10 +48,15 @@ class Stub:
         return Prediction(np.array([[[-0.1, 0.0, 0.1]]]), np.array([[0.02]]))
 
 
-def application(forecaster: Forecaster | None = None, **options: Any) -> ASGIApp:
+def application(
+    forecaster: Forecaster | None = None,
+    by_interval: dict[str, Forecaster] | None = None,
+    **options: Any,
+) -> ASGIApp:
     model = forecaster or PersistenceForecaster(LENGTH, horizons=(1, 5))
     registry = CollectorRegistry()
-    return create_app(model, ApiMetrics(registry), registry, replace(Options(), **options))
+    models = ModelSet(model, by_interval or {})
+    return create_app(models, ApiMetrics(registry), registry, replace(Options(), **options))
 
 
 def at_once(work: Work[T]) -> T:
@@ -82,7 +87,7 @@ def post(app: ASGIApp, body: bytes, path: str = "/predict") -> httpx.Response:
 
 
 def history(length: int = LENGTH) -> list[dict[str, Any]]:
-    return [dict(one) for one in example_history(length)]
+    return [dict(candle) for candle in example_history(length)]
 
 
 def problem_of(response: httpx.Response) -> Problem:

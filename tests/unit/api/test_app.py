@@ -45,12 +45,12 @@ def test_metrics_count_what_happened() -> None:
     call(app, "GET", "/nowhere-2")
     call(app, "BREW", "/predict")
     samples = samples_of(app)
-    assert samples["candlecast_forecasts_total", ()] == 3
-    assert samples["candlecast_candles_total", ()] == 3 * LENGTH
+    assert samples["candlecast_forecasts_answered_total", ()] == 3
+    assert samples["candlecast_history_candles_total", ()] == 3 * LENGTH
     assert samples["candlecast_inference_seconds_count", ()] == 3
-    assert samples["candlecast_rejects_total", ("422",)] == 1
-    assert samples["candlecast_rejects_total", ("404",)] == 2
-    assert samples["candlecast_rejects_total", ("405",)] == 1
+    assert samples["candlecast_requests_refused_total", ("422",)] == 1
+    assert samples["candlecast_requests_refused_total", ("404",)] == 2
+    assert samples["candlecast_requests_refused_total", ("405",)] == 1
     assert samples["candlecast_model_info", ("stub-1",)] == 1
     requests = "candlecast_request_seconds_count"
     assert samples[requests, ("POST", "/predict", "200")] == 3
@@ -82,12 +82,12 @@ def test_metrics_speak_openmetrics_when_asked() -> None:
 def test_two_applications_share_nothing() -> None:
     first, second = application(Stub()), application(Stub())
     predict(first, history())
-    assert samples_of(second)["candlecast_forecasts_total", ()] == 0
+    assert samples_of(second)["candlecast_forecasts_answered_total", ()] == 0
 
 
 def test_settings_come_from_flags_over_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANDLECAST_PORT", "1234")
-    monkeypatch.setenv("CANDLECAST_HOST", "0.0.0.0")  # noqa: S104
+    monkeypatch.setenv("CANDLECAST_API_PORT", "1234")
+    monkeypatch.setenv("CANDLECAST_API_HOST", "0.0.0.0")  # noqa: S104
     read = ApiSettings.read(["--port", "4321"], "api")
     assert (read.host, read.port) == ("0.0.0.0", 4321)  # noqa: S104
     assert read.model == default_path()

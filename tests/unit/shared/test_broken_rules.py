@@ -56,13 +56,13 @@ def rules_of(fields: object) -> list[BrokenRule]:
 
 
 def is_about(broken: BrokenRule, value: object) -> bool:
-    """Whether a message says what it got of the value of its field."""
+    """Return True when a message says what it got of the value of its field."""
     got = broken.message.rpartition(", got ")[2].partition("seconds? ")[0].rpartition(": ")
-    got = got[0] if got[2] in {"micro", "nano"} else got[2]
+    shown_value = got[0] if got[2] in {"micro", "nano"} else got[2]
     try:
-        return float(got) == float(value)  # type: ignore[arg-type]
+        return float(shown_value) == float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        return got == shown(value)
+        return shown_value == shown(value)
 
 
 @given(changes, lacking)
@@ -131,8 +131,8 @@ def errors_of_the_api(fields: dict[str, Any]) -> tuple[FieldError, ...]:
         PredictRequest.model_validate_json(json.dumps({"history": [bare]}))
     except ValidationError as error:
         others = invalid_body(error).problem.errors
-        assert [(one.rule, one.message) for one in others] == [
-            (one.rule, one.message) for one in errors if not one.field.endswith("_ms")
+        assert [(other.rule, other.message) for other in others] == [
+            (own.rule, own.message) for own in errors if not own.field.endswith("_ms")
         ]
     return errors
 

@@ -110,7 +110,7 @@ def test_the_bundled_data_are_clean_but_for_a_crash_and_an_attack() -> None:
 def walk(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return business days and candles (n, 5) of a quiet walk."""
     rng = np.random.default_rng(seed)
-    days = np.busday_offset("2020-01-02", np.arange(count)).astype("datetime64[ms]")
+    days = np.busday_offset(np.datetime64("2020-01-02"), np.arange(count)).astype("datetime64[ms]")
     close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, count)))
     opened = np.r_[100, close[:-1]] * np.exp(rng.normal(0, 0.003, count))
     high, low = np.maximum(opened, close) * 1.004, np.minimum(opened, close) * 0.996
@@ -184,7 +184,11 @@ def test_gaps_are_told_by_length() -> None:
 
 
 def test_nights_and_weekends_are_no_gaps_and_missing_minutes_are() -> None:
-    days = np.busday_offset("2020-01-02", np.arange(8)).astype("datetime64[ms]").astype(np.int64)
+    days = (
+        np.busday_offset(np.datetime64("2020-01-02"), np.arange(8))
+        .astype("datetime64[ms]")
+        .astype(np.int64)
+    )
     minutes = np.concatenate([day + 52_200_000 + np.arange(390) * 60_000 for day in days])
     candles = np.tile(walk(390)[1], (8, 1))
     candles[:, :4] = 100, 101, 99, 100

@@ -59,7 +59,7 @@ def test_without_pyarrow_the_error_says_what_to_install() -> None:
     """In a process of its own: what is imported once stays."""
     code = (
         "import sys; sys.modules['pyarrow'] = None; from pathlib import Path; "
-        "from shared.history import bundled; print(bundled().count); "
+        "from shared.history import bundled, from_file; print(bundled().count); "
         "from_file(Path('candles.csv'), '1d')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

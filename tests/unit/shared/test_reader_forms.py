@@ -177,8 +177,8 @@ def test_adjusted_prices_are_all_scaled_by_one_factor(
     expected = []
     for symbol, open_ms, (opened, high, low, close, volume) in rows:
         used = close * factor / close
-        scaled = [price * used for price in (opened, high, low, close)]
-        expected.append((symbol, open_ms, (*scaled, volume)))
+        prices = (opened * used, high * used, low * used, close * used)
+        expected.append((symbol, open_ms, (*prices, volume)))
     got = read_back(frame.to_csv(index=False).encode(), interval)
     assert got == panels.as_read(expected)
 

@@ -27,7 +27,17 @@ FIRST = next(iter(FEATURES))
 def test_the_default_settings_are_the_default_config() -> None:
     settings = TrainSettings.read([], "x")
     assert settings.config() == FitConfig()
-    assert settings.out == default_path()
+
+
+def test_the_built_in_bundle_is_replaced_only_if_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert TrainSettings.read([], "x").folder == Path("my-bundle")
+    assert TrainSettings.read(["--out", "b"], "x").folder == Path("b")
+    assert TrainSettings.read(["--replace-default"], "x").folder == default_path()
+    with pytest.raises(SystemExit):
+        TrainSettings.read(["--replace-default", "--out", "b"], "x")
+    assert "replace_default: expected no --out beside it, got 'b'" in capsys.readouterr().err
 
 
 def test_settings_reach_the_config() -> None:
@@ -64,7 +74,7 @@ def test_a_window_is_a_multiple_of_16_and_steps_are_bounded(
 
 
 def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANDLECAST_HORIZONS", "2,4")
+    monkeypatch.setenv("CANDLECAST_TRAINER_HORIZONS", "2,4")
     assert TrainSettings.read([], "x").horizons == (2, 4)
     assert TrainSettings.read(["--horizons", "9"], "x").horizons == (9,)
 
@@ -77,7 +87,11 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
         (TrainSettings, ["--quantiles", "0.5,1"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--horizons", "0,1"], "horizons: expected whole numbers of candles"),
         (TrainSettings, ["--horizons", "one"], "horizons[0]: expected a whole number"),
-        (TrainSettings, ["--features", "rsi,hope"], f"features: expected some of {FIRST}"),
+        (
+            TrainSettings,
+            ["--features", "rsi,hope"],
+            f"features: expected default, FILE.py:NAME or some of {FIRST}",
+        ),
         (TrainSettings, ["--features", "rsi"], f"features: expected {REQUIRED[0]}"),
         (TrainSettings, ["--interval", "1m"], "interval: the bundled candles are 1d, got '1m'"),
         (TrainSettings, ["--data", "x", "--interval", "7h"], "interval: expected one of 1m, 2m"),
@@ -144,7 +158,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trainer.__main__.configure_logging", str)
+    monkeypatch.setattr("shared.process.configure_logging", lambda *_: None)
     assert main([*argv, "--no-progress"]) == 1
     errors = [one for one in caplog.records if one.levelname == "ERROR"]
     assert len(errors) == 1

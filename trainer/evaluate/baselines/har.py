@@ -16,7 +16,7 @@ SPANS: Final = (1, 5, 22)
 """Candles of the day, the week and the month of Corsi's cascade."""
 
 LEAST_SHARE: Final = 0.2
-"""Of the median volatility: the least that the form in levels may forecast."""
+"""Least forecast of the form in levels, as a share of the median volatility."""
 
 
 class Har:

@@ -285,7 +285,7 @@ def test_a_bar_that_contradicts_itself_is_left_out_and_counted(
     got = market.poll("AAPL", published={"AAPL": at(15, 39)})["AAPL"]
     assert [candle.open_ms for candle in got] == [at(15, 40), at(15, 42)]
     rejected = market.registry.get_sample_value(
-        "candlecast_rejects_total", {"reason": "inconsistent"}
+        "candlecast_rows_rejected_total", {"reason": "inconsistent"}
     )
     assert rejected == 1
     assert "AAPL 1m: high: expected at least" in caplog.text

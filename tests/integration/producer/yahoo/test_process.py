@@ -249,7 +249,7 @@ def test_the_whole_system_runs_on_yahoos_candles(processes: Processes) -> None:
     listing = open_now("AAPL", real_now_ms(), price=100.0, days=730)
     with YahooStandIn(listing) as stand_in:
         way = {"PROXY": stand_in.proxy_url, "CA_BUNDLE": str(stand_in.ca_bundle)}
-        env = {f"CANDLECAST_{name}": value for name, value in way.items()}
+        env = {f"CANDLECAST_PRODUCER_{name}": value for name, value in way.items()}
         demo = processes.start(
             "local", "--source", "yfinance", "--symbols", "AAPL", "--exit-when-done", "--json",
             env=env,

@@ -41,7 +41,7 @@ def test_the_fast_way_accepts_just_what_the_slow_way_accepts(candles: list[Any])
         with pytest.raises(ProblemError):
             read_predict(body)
         return
-    expected = [[float(one[key]) for key in candles[0]] for one in candles]
+    expected = [[float(candle[key]) for key in candles[0]] for candle in candles]
     np.testing.assert_array_equal(read_predict(body), expected)
 
 
@@ -187,13 +187,15 @@ def test_a_month_ends_with_its_last_day() -> None:
 
 def stepping(interval: str, steps: list[int], start_ms: int = START_MS) -> bytes:
     times = np.cumsum([start_ms, *steps]).tolist()
-    candles = [one | {"open_ms": at} for one, at in zip(history(len(times)), times, strict=True)]
+    candles = [
+        candle | {"open_ms": at} for candle, at in zip(history(len(times)), times, strict=True)
+    ]
     return json.dumps({"histories": [{"interval": interval, "candles": candles}]}).encode()
 
 
-def refused(one: dict[str, Any], field: str, rule: str) -> None:
+def refused(given_history: dict[str, Any], field: str, rule: str) -> None:
     with pytest.raises(ProblemError) as raised:
-        read(json.dumps({"histories": [one]}).encode())
+        read(json.dumps({"histories": [given_history]}).encode())
     [error] = raised.value.problem.errors
     assert (error.field, error.rule) == (field, rule)
     assert raised.value.problem.status == 422

@@ -31,8 +31,8 @@ def following(starts: Sequence[int] = (0, 0), **bounds: int) -> Hub:
 
 
 def tell(hub: Hub, *events: StreamEvent) -> None:
-    for one in events:
-        hub.publish(one.origins[0], [one])
+    for event in events:
+        hub.publish(event.origins[0], [event])
 
 
 def read(subscription: Subscription) -> str:
@@ -45,7 +45,7 @@ def read(subscription: Subscription) -> str:
 
 
 def numbers(text: str) -> list[int]:
-    return [int(one) for one in re.findall(r'"n": (\d+)', text)]
+    return [int(number) for number in re.findall(r'"n": (\d+)', text)]
 
 
 def last_id(text: str) -> str:
@@ -55,9 +55,9 @@ def last_id(text: str) -> str:
 def test_a_new_client_is_greeted_and_gets_what_comes() -> None:
     hub = following()
     tell(hub, event(1))
-    one = hub.subscribe(EventFilter(), None)
+    subscription = hub.subscribe(EventFilter(), None)
     tell(hub, event(2))
-    text = read(one)
+    text = read(subscription)
     assert "event: hello" in text
     assert numbers(text) == [2]
 
@@ -65,9 +65,9 @@ def test_a_new_client_is_greeted_and_gets_what_comes() -> None:
 def test_filters_hold() -> None:
     hub = following()
     wanted = EventFilter(frozenset({"MSFT"}), "1d", frozenset({"score"}))
-    one = hub.subscribe(wanted, None)
+    subscription = hub.subscribe(wanted, None)
     tell(hub, event(1), event(2, "MSFT"), event(3, "MSFT", "score"))
-    assert numbers(read(one)) == [3]
+    assert numbers(read(subscription)) == [3]
 
 
 def test_a_client_that_comes_back_gets_what_it_missed() -> None:
@@ -85,10 +85,10 @@ def test_a_client_that_comes_back_gets_what_it_missed() -> None:
 
 def test_an_instance_that_starts_later_goes_on_from_an_id_of_another() -> None:
     first, second = following(), following((2, 0))
-    one = first.subscribe(EventFilter(), None)
+    subscription = first.subscribe(EventFilter(), None)
     tell(first, event(1), event(2), event(3))
     tell(second, event(2), event(3), event(4), event(5))
-    text = read(second.subscribe(EventFilter(), last_id(read(one))))
+    text = read(second.subscribe(EventFilter(), last_id(read(subscription))))
     assert "event: resumed" in text
     assert numbers(text) == [4, 5]
 
@@ -101,8 +101,8 @@ def test_nothing_is_missed_between_instances_whatever_the_order(cut: int, seed: 
     """Topics interleave differently at each instance, and so do the scores that follow."""
     candles = walk(14)
     topics: tuple[list[Message], list[Message]] = (
-        [((0, i), one) for i, one in enumerate(candles)],
-        [((1, i), one) for i, one in enumerate(forecasts_of(candles))],
+        [((0, i), message) for i, message in enumerate(candles)],
+        [((1, i), message) for i, message in enumerate(forecasts_of(candles))],
     )
     chance = random.Random(seed)
     whole = follow(following(), topics, chance, None)[0]
@@ -115,10 +115,10 @@ def follow(
     hub: Hub, topics: tuple[list[Message], list[Message]], chance: random.Random, cut: int | None
 ) -> tuple[list[str], str]:
     """Listen to topics, up to a message perhaps; return the data of events and the last id."""
-    one = hub.subscribe(EventFilter(), None)
+    subscription = hub.subscribe(EventFilter(), None)
     for origin, events in list(interleaved(topics, chance))[:cut]:
         hub.publish(origin, events)
-    text = read(one)
+    text = read(subscription)
     return re.findall(r"^data: (.+)$", text, re.MULTILINE), last_id(text)
 
 
@@ -137,10 +137,10 @@ def interleaved(
     topics: tuple[list[Message], list[Message]], chance: random.Random
 ) -> list[tuple[Origin, list[StreamEvent]]]:
     market = Market()
-    waiting = [list(one) for one in topics]
+    waiting = [list(topic) for topic in topics]
     found = []
     while any(waiting):
-        origin, message = chance.choice([one for one in waiting if one]).pop(0)
+        origin, message = chance.choice([messages for messages in waiting if messages]).pop(0)
         if isinstance(message, Candle):
             found.append((origin, market.add_candle(message, 0, origin)))
         else:
@@ -170,11 +170,11 @@ def test_who_was_away_too_long_starts_over() -> None:
 
 def test_what_came_while_kafka_was_lost_is_told_once() -> None:
     hub = following()
-    one = hub.subscribe(EventFilter(), None)
+    subscription = hub.subscribe(EventFilter(), None)
     tell(hub, event(0), event(1))
     hub.begin(TOPICS, (0, 0), (4, 0))  # the topics are followed again, from some way back
     tell(hub, *(event(number) for number in range(4)))
-    assert numbers(read(one)) == [0, 1, 2, 3]
+    assert numbers(read(subscription)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("starts", "ends"), [((5, 0), (9, 0)), ((0, 0), (1, 0))])
@@ -182,11 +182,11 @@ def test_a_gap_or_a_topic_made_anew_ends_the_streams(
     starts: tuple[int, int], ends: tuple[int, int]
 ) -> None:
     hub = following()
-    one = hub.subscribe(EventFilter(), None)
+    subscription = hub.subscribe(EventFilter(), None)
     tell(hub, event(0), event(1))
     seen = hub.position
     hub.begin(TOPICS, starts, ends)
-    assert read(one).encode().endswith(CLOSING)
+    assert read(subscription).encode().endswith(CLOSING)
     assert "event: reset" in read(hub.subscribe(EventFilter(), seen))
 
 
@@ -221,12 +221,12 @@ def test_a_slow_client_is_dropped_and_the_others_are_not() -> None:
 def test_silence_is_broken_by_the_position_and_the_end_is_told() -> None:
     hub = following()
     tell(hub, event(7))
-    one = hub.subscribe(EventFilter(frozenset({"MSFT"})), None)
+    subscription = hub.subscribe(EventFilter(frozenset({"MSFT"})), None)
     heartbeat = f": still here\nid: {hub.position}\n\n".encode()
 
     async def listen() -> list[bytes]:
         frames = []
-        async for frame in one.frames(0.01, lambda: hub.position):
+        async for frame in subscription.frames(0.01, lambda: hub.position):
             frames.append(frame)
             if frame == heartbeat:
                 hub.close()

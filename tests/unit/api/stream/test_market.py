@@ -25,17 +25,17 @@ def forecasts_of(candles: list[Candle]) -> list[Forecast]:
     model = LastMove()
     window = Window(model.window_length)
     made = []
-    for one in candles:
-        window, _ = window.push(one)
+    for closed in candles:
+        window, _ = window.push(closed)
         if window.is_full:
-            due = Due(one.symbol, one.interval, one.close_ms, one.close, window)
-            made += forecast(ModelSet(model), [due], now_ms=one.close_ms + 7)
+            due = Due(closed.symbol, closed.interval, closed.close_ms, closed.close, window)
+            made += forecast(ModelSet(model), [due], now_ms=closed.close_ms + 7)
     return made
 
 
 def scores_of(events: list[StreamEvent]) -> dict[tuple[int, int], dict[str, object]]:
-    found = [json.loads(one.data) for one in events if one.kind == "score"]
-    return {(one["as_of_ms"], one["step"]): one for one in found}
+    found = [json.loads(event.data) for event in events if event.kind == "score"]
+    return {(score["as_of_ms"], score["step"]): score for score in found}
 
 
 @given(st.randoms(use_true_random=False))
@@ -81,9 +81,9 @@ def test_repeats_change_nothing_and_corrections_replace() -> None:
     assert play(market, STREAM, forecasts_of(STREAM), None) == []
     corrected = [*STREAM[:-1], candle(29, 111.0)]
     again = forecasts_of(corrected)[-1]
-    kinds = [one.kind for one in market.add_candle(corrected[-1], 0, (0, 30))]
+    kinds = [event.kind for event in market.add_candle(corrected[-1], 0, (0, 30))]
     assert kinds == ["candle"]
-    assert [one.kind for one in market.add_forecast(again, 0, (1, 30))] == ["forecast"]
+    assert [event.kind for event in market.add_forecast(again, 0, (1, 30))] == ["forecast"]
     latest = market.series["AAPL", "1d"].latest
     assert latest is not None
     assert latest.id == again.id
@@ -109,7 +109,7 @@ def test_the_collector_need_not_follow_what_is_kept() -> None:
     [series] = market.series.values()
     kept = [*series.candles, *series.forecasts.values(), *series.scores[1]]
     assert len(kept) > 80
-    assert not any(gc.is_tracked(one) for one in kept)
+    assert not any(gc.is_tracked(entry) for entry in kept)
 
 
 def test_latency_is_from_append_to_append() -> None:

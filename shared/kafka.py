@@ -1,0 +1,245 @@
+"""Kafka: where it is, the one factory of its clients, and the one way to read a topic to its end.
+
+No other module makes a client (Faust makes its own), so what every client needs stands here alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, Final, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import (
+    InvalidProducerIdMapping,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    TopicAlreadyExistsError,
+    for_code,
+)
+from aiokafka.partitioner import DefaultPartitioner
+from pydantic import Field
+
+from shared.settings import ServiceSettings
+
+__all__ = [
+    "TRANSIENT",
+    "AIOKafkaAdminClient",
+    "Consumer",
+    "DefaultPartitioner",
+    "KafkaConnectionError",
+    "KafkaError",
+    "KafkaSettings",
+    "KafkaTimeoutError",
+    "NewTopic",
+    "Partition",
+    "Producer",
+    "Record",
+    "SilentError",
+    "TopicAlreadyExistsError",
+    "abandon",
+    "admin",
+    "connected",
+    "consumer",
+    "follow",
+    "for_code",
+    "has_reached",
+    "is_transient",
+    "mend_connections",
+    "partition_of",
+    "producer",
+    "read_to_end",
+]
+
+Consumer = AIOKafkaConsumer
+Producer = AIOKafkaProducer
+Partition = TopicPartition
+Record = ConsumerRecord[bytes, bytes]
+Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
+
+POLL_MS: Final = 200
+"""Longest wait of one read for messages; a reader looks around after it."""
+
+REQUEST_S: Final = 15.0
+"""Longest wait for an answer of the broker: a half-open connection shows no other way."""
+
+CLOSE_S: Final = 0.5
+"""Longest wait for a client that is given up."""
+
+SILENCE_S: Final = 10.0
+"""Time without a message after which a topic that has more counts as unreadable."""
+
+
+class SilentError(KafkaError):
+    """A topic of which nothing comes though it has more."""
+
+
+class KafkaSettings(ServiceSettings):
+    """Where Kafka is, and the names of the topics."""
+
+    bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by comma")
+    candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
+    forecasts_topic: str = Field("market.forecasts.v1", description="topic of forecasts")
+    partitions: int = Field(
+        8, ge=1, le=1024, description="partitions of the candles, forecasts and window topics"
+    )
+    replication: int = Field(1, ge=1, le=7, description="replicas of each partition")
+
+    @property
+    def dlq_topic(self) -> str:
+        """The dead-letter topic of the candles."""
+        return f"{self.candles_topic}.dlq"
+
+
+def consumer(kafka: KafkaSettings, **options: Any) -> Consumer:
+    """Return a consumer without a group, which so leaves no trace in the broker; not started."""
+    given = _connection(kafka) | {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
+    return AIOKafkaConsumer(**given | options)
+
+
+def producer(kafka: KafkaSettings, *, max_batch_bytes: int = 1 << 14) -> Producer:
+    """Return a producer that loses and repeats nothing while it runs; not started.
+
+    Args:
+        kafka: where Kafka is.
+        max_batch_bytes: most bytes of one partition's records that go together.
+    """
+    return AIOKafkaProducer(
+        **_connection(kafka), enable_idempotence=True, acks="all", max_batch_size=max_batch_bytes
+    )
+
+
+def admin(kafka: KafkaSettings) -> AIOKafkaAdminClient:
+    """Return a client that makes and describes topics; not started."""
+    return AIOKafkaAdminClient(**_connection(kafka))
+
+
+def _connection(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return what every client is given to reach the broker."""
+    mend_connections()
+    return {
+        "bootstrap_servers": kafka.bootstrap,
+        "request_timeout_ms": int(REQUEST_S * 1000),
+    }
+
+
+_send: Final[Any] = AIOKafkaConnection.send
+
+
+def mend_connections() -> None:
+    """Let a connection that uvloop has closed raise aiokafka's own error.
+
+    uvloop raises ``RuntimeError`` for a write to a closed transport, where aiokafka expects an
+    ``OSError``: one reset in ten ended a client for good. Tried with 541 resets: none does so.
+    """
+
+    def send(connection: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002 - aiokafka's own
+        try:
+            return _send(connection, request, expect_response)
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"the connection was closed: {error}") from error
+
+    AIOKafkaConnection.send = send  # type: ignore[method-assign]
+
+
+TRANSIENT: Final = (KafkaError, OSError, RuntimeError, TimeoutError)
+"""Types of what a client raises while brokers, networks or leaders come and go.
+
+uvloop raises ``RuntimeError`` for a transport that is closed, which leaves aiokafka as it is.
+"""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether an error passes once the broker is back; others are its last word."""
+    if isinstance(error, KafkaError):
+        renewable = (OutOfOrderSequenceNumber, ProducerFenced, InvalidProducerIdMapping)
+        lost = (KafkaConnectionError, KafkaTimeoutError, ProducerClosed, *renewable)
+        return bool(error.retriable) or isinstance(error, lost)
+    return isinstance(error, OSError | RuntimeError | TimeoutError)
+
+
+async def abandon(client: Producer) -> None:
+    """Close a producer without sending what it still holds; whatever fails is over anyway."""
+    with suppress(*TRANSIENT):
+        async with asyncio.timeout(CLOSE_S):
+            await client.client.close()
+    with suppress(*TRANSIENT):
+        async with asyncio.timeout(CLOSE_S):
+            await client.stop()
+
+
+@asynccontextmanager
+async def connected(client: Client) -> AsyncIterator[Client]:
+    """Connect a consumer or producer, and disconnect it however the context ends."""
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.stop()
+
+
+async def follow(
+    reader: Consumer, starts: Mapping[Partition, int], *, most: int | None = None
+) -> AsyncGenerator[list[Record], None]:
+    """Yield what is in partitions from the given offsets on, and then what comes, forever.
+
+    Records are in order within a partition. A list is empty when nothing has come for a while.
+
+    Args:
+        reader: a consumer that is connected; it is assigned these partitions.
+        starts: where to begin in each partition.
+        most: most records in a list.
+    """
+    reader.assign(list(starts))
+    for partition, offset in starts.items():
+        reader.seek(partition, offset)
+    while True:
+        fetched = await reader.getmany(timeout_ms=POLL_MS, max_records=most)
+        yield [record for records in fetched.values() for record in records]
+
+
+async def read_to_end(
+    reader: Consumer, starts: Mapping[Partition, int], ends: Mapping[Partition, int]
+) -> AsyncIterator[list[Record]]:
+    """Yield the records of partitions from ``starts`` up to ``ends``, which it leaves out.
+
+    Raises:
+        SilentError: when the broker has sent nothing for a while though there is more.
+    """
+    ends = {part: ends[part] for part in starts if starts[part] < ends[part]}
+    if not ends:
+        return
+    loop = asyncio.get_running_loop()
+    heard_s = loop.time()
+    reading = follow(reader, {part: starts[part] for part in ends})
+    async with aclosing(reading):
+        async for records in reading:
+            yield [record for record in records if record.offset < ends[partition_of(record)]]
+            if await has_reached(reader, ends):
+                return
+            if records:
+                heard_s = loop.time()
+            elif loop.time() - heard_s > SILENCE_S:
+                names = ", ".join(f"{name.topic}/{name.partition}" for name in ends)
+                raise SilentError(f"no message for {SILENCE_S:g} s before the end of {names}")
+
+
+async def has_reached(reader: Consumer, ends: Mapping[Partition, int]) -> bool:
+    """Tell whether a consumer has read every partition up to the given offset."""
+    for partition, end in ends.items():
+        if await reader.position(partition) < end:
+            return False
+    return True
+
+
+def partition_of(record: Record) -> Partition:
+    """Return the partition that a record lies in."""
+    return TopicPartition(record.topic, record.partition)

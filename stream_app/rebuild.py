@@ -1,0 +1,125 @@
+"""Windows from the candles topic: when the changelog has lost them, or a model needs longer ones.
+
+The changelog says what it belongs to: a record for each partition with the candles topic's id and
+the windows' capacity. What a recovery finds is compared with that and with the committed offsets.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from shared import kafka
+from shared.candles import MAX_CANDLES, InvalidCandle, decode_candle
+from shared.kafka import KafkaSettings, Partition, Record
+from shared.window import Window
+from stream_app.pipeline import step, table_key
+from stream_app.state import StateError, SymbolState
+
+log = logging.getLogger("stream_app")
+
+SOURCE_KEY: Final = b"|source"
+"""Key of the changelog's record about its source; no symbol is empty."""
+
+NEVER: Final = MAX_CANDLES + 1
+"""Candles that no window holds: a step of a rebuild owes no forecast."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the windows of a changelog partition were made from."""
+
+    topic_id: str
+    capacity: int  # most candles in a window
+
+    def encode(self) -> bytes:
+        """Return the source as a record's value."""
+        return json.dumps(vars(self)).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Source:
+        """Return the source in a record's value; raises ``StateError``."""
+        try:
+            found = json.loads(value)
+            return cls(str(found["topic_id"]), int(found["capacity"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise StateError(f"windows: not a record about their source: {error!r}") from error
+
+
+@dataclass
+class Rebuilt:
+    """States made from the candles topic."""
+
+    states: dict[bytes, SymbolState] = field(default_factory=dict)
+    candles: int = 0
+
+    def apply(self, record: Record, capacity: int) -> None:
+        """Advance a series by one message; what is not a candle is passed over."""
+        try:
+            candle = decode_candle(record.key, record.value, record.timestamp)
+        except InvalidCandle:
+            return
+        key = table_key(candle)
+        state = self.states.get(key) or SymbolState(Window(capacity))
+        self.states[key], _ = step(state, candle, record.partition, record.offset, NEVER)
+        self.candles += 1
+
+
+async def has_candles(settings: KafkaSettings, partition: int, start: int, stop: int) -> bool:
+    """Tell whether a span of a partition holds a candle; raises ``KafkaError``."""
+    found = Rebuilt()
+    await _read(settings, {partition: (start, stop)}, found, capacity=2, enough=1)
+    return found.candles > 0
+
+
+async def rebuild(
+    settings: KafkaSettings, spans: Mapping[int, tuple[int, int]], capacity: int
+) -> Rebuilt:
+    """Return the states that the candles of some spans give.
+
+    Args:
+        settings: where Kafka is, and the candles topic.
+        spans: by partition, the first offset to read and the one to stop before.
+        capacity: most candles in a window.
+
+    Raises:
+        KafkaError: when the topic cannot be read.
+    """
+    began_s = time.monotonic()
+    found = Rebuilt()
+    await _read(settings, spans, found, capacity)
+    log.info(
+        "read %d candles of %d series again in %.1f s", found.candles, len(found.states),
+        time.monotonic() - began_s,
+    )  # fmt: skip
+    return found
+
+
+async def _read(
+    settings: KafkaSettings,
+    spans: Mapping[int, tuple[int, int]],
+    into: Rebuilt,
+    capacity: int,
+    enough: int | None = None,
+) -> None:
+    topic = settings.candles_topic
+    starts = {Partition(topic, number): start for number, (start, _) in spans.items()}
+    stops = {Partition(topic, number): stop for number, (_, stop) in spans.items()}
+    reader = kafka.consumer(settings, isolation_level="read_committed")
+    async with kafka.connected(reader):
+        begins = await reader.beginning_offsets(list(starts)) if starts else {}
+        starts = {part: max(start, begins[part]) for part, start in starts.items()}
+        async for records in kafka.read_to_end(reader, starts, stops):
+            for record in records:
+                into.apply(record, capacity)
+            if enough is not None and into.candles >= enough:
+                return
+
+
+def short(states: Iterable[SymbolState], needed: int) -> int:
+    """Return how many windows hold fewer candles than a model needs."""
+    return sum(len(state.window) < needed for state in states)

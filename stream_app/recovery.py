@@ -1,0 +1,207 @@
+"""The check of recovered windows against their topic, and what mends them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shared import kafka
+from shared.forecaster import Models
+from shared.kafka import KafkaError, Partition
+from shared.metrics import WorkerMetrics
+from shared.topic_ids import topic_ids
+from shared.topics import partitions_of
+from stream_app.publisher import Publisher
+from stream_app.rebuild import Rebuilt, Source, has_candles, rebuild
+from stream_app.settings import WorkerSettings
+from stream_app.state import StateError, SymbolState
+from stream_app.windows import WindowTable
+
+log = logging.getLogger("stream_app")
+
+UNKNOWN_ID: Final = ""
+"""Topic id of a broker that gives none (before Kafka 2.8)."""
+
+
+@dataclass(frozen=True)
+class _Offsets:
+    """How far the candles topic, the group and the windows are, by partition."""
+
+    begins: Mapping[int, int]
+    ends: Mapping[int, int]
+    committed: Mapping[int, int]  # offset of the next message to take; only what was committed
+    remembered: Mapping[int, int]  # newest offset that a window remembers
+
+    def owed(self, partition: int) -> int:
+        """Return the offset before which every candle should be in a window."""
+        return max(self.committed.get(partition, 0), self.remembered.get(partition, -1) + 1)
+
+
+class Recovery:
+    """Checks what a recovery found, and rebuilds from the candles topic what is not there."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        table: WindowTable,
+        publisher: Publisher,
+        metrics: WorkerMetrics,
+        models: Models,
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._publisher = publisher
+        self._metrics = metrics
+        self._models = models
+        self._capacity = settings.capacity(models)
+
+    async def finish(self, partitions: set[int]) -> set[int]:
+        """Compare the recovered windows with the topic, and mend them.
+
+        Returns:
+            The partitions that are read from their beginning, since their topic is another one.
+
+        Raises:
+            StateError: when the topic was recreated and the settings say to stop.
+            KafkaError: when the broker does not say what is in the topic.
+        """
+        if not partitions:
+            return set()
+        topic_id = await self.topic_id()
+        again = self._recreated(partitions, topic_id)
+        offsets = await self._offsets(partitions)
+        again |= self._too_far(partitions - again, offsets)
+        if again:
+            await self._begin_again(again)
+            offsets = await self._offsets(partitions)
+        await self._mend(partitions - again, offsets)
+        source = Source(topic_id, self._capacity)
+        changed = {part for part in partitions if self._table.sources.get(part) != source}
+        if changed:
+            await self._publisher.sources(dict.fromkeys(changed, source))
+            self._table.sources.update(dict.fromkeys(changed, source))
+        return again
+
+    async def check_topic(self) -> None:
+        """Compare the topic with what the windows were made from, while the worker runs.
+
+        Raises:
+            StateError: when it was created again, or has other partitions.
+        """
+        name, expected = self._settings.candles_topic, self._settings.partitions
+        topic_id = await self.topic_id()
+        if self._recreated(set(self._table.sources), topic_id):
+            raise StateError(
+                f"topic {name} was deleted and created again while the worker ran; the next start "
+                f"does what --when-recreated says: {self._settings.when_recreated}"
+            )
+        got = len(await partitions_of(self._settings, name))
+        if got not in {0, expected}:
+            raise StateError(
+                f"topic {name}: expected {expected} partitions, got {got}: some are read by "
+                f"nobody. Start with --partitions {got}"
+            )
+
+    async def topic_id(self) -> str:
+        """Return the candles topic's id, empty when the broker gives none."""
+        name = self._settings.candles_topic
+        try:
+            return (await topic_ids(self._settings, [name])).get(name, UNKNOWN_ID)
+        except KafkaError as error:
+            if kafka.is_transient(error):
+                raise
+            log.warning("the broker gives topics no ids, so a recreated one goes unseen: %r", error)
+            return UNKNOWN_ID
+
+    def _recreated(self, partitions: set[int], topic_id: str) -> set[int]:
+        known = {part: self._table.sources.get(part) for part in partitions}
+        return {
+            part
+            for part, source in known.items()
+            if source is not None and UNKNOWN_ID not in {topic_id, source.topic_id}
+            and source.topic_id != topic_id
+        }  # fmt: skip
+
+    def _too_far(self, partitions: set[int], offsets: _Offsets) -> set[int]:
+        """Return the partitions that end before what their windows remember."""
+        return {part for part in partitions if offsets.owed(part) > offsets.ends[part]}
+
+    async def _begin_again(self, partitions: set[int]) -> None:
+        """Forget the windows of a topic that is gone, or raise ``StateError``."""
+        names = ", ".join(map(str, sorted(partitions)))
+        if self._settings.when_recreated == "stop":
+            raise StateError(
+                f"topic {self._settings.candles_topic}, partition {names}: it was deleted and "
+                "created again, and the windows and offsets are of the one before. To forget them "
+                "and read the new topic from its beginning: --when-recreated begin"
+            )
+        keys = self._table.forget(partitions)
+        await self._publisher.tombstones(keys)
+        log.warning(
+            "partition %s: the topic was created again; %d windows of the one before are "
+            "forgotten, and it is read from its beginning", names, sum(map(len, keys.values())),
+        )  # fmt: skip
+
+    async def _offsets(self, partitions: set[int]) -> _Offsets:
+        topic, group = self._settings.candles_topic, self._settings.group
+        parts = [Partition(topic, number) for number in sorted(partitions)]
+        async with kafka.connected(kafka.consumer(self._settings)) as reader:
+            begins = await reader.beginning_offsets(parts)
+            ends = await reader.end_offsets(parts)
+        admin = kafka.admin(self._settings)
+        try:
+            await admin.start()
+            committed = await admin.list_consumer_group_offsets(group, partitions=parts)
+        finally:
+            await admin.close()
+        return _Offsets(
+            {part.partition: offset for part, offset in begins.items()},
+            {part.partition: offset for part, offset in ends.items()},
+            {part.partition: at.offset for part, at in committed.items() if at.offset >= 0},
+            self._table.newest_offsets(),
+        )
+
+    async def _mend(self, partitions: set[int], offsets: _Offsets) -> None:
+        """Rebuild the windows of partitions whose changelog has lost candles, or is too short."""
+        spans = {}
+        for part in sorted(partitions):
+            source, stop = self._table.sources.get(part), offsets.owed(part)
+            grows = source is not None and source.capacity < self._capacity
+            if stop > 0 and (grows or await self._has_lost(part, offsets)):
+                begin = offsets.begins[part]
+                spans[part] = (max(begin, stop - self._settings.rebuild_messages), stop)
+        if not spans:
+            return
+        log.warning(
+            "partition %s: windows are missing or short; they are rebuilt from the candles topic",
+            ", ".join(map(str, spans)),
+        )
+        found = await rebuild(self._settings, spans, self._capacity)
+        self._take(found)
+
+    async def _has_lost(self, partition: int, offsets: _Offsets) -> bool:
+        """Tell whether candles before the committed offset are in no window."""
+        start = max(offsets.remembered.get(partition, -1) + 1, offsets.begins[partition])
+        stop = offsets.committed.get(partition, 0)
+        return start < stop and await has_candles(self._settings, partition, start, stop)
+
+    def _take(self, found: Rebuilt) -> None:
+        better: dict[bytes, SymbolState] = {}
+        for key, state in found.states.items():
+            held = self._table.state_of(key, self._capacity)
+            if held is None or (state.order, len(state.window)) > (held.order, len(held.window)):
+                better[key] = state
+        for key, state in better.items():
+            self._table.put(key, state)
+        self._metrics.rebuilt.inc(len(better))
+        needed = {key: self._needed(key) for key in better}
+        short = sum(len(state.window) < needed[key] for key, state in better.items())
+        log.warning(
+            "%d windows rebuilt; %d of them hold fewer candles than their model needs: the topic "
+            "has no more, or --rebuild-messages is too low", len(better), short,
+        )  # fmt: skip
+
+    def _needed(self, key: bytes) -> int:
+        return self._models.of(key.rpartition(b"|")[2].decode()).window_length

@@ -1,0 +1,261 @@
+"""The candle worker: one topic, one table, one agent that carries batches through the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from faust.exceptions import ConsumerNotStarted
+from faust.streams import Stream
+from faust.types import ChannelT, Message, StreamT
+
+from shared.forecaster import Models
+from shared.kafka import KafkaError
+from shared.metrics import WorkerMetrics
+from shared.process import calm_collector, now_ms
+from stream_app.faust_app import DirectConsumer, make_app
+from stream_app.fence import Fence
+from stream_app.pipeline import BatchResult, Incoming, advance
+from stream_app.progress import Progress
+from stream_app.publisher import Publisher
+from stream_app.recovery import Recovery
+from stream_app.settings import WorkerSettings
+from stream_app.state import StateError
+from stream_app.windows import WindowTable
+
+log = logging.getLogger("stream_app")
+
+OBSERVE_SECONDS: Final = 5.0
+"""Longest wait for the broker's word on how far the partitions are."""
+
+
+class ObserveError(Exception):
+    """A broker that does not say how far the partitions are."""
+
+
+class CandleWorker:
+    """A Faust app around ``pipeline.advance``; made within a running event loop."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        models: Models,
+        publisher: Publisher,
+        metrics: WorkerMetrics,
+        fence: Fence,
+    ) -> None:
+        self._models = models
+        self._capacity = settings.capacity(models)
+        self._publisher = publisher
+        self._metrics = metrics
+        self._max_batch = settings.max_batch
+        self._changelog_topic = settings.changelog_topic
+        self._session_s = settings.session_seconds
+        self._fence = fence
+        self.progress = Progress(settings.stall_seconds)
+        self.recovered = False
+        self._assigned_s = time.monotonic()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.app = make_app(settings, fence, self._note_lost)
+        topic = self.app.topic(
+            settings.candles_topic,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            allow_empty=True,
+        )
+        self.table = WindowTable(
+            self.app,
+            name="windows",
+            key_type=bytes,
+            value_type=bytes,
+            partitions=settings.partitions,
+        )
+        self.app.tables.add(self.table)
+        self._recovery = Recovery(settings, self.table, publisher, metrics, models)
+        self.app.on_partitions_revoked.connect(self._settle)
+        self.app.on_partitions_assigned.connect(self._begin_recovery)
+        self.table.on_recover(self._end_recovery)
+        self.app.agent(topic, name="forecast-candles")(self._forecast_candles)
+
+    @property
+    def _consumer(self) -> DirectConsumer:
+        return cast("DirectConsumer", self.app.consumer)
+
+    async def _forecast_candles(self, stream: StreamT[list[Message]]) -> AsyncIterator[None]:
+        """Take what has arrived, up to a batch, and publish all that it owes.
+
+        At low load a batch is one candle and nothing waits; in a burst it grows by itself. An
+        event of the stream holds some messages, see ``DirectConsumer``.
+        """
+        queue = cast("ChannelT[list[Message]]", stream.channel).queue
+        self._consumer.deliver_to(queue, {self._changelog_topic: self.table.recover})
+        batch: list[Message] = []
+        async for event in cast("Stream[list[Message]]", stream).noack().events():
+            batch += event.value
+            if len(batch) < self._max_batch and not queue.empty():
+                continue
+            # a rebalance redelivers what it found unprocessed, perhaps to another worker
+            batch = [message for message in batch if self._is_current(message)]
+            self._idle.clear()
+            try:
+                for start in range(0, len(batch), self._max_batch):
+                    await self._handle(batch[start : start + self._max_batch])
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing may go on
+                await self.fail(error)
+                # Faust restarts an agent that ends behind its failed batch (faust#315)
+                await asyncio.Event().wait()
+            finally:
+                self._idle.set()
+            batch = []
+            yield
+
+    @property
+    def failure(self) -> BaseException:
+        """What ended the work."""
+        return self._fence.reason or self.app.crash_reason or RuntimeError("Faust ended")
+
+    async def fail(self, error: BaseException) -> None:
+        """End the work for good: close the fence, then tell Faust."""
+        self._fence.close(error)
+        await self.app.crash(error)
+
+    def _is_current(self, message: Message) -> bool:
+        return bool(message.generation_id == self.app.consumer_generation_id)
+
+    async def _is_ours_still(self, batch: Sequence[Message], started_s: float) -> bool:
+        """Tell whether the group still counts this worker as the partitions' owner.
+
+        After a pause long enough for another owner (SIGSTOP, a suspended machine) it waits for
+        the next heartbeat, so that it does not write windows behind its successor's.
+        """
+        if time.monotonic() - started_s > self._session_s / 2:
+            await asyncio.sleep(self._session_s / 5)
+        return self._is_current(batch[0])
+
+    async def _settle(self, *_: Any, **__: Any) -> None:
+        """Finish the batch in hand before its partitions go to another worker."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._session_s / 2):
+                await self._idle.wait()
+                await self._consumer.commit()
+
+    async def _handle(self, batch: Sequence[Message]) -> None:
+        """Publish, then remember, then let commit.
+
+        A window in the changelog so proves that its forecasts are out, whenever the worker dies.
+        """
+        started_s = time.monotonic()
+        incoming = [
+            Incoming(m.key, m.value, m.partition, m.offset, round(m.timestamp * 1000))
+            for m in batch
+        ]
+        with self._metrics.seconds.time():
+            result = advance(incoming, self.table.data.get, self._models, self._capacity, now_ms())
+        with self._metrics.send_seconds.time():
+            await self._publisher.outputs(batch, result)
+            if not await self._is_ours_still(batch, started_s):
+                return  # its successor repeats the batch
+            await self._publisher.windows(result)
+        self._fence.check()
+        self.table.remember(result.states)
+        for message in batch:
+            self._consumer.finish(message.tp, message.offset + 1)
+        self._count(batch, result)
+
+    def _count(self, batch: Sequence[Message], result: BatchResult) -> None:
+        metrics, now = self._metrics, time.time()
+        metrics.batch_size.observe(len(batch))
+        metrics.forecasts.inc(len(result.forecasts))
+        metrics.gaps.inc(result.gaps)
+        self._note_size()
+        for series, partition in result.moved:
+            log.warning("%s: its candles now come from partition %d", series, partition)
+            metrics.moved.inc()
+        for outcome, count in result.outcomes.items():
+            metrics.candles.labels(outcome).inc(count)
+        for _, error in result.rejected:
+            metrics.rejects.labels(error.reason.value).inc()
+        for i, _ in result.forecasts:
+            metrics.latency_seconds.observe(max(0.0, now - batch[i].timestamp))
+
+    def _note_size(self) -> None:
+        self._metrics.windows.set(len(self.table.data.data))
+        self._metrics.window_bytes.set(self.table.bytes_held)
+
+    def _note_lost(self, partition: int, first: int, last: int) -> None:
+        """Say that messages were gone from the topic before they were read."""
+        count = last - first + 1
+        self._metrics.lost.labels(str(partition)).inc(count)
+        log.error(
+            "partition %d: %d messages, offsets %d to %d, were gone from the topic before they "
+            "were read: its retention is too short for the time that no worker ran; windows have "
+            "a gap there", partition, count, first, last,
+        )  # fmt: skip
+
+    async def _begin_recovery(self, *_: Any, **__: Any) -> None:
+        self.recovered = False
+        self._assigned_s = time.monotonic()
+
+    def recovering_s(self) -> float:
+        """Return for how long the windows have been recovered, in seconds; 0 when they are."""
+        return 0.0 if self.recovered else time.monotonic() - self._assigned_s
+
+    async def _end_recovery(self) -> None:
+        began_s = self._assigned_s
+        try:
+            self.table.end_recovery(self._capacity)
+            again = await self._recovery.finish(self.table.held)
+            self._consumer.begin_again(again)
+        except Exception as error:  # Faust would go on with what there is
+            await self.fail(error)
+            raise
+        if self._assigned_s != began_s:
+            return  # partitions were assigned again meanwhile
+        seconds = time.monotonic() - began_s
+        self._metrics.recovery_seconds.set(seconds)
+        self.recovered = True
+        self._note_size()
+        calm_collector()
+        log.info("%d windows recovered in %.1f s", len(self.table.data.data), seconds)
+
+    async def observe(self) -> None:
+        """Ask the broker how far the partitions are, and note it; raises ``ObserveError``."""
+        try:
+            consumer = self._consumer
+            async with asyncio.timeout(OBSERVE_SECONDS):
+                ends = await consumer.ends()
+        except (TimeoutError, KafkaError, ConsumerNotStarted) as error:
+            raise ObserveError(repr(error)) from error
+        now_s = time.monotonic()
+        self.progress.assign({tp.partition for tp in ends})
+        for tp in ends.keys() & consumer.commits.keys():
+            self.progress.note(
+                tp.partition, end=ends[tp], committed=consumer.commits[tp], now_s=now_s
+            )
+        self._metrics.lag.clear()
+        for partition, lag in self.progress.lags().items():
+            self._metrics.lag.labels(str(partition)).set(lag)
+        self._metrics.commit_age_seconds.set(self.progress.age_s())
+
+    async def check_topic(self) -> None:
+        """End the work when the candles topic is another one now; raises ``ObserveError``."""
+        try:
+            await self._recovery.check_topic()
+        except StateError as error:
+            await self.fail(error)
+        except (TimeoutError, OSError, KafkaError) as error:
+            raise ObserveError(repr(error)) from error
+
+    async def drain(self) -> None:
+        """Stop taking messages, finish the batch in hand and commit its offsets."""
+        self._consumer.stop_flow()
+        self.app.flow_control.suspend()
+        await self._idle.wait()
+        await self._consumer.commit()

@@ -1,0 +1,233 @@
+"""Topics that change under the worker: recreated, emptied, shortened, with other partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from shared import topics as topics_of
+from shared.candles import Candle
+from shared.forecasts import Forecast
+from shared.topics import Topic
+from tests.candles import walk
+from tests.integration.processes import Processes, wait_until
+from tests.integration.topics import count, read, read_forecasts, write_candles
+from tests.integration.workers import RunningWorker, WorkerTopics, launch_worker, start_worker
+from tests.kafka import kafka_at
+
+pytestmark = pytest.mark.integration
+
+DONE_S = 60.0
+NEEDED = 144
+EXTRA = 20
+SYMBOLS = ("AAPL", "MSFT", "IBM")
+
+
+@pytest.fixture
+def topics(kafka: str, unique_name: Callable[[str], str]) -> WorkerTopics:
+    return WorkerTopics.make(kafka, unique_name)
+
+
+def market(days: int, first: int = 0) -> list[Candle]:
+    """Return candles of all symbols, day by day."""
+    walks = [walk(days, first=first, symbol=symbol) for symbol in SYMBOLS]
+    return [candle for day in zip(*walks, strict=True) for candle in day]
+
+
+def owed(candles: Sequence[Candle]) -> int:
+    return max(0, len(candles) - len(SYMBOLS) * (NEEDED - 1))
+
+
+def wait_for(
+    topics: WorkerTopics, forecasts: int, worker: RunningWorker, since: int = 0
+) -> list[Forecast]:
+    """Wait for so many forecasts in all; return those of candles that close after ``since``."""
+    wait_until(
+        lambda: count(topics.bootstrap, topics.forecasts) >= forecasts,
+        DONE_S, f"{forecasts} forecasts", process=worker.process,
+    )  # fmt: skip
+    made = read_forecasts(topics.bootstrap, topics.forecasts)
+    return [forecast for forecast in made if forecast.as_of_ms > since]
+
+
+def warm(processes: Processes, topics: WorkerTopics) -> None:
+    """Let a worker forecast a first history, and stop it in order."""
+    candles = market(NEEDED + EXTRA)
+    worker = start_worker(processes, topics)
+    write_candles(topics.bootstrap, topics.candles, candles)
+    wait_for(topics, owed(candles), worker)
+    assert worker.process.stop(15) == 0
+
+
+def recreate(bootstrap: str, name: str, partitions: int = 8) -> None:
+    async def run() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_topics([name])
+            while name in await admin.list_topics():  # noqa: ASYNC110 - the broker's state
+                await asyncio.sleep(0.05)
+        finally:
+            await admin.close()
+        config = {"message.timestamp.type": "LogAppendTime"}
+        await topics_of.ensure(kafka_at(bootstrap), [Topic(name, partitions, 1, config)])
+
+    asyncio.run(asyncio.wait_for(run(), DONE_S))
+
+
+def test_a_recreated_topic_that_has_outgrown_the_offsets_is_known_by_its_id(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    warm(processes, topics)
+    recreate(topics.bootstrap, topics.candles)
+    before = count(topics.bootstrap, topics.forecasts)
+    longer = market(2 * (NEEDED + EXTRA), first=2000)
+    write_candles(topics.bootstrap, topics.candles, longer)
+    refused = launch_worker(processes, topics)
+    assert refused.process.wait(DONE_S) == 1
+    assert "it was deleted and created again" in refused.process.log.read_text()
+    assert count(topics.bootstrap, topics.forecasts) == before
+
+    worker = start_worker(processes, topics, "--when-recreated", "begin")
+    made = wait_for(topics, before + owed(longer), worker, longer[0].open_ms)
+    assert worker.process.stop(15) == 0
+    known = {(forecast.symbol, forecast.as_of_ms) for forecast in made}
+    full = [candle for candle in longer if candle.open_ms >= longer[3 * (NEEDED - 1)].open_ms]
+    assert known >= {(candle.symbol, candle.close_ms) for candle in full}
+
+    again = start_worker(processes, topics)  # the windows of the topic before stay forgotten
+    more = market(3, first=2000 + 2 * (NEEDED + EXTRA))
+    write_candles(topics.bootstrap, topics.candles, more)
+    wait_for(topics, before + owed(longer) + len(more), again)
+    assert again.process.stop(15) == 0
+
+
+def test_windows_that_the_changelog_has_lost_are_rebuilt_from_the_candles(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    warm(processes, topics)
+    before = count(topics.bootstrap, topics.forecasts)
+    recreate(topics.bootstrap, f"{topics.group}-windows-changelog")
+    worker = start_worker(processes, topics)
+    assert "rebuilt from the candles topic" in worker.process.log.read_text()
+    assert worker.metrics()["candlecast_windows_rebuilt_total"] == len(SYMBOLS)
+    more = market(5, first=NEEDED + EXTRA)
+    write_candles(topics.bootstrap, topics.candles, more)
+    made = wait_for(topics, before + len(more), worker, more[0].open_ms)
+    assert worker.process.stop(15) == 0
+    assert {forecast.as_of_ms for forecast in made} == {one.close_ms for one in more}
+
+
+def test_a_longer_window_is_filled_from_the_candles_topic(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    warm(processes, topics)
+    worker = start_worker(processes, topics, "--window", "160")
+    assert worker.metrics()["candlecast_windows_rebuilt_total"] == len(SYMBOLS)
+    assert worker.metrics()["candlecast_window_bytes"] == len(SYMBOLS) * (52 + 28 * 160)
+    assert worker.process.stop(15) == 0
+
+
+def test_a_symbol_that_changes_its_partition_keeps_its_window(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    warm(processes, topics)
+    before = count(topics.bootstrap, topics.forecasts)
+    worker = start_worker(processes, topics)
+    more = market(6, first=NEEDED + EXTRA)
+
+    async def send() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=topics.bootstrap) as producer:
+            for candle in more:  # as a client with another partitioner does
+                key, value = candle.symbol.encode(), candle.encode()
+                await producer.send_and_wait(topics.candles, value, key, partition=7)
+
+    asyncio.run(asyncio.wait_for(send(), DONE_S))
+    made = wait_for(topics, before + len(more), worker, more[0].open_ms)
+    assert {forecast.as_of_ms for forecast in made} == {one.close_ms for one in more}
+    moved = worker.metrics()["candlecast_series_moved_total"]
+    assert 2 <= moved <= 3, "of those that did not lie there already"
+    assert worker.probe("/livez") == 200
+    assert worker.process.stop(15) == 0
+
+
+def test_candles_that_retention_took_before_they_were_read_are_counted(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    warm(processes, topics)
+    gone = market(4, first=NEEDED + EXTRA)
+    write_candles(topics.bootstrap, topics.candles, gone)
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=topics.bootstrap)
+        await admin.start()
+        try:
+            parts = [TopicPartition(topics.candles, number) for number in range(8)]
+            ends = {part: RecordsToDelete(before_offset=-1) for part in parts}
+            await admin.delete_records(ends)
+        finally:
+            await admin.close()
+
+    asyncio.run(asyncio.wait_for(delete(), DONE_S))
+    worker = start_worker(processes, topics)
+    lost = [
+        value for name, value in worker.metrics().items()
+        if name.startswith("candlecast_messages_lost_total")
+    ]  # fmt: skip
+    assert sum(lost) == len(gone)
+    assert "were gone from the topic before they were read" in worker.process.log.read_text()
+    wait_until(lambda: worker.probe("/livez") == 200, 10, "liveness", process=worker.process)
+    assert worker.process.stop(15) == 0
+
+
+def test_candles_of_an_aborted_transaction_are_not_candles(
+    processes: Processes, topics: WorkerTopics, unique_name: Callable[[str], str]
+) -> None:
+    warm(processes, topics)
+    before = count(topics.bootstrap, topics.forecasts)
+    worker = start_worker(processes, topics)
+    aborted, kept = market(2, first=NEEDED + EXTRA), market(2, first=NEEDED + EXTRA + 2)
+
+    async def send() -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=topics.bootstrap, transactional_id=unique_name("transaction")
+        )
+        async with producer:
+            for candles, commits in ((aborted, False), (kept, True)):
+                await producer.begin_transaction()
+                for candle in candles:
+                    await producer.send(topics.candles, candle.encode(), candle.symbol.encode())
+                await producer.flush()
+                await (producer.commit_transaction() if commits else producer.abort_transaction())
+
+    asyncio.run(asyncio.wait_for(send(), DONE_S))
+    made = wait_for(topics, before + len(kept), worker, aborted[0].open_ms)
+    assert {forecast.as_of_ms for forecast in made} == {one.close_ms for one in kept}
+    assert worker.process.stop(15) == 0
+
+
+def test_a_message_too_large_for_a_dead_letter_is_put_aside_in_part(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    worker = start_worker(processes, topics)
+
+    async def send() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=topics.bootstrap, max_request_size=1 << 20)
+        async with producer:
+            headers = [("h", b"x" * 200_000)]
+            value, key = b"[" + b"0," * 380_000 + b"0]", b"k" * 5000
+            await producer.send_and_wait(topics.candles, value, key, headers=headers)
+
+    asyncio.run(asyncio.wait_for(send(), DONE_S))
+    write_candles(topics.bootstrap, topics.candles, market(NEEDED))
+    wait_for(topics, len(SYMBOLS), worker)
+    [letter] = read(topics.bootstrap, topics.dlq)
+    assert letter.headers["candlecast-value-bytes"] == b"760003"
+    assert letter.headers["candlecast-key-bytes"] == b"5000"
+    assert letter.headers["candlecast-headers-bytes"] == b"200001"
+    assert len(letter.headers["candlecast-value-sha256"]) == 64
+    assert worker.process.stop(15) == 0

@@ -1,0 +1,102 @@
+"""``python -m stream_app dlq`` on a real topic: looked at, filtered, tried dry, sent back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.candles import candle
+from tests.integration.processes import Processes, wait_until
+from tests.integration.topics import count, read, write
+from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def topics(kafka: str, unique_name: Callable[[str], str]) -> WorkerTopics:
+    return WorkerTopics.make(kafka, unique_name)
+
+
+@pytest.fixture
+def worker(processes: Processes, topics: WorkerTopics) -> RunningWorker:
+    return start_worker(processes, topics)
+
+
+def dlq(topics: WorkerTopics, action: str, *flags: str) -> str:
+    argv = [sys.executable, "-m", "stream_app", "dlq", action, *topics.flags(), *flags]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_dead_letters_are_listed_shown_and_sent_back(
+    topics: WorkerTopics, worker: RunningWorker
+) -> None:
+    negative = json.dumps(json.loads(candle().encode()) | {"close": -1.0}).encode()
+    write(
+        topics.bootstrap, topics.candles, [(b"AAPL", b"{"), (b"MSFT", b"[]"), (b"AAPL", negative)]
+    )
+    wait_until(
+        lambda: count(topics.bootstrap, topics.dlq) == 3,
+        60,
+        "three dead letters",
+        process=worker.process,
+    )
+    listed = dlq(topics, "list")
+    assert "3 dead letters" in listed
+    assert "1 dead letters: out_of_range 1" in dlq(topics, "list", "--reason", "out_of_range")
+    [shown] = dlq(topics, "show", "--reason", "not_json").splitlines()
+    assert json.loads(shown)["value"] == "{"
+
+    before = count(topics.bootstrap, topics.candles)
+    assert "2 messages would be sent" in dlq(topics, "replay", "--symbols", "AAPL", "--dry-run")
+    assert count(topics.bootstrap, topics.candles) == before
+    assert "2 messages sent" in dlq(topics, "replay", "--symbols", "AAPL")
+    wait_until(
+        lambda: count(topics.bootstrap, topics.dlq) == 5,
+        60,
+        "both are refused again, as new dead letters",
+        process=worker.process,
+    )
+    replayed = [one for one in read(topics.bootstrap, topics.candles) if one.headers]
+    assert {one.headers["candlecast-replayed-from"].decode().split("/")[0] for one in replayed} == {
+        topics.dlq
+    }
+
+
+def test_what_is_not_there_is_said(topics: WorkerTopics) -> None:
+    argv = [sys.executable, "-m", "stream_app", "dlq", "list", *topics.flags()]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"topic {topics.dlq}: does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recreated_topic_is_refused_with_what_to_do(
+    processes: Processes, topics: WorkerTopics, unique_name: Callable[[str], str]
+) -> None:
+    """The windows remember offsets that the (other, empty) candles topic never had."""
+    first = start_worker(processes, topics)
+    write(topics.bootstrap, topics.candles, [(b"AAPL", candle(day).encode()) for day in range(3)])
+    wait_until(
+        lambda: count(topics.bootstrap, f"{topics.group}-windows-changelog") > 0,
+        60,
+        "the windows are stored",
+        process=first.process,
+    )
+    assert first.process.stop(15) == 0
+    recreated = WorkerTopics(
+        topics.bootstrap, unique_name("candles"), topics.forecasts, topics.group
+    )
+    process = processes.start(
+        "stream_app", *recreated.flags(), "--group", topics.group, "--metrics-port", "0"
+    )
+    assert process.wait(60) == 1
+    log = process.log.read_text()
+    assert "it was deleted and created again" in log
+    assert "--when-recreated begin" in log
