@@ -35,7 +35,7 @@ NO_VOLUME: Final = "no volume"
 HALTED: Final = "halted: one price all along"
 LATE: Final = "after a row of a later time: sorted"
 REVERSED: Final = "newest first: sorted"
-"""Rules, as they are told."""
+"""Rules, in words."""
 
 _RATIOS: Final = np.array([new / old for new, old in SPLITS])
 _STANDING: Final = 5  # candles before and after a split that must be on two scales

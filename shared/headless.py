@@ -88,7 +88,7 @@ def _is_candle(values: Sequence[float]) -> bool:
 
 
 def _is_binance(rows: Sequence[Sequence[str]], at: int) -> bool:
-    """Return True when the column after the volume is the candle's last millisecond or microsecond."""
+    """Return True when the column after the volume is the candle's last unit of time."""
     if at != 1 or len(rows[0]) not in {11, 12}:
         return False
     ends = [row[6].strip() for row in rows]

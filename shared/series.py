@@ -150,7 +150,9 @@ class History:
 
 
 def _rows_of(symbol: str, candles: list[Candle]) -> SymbolRows:
-    values = [(one.open, one.high, one.low, one.close, one.volume) for one in candles]
+    values = [
+        (candle.open, candle.high, candle.low, candle.close, candle.volume) for candle in candles
+    ]
     return SymbolRows(
         symbol,
         np.zeros(len(candles), np.int64),
@@ -170,7 +172,7 @@ def make_candle(
     """Return a candle of computed prices, its high and low widened by at most ``HAIR``.
 
     Adjusted prices are products of rounded factors, so that a close may lie a hair above its
-    high. That is no error of the market's: high and low then take the close's own value. A
+    high. That is not an error of the market's: high and low then take the close's own value. A
     larger contradiction stays and is refused.
 
     Args:

@@ -24,7 +24,7 @@ def publications(source: ReplaySource, published: Published) -> list[Publication
 
 
 def in_short(candles: list[Candle]) -> list[tuple[str, int, tuple[float, ...]]]:
-    return [(one.symbol, one.open_ms, values_of(one)) for one in candles]
+    return [(candle.symbol, candle.open_ms, values_of(candle)) for candle in candles]
 
 
 @given(
