@@ -88,7 +88,7 @@ async def serve(
     """
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
-    live = StreamView(Market(), Hub())
+    live = StreamView(Market(forgotten=metrics.forgotten.inc), Hub())
     follower = Follower(settings, live, metrics, settings.lookback)
     options = Options(
         config=config,
@@ -108,10 +108,14 @@ async def serve(
         ),
     )
     app = create_app(models, metrics, registry, options)
-    limits = SocketLimits(settings.max_connections, settings.receive_seconds, settings.send_seconds)
+    limits = SocketLimits(
+        settings.max_connections,
+        settings.max_connections_an_address,
+        settings.receive_seconds,
+        settings.send_seconds,
+    )
     try:
         server_config = make_config(app, limits, tls_of(settings))
-        server_config.load()
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         raise TlsError(f"TLS: {error}") from error
     process.calm_collector()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from shared.process import in_words, now_ms
+from shared.process import in_words, is_being_cancelled, now_ms
 from shared.status import Health, since
 
 log = logging.getLogger("api")
@@ -63,7 +63,9 @@ class Background:
             try:
                 await work()
                 reason = "it returned"
-            except Exception as error:  # whatever it is, the probes must say it
+            except (Exception, asyncio.CancelledError) as error:  # the probes must say it
+                if is_being_cancelled():
+                    raise
                 log.exception("%s ended, beginning it again", name)
                 reason = in_words(error)
             finally:

@@ -18,6 +18,7 @@ from api.forecast.bodies import ModelCard
 from api.forecast.predict import Predictor
 from api.forecast.routes import MakeCard
 from shared.messages import Message
+from shared.metrics import known_format
 from shared.status import Health
 
 
@@ -74,7 +75,7 @@ def status_routes(
     @routes.get("/metrics", scope=Scope.ADMIN, response_class=Response, openapi_extra=METRICS)
     async def metrics(request: Request) -> Response:
         """Give this process's metrics to Prometheus."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = choose_encoder(known_format(request.headers.get("accept", "")))
         return Response(encode(registry), headers={"content-type": content_type})
 
     return routes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ DEFAULT_URI: Final = "sqlite:///mlflow.db"
 SQLITE: Final = "sqlite:///"
 ARTIFACTS: Final = "mlartifacts"
 """Name of the folder of artifacts beside a SQLite database."""
+
+_PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s]*@")
+_SECRET: Final = re.compile(r"([?&](?:password|passwd|pwd|token|secret)=)[^\s&]*", re.IGNORECASE)
 
 Point = tuple[str, int, float]
 """Point of a curve: the curve's name, the step (such as the epoch) and the value there."""
@@ -94,7 +98,8 @@ class Tracker:
             )
         except (MlflowException, OSError) as error:
             line = str(error).strip().splitlines()[0]
-            raise TrackingError(f"{uri}: cannot be used for tracking: {line}") from error
+            fault = without_password(f"{uri}: cannot be used for tracking: {line}")
+            raise TrackingError(fault) from error
 
     @contextmanager
     def run(self, name: str, parent: Run | None = None) -> Iterator[Run]:
@@ -139,6 +144,12 @@ def run(uri: str, experiment: str, name: str) -> Iterator[Run]:
         return
     with Tracker(uri, experiment).run(name) as new:
         yield new
+
+
+def without_password(text: str) -> str:
+    """Return text with the passwords of the URIs in it, and of their queries, left out."""
+    text = _PASSWORD.sub(r"\1***@", text)
+    return _SECRET.sub(r"\1***", text)
 
 
 def _artifacts(uri: str) -> str | None:

@@ -18,7 +18,7 @@ from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
-from shared.process import in_words, now_ms
+from shared.process import in_words, is_being_cancelled, now_ms
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
@@ -107,7 +107,9 @@ class Follower:
             except _FellBehind as error:
                 log.warning("%s: only the newest are read", error)
                 continue
-            except Exception as error:  # noqa: BLE001 - a follower that ends is never live again
+            except (Exception, asyncio.CancelledError) as error:
+                if is_being_cancelled():
+                    raise
                 if self._live.connected:
                     wait_s = _BACK_OFF_S[0]
                 self._lost(error)
@@ -242,10 +244,10 @@ class Follower:
         self._metrics.ignored.labels(reason).inc()
         self._unusable.note(record, reason, error)
 
-    def _lost(self, error: Exception) -> None:
+    def _lost(self, error: BaseException) -> None:
         reason = in_words(error)
         if self._reason != reason:  # the log has the details, clients do not
-            known = isinstance(error, (*clients.TRANSIENT, _TopicsLost))
+            known = isinstance(error, (*clients.TRANSIENT, _TopicsLost, asyncio.CancelledError))
             log.warning("the stream is not followed: %s", reason, exc_info=not known)
         self._reason = reason
         self._live.lag = None

@@ -233,7 +233,8 @@ def test_200_listeners_that_do_not_read_do_not_hinder_one_that_does(
 ) -> None:
     topics = settings_of(kafka, unique_name)
     make_topics(topics)
-    api = start(processes, topics, "--max-streams", "300", "--max-streams-a-client", "300")
+    most = ("--max-streams", "300", "--max-streams-a-client", "300")
+    api = start(processes, topics, *most, "--max-connections-an-address", "300")
     wait_until(lambda: get(api, "/v1/forecasts"), 30, "it is followed", process=api.process)
     candles = walk(6_000)
     with ExitStack() as listeners, listening(api, "?events=candle") as fast:

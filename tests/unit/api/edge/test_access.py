@@ -196,8 +196,12 @@ def test_the_default_rate_holds_for_keys_without_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("header", "name"),
-    [("A.b:80", "a.b"), ("[::1]:8000", "::1"), ("127.0.0.1", "127.0.0.1"), ("", "")],
-)
+    [
+        ("A.b:80", "a.b"), ("[::1]:8000", "::1"), ("127.0.0.1", "127.0.0.1"), ("", ""),
+        ("[::1]evil.com", ""), ("[::1", ""), ("[localhost]", ""), ("localhost:80:80", ""),
+        ("localhost:evil.com", ""), ("evil@localhost", ""), ("localhost/x", ""),
+    ],
+)  # fmt: skip
 def test_host_names(header: str, name: str) -> None:
     assert host_name(header) == name
 
@@ -206,6 +210,40 @@ def test_a_foreign_host_is_refused() -> None:
     app = application(access=AccessRules(hosts=LOOPBACK_NAMES))
     for host, status in (("localhost:8000", 200), ("[::1]", 200), ("evil.example", 421)):
         assert call(app, "GET", "/", headers={"host": host}).status_code == status
+
+
+def test_two_hosts_are_refused_whatever_is_allowed() -> None:
+    for hosts in (None, LOOPBACK_NAMES):
+        app = application(access=AccessRules(hosts=hosts))
+        both = [("host", "localhost"), ("host", "evil.example")]
+        answer = call(app, "GET", "/", headers=both)
+        assert answer.status_code == 400
+        assert problem_of(answer).errors[0].field == "host"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=abc", "text/plain; version=1.0.0; escaping=x",
+        "text/plain; version=..", "application/openmetrics-text; version=9e9;escaping=values",
+        ";,;=", "text/plain;version=1.0.0;escaping", "é",
+    ],
+)  # fmt: skip
+def test_metrics_are_given_whatever_is_accepted(accept: str) -> None:
+    answer = call(application(), "GET", "/metrics", headers={"accept": accept.encode()})
+    assert answer.status_code == 200
+    assert "candlecast_model_info" in answer.text
+
+
+def test_a_key_file_that_anybody_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    save(path, KeyFile())
+    watched = WatchedKeys.open(path, None)
+    path.chmod(0o602)
+    with pytest.raises(KeyFileError, match="anybody may write to it: run chmod 600"):
+        load(path)
+    with pytest.raises(KeyFileError, match="anybody may write"):
+        watched.refresh()
 
 
 def test_beyond_loopback_keys_are_needed() -> None:

@@ -62,12 +62,15 @@ def candles_seen(live: StreamView) -> int:
     return sum(len(series.candles) for series in live.market.series.values())
 
 
-@pytest.mark.parametrize("error", [RuntimeError("unable to perform operation"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("unable to perform operation"), KeyError("x"), asyncio.CancelledError()],
+)
 def test_whatever_leaves_the_client_it_is_made_again(
-    kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch, error: Exception
+    kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    """uvloop's RuntimeError ended the follower for good."""
-    await_error: list[Exception] = []
+    """uvloop's RuntimeError ended the follower for good, and so did aiokafka's CancelledError."""
+    await_error: list[BaseException] = []
     getmany = MemoryConsumer.getmany
 
     async def failing(consumer: MemoryConsumer, **options: Any) -> Any:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import gc
 import json
 import math
+import tracemalloc
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from api.stream.market import Market, MarketBounds, StreamEvent
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast
-from shared.forecasts import Forecast
+from shared.forecasts import Forecast, Horizon
 from shared.scores import drift, pinball, pit, summarise
 from shared.window import Window
 from tests.candles import candle, walk
@@ -94,13 +96,90 @@ def test_it_is_bounded() -> None:
     for symbol in ("A", "B", "C"):
         candles = walk(40, symbol=symbol)
         play(market, candles, forecasts_of(candles), None)
-    assert set(market.series) == {("A", "1d"), ("B", "1d")}
+    assert set(market.series) == {("B", "1d"), ("C", "1d")}  # the longest silent one has gone
     for series in market.series.values():
         assert len(series.candles) == 10
         assert len(series.forecasts) == 6
         assert set(series.open_forecasts) <= set(series.forecasts)
         assert all(len(kept) == 4 for kept in series.scores.values())
     assert all(len(kept) == 5 for kept in market.pooled.values())
+
+
+def test_it_is_bounded_in_bytes_and_the_longest_silent_goes_first() -> None:
+    gone: list[None] = []
+    market = Market(MarketBounds(size=200_000), forgotten=lambda: gone.append(None))
+    for number in range(40):
+        candles = walk(20, symbol=f"S{number}")
+        play(market, candles, forecasts_of(candles), None)
+        market.add_candle(candle(100 + number, symbol="S0"), 10, (0, number))  # not silent
+        assert market.size <= 200_000
+        assert market.size == sum(series.size for series in market.series.values())
+    assert ("S0", "1d") in market.series
+    assert ("S39", "1d") in market.series
+    assert ("S1", "1d") not in market.series
+    assert len(gone) == 40 - len(market.series) > 0
+
+
+def test_a_series_takes_its_share_alone_once_there_is_no_room() -> None:
+    market = Market(MarketBounds(size=400_000))
+    small = [f"S{number}" for number in range(20)]
+    for symbol in small:
+        play(market, walk(6, symbol=symbol), forecasts_of(walk(6, symbol=symbol)), None)
+    greedy = walk(500, symbol="GREEDY")
+    play(market, greedy, forecasts_of(greedy), None)
+    assert {("GREEDY", "1d"), *((symbol, "1d") for symbol in small)} == set(market.series)
+    assert market.size <= 400_000
+
+
+def forecast_of_twelve(symbol: str, as_of: Candle) -> Forecast:
+    levels = ("0.05", "0.1", "0.25", "0.5", "0.75", "0.9", "0.95")
+    quantiles = {level: as_of.close * (1 + at / 97) for at, level in enumerate(levels, 1)}
+    horizons = [
+        Horizon(
+            step=step, due_ms=as_of.close_ms + step, predicted_close=quantiles["0.5"],
+            quantiles=quantiles, volatility=0.0123456789,
+        )
+        for step in range(1, 13)
+    ]  # fmt: skip
+    return Forecast(
+        id=f"{symbol}{as_of.close_ms}", symbol=symbol, interval="1d", as_of_ms=as_of.close_ms,
+        last_close=as_of.close, model_version="lstm-0123456789ab", made_at_ms=as_of.close_ms,
+        horizons=tuple(horizons),
+    )  # fmt: skip
+
+
+def test_ten_thousand_symbols_fit_into_400_megabytes() -> None:
+    """Each with its share of the lookback: five candles and five forecasts of twelve steps."""
+    market = Market()
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            symbol = f"S{number}"
+            for at, one in enumerate(walk(5, symbol=symbol)):
+                market.add_candle(one, 10, (0, at))
+                market.add_forecast(forecast_of_twelve(symbol, one), 20, (1, at))
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] / len(market.series)
+    finally:
+        tracemalloc.stop()
+    assert taken < 40_000
+    estimated = market.size / len(market.series)
+    assert 0.7 < estimated / taken < 1.4, (estimated, taken)
+
+
+def test_what_is_kept_takes_its_own_length() -> None:
+    """By the process's memory: an encoder's result holds on to its buffer, unseen by Python."""
+    process = psutil.Process()
+    market = Market()
+    candles = walk(400)
+    before = process.memory_info().rss
+    kept = []
+    for number in range(50):
+        for at, one in enumerate(candles):
+            kept += market.add_candle(one.model_copy(update={"symbol": f"S{number}"}), 1, (0, at))
+    taken = (process.memory_info().rss - before) / len(kept)
+    assert len(kept) == 50 * 400
+    assert taken < 2_000, taken
 
 
 def test_the_collector_need_not_follow_what_is_kept() -> None:
