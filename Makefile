@@ -10,10 +10,10 @@ ARGS   ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast faults soak check format docs screenshots bench train clean
+.PHONY: help demo test test-fast faults faults-broker soak check format docs screenshots bench train clean
 
 help:  ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Options for a command go into ARGS: make demo ARGS="--exit-when-done --json"'
 
 demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the forecasts
@@ -27,6 +27,9 @@ test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 
 faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests do, and count (20 minutes)
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
+
+faults-broker: $(VENV)/.dev  ## Reset, silence and half-open connections, change topics, and count (10 minutes)
+	$(BIN)/python -m pytest tests/integration/faults/test_network.py tests/integration/faults/test_topics_changed.py $(ARGS)
 
 soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (10 minutes)
 	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/producer/yahoo/test_soak.py $(ARGS)

@@ -159,6 +159,7 @@ class MemoryProducer(_Client):
         self._limit_bytes = max_batch_size
         self._pick = DefaultPartitioner()
         self.client = _Client(broker)
+        self._sender = None
 
     async def partitions_for(self, topic: str) -> set[int]:
         if topic not in self._broker.topics:

@@ -52,7 +52,9 @@ SUBCLASSES: Final[dict[type[Any], str]] = {
 """What each of our classes overrides or uses of the library's class that it derives from."""
 
 ATTRIBUTES: Final = (
-    "aiokafka:AIOKafkaProducer.client",  # producer.sink: closed so that nothing more is sent
+    "aiokafka:AIOKafkaProducer._sender",  # shared.kafka.abandon, and so the next lines
+    "aiokafka:AIOKafkaProducer.client",
+    "aiokafka.producer.sender:Sender.sender_task",
     "aiokafka.admin:AIOKafkaAdminClient._send_request",  # shared.topic_ids
     "aiokafka.client:AIOKafkaClient.close",
     "aiokafka.conn:AIOKafkaConnection.send",  # shared.kafka.mend_connections

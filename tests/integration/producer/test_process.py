@@ -211,7 +211,7 @@ def test_without_a_broker_it_waits_says_so_and_ends_on_sigterm(
         "producer", "--bootstrap", "127.0.0.1:1", "--candles-topic", unique_name("none"),
         "--metrics-port", "0", "--symbols", "IBM",
     )  # fmt: skip
-    wait_until(lambda: "waiting for a Kafka broker" in log_of(process), 30, "it waits")
+    wait_until(lambda: "waiting for Kafka at 127.0.0.1:1" in log_of(process), 30, "it waits")
     with pytest.raises(urllib.error.HTTPError, match="503"):
         status(process, "/readyz")
     assert process.stop(10) == 0, log_of(process)
