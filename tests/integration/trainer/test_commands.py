@@ -191,8 +191,10 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line.partition(": ")[2] for line in told if "left out" in line] == [
-        "1 row left out (duplicate), the first row 2002: MSFT: expected each candle once, got that "
-        "of row 2001 again",
+        (
+            "1 row left out (duplicate), the first row 2002: MSFT: expected each candle once, got "
+            "that of row 2001 again"
+        ),
         "1 row left out (out_of_range), the first row 2003: close: expected more than 0, got -1",
     ]
     assert any(": history too short: " in line and "a b" in line for line in told)
