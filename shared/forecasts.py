@@ -10,6 +10,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, ValidationError, model_validator
 
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, WEEKEND, Interval, Millis, Symbol
+from shared.intervals import MONTH, later_month_ms
 from shared.messages import Message, contradiction, describe
 
 MEDIAN: Final = 0.5
@@ -127,6 +128,8 @@ def due_ms(as_of_ms: int, interval: str, step: int, *, trades_weekends: bool) ->
     trades then; holidays and the night between two sessions of an intraday series are not
     skipped. The true close is never earlier.
     """
+    if interval == MONTH:
+        return later_month_ms(as_of_ms, step)
     length = INTERVALS_MS[interval]
     if interval != "1d" or trades_weekends:
         return as_of_ms + step * length

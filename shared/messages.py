@@ -52,6 +52,22 @@ class BrokenRule:
     message: str  # as in "expected more than 0, got -1"
 
 
+FIRST_MS: Final = -2_208_988_800_000
+"""Earliest time of any message: the start of 1900, UTC epoch milliseconds."""
+
+END_MS: Final = 7_258_118_400_000
+"""The time before which all others lie: the start of 2200, UTC epoch milliseconds."""
+
+_CHARACTER: Final = r"A-Za-z0-9^=.\-_/&:!$+#@*'()"
+SYMBOL_PATTERN: Final = rf"^[{_CHARACTER}](?:[{_CHARACTER} ]{{0,30}}[{_CHARACTER}])?$"
+"""What a symbol may be; a comma it may not have, since that separates symbols in queries."""
+
+_IN_WORDS: Final[dict[str, str]] = {
+    SYMBOL_PATTERN: "1 to 32 letters of English, digits, spaces inside, or any of "
+    ". - _ ^ = / & : ! $ + # @ * ' ( )",
+}
+"""What a pattern means."""
+
 _EXPECTED: Final[dict[str, str]] = {
     "missing": "a value",
     "extra_forbidden": "no such field",
@@ -68,7 +84,7 @@ _EXPECTED: Final[dict[str, str]] = {
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
-    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_pattern_mismatch": "{pattern}",
     "string_too_long": "text of at most {max_length} characters",
     "too_long": "an array of at most {max_length}",
     "too_short": "an array of at least {min_length}",
@@ -88,9 +104,12 @@ def broken_rule(error: ErrorDetails) -> BrokenRule:
     if "field" in context:
         return BrokenRule((*place, context["field"]), rule, context["message"])
     got = _got(error)
-    if rule in _EXPECTED:
+    if FIRST_MS in context.values() or END_MS in context.values():
+        expected = f"expected {TIME_EXPECTED}"
+        got = shown(error["input"]) + unit_hint(error["input"])
+    elif rule in _EXPECTED:
         limits = {
-            name: limit if isinstance(limit, str) else shown(limit)
+            name: _IN_WORDS.get(limit, limit) if isinstance(limit, str) else shown(limit)
             for name, limit in context.items()
         }
         expected = f"expected {_EXPECTED[rule].format_map(limits)}"
@@ -99,6 +118,17 @@ def broken_rule(error: ErrorDetails) -> BrokenRule:
     else:
         expected = error["msg"].replace("Input should be", "expected", 1)
     return BrokenRule(place, rule, f"{expected}, got {got}" if got else expected)
+
+
+TIME_EXPECTED: Final = "a time from 1900 to 2199 in UTC milliseconds"
+
+
+def unit_hint(value: object) -> str:
+    """Return the unit that a time may have instead of milliseconds, as a question; or nothing."""
+    for unit, divisor in (("microseconds", 1000), ("nanoseconds", 1_000_000)):
+        if isinstance(value, int) and FIRST_MS <= value // divisor < END_MS:
+            return f": {unit}? divide by {divisor}"
+    return ""
 
 
 def contradiction(

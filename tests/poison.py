@@ -70,10 +70,10 @@ POISON: Final[dict[str, tuple[bytes | None, str]]] = {
     "quantile of 0": (_sent(_levels(**{"0_05": 0.0, "0_5": 2.0})), "expected"),
     "negative volatility": (_sent(horizon_of(volatility=-1.0)), "volatility: expected"),
     "unknown interval": (_sent(interval="7y"), "expected one of"),
-    "symbol with spaces": (_sent(symbol="A B"), "symbol: expected"),
+    "symbol that ends with a space": (_sent(symbol="A "), "symbol: expected"),
     "long id": (_sent(id="x" * 9_000), "id: expected"),
     "long model version": (_sent(model_version="x" * 9_000), "model_version: expected"),
-    "time before 1970": (_sent(as_of_ms=-1), "as_of_ms: expected"),
+    "time before 1900": (_sent(as_of_ms=-3_000_000_000_000), "as_of_ms: expected"),
     "long name of a level": (_sent(_levels(**{"9" * 9_000: 1.0})), "levels between 0 and 1"),
     "long name with a wrong price": (_sent(_levels(**{"9" * 9_000: -1.0})), "expected"),
 }

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import Progress
 
-from shared import process
+from shared import findings, process
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import OnnxForecaster
-from shared.history import HistoryError
+from shared.history import from_file, interval_of
 from shared.process import Exit
+from shared.series import HistoryError
 from shared.settings import ServiceSettings
-from trainer import console, quality, tracking
+from trainer import console, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
     PROCESS,
@@ -56,7 +57,7 @@ Trains, tests and searches for models; without a command it trains on the bundle
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N
-  inspect    show what is in a bundle: inspect BUNDLE
+  inspect    show what is in a bundle, or what would be read of a file: inspect PATH
 
 {PROG} COMMAND --help shows a command's options and examples."""
 
@@ -167,8 +168,14 @@ def _backtest(settings: BacktestSettings) -> None:
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Back-test", len(source.symbols))
         table = backtest.run(OnnxForecaster(bundle), source.symbols, advance=done)
-    forecast_table.write(table, settings.out)
     forecasts = len(table) // len(bundle.config.horizons)
+    if not forecasts:
+        longest = max(len(symbol.open_ms) for symbol in source.symbols.values())
+        raise ValueError(
+            f"{source.name}: no forecast: expected a symbol with at least "
+            f"{bundle.config.window_length} candles, got at most {longest}"
+        )
+    forecast_table.write(table, settings.out)
     candles = sum(len(symbol.open_ms) for symbol in source.symbols.values())
     log.info(
         "%s: %d rows of %d symbols in %.1f s, to %s: after %d of %d candles, the others have less "
@@ -259,6 +266,9 @@ def _search(settings: SearchSettings) -> None:
 
 
 def _inspect(settings: InspectSettings) -> None:
+    if not (settings.path / CONFIG_NAME).exists():
+        _inspect_file(settings)
+        return
     loaded = load(settings.path)
     OnnxForecaster(loaded)  # repeats the golden forecasts
     if settings.as_json:
@@ -267,20 +277,41 @@ def _inspect(settings: InspectSettings) -> None:
         console.print_bundle(loaded.config)
 
 
+def _inspect_file(settings: InspectSettings) -> None:
+    from trainer import inspection  # noqa: PLC0415
+
+    options = settings.read_options()
+    interval = settings.interval or interval_of(settings.path, options)
+    with console.bytes_read(f"Reading {settings.path}", shown=settings.progress) as advance:
+        history = from_file(settings.path, interval, options, advance)
+    odd = findings.of_history(history)
+    if settings.to:
+        inspection.write(history, settings.to)
+        log.info("wrote %s candles to %s", f"{history.count:,}", settings.to)
+    if settings.bad_rows:
+        findings.write(settings.bad_rows, history, odd)
+    if settings.as_json:
+        print(inspection.as_json(history, odd))
+    else:
+        inspection.print_history(history, odd)
+
+
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
     """Return the candles of a data set, after logging which rows are invalid or odd."""
     from trainer import dataset  # noqa: PLC0415
     from trainer.dataset import Source  # noqa: PLC0415
 
-    with console.working(
+    with console.bytes_read(
         f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
-    ):
-        data = dataset.load(settings.data, settings.interval)
+    ) as advance:
+        data = dataset.load(settings.data, settings.interval, settings.read_options(), advance)
     odd = data.findings + (dataset.too_short(data, model.window_length) if model else ())
-    for line in quality.lines(data.rejected, odd, data.unused_columns):
+    for note in data.history.notes:
+        log.info("%s: %s", data.name, note)
+    for line in findings.lines(data.history, odd):
         log.warning("%s: %s", data.name, line)
     if settings.bad_rows:
-        quality.write(settings.bad_rows, data.rejected, odd)
+        findings.write(settings.bad_rows, data.history, odd)
         log.info("wrote every invalid or odd row to %s", settings.bad_rows)
     if model and settings.interval not in model.intervals:
         log.warning(

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from shared.bundle import BundleConfig, Setting, TensorSpec
@@ -44,6 +51,15 @@ def working(what: str, *, shown: bool) -> Iterator[None]:
     console = Console(stderr=True, quiet=not shown)
     with console.status(what):
         yield
+
+
+@contextmanager
+def bytes_read(what: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield what to call with the bytes read and all; silent unless ``shown``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as display:
+        task = display.add_task(what, total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
 
 
 def epochs(display: Progress, nets: int, max_epochs: int, title: str) -> Callable[[Epoch], None]:

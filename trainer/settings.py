@@ -14,17 +14,13 @@ from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
+from shared.table_settings import PATH, TableSettings
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI
 
 PROCESS: Final = "trainer"
 """The process's name in its variables and log lines."""
-
-COLUMNS: Final = (
-    "CSV (also .csv.gz) or Parquet file with the columns symbol, date (or open_ms), open, high, "
-    "low, close, volume, and perhaps adj_close; any number of symbols"
-)
 
 MAX_STEPS: Final = 256
 """Most steps of the LSTM."""
@@ -79,12 +75,12 @@ Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
 
-class DataSettings(ServiceSettings):
+class DataSettings(TableSettings):
     """Which candles."""
 
     model_config = own(PROCESS)
 
-    data: Path | None = Field(None, description=f"{COLUMNS}; by default the bundled candles")
+    data: Path | None = Field(None, description=f"{PATH}; by default the bundled candles")
     interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
@@ -317,17 +313,34 @@ class SearchSettings(ModelSettings, Tracked):
     out: Path = Field(Path("search"), description="folder to write best.json and the plots to")
 
 
-class InspectSettings(ServiceSettings):
-    """Shows what is in a bundle: its inputs and outputs, features, training data and figures.
+class InspectSettings(TableSettings):
+    """Shows what is in a bundle, or what would be read of a file of candles.
 
-    The bundle is verified first, as a service does when it loads it.
+    Of a bundle: its inputs and outputs, features, training data and figures; it is verified first,
+    as a service does when it loads it. Of a file: its form, columns, symbols, spans, interval,
+    zone, and all that is odd about it; --to writes it tidy.
 
     Examples:
       python -m trainer inspect shared/models/default
       python -m trainer inspect my-bundle --json
+      python -m trainer inspect prices.csv.gz
+      python -m trainer inspect notowania.csv --columns time=Data,open=Otwarcie,high=Najwyzszy
+      python -m trainer inspect 'minutes/*.zip' --timezone Europe/Warsaw --to candles.parquet
     """
 
     model_config = own(PROCESS, "inspect") | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 
-    path: CliPositionalArg[Path] = Field(description="folder of the bundle")
-    as_json: bool = Field(default=False, description="print the bundle's config as JSON")
+    path: CliPositionalArg[Path] = Field(
+        description=f"folder of a bundle, which has a config.json; or {PATH}"
+    )
+    as_json: bool = Field(default=False, description="print it as JSON")
+    interval: Interval | None = Field(
+        None, description="length of the candles of a file; by default found out"
+    )
+    to: Path | None = Field(
+        None, description="for a file: .parquet or .csv file to write its candles to"
+    )
+    bad_rows: Path | None = Field(
+        None, description="for a file: CSV file to write every bad or odd row to"
+    )
+    progress: bool = Field(default=True, description="show a progress bar")

@@ -94,7 +94,7 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
         ),
         (TrainSettings, ["--features", "rsi"], f"features: expected {REQUIRED[0]}"),
         (TrainSettings, ["--interval", "1m"], "interval: the bundled candles are 1d, got '1m'"),
-        (TrainSettings, ["--data", "x", "--interval", "4h"], "interval: expected one of 1m, 2m"),
+        (TrainSettings, ["--data", "x", "--interval", "7h"], "interval: expected one of 1m, 2m"),
         (EvaluateSettings, ["--baselines", "luck"], "baselines: expected some of persistence"),
         (FitSettings, ["--out", "b", "--until", "soon"], "until: expected a valid date"),
     ],
