@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -83,6 +83,8 @@ class BundleConfig(_Part):
     training: dict[str, Setting]
     metrics: dict[str, float]
     files: dict[str, str]  # name -> SHA-256
+    code: str = ""  # version of Candlecast that trained it, with the commit where it is known
+    run: str = ""  # MLflow run that it was trained in
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -185,13 +187,25 @@ def load(path: Path) -> Bundle:
     Raises:
         BundleError: naming the file, the expected and the got.
     """
-    config = _read_config(path / CONFIG_NAME)
+    return assemble(path, lambda name: _read(path / name))
+
+
+def assemble(path: Path, read: Callable[[str], bytes]) -> Bundle:
+    """Return a bundle of files from anywhere, after the checks of ``load``; raises as it does.
+
+    Args:
+        path: what the bundle is called in errors.
+        read: returns a file's content by its name.
+    """
+    config = read_config(path / CONFIG_NAME, read(CONFIG_NAME))
     if set(config.files) != set(FILE_NAMES):
         raise BundleError(
             f"{path / CONFIG_NAME}: expected the files {sorted(FILE_NAMES)}, "
             f"got {sorted(config.files)}"
         )
-    contents = {name: _verified(path / name, digest) for name, digest in config.files.items()}
+    contents = {
+        name: _verified(path / name, read(name), digest) for name, digest in config.files.items()
+    }
     version = version_of(config.name, config.files)
     if config.model_version != version:
         raise BundleError(
@@ -205,8 +219,13 @@ def load(path: Path) -> Bundle:
     return Bundle(path, config, contents[ONNX_NAME], golden)
 
 
-def _read_config(path: Path) -> BundleConfig:
-    data = _read(path)
+def contents_of(path: Path) -> dict[str, bytes]:
+    """Return the files of the bundle in a folder by name; raises ``BundleError``."""
+    return {name: _read(path / name) for name in (*FILE_NAMES, CONFIG_NAME)}
+
+
+def read_config(path: Path, data: bytes) -> BundleConfig:
+    """Return the config in a file's content; raises ``BundleError`` naming ``path``."""
     try:
         version = _Format.model_validate_json(data).format
         if version != FORMAT:
@@ -240,8 +259,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _verified(path: Path, expected: str) -> bytes:
-    data = _read(path)
+def _verified(path: Path, data: bytes, expected: str) -> bytes:
     got = hashlib.sha256(data).hexdigest()
     if got != expected:
         raise BundleError(f"{path}: expected SHA-256 {expected}, got {got}: the file is damaged")
