@@ -21,13 +21,20 @@ from shared import process
 from shared.bundle import ServingSettings
 from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
+from shared.model_store import StoreSettings
 from shared.setting_words import default_in_words, type_in_words
 from shared.settings import ServiceSettings, flags, owner, sub_commands, variable
 from shared.table_settings import TableSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
 
-SHARED: Final = (ServiceSettings, KafkaSettings, ServingSettings, TableSettings)
+SHARED: Final = (
+    ServiceSettings,
+    KafkaSettings,
+    ServingSettings,
+    StoreSettings,
+    TableSettings,
+)
 """Settings that processes share."""
 
 PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
@@ -117,8 +124,8 @@ def settings_page() -> str:
         "## Beside them",
         (
             f"`{jars.CACHE_VARIABLE}` names the folder that keeps Apache Kafka's jars, by default "
-            "`~/.cache/candlecast`. `CANDLECAST_MODELS` is read by `docker-compose.yml` alone: the "
-            "folder that worker and API see as `/models`."
+            "`~/.cache/candlecast`. `CANDLECAST_MODELS_FOLDER` is read by "
+            "`docker-compose.yml` alone: the folder that worker, API and trainer see as `/models`."
         ),
     ]
     return "\n\n".join(parts) + "\n"

@@ -177,7 +177,8 @@ class ServingSettings(ServiceSettings):
 
     model: Path = Field(
         default_factory=default_path,
-        description="folder of the model bundle; by default the built-in one",
+        description="folder of the model bundle that serves where the store names no champion; by "
+        "default the built-in one",
     )
 
 

@@ -156,9 +156,7 @@ class Champions(_Part):
         change = f"rolled back {old.choice.version} for {old.name}"
         return self._next(others, change, by, at_ms)
 
-    def with_removing(
-        self, removing: Iterable[str], by: str, at_ms: int, change: str
-    ) -> Champions:
+    def with_removing(self, removing: Iterable[str], by: str, at_ms: int, change: str) -> Champions:
         """Return the next generation, in which some bundles are being removed.
 
         Former champions that are among them are forgotten.
@@ -175,9 +173,7 @@ class Champions(_Part):
         following = self._next(tuple(entries), change, by, at_ms)
         return following.model_copy(update={"removing": tuple(sorted(gone))})
 
-    def _next(
-        self, champions: tuple[Champion, ...], change: str, by: str, at_ms: int
-    ) -> Champions:
+    def _next(self, champions: tuple[Champion, ...], change: str, by: str, at_ms: int) -> Champions:
         return Champions(
             generation=self.generation + 1,
             champions=tuple(sorted(champions, key=lambda one: one.key)),

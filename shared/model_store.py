@@ -17,7 +17,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -33,11 +33,21 @@ from shared.bundle import (
     BundleError,
     ServingSettings,
 )
-from shared.champions import ANY, Change, Champions, Choice
+from shared.champions import ANY, Champions, Change, Choice
 from shared.objects import Folder, StoreError, open_objects
 from shared.process import now_ms
+from shared.settings import ServiceSettings
 
-__all__ = ["ModelStore", "Removal", "StoreError", "StoreSettings", "Stored", "who"]
+__all__ = [
+    "Decision",
+    "ModelSettings",
+    "ModelStore",
+    "Removal",
+    "StoreError",
+    "StoreSettings",
+    "Stored",
+    "who",
+]
 
 BUNDLES: Final = "bundles"
 CHAMPIONS: Final = "champions"
@@ -61,14 +71,18 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _GENERATION: Final = re.compile(r"([0-9]{10})\.json")
 
 
-class StoreSettings(ServingSettings):
-    """Which models a process serves or makes."""
+class StoreSettings(ServiceSettings):
+    """Where the models are."""
 
     models: str = Field(
         "models",
         description="model store: a folder, or a URL such as s3://bucket/models; where it names no "
-        "champion the model bundle serves",
+        "champion the bundle of --model serves",
     )
+
+
+class ModelSettings(StoreSettings, ServingSettings):
+    """Which models a process serves."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,16 @@ def who() -> str:
     except (OSError, KeyError):  # a container's user may have no name
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who promotes a model, when and why."""
+
+    why: str
+    by: str = field(default_factory=who)
+    run: str = ""  # MLflow run that led to it
+    at_ms: int = field(default_factory=now_ms)  # UTC
 
 
 class ModelStore:
@@ -269,12 +293,9 @@ class ModelStore:
         interval: str,
         symbols: str = ANY,
         *,
-        why: str,
-        by: str | None = None,
-        run: str = "",
+        decision: Decision,
         expected: str | None = None,
         any_horizons: bool = False,
-        at_ms: int | None = None,
     ) -> Champions:
         """Make a bundle the champion of an interval, ``*`` for all, once it is verified.
 
@@ -282,13 +303,10 @@ class ModelStore:
             digest: of the bundle.
             interval: of the candles.
             symbols: pattern of the symbols, as of file names.
-            why: the reason, in words.
-            by: who; by default this process's user.
-            run: MLflow run of the decision.
+            decision: who, when and why.
             expected: digest of the champion that it was measured against, empty for none; by
                 default any.
             any_horizons: accept other horizons than those of the champion.
-            at_ms: when, UTC; by default now.
 
         Raises:
             StoreError: when another champion is there than expected, or of other horizons.
@@ -298,10 +316,10 @@ class ModelStore:
             version=config.model_version,
             bundle=digest,
             window_length=config.window_length,
-            by=by or who(),
-            at_ms=now_ms() if at_ms is None else at_ms,
-            why=why,
-            run=run,
+            by=decision.by,
+            at_ms=decision.at_ms,
+            why=decision.why,
+            run=decision.run,
         )
 
         def change(now: Champions) -> Champions:
@@ -381,14 +399,14 @@ class ModelStore:
             for digest in sorted(gone):
                 self._objects.remove(self._file(digest, CONFIG_NAME))  # then it is no bundle
                 self._objects.remove(f"{BUNDLES}/{digest}")
-            self.change(lambda now: now.with_removing((), who(), at, f"removed {len(gone)} bundles"))
+            self.change(
+                lambda now: now.with_removing((), who(), at, f"removed {len(gone)} bundles")
+            )
             self._prune()
         removed = tuple(stored.get(digest) or Stored(digest, None) for digest in sorted(gone))
         return Removal(removed, plan)
 
-    def _plan(
-        self, now: Champions, stored: list[Stored], keep: int, at_ms: int
-    ) -> dict[str, str]:
+    def _plan(self, now: Champions, stored: list[Stored], keep: int, at_ms: int) -> dict[str, str]:
         """Return the digests to keep, with the reason."""
         plan = dict.fromkeys(now.kept(keep), "a champion, or one of the last before it")
         for one in stored[len(stored) - keep :] if keep else ():

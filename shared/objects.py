@@ -164,7 +164,7 @@ class Folder:
 
     def names(self, folder: str) -> list[str]:
         try:
-            found = os.listdir(self._path / folder)
+            found = [path.name for path in (self._path / folder).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -205,7 +205,7 @@ class Remote:
             import fsspec  # noqa: PLC0415 - an extra's, which a folder does without
 
             # another process's writes must show, and two stores share no state
-            self._files, self._root = fsspec.core.url_to_fs(
+            self._files, self._root = fsspec.core.url_to_fs(  # type: ignore[no-untyped-call]
                 url, use_listings_cache=False, skip_instance_cache=True
             )
         except (ImportError, ValueError) as error:
@@ -291,7 +291,7 @@ class Remote:
     def written_ms(self, name: str) -> int | None:
         try:
             return int(self._files.modified(self._at(name)).timestamp() * 1000)
-        except Exception:  # not every file system knows; then a bundle counts as old
+        except Exception:  # noqa: BLE001 - not every file system knows; a bundle is then old
             return None
 
     def remove(self, name: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from shared import bundle
@@ -95,13 +97,13 @@ class Recipe:
             files=files,
         )
 
-    def _graph(self) -> tuple[bytes, np.ndarray]:
+    def _graph(self) -> tuple[bytes, NDArray[np.float32]]:
         """Return a graph that adds constants to zeros of the batch's size, and the constants."""
         step = np.array(self.horizons, np.float32)[None, :, None]
         offsets = np.linspace(-1, 1, len(self.levels), dtype=np.float32)[None, None, :]
         log_return = (step * self.drift + offsets * self.spread).astype(np.float32)  # (1, H, Q)
         volatility = np.full((1, len(self.horizons)), self.spread, np.float32)
-        constants = {
+        constants: dict[str, NDArray[Any]] = {
             "log_return_1": log_return,
             "volatility_1": volatility,
             "zero": np.zeros(1, np.float64),
@@ -141,4 +143,5 @@ class Recipe:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
         onnx.checker.check_model(model)
-        return model.SerializeToString(), log_return
+        data: bytes = model.SerializeToString()  # type: ignore[no-untyped-call]
+        return data, log_return

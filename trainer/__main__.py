@@ -22,18 +22,24 @@ from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, lo
 from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import OnnxForecaster
 from shared.history import from_file, interval_of
+from shared.objects import StoreError
 from shared.process import Exit
 from shared.series import HistoryError
 from shared.settings import ServiceSettings
-from trainer import console, tracking
+from trainer import console, model_commands, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
     PROCESS,
     BacktestSettings,
+    CollectSettings,
+    CompareSettings,
     DataSettings,
     EvaluateSettings,
     FitSettings,
     InspectSettings,
+    ModelsSettings,
+    PromoteSettings,
+    RollbackSettings,
     SearchSettings,
     TrainSettings,
 )
@@ -59,6 +65,12 @@ Trains, tests and searches for models; without a command it trains on the bundle
   search     look for better settings: --trials N
   inspect    show what is in a bundle, or what would be read of a file: inspect PATH
 
+  models     list the champions and versions of the model store
+  promote    make a model the champion: promote VERSION --interval 5m
+  rollback   let the model before the champion serve again: rollback --interval 5m
+  compare    show what differs between two models: compare A B
+  gc         remove the models that no champion needs
+
 {PROG} COMMAND --help shows a command's options and examples."""
 
 BUNDLED_START: Final = date(2006, 1, 1)
@@ -74,6 +86,7 @@ BEST: Final = 10
 
 EXPECTED: Final = (
     BundleError,
+    StoreError,
     HistoryError,
     TrackingError,
     forecast_table.TableError,
@@ -328,6 +341,11 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
     "evaluate": (EvaluateSettings, _evaluate),
     "search": (SearchSettings, _search),
     "inspect": (InspectSettings, _inspect),
+    "models": (ModelsSettings, model_commands.models),
+    "promote": (PromoteSettings, model_commands.promote),
+    "rollback": (RollbackSettings, model_commands.rollback),
+    "compare": (CompareSettings, model_commands.compare),
+    "gc": (CollectSettings, model_commands.collect),
 }
 
 

@@ -12,7 +12,10 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
-from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
+from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval, known_interval
+from shared.champions import ANY
+from shared.model_store import KEEP
+from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from shared.table_settings import PATH, TableSettings
 from trainer.evaluate.baselines import NAMES
@@ -344,3 +347,114 @@ class InspectSettings(TableSettings):
         None, description="for a file: CSV file to write every bad or odd row to"
     )
     progress: bool = Field(default=True, description="show a progress bar")
+
+
+def _interval_or_any(value: str) -> str:
+    return value if value == ANY else known_interval(value)
+
+
+IntervalOrAny = Annotated[str, AfterValidator(_interval_or_any)]
+
+
+class AnswerSettings(StoreModelSettings):
+    """What commands on the model store have in common."""
+
+    model_config = own(PROCESS) | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    as_json: bool = Field(default=False, description="print the answer as JSON")
+
+
+class ChangeSettings(AnswerSettings):
+    """A change of the champions."""
+
+    model_config = own(PROCESS, "champion")
+
+    interval: IntervalOrAny = Field(ANY, description="of the candles, such as 5m; * is all")
+    pattern: str = Field(
+        ANY,
+        min_length=1,
+        max_length=200,
+        description="symbols that it is for, as a pattern: BTC*; * is all",
+    )
+    dry_run: bool = Field(default=False, description="only say what would be changed")
+
+
+class ModelsSettings(AnswerSettings):
+    """Lists the champions, and every version with what made it and its figures.
+
+    A forecast's model_version leads to its bundle, data, code and MLflow run: models VERSION.
+
+    Examples:
+      python -m trainer models
+      python -m trainer models lstm-5ebcc3ad62ff --json
+      python -m trainer models --models s3://bucket/models
+    """
+
+    model_config = own(PROCESS, "models")
+
+    version: CliPositionalArg[str] = Field(
+        "", description="only this one, whole; a beginning will do"
+    )
+
+
+class PromoteSettings(ChangeSettings):
+    """Makes a model the champion: services load it beside the old one, verify it and swap.
+
+    A bundle's folder is put into the store first; default is the built-in bundle. A model of other
+    horizons than the champion's is refused unless --any-horizons is given.
+
+    Examples:
+      python -m trainer promote lstm-5ebcc3ad62ff --interval 5m --why 'better since March'
+      python -m trainer promote my-bundle --interval 1d --pattern 'BTC*' --dry-run
+    """
+
+    model_config = own(PROCESS, "promote")
+
+    version: CliPositionalArg[str] = Field(description="version, digest, or folder of a bundle")
+    why: str = Field("promoted by hand", max_length=2000, description="reason, kept with it")
+    any_horizons: bool = Field(
+        default=False, description="accept other horizons than the champion has"
+    )
+
+
+class RollbackSettings(ChangeSettings):
+    """Lets the model before the champion serve again; once more goes further back.
+
+    Examples:
+      python -m trainer rollback --interval 5m
+      python -m trainer rollback --interval 5m --dry-run --json
+    """
+
+    model_config = own(PROCESS, "rollback")
+
+
+class CompareSettings(AnswerSettings):
+    """Shows what differs between two models: data, training, figures.
+
+    Each is a version, a digest, a bundle's folder, default, or champion:INTERVAL.
+
+    Examples:
+      python -m trainer compare champion:5m lstm-5ebcc3ad62ff
+      python -m trainer compare default my-bundle --json
+    """
+
+    model_config = own(PROCESS, "compare")
+
+    first: CliPositionalArg[str] = Field(description="a model")
+    second: CliPositionalArg[str] = Field(description="another one")
+
+
+class CollectSettings(AnswerSettings):
+    """Removes the bundles that no champion needs, none of the last and none of the last day.
+
+    Examples:
+      python -m trainer gc --dry-run
+      python -m trainer gc --keep 10
+    """
+
+    model_config = own(PROCESS, "gc")
+
+    keep: int = Field(
+        KEEP, ge=0, description="former champions of each series, and newest bundles, to leave"
+    )
+    dry_run: bool = Field(default=False, description="only say what would be removed")

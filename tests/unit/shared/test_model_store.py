@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from shared import objects
 from shared.bundle import CONFIG_NAME, ONNX_NAME, BundleError
 from shared.champions import ANY
 from shared.forecaster import OnnxForecaster
-from shared.model_store import CHAMPIONS, FRESH_MS, ModelStore, StoreError
+from shared.model_store import CHAMPIONS, FRESH_MS, Decision, ModelStore, StoreError
 from shared.objects import Objects, open_objects
 from tests.bundles import Recipe
 
@@ -34,12 +35,12 @@ LATER_MS = 10_000_000_000_000  # past every bundle's first day
 class Plain(LocalFileSystem):
     """A file system of fsspec that cannot refuse to overwrite, as most cannot."""
 
-    protocol = "plain"
+    protocol = "plain"  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def plain() -> None:
-    fsspec.register_implementation("plain", Plain, clobber=True)
+    fsspec.register_implementation("plain", Plain, clobber=True)  # type: ignore[no-untyped-call]
 
 
 def memory_url() -> str:
@@ -98,7 +99,7 @@ def test_a_folder_without_hard_links_takes_a_lock(
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(objects.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     storage = open_objects(str(tmp_path))
     assert storage.create("a/1", b"first")
     assert not storage.create("a/1", b"second")
@@ -147,7 +148,7 @@ def test_what_was_changed_in_the_store_is_found_and_mended_by_another_put(
     with pytest.raises(BundleError, match="expected SHA-256"):
         store.load(digest)
     with pytest.raises(BundleError, match="expected SHA-256"):
-        store.promote(digest, "5m", why="no")
+        store.promote(digest, "5m", decision=Decision("no"))
     storage.remove(f"bundles/{digest}/{name}")
     with pytest.raises(BundleError, match="expected a file, got none"):
         store.load(digest)
@@ -173,24 +174,24 @@ def test_versions_and_digests_are_found_by_their_beginnings(store: ModelStore) -
 
 def test_a_promotion_measured_against_another_champion_is_refused(store: ModelStore) -> None:
     first, second = (store.put(one) for one in BUNDLES[:2])
-    store.promote(first, "5m", why="x", expected="")
+    store.promote(first, "5m", decision=Decision("x"), expected="")
     with pytest.raises(StoreError, match="another promotion came first"):
-        store.promote(second, "5m", why="x", expected="")
-    store.promote(second, "5m", why="x", expected=first)
+        store.promote(second, "5m", decision=Decision("x"), expected="")
+    store.promote(second, "5m", decision=Decision("x"), expected=first)
 
 
 def test_a_model_of_other_horizons_is_refused_unless_asked_for(store: ModelStore) -> None:
     first = store.put(BUNDLES[0])
     other = store.put(replace(RECIPES[0], horizons=(1, 7)).contents())
-    store.promote(first, "5m", why="x")
+    store.promote(first, "5m", decision=Decision("x"))
     with pytest.raises(StoreError, match=r"expected the horizons .*\(1, 5\), got \(1, 7\)"):
-        store.promote(other, "5m", why="x")
-    store.promote(other, "5m", why="x", any_horizons=True)
+        store.promote(other, "5m", decision=Decision("x"))
+    store.promote(other, "5m", decision=Decision("x"), any_horizons=True)
 
 
 def test_a_damaged_champions_file_says_how_to_go_on(store: ModelStore, storage: Objects) -> None:
     digest = store.put(BUNDLES[0])
-    before = store.promote(digest, "5m", why="x")
+    before = store.promote(digest, "5m", decision=Decision("x"))
     storage.write(f"{CHAMPIONS}/0000000002.json", b'{"generation": 2, "champions": 1}')
     with pytest.raises(StoreError, match="Remove it to go back to the generation before it"):
         store.champions()
@@ -205,12 +206,12 @@ def test_a_writer_that_slept_for_generations_does_not_write_behind_the_others(
     store: ModelStore, storage: Objects
 ) -> None:
     digest = store.put(BUNDLES[0])
-    old = store.promote(digest, "5m", why="x")
+    old = store.promote(digest, "5m", decision=Decision("x"))
 
     def change(now: Any) -> Any:
         if now == old:  # meanwhile others go on, and what was before them is pruned
             for number in range(3):
-                store.promote(digest, "1d", f"S{number}", why="x")
+                store.promote(digest, "1d", f"S{number}", decision=Decision("x"))
             for name in storage.names(CHAMPIONS)[:3]:
                 storage.remove(f"{CHAMPIONS}/{name}")
         return now.with_promoted("1h", ANY, now.champions[0].choice)
@@ -233,7 +234,7 @@ def test_a_killed_collection_is_finished_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             store.collect(0, at_ms=LATER_MS)
     with pytest.raises(StoreError, match="removed meanwhile"):
-        store.promote(digest, "5m", why="x")
+        store.promote(digest, "5m", decision=Decision("x"))
     with pytest.raises(StoreError, match="python -m trainer gc"):
         store.put(BUNDLES[0])
     assert [one.digest for one in store.collect(0, at_ms=LATER_MS).removed] == [digest]
@@ -279,7 +280,7 @@ class StoreMachine(RuleBasedStateMachine):
     def promote(self, data: st.DataObject, key: tuple[str, str], client: int) -> None:
         digest = data.draw(st.sampled_from(sorted(self.held)))
         self.at_ms += 1
-        self.clients[client].promote(digest, *key, why="better", at_ms=self.at_ms)
+        self.clients[client].promote(digest, *key, decision=Decision("better", at_ms=self.at_ms))
         digests = self.entries.setdefault(key, Entry()).digests
         if not digests or digests[-1] != digest:
             digests.append(digest)
