@@ -8,8 +8,8 @@ from typing import Final, Literal
 from pydantic import Field
 from pydantic_settings import CliSubCommand, SettingsConfigDict
 
-from shared.bundle import ServingSettings
 from shared.candles import Interval
+from shared.model_store import ModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, own
 
 PROCESS: Final = "local"
@@ -32,7 +32,7 @@ class BrokerSettings(ServiceSettings):
     )
 
 
-class LocalSettings(BrokerSettings, ServingSettings):
+class LocalSettings(BrokerSettings, ModelSettings):
     """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it."""
 
     model_config = own(PROCESS) | SettingsConfigDict(cli_shortcuts={"json-summary": "json"})

@@ -90,7 +90,7 @@ class System:
 
     def start_services(self) -> None:
         """Start API and worker; the topics must exist."""
-        model = ("--model", str(self._settings.model))
+        model = ("--model", str(self._settings.model), "--models", self._settings.models)
         self._start(
             "API", "api", "--bootstrap", self.bootstrap, "--port", str(self._api_port), *model,
         )  # fmt: skip

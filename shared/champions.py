@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Final, Literal, Self
 
@@ -120,6 +120,18 @@ class Champions(_Part):
                     needed.add(choice.bundle)
                     shortest = choice.window_length
         return frozenset(needed)
+
+    def without(self, damaged: Collection[str]) -> Champions:
+        """Return the champions without some bundles: the model before each serves, or none."""
+        if not damaged:
+            return self
+        entries = []
+        for entry in self.champions:
+            sound = [one for one in (entry.choice, *entry.before) if one.bundle not in damaged]
+            if sound:
+                update = {"choice": sound[0], "before": tuple(sound[1:])}
+                entries.append(entry.model_copy(update=update))
+        return self.model_copy(update={"champions": tuple(entries)})
 
     def kept(self, last: int) -> frozenset[str]:
         """Return the bundles of the champions and of the ``last`` before each, and ``needed``."""

@@ -34,6 +34,7 @@ from shared.bundle import (
     ServingSettings,
 )
 from shared.champions import ANY, Champions, Change, Choice
+from shared.forecaster import OnnxForecaster
 from shared.objects import Folder, StoreError, open_objects
 from shared.process import now_ms
 from shared.settings import ServiceSettings
@@ -311,7 +312,7 @@ class ModelStore:
         Raises:
             StoreError: when another champion is there than expected, or of other horizons.
         """
-        config = self.load(digest).config
+        config = OnnxForecaster(self.load(digest)).config
         choice = Choice(
             version=config.model_version,
             bundle=digest,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 
@@ -14,9 +15,10 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from shared import bundle, process, topics
-from shared.forecaster import ModelSet, OnnxForecaster
 from shared.kafka import KafkaError
 from shared.metrics import WorkerMetrics
+from shared.model_store import StoreError
+from shared.model_watch import ModelWatch
 from shared.process import Exit, now_ms
 from shared.status import Health, StatusPortError, StatusServer, since
 from stream_app import dlq
@@ -62,7 +64,9 @@ CHANGELOG_CONFIG = {
 class WorkerHealth:
     """Answers the probes; written by the event loop, read by the status thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_state: Callable[[], str]) -> None:
+        """Take what says how the models are, in words."""
+        self._model_state = model_state
         self.worker: CandleWorker | None = None
         self.pulse = time.monotonic()
 
@@ -88,7 +92,7 @@ class WorkerHealth:
         silent_ms = self.worker.progress.silent_since_ms
         if silent_ms is not None and now_ms() - silent_ms > SILENCE_SECONDS * 1000:
             return Health(ok=False, detail=f"Kafka does not answer {since(silent_ms)}")
-        return Health(ok=True, detail="windows recovered")
+        return Health(ok=True, detail=f"windows recovered; {self._model_state()}")
 
 
 async def serve(settings: WorkerSettings) -> int:
@@ -100,10 +104,11 @@ async def serve(settings: WorkerSettings) -> int:
     stop = process.stop_on_signals()
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
-    forecaster = OnnxForecaster(bundle.load(settings.model), metrics.model_seconds.observe)
-    models = ModelSet(forecaster)
-    metrics.model.info({"version": forecaster.model_version})
-    health = WorkerHealth()
+    watched = ModelWatch(
+        settings.models, bundle.load(settings.model), metrics, metrics.model_seconds.observe
+    )
+    watched.begin()
+    health = WorkerHealth(lambda: watched.state)
     status = StatusServer(
         settings.metrics_host,
         settings.metrics_port,
@@ -120,21 +125,25 @@ async def serve(settings: WorkerSettings) -> int:
         publisher = Publisher(settings, fence, metrics)
         if not await process.unless_stopped(publisher.start(), stop):
             return Exit.DONE
-        worker = CandleWorker(settings, models, publisher, metrics, fence)
-        await _run(worker, health, stop)
+        worker = CandleWorker(settings, watched.served, publisher, metrics, fence)
+        await _run(worker, watched, health, stop)
         return await _shut_down(worker, publisher)
 
 
-async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> None:
+async def _run(
+    worker: CandleWorker, watched: ModelWatch, health: WorkerHealth, stop: asyncio.Event
+) -> None:
     """Start the worker and watch it until a signal or a crash."""
     health.worker = worker
     await worker.app.start()
     watcher = asyncio.create_task(_watch(worker))
+    models = asyncio.create_task(watched.run(worker.take_models))
     while not stop.is_set() and not worker.app.crashed:
         health.pulse = time.monotonic()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), timeout=0.5)
     watcher.cancel()
+    models.cancel()
 
 
 async def _watch(worker: CandleWorker) -> None:
@@ -202,7 +211,7 @@ def main() -> int:
         PROCESS,
         settings.log_level,
         lambda: uvloop.run(serve(settings)),
-        expected=(bundle.BundleError, StatusPortError, topics.TopicError, OSError),
+        expected=(bundle.BundleError, StoreError, StatusPortError, topics.TopicError, OSError),
     )
 
 

@@ -8,17 +8,17 @@ from typing import Final, Literal
 from pydantic import Field
 from pydantic_settings import CliSubCommand
 
-from shared.bundle import ServingSettings
 from shared.candles import MAX_CANDLES
 from shared.forecaster import Models
 from shared.kafka import KafkaSettings
+from shared.model_store import ModelSettings
 from shared.settings import CommandGroup, CommaSeparated, own
 
 PROCESS: Final = "worker"
 """The process's name in its variables, log lines and metrics."""
 
 
-class WorkerSettings(KafkaSettings, ServingSettings):
+class WorkerSettings(KafkaSettings, ModelSettings):
     """Forecast every closed candle of the candles topic.
 
     Start several workers of one group to share the partitions among them.
