@@ -161,6 +161,7 @@ class CandleWorker:
             Incoming(m.key, m.value, m.partition, m.offset, round(m.timestamp * 1000))
             for m in batch
         ]
+        lengthened = set(self._longer)  # more may come while the batch is published
         with self._metrics.seconds.time():
             result = advance(incoming, self._stored, self._models, self._capacity, now_ms())
         with self._metrics.send_seconds.time():
@@ -170,8 +171,8 @@ class CandleWorker:
             await self._publisher.windows(result)
         self._fence.check()
         self.table.remember(result.states)
-        for key in self._longer.keys() & result.states.keys():
-            del self._longer[key]
+        for key in lengthened & result.states.keys():
+            self._longer.pop(key, None)
         for message in batch:
             self._consumer.finish(message.tp, message.offset + 1)
         self._count(batch, result)
