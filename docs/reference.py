@@ -22,7 +22,7 @@ from shared.bundle import ServingSettings
 from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
 from shared.setting_words import default_in_words, type_in_words
-from shared.settings import ServiceSettings, flags, owner, sub_commands, variable
+from shared.settings import ServiceSettings, flags, is_flag, owner, sub_commands, variable
 from shared.table_settings import TableSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
@@ -61,7 +61,7 @@ class Variable:
     """An environment variable: what declares it, and the commands that read it."""
 
     name: str
-    flag: str
+    flag: str  # empty for a secret, which has its variable alone
     field: FieldInfo
     owner: type[BaseModel]
     readers: list[str]
@@ -87,7 +87,7 @@ def variables() -> list[Variable]:
         for name, field in flags(settings):
             declarer = owner(settings, name)
             key = (variable(settings, name), declarer)
-            flag = f"--{name.replace('_', '-')}"
+            flag = f"`--{name.replace('_', '-')}`" if is_flag(field) else ""
             known.setdefault(key, Variable(key[0], flag, field, declarer, [])).readers.append(
                 reader
             )
@@ -146,7 +146,7 @@ def _cells(setting: Variable) -> tuple[str, ...]:
     default = default_in_words(field)
     shown = "required" if field.is_required() else f"`{default}`" if default else ""
     meaning = field.description or ""
-    return f"`{setting.name}`", f"`{setting.flag}`", type_in_words(field), shown, meaning
+    return f"`{setting.name}`", f"{setting.flag}", type_in_words(field), shown, meaning
 
 
 def metrics_page() -> str:
