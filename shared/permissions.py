@@ -127,7 +127,9 @@ async def check(
         settings, lambda: _allowed(settings, needed), timeout_s=timeout_s
     )
     missing = [
-        one for one in needed if not allowed[one.resource, one.name] >> CODES[one.operation] & 1
+        permission
+        for permission in needed
+        if not allowed[permission.resource, permission.name] >> CODES[permission.operation] & 1
     ]
     if missing:
         raise AccessError(
@@ -142,7 +144,7 @@ async def _allowed(
 ) -> dict[tuple[str, str], int]:
     """Return a bit for each operation that is allowed, by resource."""
     names = {
-        resource: {one.name for one in needed if one.resource == resource}
+        resource: {permission.name for permission in needed if permission.resource == resource}
         for resource in ("topic", "group")
     }
     admin = kafka.admin(settings)
@@ -213,17 +215,23 @@ async def allow(settings: KafkaSettings, principal: str, needed: Iterable[Permis
     admin = kafka.admin(settings)
     try:
         await kafka.start(admin, settings)
-        for one in needed:
-            kind = _TOPIC if one.resource == "topic" else _GROUP
+        for permission in needed:
+            kind = _TOPIC if permission.resource == "topic" else _GROUP
             answer: Any = await admin._send_request(  # noqa: SLF001 -- aiokafka has no method for it
                 CreateAclsRequest(
-                    kind, one.name, _LITERAL, f"User:{principal}", "*", CODES[one.operation], _ALLOW
+                    kind,
+                    permission.name,
+                    _LITERAL,
+                    f"User:{principal}",
+                    "*",
+                    CODES[permission.operation],
+                    _ALLOW,
                 )
             )
             [(code, message)] = answer.creation_responses
             if code:
                 raise AccessError(
-                    f"{one} is not allowed to {principal}: {message or for_code(code)}"
+                    f"{permission} cannot be allowed to {principal}: {message or for_code(code)}"
                 )
     finally:
         await admin.close()
@@ -232,8 +240,10 @@ async def allow(settings: KafkaSettings, principal: str, needed: Iterable[Permis
 def commands(principal: str, needed: Iterable[Permission]) -> list[str]:
     """Return the commands of Kafka's own tool that allow a user what a service needs."""
     by_resource: dict[tuple[str, str], list[str]] = {}
-    for one in needed:
-        by_resource.setdefault((one.resource, one.name), []).append(one.operation)
+    for permission in needed:
+        by_resource.setdefault((permission.resource, permission.name), []).append(
+            permission.operation
+        )
     return [
         "kafka-acls.sh --bootstrap-server $BOOTSTRAP --command-config admin.properties --add "
         f"--allow-principal 'User:{principal}' --{resource} '{name}' "

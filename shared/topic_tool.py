@@ -145,9 +145,9 @@ async def apply(settings: KafkaSettings, found: Sequence[Difference]) -> None:
         TopicError: when Kafka refuses it.
     """
     changes: dict[str, dict[str, str]] = {}
-    for one in found:
-        if one.setting not in {"topic", "partitions", "replicas"}:
-            changes.setdefault(one.topic, {})[one.setting] = one.expected
+    for difference in found:
+        if difference.setting not in {"topic", "partitions", "replicas"}:
+            changes.setdefault(difference.topic, {})[difference.setting] = difference.expected
     admin = kafka.admin(settings)
     try:
         await admin.start()

@@ -32,7 +32,7 @@ DEFAULT_GROUP: Final = "candlecast"
 DAY_MS: Final = 86_400_000
 
 LEADERS_S: Final = 5.0
-"""Longest wait for leaders before the brokers are asked by a client made again."""
+"""Longest wait for leaders before a client is made again."""
 
 
 class TopicError(Exception):
