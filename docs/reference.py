@@ -20,11 +20,11 @@ from producer.settings import ProducerSettings
 from shared import process
 from shared.access import AccessSettings
 from shared.bundle import ServingSettings
+from shared.files.table_settings import TableSettings
 from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
 from shared.setting_words import default_in_words, type_in_words
 from shared.settings import ServiceSettings, flags, is_flag, owner, sub_commands, variable
-from shared.table_settings import TableSettings
 from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS

@@ -333,7 +333,7 @@ def cluster_id(number: uuid.UUID) -> str:
 
 
 def _answers(port: int, cluster: str, context: ssl.SSLContext | None) -> bool:
-    """Whether a Metadata request is answered by this cluster with at least one live broker."""
+    """True when a Metadata request is answered by this cluster with at least one live broker."""
     # api key, version, correlation, no client id, no topics
     request = struct.pack(">hhihi", 3, 2, 1, -1, 0)
     try:

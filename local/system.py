@@ -97,12 +97,12 @@ class System:
 
     @property
     def is_published(self) -> bool:
-        """Whether the producer has published all that it has."""
+        """True when the producer has published all that it has."""
         return self._producer is not None and self._producer.exit_code == 0
 
     @property
     def is_producing(self) -> bool:
-        """Whether the producer has been started."""
+        """True when the producer has been started."""
         return self._producer is not None
 
     def start_services(self) -> None:
@@ -124,7 +124,7 @@ class System:
         )  # fmt: skip
 
     def are_services_ready(self) -> bool:
-        """Whether worker and API both say that they are ready."""
+        """True when worker and API both say that they are ready."""
         return _is_ready(self._worker_port) and _is_ready(self._api_port)
 
     def check(self) -> None:

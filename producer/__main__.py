@@ -18,10 +18,10 @@ from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
 from shared import permissions, process, topics
+from shared.files.series import HistoryError
 from shared.kafka import AccessError
 from shared.metrics import ProducerMetrics
 from shared.process import Exit, now_ms
-from shared.series import HistoryError
 from shared.status import Health, StatusPortError, StatusServer
 
 log = logging.getLogger("producer")

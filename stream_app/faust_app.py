@@ -236,7 +236,7 @@ class DirectConsumer(driver.Consumer):
     async def _look_for_holes(self, records: Mapping[Any, Sequence[Any]]) -> None:
         """Say what retention removed while the worker was behind: the client skips it silently.
 
-        A hole is no loss by itself: control records of transactions take offsets too.
+        A hole is not a loss by itself: control records of transactions take offsets too.
         """
         jumps: dict[TP, int] = {}
         for found, fetched in records.items():
