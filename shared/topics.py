@@ -29,6 +29,10 @@ class TopicError(Exception):
     """A topic that cannot be made, or that exists with another partition count."""
 
 
+MAX_BATCH_BYTES: Final = 1 << 20
+"""Largest batch of records that a topic of ours takes, packed; ours have at most half of it."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """A topic as the services need it."""
@@ -45,7 +49,10 @@ def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
     The broker stamps every message on append, so that latency is measured by one clock; the
     time of an event is in its message.
     """
-    config = {"message.timestamp.type": "LogAppendTime"}
+    config = {
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(MAX_BATCH_BYTES),
+    }
     return (
         Topic(settings.candles_topic, settings.partitions, settings.replication, config),
         Topic(settings.forecasts_topic, settings.partitions, settings.replication, config),

@@ -52,6 +52,7 @@ RECOVERY_SECONDS = 300.0
 
 CHANGELOG_CONFIG = {
     "cleanup.policy": "compact",
+    "max.message.bytes": str(topics.MAX_BATCH_BYTES),
     "segment.bytes": str(2 << 20),  # what is compacted is closed segments
     "segment.ms": "600000",
     "min.cleanable.dirty.ratio": "0.2",
