@@ -22,6 +22,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     LeaderNotAvailableError,
+    MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
     ProducerFenced,
@@ -31,6 +32,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import Field
 
+from shared import batches
 from shared.access import AccessError, AccessSettings, client_options, explain
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "KafkaSettings",
     "KafkaTimeoutError",
     "LeaderNotAvailableError",
+    "MessageSizeTooLargeError",
     "NewTopic",
     "Partition",
     "Producer",
@@ -61,7 +64,7 @@ __all__ = [
     "for_code",
     "has_reached",
     "is_transient",
-    "mend_connections",
+    "mend_clients",
     "partition_of",
     "producer",
     "read_to_end",
@@ -94,6 +97,12 @@ SAY_S: Final = 10.0
 
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
+
+MAX_TAKEN: Final = 1000
+"""Most records taken at once, so that large ones have a bound together."""
+
+CODEC: Final = "zstd"
+"""The codec of what we write: the smallest for the least time (``python -m benchmarks codecs``)."""
 
 SILENCE_S: Final = 10.0
 """Time without a message after which a topic that has more counts as unreadable."""
@@ -142,7 +151,11 @@ def producer(kafka: KafkaSettings, *, max_batch_bytes: int = 1 << 14) -> Produce
         max_batch_bytes: most bytes of one partition's records that go together.
     """
     return AIOKafkaProducer(
-        **_connection(kafka), enable_idempotence=True, acks="all", max_batch_size=max_batch_bytes
+        **_connection(kafka),
+        enable_idempotence=True,
+        acks="all",
+        max_batch_size=max_batch_bytes,
+        compression_type=CODEC,
     )
 
 
@@ -153,7 +166,7 @@ def admin(kafka: KafkaSettings) -> AIOKafkaAdminClient:
 
 def _connection(kafka: KafkaSettings) -> dict[str, Any]:
     """Return what every client is given to reach the broker."""
-    mend_connections()
+    mend_clients()
     return {
         "bootstrap_servers": kafka.bootstrap,
         "request_timeout_ms": int(REQUEST_S * 1000),
@@ -164,8 +177,11 @@ def _connection(kafka: KafkaSettings) -> dict[str, Any]:
 _send: Final[Any] = AIOKafkaConnection.send
 
 
-def mend_connections() -> None:
-    """Let a connection that uvloop has closed raise aiokafka's own error.
+def mend_clients() -> None:
+    """Let aiokafka's clients, Faust's too, pass over what would end them for good.
+
+    Records and batches that cannot be read come as ``shared.batches`` has it. A connection that
+    uvloop has closed raises aiokafka's own error.
 
     uvloop raises ``RuntimeError`` for a write to a closed transport, where aiokafka expects an
     ``OSError``: one reset in ten ended a client for good. Tried with 541 resets: none does so.
@@ -179,6 +195,7 @@ def mend_connections() -> None:
             raise KafkaConnectionError(f"the connection was closed: {error}") from error
 
     AIOKafkaConnection.send = send  # type: ignore[method-assign]
+    batches.install()
 
 
 TRANSIENT: Final = (KafkaError, OSError, RuntimeError, TimeoutError)
@@ -269,7 +286,7 @@ async def connected(client: Client) -> AsyncIterator[Client]:
 
 
 async def follow(
-    reader: Consumer, starts: Mapping[Partition, int], *, most: int | None = None
+    reader: Consumer, starts: Mapping[Partition, int], *, most: int = MAX_TAKEN
 ) -> AsyncGenerator[list[Record], None]:
     """Yield what is in partitions from the given offsets on, and then what comes, forever.
 

@@ -39,6 +39,10 @@ class TopicError(Exception):
     """A topic that cannot be made, or that exists with another partition count."""
 
 
+MAX_BATCH_BYTES: Final = 1 << 20
+"""Largest batch of records that a topic of ours takes, packed; ours have at most half of it."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """A topic as the services need it."""
@@ -71,6 +75,7 @@ def all_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> tuple[Top
         settings.replication,
         {
             "cleanup.policy": "compact",
+            "max.message.bytes": str(MAX_BATCH_BYTES),
             "segment.bytes": str(2 << 20),  # what is compacted is closed segments
             "segment.ms": "600000",
             "min.cleanable.dirty.ratio": "0.2",
@@ -93,6 +98,7 @@ def _market_topic(settings: KafkaSettings, name: str, days: int) -> Topic:
     """
     config = {
         "cleanup.policy": "delete",
+        "max.message.bytes": str(MAX_BATCH_BYTES),
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": _in_sync(settings),
         "retention.ms": str(days * DAY_MS) if days else "-1",

@@ -25,7 +25,7 @@ from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
 from shared.access import client_options
-from shared.kafka import REQUEST_S, mend_connections
+from shared.kafka import REQUEST_S, mend_clients
 from stream_app.fence import Fence
 from stream_app.settings import WorkerSettings
 from stream_app.state import StateError
@@ -45,6 +45,9 @@ MAX_FETCH: Final = 2048
 
 MAX_WAITING: Final = 4096
 """Messages in the stream's buffer beyond which nothing more is fetched."""
+
+LARGE_BYTES: Final = 8 << 20
+"""Bytes of values taken at once after which all of them are handled before more are fetched."""
 
 BUFFER_SIZE: Final = 2 * (MAX_FETCH + MAX_WAITING)
 """Size of the stream's buffer: it is never full, so handing on messages never waits."""
@@ -87,6 +90,7 @@ class DirectConsumer(driver.Consumer):
         self._begin_again: set[int] = set()
         self._next: dict[TP, int] = {}  # offset that the next message of a source should have
         self._rebalances = 0
+        self._is_large = False  # what was last fetched
         self._sought_in = -1  # the value of ``_rebalances`` that the sources were last sought in
 
     def _new_consumer_thread(self) -> CommittedThread:
@@ -207,7 +211,8 @@ class DirectConsumer(driver.Consumer):
 
     def _is_full(self) -> bool:
         """Tell whether messages wait that must be handled before more are fetched."""
-        if self._stream is None or self._stream.qsize() * CHUNK > MAX_WAITING:
+        most = 0 if self._is_large else MAX_WAITING
+        if self._stream is None or self._stream.qsize() * CHUNK > most:
             return True
         changelog = cast("TableManager", self.app.tables).changelog_queue
         return changelog.qsize() > MAX_WAITING
@@ -220,6 +225,8 @@ class DirectConsumer(driver.Consumer):
             return
         rebalances = self._rebalances
         records = await self._getmany(active, FETCH_S)
+        sizes = (len(record.value or b"") for fetched in records.values() for record in fetched)
+        self._is_large = sum(sizes) > LARGE_BYTES
         messages: Iterator[Message] = (
             self._to_message(ensure_TP(tp), record)
             for tp, fetched in records.items()
@@ -384,7 +391,7 @@ def make_app(settings: WorkerSettings, fence: Fence, note_lost: NoteLost) -> fau
         fence: asked before each commit.
         note_lost: called for messages that were gone before they were read.
     """
-    mend_connections()
+    mend_clients()
     brokers = [f"kafka://{address.strip()}" for address in settings.bootstrap.split(",")]
     options: dict[str, Any] = {
         "broker": ";".join(brokers),
