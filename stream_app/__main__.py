@@ -14,8 +14,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from shared import bundle, process, topics
-from shared.kafka import KafkaError
+from shared import bundle, permissions, process, topics
+from shared.kafka import AccessError, KafkaError
 from shared.metrics import WorkerMetrics
 from shared.model_store import StoreError
 from shared.model_watch import ModelWatch
@@ -51,14 +51,6 @@ SILENCE_SECONDS = 8.0
 
 RECOVERY_SECONDS = 300.0
 """Longest recovery of the windows; then /livez fails."""
-
-CHANGELOG_CONFIG = {
-    "cleanup.policy": "compact",
-    "segment.bytes": str(2 << 20),  # what is compacted is closed segments
-    "segment.ms": "600000",
-    "min.cleanable.dirty.ratio": "0.2",
-}
-"""Keeps short what a recovery reads: each candle writes a record."""
 
 
 class WorkerHealth:
@@ -118,8 +110,7 @@ async def serve(settings: WorkerSettings) -> int:
     )
     with status:
         log.info("metrics on http://%s:%d/metrics", settings.metrics_host, status.port)
-        making = topics.ensure(settings, worker_topics(settings))
-        if not await process.unless_stopped(making, stop):
+        if not await process.unless_stopped(_prepare(settings), stop):
             return Exit.DONE
         fence = Fence()
         publisher = Publisher(settings, fence, metrics)
@@ -128,6 +119,12 @@ async def serve(settings: WorkerSettings) -> int:
         worker = CandleWorker(settings, watched.served, publisher, metrics, fence)
         await _run(worker, watched, health, stop)
         return await _shut_down(worker, publisher)
+
+
+async def _prepare(settings: WorkerSettings) -> None:
+    """Make the topics that are missing, and see that this user may do what a worker does."""
+    await topics.ensure(settings, topics.all_topics(settings, settings.group))
+    await permissions.check(settings, permissions.of_worker(settings, settings.group))
 
 
 async def _run(
@@ -178,20 +175,9 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
     return Exit.FAILED if crashed else Exit.DONE
 
 
-def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
-    """Return the topics that the worker reads and writes."""
-    changelog = topics.Topic(
-        settings.changelog_topic,
-        settings.partitions,
-        settings.replication,
-        CHANGELOG_CONFIG,
-    )
-    return (*topics.market_topics(settings), changelog)
-
-
 def _dead_letters(commands: DlqCommands) -> int:
     settings = commands.chosen
-    expected = (ValueError, KafkaError)
+    expected = (ValueError, KafkaError, topics.TopicError)
 
     def body() -> int:
         dlq.run(settings, Console())
@@ -211,7 +197,14 @@ def main() -> int:
         PROCESS,
         settings.log_level,
         lambda: uvloop.run(serve(settings)),
-        expected=(bundle.BundleError, StoreError, StatusPortError, topics.TopicError, OSError),
+        expected=(
+            AccessError,
+            bundle.BundleError,
+            StoreError,
+            StatusPortError,
+            topics.TopicError,
+            OSError,
+        ),
     )
 
 

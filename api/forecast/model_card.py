@@ -32,7 +32,7 @@ def _config_of(forecaster: Forecaster) -> BundleConfig | None:
 
 
 def name_of(forecaster: Forecaster) -> str:
-    """Return the name under which a model is asked for."""
+    """Return the name by which clients request a model."""
     config = _config_of(forecaster)
     return config.name if config else forecaster.model_version
 
