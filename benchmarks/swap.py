@@ -2,7 +2,7 @@
 
 ``python -m benchmarks swap`` watches a store from an event loop that has something to do every
 millisecond, first in peace, then while champions change, and prints JSON in milliseconds. Each
-champion is the built-in bundle under another name, so that it is loaded and verified anew.
+champion is the built-in bundle under another name, so that it is loaded and verified again.
 """
 
 from __future__ import annotations

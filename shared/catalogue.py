@@ -86,15 +86,15 @@ def catalogue_of(
         versions=(
             *beneath,
             *(
-                _version(one.digest, one.config, _roles(champions, one.digest), one.fault)
-                for one in stored
+                _version(held.digest, held.config, _roles(champions, held.digest), held.fault)
+                for held in stored
             ),
         ),
     )
 
 
 def _roles(champions: Champions, digest: str) -> tuple[str, ...]:
-    return tuple(one.name for one in champions.champions if one.choice.bundle == digest)
+    return tuple(entry.name for entry in champions.champions if entry.choice.bundle == digest)
 
 
 def _champion(entry: Champion) -> ChampionEntry:

@@ -89,7 +89,7 @@ class Champions(_Part):
 
     def at(self, interval: str, symbols: str = ANY) -> Champion | None:
         """Return the entry of exactly this interval and pattern."""
-        return next((one for one in self.champions if one.key == (interval, symbols)), None)
+        return next((entry for entry in self.champions if entry.key == (interval, symbols)), None)
 
     def chain(self, interval: str, symbol: str) -> tuple[Choice, ...]:
         """Return the models for a series, the best first, each with a shorter window than before.
@@ -98,8 +98,8 @@ class Champions(_Part):
         a less specific champion, until the window is there.
         """
         entries = sorted(
-            (one for one in self.champions if one.serves(interval, symbol)),
-            key=lambda one: one.specificity,
+            (entry for entry in self.champions if entry.serves(interval, symbol)),
+            key=lambda entry: entry.specificity,
             reverse=True,
         )
         chain: list[Choice] = []
@@ -127,7 +127,9 @@ class Champions(_Part):
             return self
         entries = []
         for entry in self.champions:
-            sound = [one for one in (entry.choice, *entry.before) if one.bundle not in damaged]
+            sound = [
+                choice for choice in (entry.choice, *entry.before) if choice.bundle not in damaged
+            ]
             if sound:
                 update = {"choice": sound[0], "before": tuple(sound[1:])}
                 entries.append(entry.model_copy(update=update))
@@ -146,7 +148,7 @@ class Champions(_Part):
         if old is not None and old.choice.bundle == choice.bundle:
             before = old.before
         entry = Champion(interval=interval, symbols=symbols, choice=choice, before=before)
-        others = (one for one in self.champions if one.key != entry.key)
+        others = (other for other in self.champions if other.key != entry.key)
         change = f"promoted {choice.version} for {entry.name}"
         return self._next((*others, entry), change, choice.by, choice.at_ms)
 
@@ -161,7 +163,7 @@ class Champions(_Part):
         old = self.at(interval, symbols)
         if old is None:
             raise KeyError(interval)
-        others = tuple(one for one in self.champions if one.key != old.key)
+        others = tuple(other for other in self.champions if other.key != old.key)
         if old.before:
             first, *rest = old.before
             others += (old.model_copy(update={"choice": first, "before": tuple(rest)}),)
@@ -179,8 +181,8 @@ class Champions(_Part):
             return choice.bundle not in gone
 
         entries = (
-            one.model_copy(update={"before": tuple(filter(remains, one.before))})
-            for one in self.champions
+            entry.model_copy(update={"before": tuple(filter(remains, entry.before))})
+            for entry in self.champions
         )
         following = self._next(tuple(entries), change, by, at_ms)
         return following.model_copy(update={"removing": tuple(sorted(gone))})
@@ -188,7 +190,7 @@ class Champions(_Part):
     def _next(self, champions: tuple[Champion, ...], change: str, by: str, at_ms: int) -> Champions:
         return Champions(
             generation=self.generation + 1,
-            champions=tuple(sorted(champions, key=lambda one: one.key)),
+            champions=tuple(sorted(champions, key=lambda entry: entry.key)),
             removing=self.removing,
             change=change[:2000],
             by=by,

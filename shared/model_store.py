@@ -216,7 +216,7 @@ class ModelStore:
         """Return all bundles, the one trained on the newest data last."""
         digests = filter(_DIGEST.fullmatch, self._objects.names(BUNDLES))
         found = [self.config(digest) for digest in digests]
-        return sorted(found, key=lambda one: one.config.data.last_ms if one.config else -1)
+        return sorted(found, key=lambda stored: stored.config.data.last_ms if stored.config else -1)
 
     def config(self, digest: str) -> Stored:
         """Return a bundle's config without reading its other files."""
@@ -240,10 +240,10 @@ class ModelStore:
         if not version:
             raise StoreError("version: expected a model's version or digest, got nothing")
         found = {
-            one.digest: one.config.model_version if one.config else "?"
-            for one in self.bundles()
-            if one.digest.startswith(version)
-            or (one.config and one.config.model_version.startswith(version))
+            stored.digest: stored.config.model_version if stored.config else "?"
+            for stored in self.bundles()
+            if stored.digest.startswith(version)
+            or (stored.config and stored.config.model_version.startswith(version))
         }
         exact = [digest for digest, name in found.items() if version in {digest, name}]
         digests = exact or list(found)
@@ -363,7 +363,7 @@ class ModelStore:
         def change(now: Champions) -> Champions:
             entry = now.at(interval, symbols)
             if entry is None:
-                names = ", ".join(one.name for one in now.champions) or "none"
+                names = ", ".join(champion.name for champion in now.champions) or "none"
                 raise StoreError(f"{interval}: expected a champion, got none; there are: {names}")
             if entry.before:
                 self.load(entry.before[0].bundle)
@@ -380,7 +380,7 @@ class ModelStore:
         promotion can come between; a collection that was killed is finished by the next.
         """
         at = now_ms() if at_ms is None else at_ms
-        stored = {one.digest: one for one in self.bundles()}
+        stored = {held.digest: held for held in self.bundles()}
         plan: dict[str, str] = {}
         gone: set[str] = set()
 
@@ -398,7 +398,7 @@ class ModelStore:
             change(self.champions())
         elif self.change(change).removing:
             for digest in sorted(gone):
-                self._objects.remove(self._file(digest, CONFIG_NAME))  # then it is no bundle
+                self._objects.remove(self._file(digest, CONFIG_NAME))  # then it is none
                 self._objects.remove(f"{BUNDLES}/{digest}")
             self.change(
                 lambda now: now.with_removing((), who(), at, f"removed {len(gone)} bundles")
@@ -410,12 +410,12 @@ class ModelStore:
     def _plan(self, now: Champions, stored: list[Stored], keep: int, at_ms: int) -> dict[str, str]:
         """Return the digests to keep, with the reason."""
         plan = dict.fromkeys(now.kept(keep), "a champion, or one of the last before it")
-        for one in stored[len(stored) - keep :] if keep else ():
-            plan.setdefault(one.digest, f"one of the {keep} of the newest data")
-        for one in stored:
-            age = self._age_ms(one.digest, at_ms)
+        for newest in stored[len(stored) - keep :] if keep else ():
+            plan.setdefault(newest.digest, f"one of the {keep} of the newest data")
+        for held in stored:
+            age = self._age_ms(held.digest, at_ms)
             if age is not None and age < FRESH_MS:
-                plan.setdefault(one.digest, "younger than a day: it may be about to be promoted")
+                plan.setdefault(held.digest, "younger than a day: it may be about to be promoted")
         return plan
 
     def _age_ms(self, digest: str, at_ms: int) -> int | None:

@@ -36,7 +36,7 @@ KNOWN_SERIES: Final = 50_000
 """Most series whose models are remembered."""
 
 INTERVAL: Final = "1d"
-"""Interval of what is asked without one; its model's version is the metric's."""
+"""Interval of a request without one; its model's version is the metric's."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class ChampionModels:
         key = interval, symbol if self._has_patterns else ""
         chain = self._chains.get(key)
         if chain is None:
-            models = [self.loaded[one.bundle] for one in self.champions.chain(interval, symbol)]
+            models = [
+                self.loaded[choice.bundle] for choice in self.champions.chain(interval, symbol)
+            ]
             below = (*models, self.built_in)
             chain = tuple(
                 model
@@ -83,7 +85,7 @@ class ChampionModels:
 
     @property
     def _has_patterns(self) -> bool:
-        return any(one.symbols != ANY for one in self.champions.champions)
+        return any(entry.symbols != ANY for entry in self.champions.champions)
 
 
 class ServedModels:

@@ -24,6 +24,7 @@ from shared.files import findings
 from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
 from shared.history import from_file, interval_of
+from shared.kafka import KafkaError
 from shared.objects import StoreError
 from shared.process import Exit
 from shared.settings import ServiceSettings
@@ -42,12 +43,13 @@ from trainer.settings import (
     PromoteSettings,
     RollbackSettings,
     SearchSettings,
+    TopicDataSettings,
     TrainSettings,
 )
 from trainer.tracking import Run, TrackingError
 
 if TYPE_CHECKING:
-    from trainer.dataset import Source
+    from trainer.dataset import Dataset, Source
     from trainer.protocol import Forecasts
     from trainer.training import Test
 
@@ -89,6 +91,7 @@ EXPECTED: Final = (
     BundleError,
     StoreError,
     HistoryError,
+    KafkaError,
     TrackingError,
     forecast_table.TableError,
     ValueError,  # what the candles or the settings cannot give
@@ -315,10 +318,13 @@ def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source
     from trainer import dataset  # noqa: PLC0415
     from trainer.dataset import Source  # noqa: PLC0415
 
-    with console.bytes_read(
-        f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
-    ) as advance:
-        data = dataset.load(settings.data, settings.interval, settings.read_options(), advance)
+    if isinstance(settings, TopicDataSettings) and settings.is_of_topic:
+        data = _of_topic(settings)
+    else:
+        with console.bytes_read(
+            f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
+        ) as advance:
+            data = dataset.load(settings.data, settings.interval, settings.read_options(), advance)
     odd = data.findings + (dataset.too_short(data, model.window_length) if model else ())
     for note in data.history.notes:
         log.info("%s: %s", data.name, note)
@@ -333,6 +339,16 @@ def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source
             ", ".join(model.intervals), settings.interval,
         )  # fmt: skip
     return Source(data.name, settings.interval, data.symbols)
+
+
+def _of_topic(settings: TopicDataSettings) -> Dataset:
+    """Return the candles of the topic, after reading what is new of it."""
+    from trainer import dataset, snapshot  # noqa: PLC0415
+
+    with console.progress(shown=settings.progress) as display:
+        done = console.messages(display, f"Reading {settings.candles_topic}")
+        folder = snapshot.update(settings, settings.snapshots, done)
+    return dataset.of_history(snapshot.history(folder, settings.interval, settings.symbols))
 
 
 COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]]] = {

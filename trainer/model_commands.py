@@ -131,8 +131,8 @@ def collect(settings: CollectSettings) -> None:
     removal = store.collect(settings.keep, dry_run=settings.dry_run)
     answer = {
         "removed": [
-            {"digest": one.digest, "version": one.config.model_version if one.config else None}
-            for one in removal.removed
+            {"digest": gone.digest, "version": gone.config.model_version if gone.config else None}
+            for gone in removal.removed
         ],
         "kept": dict(removal.kept),
         "dry_run": settings.dry_run,
@@ -142,9 +142,9 @@ def collect(settings: CollectSettings) -> None:
 
 def _removal_lines(removal: Removal, *, dry_run: bool) -> Iterator[str]:
     verb = "would be removed" if dry_run else "removed"
-    for one in removal.removed:
-        name = one.config.model_version if one.config else "incomplete"
-        yield f"{one.digest[:12]} {name}: {verb}"
+    for gone in removal.removed:
+        name = gone.config.model_version if gone.config else "incomplete"
+        yield f"{gone.digest[:12]} {name}: {verb}"
     for digest, reason in removal.kept.items():
         yield f"{digest[:12]} kept: {reason}"
     yield f"{len(removal.removed)} bundles {verb}, {len(removal.kept)} kept"
@@ -165,8 +165,8 @@ def compare(settings: CompareSettings) -> None:
         print(json.dumps(answer, indent=2))
         return
     table = _table("", first.model_version, second.model_version, "change")
-    for name, (one, other) in rows.items():
-        table.add_row(name, _plain(one), _plain(other), _change(one, other))
+    for name, (before, after) in rows.items():
+        table.add_row(name, _plain(before), _plain(after), _change(before, after))
     _out().print(table)
 
 
@@ -193,9 +193,9 @@ def _contents(name: str, built_in: Path) -> Mapping[str, bytes] | None:
     return bundle.contents_of(Path(name)) if (Path(name) / CONFIG_NAME).exists() else None
 
 
-def _differences(one: BundleConfig, other: BundleConfig) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _differences(a: BundleConfig, b: BundleConfig) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield what differs between two models, by name: all figures, and other fields."""
-    first, second = _flat(one), _flat(other)
+    first, second = _flat(a), _flat(b)
     for name in dict.fromkeys((*first, *second)):
         pair = first.get(name), second.get(name)
         if pair[0] != pair[1]:
@@ -242,17 +242,17 @@ def _print_catalogue(found: Catalogue, *, details: bool) -> None:
     versions = _table(
         "version", "digest", "champion of", "trained on", "candles", "symbols", "until", "figures"
     )
-    for one in found.versions:
+    for entry in found.versions:
         versions.add_row(
-            one.version or escape(one.fault), one.digest[:12], ", ".join(one.champion_of),
-            ", ".join(one.intervals), f"{one.candles:,}", str(one.symbols), _day(one.last_ms),
-            _figures(one.metrics),
+            entry.version or escape(entry.fault), entry.digest[:12],
+            ", ".join(entry.champion_of), ", ".join(entry.intervals), f"{entry.candles:,}",
+            str(entry.symbols), _day(entry.last_ms), _figures(entry.metrics),
         )  # fmt: skip
     out = _out()
     out.print(f"{found.store}, generation {found.generation}")
     if details:
-        for one in found.versions:
-            out.print_json(one.model_dump_json())
+        for entry in found.versions:
+            out.print_json(entry.model_dump_json())
         return
     out.print(champions)
     out.print(versions)
@@ -280,9 +280,9 @@ def _plain(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
 
 
-def _change(one: object, other: object) -> str:
-    if isinstance(one, float) and isinstance(other, float) and one:
-        return f"{100 * (other / one - 1):+.2f} %"
+def _change(before: object, after: object) -> str:
+    if isinstance(before, float) and isinstance(after, float) and before:
+        return f"{100 * (after / before - 1):+.2f} %"
     return ""
 
 

@@ -15,6 +15,7 @@ from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval, known_interval
 from shared.champions import ANY
 from shared.files.table_settings import PATH, TableSettings
+from shared.kafka import KafkaSettings
 from shared.model_store import KEEP
 from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
@@ -32,6 +33,9 @@ SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
 CONFIGURATIONS_TRIED: Final = 138
 """Number of configurations tried on validation data before ``FitConfig`` got its defaults."""
+
+TOPIC: Final = Path("kafka")
+"""What --data is for the candles topic."""
 
 _DEFAULT: Final = FitConfig()
 
@@ -83,7 +87,11 @@ class DataSettings(TableSettings):
 
     model_config = own(PROCESS)
 
-    data: Path | None = Field(None, description=f"{PATH}; by default the bundled candles")
+    data: Path | None = Field(
+        None,
+        description=f"{PATH}; for fit, evaluate and backtest kafka is the candles topic; by "
+        "default the bundled candles",
+    )
     interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
@@ -100,6 +108,22 @@ class DataSettings(TableSettings):
             detail = f"interval: the bundled candles are 1d, got {self.interval!r}"
             raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
         return self
+
+
+class TopicDataSettings(DataSettings, KafkaSettings):
+    """Which candles, of files or of the candles topic."""
+
+    model_config = own(PROCESS)
+
+    snapshots: Path = Field(
+        Path("snapshots"),
+        description="for --data kafka: folder that keeps what was read of the topic, as Parquet",
+    )
+
+    @property
+    def is_of_topic(self) -> bool:
+        """True when the candles topic is the data."""
+        return self.data == TOPIC
 
 
 class ModelSettings(DataSettings):
@@ -208,7 +232,7 @@ class TrainSettings(ModelSettings, Tracked):
         return self
 
 
-class FitSettings(ModelSettings, Tracked):
+class FitSettings(ModelSettings, TopicDataSettings, Tracked):
     """Trains a bundle on any candles.
 
     Training sees the candles before --until alone; those from then on, if there are any, are the
@@ -217,6 +241,7 @@ class FitSettings(ModelSettings, Tracked):
     Examples:
       python -m trainer fit --data candles.parquet --out my-bundle
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
+      python -m trainer fit --data kafka --interval 5m --out my-bundle
     """
 
     model_config = own(PROCESS, "fit")
@@ -227,7 +252,7 @@ class FitSettings(ModelSettings, Tracked):
     out: Path = Field(description="folder of the bundle to write")
 
 
-class BacktestSettings(DataSettings):
+class BacktestSettings(TopicDataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
@@ -247,7 +272,7 @@ class BacktestSettings(DataSettings):
     out: Path = Field(description="file to write, .parquet or .csv")
 
 
-class EvaluateSettings(ModelSettings, Tracked):
+class EvaluateSettings(ModelSettings, TopicDataSettings, Tracked):
     """Measures forecasts against every baseline, and writes report.html and report.json.
 
     Without --model: rolling origins. The span from --start to --end is cut into --folds parts;
@@ -285,7 +310,7 @@ class EvaluateSettings(ModelSettings, Tracked):
     @property
     def unused_with_model(self) -> tuple[str, ...]:
         """Settings given of networks to train, which a frozen bundle has no use for."""
-        training = {*ModelSettings.model_fields, "folds"} - set(DataSettings.model_fields)
+        training = {*ModelSettings.model_fields, "folds"} - set(TopicDataSettings.model_fields)
         return tuple(sorted(training & self.model_fields_set))
 
 

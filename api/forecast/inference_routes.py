@@ -91,7 +91,7 @@ class _Served:
         """Give the model's metadata: the names and forms of its tensors."""
         forecaster = self._model(request)
         name = name_of(forecaster)
-        versions = {one.model_version: None for one in self._named(name)}
+        versions = {model.model_version: None for model in self._named(name)}
         return answer(meta_of(forecaster, name, tuple(versions)))
 
     async def model_ready(self, request: Request) -> Response:
@@ -134,7 +134,7 @@ class _Served:
     def _named(self, name: str) -> list[Forecaster]:
         """Return the models of a name, the one that answers without an interval first."""
         served = (self._predictor.forecaster, *self._predictor.models.all())
-        return [one for one in served if name_of(one) == name]
+        return [model for model in served if name_of(model) == name]
 
     async def _respond(self, request: Request, content: InferContent) -> Response:
         headers = {"vary": "accept-encoding"}
