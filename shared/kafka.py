@@ -316,7 +316,9 @@ async def read_to_end(
     ends = {part: ends[part] for part in starts if starts[part] < ends[part]}
     if not ends:
         return
-    stops: Mapping[tuple[str, int], int] = {tuple(part): end for part, end in ends.items()}
+    stops: Mapping[tuple[str, int], int] = {
+        (part.topic, part.partition): end for part, end in ends.items()
+    }
     loop = asyncio.get_running_loop()
     heard_s = loop.time()
     reading = follow(reader, {part: starts[part] for part in ends})

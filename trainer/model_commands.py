@@ -242,17 +242,17 @@ def _print_catalogue(found: Catalogue, *, details: bool) -> None:
     versions = _table(
         "version", "digest", "champion of", "trained on", "candles", "symbols", "until", "figures"
     )
-    for entry in found.versions:
+    for version in found.versions:
         versions.add_row(
-            entry.version or escape(entry.fault), entry.digest[:12],
-            ", ".join(entry.champion_of), ", ".join(entry.intervals), f"{entry.candles:,}",
-            str(entry.symbols), _day(entry.last_ms), _figures(entry.metrics),
+            version.version or escape(version.fault), version.digest[:12],
+            ", ".join(version.champion_of), ", ".join(version.intervals), f"{version.candles:,}",
+            str(version.symbols), _day(version.last_ms), _figures(version.metrics),
         )  # fmt: skip
     out = _out()
     out.print(f"{found.store}, generation {found.generation}")
     if details:
-        for entry in found.versions:
-            out.print_json(entry.model_dump_json())
+        for version in found.versions:
+            out.print_json(version.model_dump_json())
         return
     out.print(champions)
     out.print(versions)

@@ -15,14 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pj
-import pyarrow.parquet as pq
 import uvloop
 
 from shared import kafka
@@ -35,6 +32,7 @@ from shared.candles import (
     InvalidCandle,
     decode_candle,
 )
+from shared.files.arrow import pa, pc
 from shared.files.series import History, HistoryError, SymbolRows
 from shared.kafka import KafkaSettings, Partition
 from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN
@@ -42,6 +40,12 @@ from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
 
 log = logging.getLogger("trainer")
+
+pj: Final[Any] = import_module("pyarrow.json")  # has no types, like shared.files.arrow
+pq: Final[Any] = import_module("pyarrow.parquet")
+
+Table = Any
+"""A table of Arrow."""
 
 STATE: Final = "state.json"
 
@@ -161,7 +165,7 @@ class _Update:
         self._progress = progress
         self._state = State.read(folder)
         self._pool = ThreadPoolExecutor(1, "parse")  # beside the reading, which is Python
-        self._parsing: list[Future[pa.Table]] = []
+        self._parsing: list[Future[Table]] = []
         self._rows = 0
 
     async def run(self) -> None:
@@ -267,7 +271,7 @@ class _Update:
             (self._folder / part).unlink(missing_ok=True)
 
 
-def _parse(records: list[kafka.Record]) -> tuple[pa.Table, Counter[str]]:
+def _parse(records: list[kafka.Record]) -> tuple[Table, Counter[str]]:
     """Return the candles among some messages, in order, and how many are none, by reason."""
     table = _columns(records)
     if table is None:
@@ -287,12 +291,12 @@ def _parse(records: list[kafka.Record]) -> tuple[pa.Table, Counter[str]]:
 
 
 def _in_order(
-    sound: pa.Table,
+    sound: Table,
     sound_at: Any,
-    judged: pa.Table,
+    judged: Table,
     at: Any,
     records: list[kafka.Record],
-) -> pa.Table:
+) -> Table:
     """Put the candles that were judged one by one back into their places."""
     if not judged.num_rows:
         return sound
@@ -301,9 +305,9 @@ def _in_order(
     return both.take(pa.array(np.argsort(np.concatenate([sound_at, accepted]), kind="stable")))
 
 
-def _columns(records: list[kafka.Record]) -> pa.Table | None:
+def _columns(records: list[kafka.Record]) -> Table | None:
     """Return the values as columns; None when one of them is not a JSON object of these fields."""
-    values = [record.value for record in records]
+    values: list[Any] = [record.value for record in records]
     if not all(type(value) is bytes and 0 < len(value) <= MAX_MESSAGE_BYTES for value in values):
         return None
     joined = b"\n".join(values)
@@ -322,7 +326,7 @@ def _columns(records: list[kafka.Record]) -> pa.Table | None:
     return table if table.num_rows == len(values) else None
 
 
-def _are_candles(table: pa.Table, records: list[kafka.Record]) -> Any:
+def _are_candles(table: Table, records: list[kafka.Record]) -> Any:
     """Return which rows (n,) surely are candles; the others are judged by ``decode_candle``."""
     count = table.num_rows
     nulls = sum(column.null_count for column in table.columns)
@@ -356,7 +360,7 @@ def _are_candles(table: pa.Table, records: list[kafka.Record]) -> Any:
     return known & _have_known_symbols(table["symbol"])
 
 
-def _have_known_symbols(symbols: pa.ChunkedArray) -> Any:
+def _have_known_symbols(symbols: Any) -> Any:
     """Return which rows (n,) have a name that a symbol may have."""
     encoded = symbols.combine_chunks().dictionary_encode()
     good = [name is not None and _is_symbol(name) for name in encoded.dictionary.to_pylist()]
@@ -367,7 +371,7 @@ def _is_symbol(name: str) -> bool:
     return _SYMBOL.fullmatch(name) is not None
 
 
-def _part(table: pa.Table, records: list[kafka.Record]) -> pa.Table:
+def _part(table: Table, records: list[kafka.Record]) -> Table:
     """Return rows as those of a part."""
     rescaled = pa.array([_is_rescaled(record) for record in records], pa.bool_())
     columns = [
@@ -384,7 +388,7 @@ def _is_rescaled(record: kafka.Record) -> bool:
     return RESCALED in record.headers
 
 
-def _one_by_one(records: list[kafka.Record]) -> tuple[pa.Table, Counter[str]]:
+def _one_by_one(records: list[kafka.Record]) -> tuple[Table, Counter[str]]:
     """Return the candles among messages that are judged each by itself."""
     rejected: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
@@ -438,7 +442,7 @@ def history(folder: Path, interval: str, symbols: tuple[str, ...] = ()) -> Histo
     return History(folder.name, interval, series, notes=notes)
 
 
-def _series(table: pa.Table, wanted: frozenset[str]) -> Iterator[SymbolRows]:
+def _series(table: Table, wanted: frozenset[str]) -> Iterator[SymbolRows]:
     """Yield each symbol's candles; rows come in order of arrival."""
     encoded = table["symbol"].combine_chunks()
     names = encoded.dictionary.to_pylist()
