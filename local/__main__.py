@@ -14,10 +14,11 @@ from typing import Final
 from rich.console import Console
 
 from local.accounting import Accounting, Summary
-from local.broker import Broker, BrokerError
+from local.broker import REPLICATION, BrokerError
+from local.cluster import Cluster
 from local.demo import Demo, End, run_folder
 from local.screen import LineScreen, LiveScreen, Screen, in_words
-from local.settings import PROCESS, BrokerSettings, LocalCommand, LocalSettings
+from local.settings import PROCESS, KafkaCommand, LocalCommand, LocalSettings
 from local.system import PartFailed, System
 from shared import bundle, process, topics
 from shared.kafka import KafkaError, KafkaSettings
@@ -51,13 +52,16 @@ def _run_for_people(settings: LocalCommand) -> int:
         return Exit.FAILED
 
 
-def run_kafka(settings: BrokerSettings) -> int:
+def run_kafka(settings: KafkaCommand) -> int:
     """Run the embedded Kafka until SIGINT, SIGTERM or its own end."""
     try:
-        with Broker(settings.data_dir, port=settings.kafka_port) as broker:
-            print(broker.bootstrap, flush=True)
-            _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
-            broker.wait_ended()
+        with Cluster(settings.brokers, settings.data_dir, port=settings.kafka_port) as cluster:
+            print(cluster.bootstrap, flush=True)
+            for broker in cluster.brokers:
+                _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
+            if settings.brokers > 1:
+                _say(f"start services with --replication {min(settings.brokers, REPLICATION)}")
+            cluster.wait_ended()
     except KeyboardInterrupt:
         _say("stopped")
     return Exit.DONE

@@ -32,6 +32,22 @@ class BrokerSettings(ServiceSettings):
     )
 
 
+class KafkaCommand(BrokerSettings):
+    """Run an embedded Apache Kafka until Ctrl-C, and print its address.
+
+    Example:
+      python -m local kafka --brokers 3
+    """
+
+    brokers: int = Field(
+        1,
+        ge=1,
+        le=9,
+        description="brokers; from three on each partition has three replicas, two of which must "
+        "have a message, for topics that services make with --replication 3",
+    )
+
+
 class LocalSettings(BrokerSettings, ServingSettings):
     """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it."""
 
@@ -87,4 +103,4 @@ class LocalSettings(BrokerSettings, ServingSettings):
 class LocalCommand(LocalSettings):
     """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it."""
 
-    kafka: CliSubCommand[BrokerSettings] = Field(description="run the embedded Kafka alone")
+    kafka: CliSubCommand[KafkaCommand] = Field(description="run the embedded Kafka alone")

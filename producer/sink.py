@@ -18,7 +18,7 @@ from shared.candles import Candle
 from shared.headers import cloud_event
 from shared.kafka import KafkaError, KafkaSettings, KafkaTimeoutError, Producer
 from shared.metrics import ProducerMetrics
-from shared.process import now_ms
+from shared.process import AWAY, now_ms
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class KafkaSink:
                 future = await client.send(self._topic, held.value, held.key, headers=held.headers)
             except KafkaTimeoutError:
                 # the client's buffer is full and the candle not in it, so it is sent again
-                log.warning("Kafka has not taken a candle for a while; waiting")
+                log.warning("Kafka has not taken a candle for a while; waiting", extra=AWAY)
             except kafka.TRANSIENT as error:
                 self._judge(error)
             else:
@@ -300,15 +300,13 @@ class KafkaSink:
 
     async def _send_again(self) -> None:
         """Send all that is held by a new client, again and again until one takes it."""
-        wait_s, next_line_s = FIRST_WAIT_S, 0.0
+        wait_s = FIRST_WAIT_S
         async with self._sending:
             while self._broken is not None and self._failure is None:
-                if self._loop.time() >= next_line_s:
-                    log.warning(
-                        "waiting for Kafka at %s, %d candles wait: %r",
-                        self._settings.bootstrap, len(self._held), self._broken,
-                    )  # fmt: skip
-                    next_line_s = self._loop.time() + kafka.SAY_S
+                log.warning(
+                    "waiting for Kafka at %s, %d candles wait: %r",
+                    self._settings.bootstrap, len(self._held), self._broken, extra=AWAY,
+                )  # fmt: skip
                 await kafka.abandon(self._producer)
                 self._producer = self._new_producer()
                 try:

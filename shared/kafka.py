@@ -30,6 +30,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import Field
 
+from shared.process import AWAY
 from shared.settings import ServiceSettings
 
 __all__ = [
@@ -81,9 +82,6 @@ REQUEST_S: Final = 15.0
 
 RETRY_S: Final = 1.0
 """Pause before what needs a broker is tried again."""
-
-SAY_S: Final = 10.0
-"""Time between two lines of the log while a broker is waited for."""
 
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
@@ -192,16 +190,14 @@ async def when_reachable(
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
-    deadline, next_line_s = loop.time() + timeout_s, 0.0
+    deadline = loop.time() + timeout_s
     while True:
         try:
             return await work()
         except TRANSIENT as error:
             if not is_transient(error) or loop.time() >= deadline:
                 raise
-            if loop.time() >= next_line_s:
-                log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
-                next_line_s = loop.time() + SAY_S
+            log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error, extra=AWAY)
         await asyncio.sleep(RETRY_S)
 
 

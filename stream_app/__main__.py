@@ -146,7 +146,9 @@ async def _watch(worker: CandleWorker) -> None:
             if turn % TOPIC_TURNS == 0 and worker.recovered:
                 await worker.check_topic()
         except ObserveError as error:
-            log.warning("the broker does not say how far the partitions are: %s", error)
+            log.warning(
+                "the broker does not say how far the partitions are: %s", error, extra=process.AWAY
+            )
         except Exception:  # else nothing would be watched from here on
             log.exception("a look at lag and progress failed")
 

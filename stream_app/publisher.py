@@ -14,7 +14,7 @@ from shared.candles import InvalidCandle
 from shared.headers import cloud_event
 from shared.kafka import Producer
 from shared.metrics import WorkerMetrics
-from shared.process import now_ms
+from shared.process import AWAY, now_ms
 from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult
 from stream_app.rebuild import SOURCE_KEY, Source
@@ -133,7 +133,7 @@ class Publisher:
             except kafka.TRANSIENT as error:
                 if not kafka.is_transient(error):
                     raise
-                log.warning("Kafka takes no messages, sending again: %r", error)
+                log.warning("Kafka takes no messages, sending again: %r", error, extra=AWAY)
                 self._metrics.send_retries.inc()
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -146,7 +146,7 @@ class Publisher:
         try:
             await self._producer.start()
         except kafka.TRANSIENT as error:
-            log.warning("Kafka is out of reach: %r", error)
+            log.warning("Kafka is out of reach: %r", error, extra=AWAY)
 
     async def _send(self, topic: str, records: Mapping[int, Iterable[Record]]) -> None:
         """Send records by partition; return when the broker has them."""

@@ -18,7 +18,7 @@ from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
-from shared.process import in_words, is_being_cancelled, now_ms
+from shared.process import AWAY, in_words, is_being_cancelled, now_ms
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
@@ -248,7 +248,10 @@ class Follower:
         reason = in_words(error)
         if self._reason != reason:  # the log has the details, clients do not
             known = isinstance(error, (*clients.TRANSIENT, _TopicsLost, asyncio.CancelledError))
-            log.warning("the stream is not followed: %s", reason, exc_info=not known)
+            log.warning(
+                "the stream is not followed: %s", reason, exc_info=not known,
+                extra=AWAY if known else None,
+            )  # fmt: skip
         self._reason = reason
         self._live.lag = None
         self._metrics.lag.set(math.nan)
