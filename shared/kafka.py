@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     InvalidProducerIdMapping,
@@ -36,6 +37,8 @@ from shared.settings import ServiceSettings
 __all__ = [
     "TRANSIENT",
     "AIOKafkaAdminClient",
+    "ConfigResource",
+    "ConfigResourceType",
     "Consumer",
     "DefaultPartitioner",
     "KafkaConnectionError",

@@ -13,12 +13,14 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+import uvloop
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -45,6 +47,9 @@ _AWAY_KIND: Final = "away"
 
 _VARYING: Final = re.compile(r"0x[0-9a-f]+|\d+")
 """What differs between two lines of one kind that a library has formatted itself."""
+
+CLEANUP_S: Final = 2.0
+"""Longest clean-up of the event loop after a service's work."""
 
 GC_ALLOCATIONS: Final = 50_000
 """Objects made, less those freed, between two looks of Python's collector at the young ones."""
@@ -122,6 +127,35 @@ def stop_on_signals() -> asyncio.Event:
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+def run(work: Coroutine[Any, Any, int]) -> int:
+    """Run a service on uvloop; return its exit code, or end the process by it.
+
+    Once the work has ended, the loop gets ``CLEANUP_S`` to cancel tasks and to join threads: a
+    library's may wait for a broker or a name server for minutes.
+    """
+
+    async def body() -> int:
+        code, failure = int(Exit.FAILED), None
+        try:
+            code = await work
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            last = threading.Timer(CLEANUP_S, _leave_saying, (code, failure))
+            last.daemon = True
+            last.start()
+        return code
+
+    return uvloop.run(body())
+
+
+def _leave_saying(code: int, failure: BaseException | None) -> NoReturn:
+    if failure is not None:
+        logging.getLogger(__name__).error("%s", in_words(failure))
+    leave(code)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:

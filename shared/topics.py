@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shared import kafka
 from shared.kafka import (
     AIOKafkaAdminClient,
+    ConfigResource,
+    ConfigResourceType,
     KafkaSettings,
     LeaderNotAvailableError,
     NewTopic,
@@ -26,7 +28,7 @@ LEADERS_S: Final = 5.0
 
 
 class TopicError(Exception):
-    """A topic that cannot be made, or that exists with another partition count."""
+    """A topic that cannot be made, or that exists with another partition count or policy."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +38,35 @@ class Topic:
     name: str
     partitions: int
     replication: int
-    config: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)  # that it is created with
+    policies: Collection[str] = ()  # names in ``config`` that an existing topic must agree in
+
+
+BROKERS_TIME: Final[Mapping[str, str]] = {"message.timestamp.type": "LogAppendTime"}
+"""The broker stamps each message on append, whatever the clock of its sender says."""
 
 
 def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
     """Return the candles, forecasts and dead-letter topics.
 
-    The broker stamps every message on append, so that latency is measured by one clock; the
-    time of an event is in its message.
+    The broker stamps every message, so that one clock says what is in the future and how long a
+    forecast took; the time of an event is in its message.
     """
-    config = {"message.timestamp.type": "LogAppendTime"}
-    return (
-        Topic(settings.candles_topic, settings.partitions, settings.replication, config),
-        Topic(settings.forecasts_topic, settings.partitions, settings.replication, config),
-        Topic(settings.dlq_topic, settings.partitions, settings.replication, config),
-    )
+    names = (settings.candles_topic, settings.forecasts_topic, settings.dlq_topic)
+    count, replicas = settings.partitions, settings.replication
+    return tuple(Topic(name, count, replicas, BROKERS_TIME, (*BROKERS_TIME,)) for name in names)
 
 
 async def ensure(
     settings: KafkaSettings, topics: Iterable[Topic], *, timeout_s: float = math.inf
 ) -> None:
-    """Create the topics that are missing and check the partition counts of the others.
+    """Create the topics that are missing; check partition counts and policies of the others.
 
     Waits up to ``timeout_s`` seconds for the brokers, and says so in the log.
 
     Raises:
         TopicError: when they do not answer in time or refuse a topic, or when one exists with
-            another partition count.
+            another partition count or policy.
     """
     wanted = tuple(topics)
     try:
@@ -117,6 +121,27 @@ async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
             f"topic {name}: expected {topic.partitions} partitions, got {got}; the candles, "
             "forecasts and window topics must agree: set --partitions to match, or recreate it"
         )
+    if code != 0 and topic.policies:
+        await _check_policies(admin, topic)
+
+
+async def _check_policies(admin: AIOKafkaAdminClient, topic: Topic) -> None:
+    wanted = {name: topic.config[name] for name in topic.policies}
+    asked = ConfigResource(ConfigResourceType.TOPIC, topic.name, dict.fromkeys(wanted, ""))
+    answers: Any = await admin.describe_configs([asked])
+    code, message, _, _, entries = answers[0].resources[0]
+    if for_code(code).retriable:
+        raise for_code(code)(message)
+    if code != 0:  # such a right is not needed for anything else
+        log.warning("topic %s: its policies are not shown: %s", topic.name, for_code(code).__name__)
+        return
+    got = {name: value for name, value, *_ in entries}
+    for name, value in wanted.items():
+        if got.get(name) != value:
+            raise TopicError(
+                f"topic {topic.name}: expected {name}={value}, got {got.get(name)}; set it by "
+                f"kafka-configs.sh --alter --topic {topic.name} --add-config {name}={value}"
+            )
 
 
 async def _visible_partitions(admin: AIOKafkaAdminClient, name: str) -> int:

@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 from itertools import count
 
-import uvloop
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
@@ -52,6 +51,7 @@ RECOVERY_SECONDS = 300.0
 
 CHANGELOG_CONFIG = {
     "cleanup.policy": "compact",
+    **topics.BROKERS_TIME,  # a broker refuses times of a worker whose clock is an hour ahead
     "segment.bytes": str(2 << 20),  # what is compacted is closed segments
     "segment.ms": "600000",
     "min.cleanable.dirty.ratio": "0.2",
@@ -143,7 +143,7 @@ async def _watch(worker: CandleWorker) -> None:
         await asyncio.sleep(WATCH_SECONDS)
         try:
             await worker.observe()
-            if turn % TOPIC_TURNS == 0 and worker.recovered:
+            if turn % TOPIC_TURNS == 0 or worker.recovery.misses_topic:
                 await worker.check_topic()
         except ObserveError as error:
             log.warning(
@@ -164,8 +164,11 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
             await worker.app.stop()
             await publisher.stop()
     except TimeoutError:
-        log.error("no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS)
-        process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
+        if not crashed:
+            log.error(
+                "no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS
+            )
+            process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
     if crashed:
         log.error("the worker failed: %s", process.in_words(worker.failure))
     return Exit.FAILED if crashed else Exit.DONE
@@ -178,6 +181,7 @@ def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
         settings.partitions,
         settings.replication,
         CHANGELOG_CONFIG,
+        policies=("cleanup.policy", *topics.BROKERS_TIME),
     )
     return (*topics.market_topics(settings), changelog)
 
@@ -203,7 +207,7 @@ def main() -> int:
     return process.live(
         PROCESS,
         settings.log_level,
-        lambda: uvloop.run(serve(settings)),
+        lambda: process.run(serve(settings)),
         expected=(bundle.BundleError, StatusPortError, topics.TopicError, OSError),
     )
 

@@ -68,6 +68,8 @@ class Publisher:
         self._fence = fence
         self._metrics = metrics
         self._producer = self._new_producer()
+        self.skew_s = 0.0
+        """How far this machine's clock is ahead of the broker's, as far as is known."""
 
     def _new_producer(self) -> Producer:
         return kafka.producer(self._settings, max_batch_bytes=MAX_RECORDS_BYTES)
@@ -171,7 +173,8 @@ class Publisher:
     def _note_skew(self, appended_ms: int | None) -> None:
         """Note how far this machine's clock is ahead of the broker's, the way back included."""
         if appended_ms is not None and appended_ms > 0:
-            self._metrics.clock_skew_seconds.set((now_ms() - appended_ms) / 1000)
+            self.skew_s = (now_ms() - appended_ms) / 1000
+            self._metrics.clock_skew_seconds.set(self.skew_s)
 
 
 def dead_letter(message: Consumed, error: InvalidCandle) -> Record:

@@ -98,6 +98,35 @@ def test_a_thread_that_hangs_does_not_hold_the_end() -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize(
+    ("end", "code", "line"),
+    [("raise ValueError('broken')", Exit.FAILED, "broken"), ("return 0", Exit.DONE, None)],
+)
+def test_a_service_s_end_waits_for_no_thread_and_no_task(
+    end: str, code: int, line: str | None
+) -> None:
+    """A failed worker lived on for 84 s without probes."""
+    body = f"""
+    async def stay():
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
+    async def serve():
+        task = asyncio.create_task(stay())
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+        await asyncio.sleep(0.1)
+        {end}
+    return process.run(serve())
+"""
+    began = time.monotonic()
+    ended, lines = run(body)
+    assert time.monotonic() - began < 30
+    assert ended == code
+    assert [logged["message"] for logged in lines] == ([line] if line else [])
+
+
 def test_a_terminal_gets_lines_for_people() -> None:
     parent, child = pty.openpty()
     script = (
