@@ -34,6 +34,7 @@ from pydantic import Field
 
 from shared import batches
 from shared.access import AccessError, AccessSettings, client_options, explain
+from shared.process import AWAY
 
 __all__ = [
     "TRANSIENT",
@@ -91,9 +92,6 @@ REQUEST_S: Final = 15.0
 
 RETRY_S: Final = 1.0
 """Pause before what needs a broker is tried again."""
-
-SAY_S: Final = 10.0
-"""Time between two lines of the log while a broker is waited for."""
 
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
@@ -224,7 +222,7 @@ async def when_reachable(
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
-    deadline, next_line_s = loop.time() + timeout_s, 0.0
+    deadline = loop.time() + timeout_s
     while True:
         try:
             return await work()
@@ -234,9 +232,7 @@ async def when_reachable(
             await explain(kafka, kafka.bootstrap)
             if loop.time() >= deadline:
                 raise
-            if loop.time() >= next_line_s:
-                log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
-                next_line_s = loop.time() + SAY_S
+            log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error, extra=AWAY)
         await asyncio.sleep(RETRY_S)
 
 
