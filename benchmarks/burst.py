@@ -34,7 +34,6 @@ from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from shared import bundle, topics
-from stream_app.__main__ import worker_topics
 from stream_app.settings import WorkerSettings
 
 SYMBOLS: Final = 10_000
@@ -87,7 +86,7 @@ class Bench:
         names = Names.of(label)
         flags = worker_flags(self.broker.bootstrap, names)
         settings = WorkerSettings.read(flags, "benchmarks")
-        await topics.ensure(settings, worker_topics(settings))
+        await topics.ensure(settings, topics.all_topics(settings, settings.group))
         return names
 
     def start(self, module: str, *flags: str) -> Process:

@@ -13,6 +13,7 @@ from typing import Final, NoReturn, Self
 from local.broker import Broker, Node, last_ports, new_cluster_id, stored_cluster
 from local.leash import Leash
 from local.ports import HOST, free_ports
+from local.secured import Secured
 
 _POLL_S: Final = 0.5
 
@@ -30,6 +31,7 @@ class Cluster:
         data_dir: Path | None = None,
         *,
         port: int | None = None,
+        secured: Secured | None = None,
         heap_mb: int = 256,
         leash: Leash | None = None,
     ) -> None:
@@ -39,12 +41,14 @@ class Cluster:
             count: number of brokers.
             data_dir: where topics, settings and logs are kept; None for a temporary folder.
             port: of the first broker; None for a free one, or that of the folder's last run.
+            secured: lets in only who has a certificate or a password; for one broker.
             heap_mb: Java heap of each in megabytes; each takes some 150 more.
             leash: ends the brokers if this process is killed; None for one of their own.
         """
         self._count = count
         self._given_dir = data_dir
         self._port = port
+        self._secured = secured
         self._heap_mb = heap_mb
         self._leash = leash
         self._resources = ExitStack()
@@ -60,7 +64,7 @@ class Cluster:
             for node in self._nodes():
                 broker = Broker(
                     self._folder_of(node.number),
-                    node=node, port=self._port if node.number == 1 else None,
+                    node=node, secured=self._secured, port=self._port if node.number == 1 else None,
                     heap_mb=self._heap_mb, leash=leash,
                 )  # fmt: skip
                 self.brokers.append(broker)
