@@ -64,8 +64,8 @@ class Cluster:
             for node in self._nodes():
                 broker = Broker(
                     self._folder_of(node.number),
-                    node=node, port=self._port if node.number == 1 else None,
-                    secured=self._secured, heap_mb=self._heap_mb, leash=leash,
+                    node=node, secured=self._secured, port=self._port if node.number == 1 else None,
+                    heap_mb=self._heap_mb, leash=leash,
                 )  # fmt: skip
                 self.brokers.append(broker)
             resources.callback(self.stop)

@@ -94,9 +94,9 @@ class KafkaCommand(BrokerSettings):
     )
 
     @model_validator(mode="after")
-    def _one_is_locked(self) -> Self:
+    def _locked_alone(self) -> Self:
         if self.secure and self.brokers > 1:
-            rule = f"secure: expected 1 broker beside it, got {self.brokers}: leave out one of both"
+            rule = f"brokers: --secure locks one broker, got {self.brokers}"
             raise PydanticCustomError("inconsistent", "{rule}", {"rule": rule})
         return self
 

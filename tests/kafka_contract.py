@@ -123,14 +123,14 @@ class KafkaContract:
 
     def test_a_topic_of_another_policy_is_refused(self, kafka: KafkaSettings) -> None:
         """Windows in a topic that deletes, and candles with times of their senders' clocks."""
-        changelog = topics.all_topics(kafka, f"{kafka.candles_topic}-group")[-1]
+        changelog = topics.all_topics(kafka, worker_of(kafka).group)[-1]
 
         async def ensure(name: str, config: Mapping[str, str], wanted: Topic) -> None:
             await topics.ensure(kafka, [Topic(name, PARTITIONS, 1, config)])
             await topics.ensure(kafka, [wanted])
 
         by_sender = f"{re.escape(kafka.candles_topic)}: expected message.timestamp.type=LogAppend"
-        with pytest.raises(TopicError, match=f"{by_sender}Time, got CreateTime; set it by"):
+        with pytest.raises(TopicError, match=f"{by_sender}Time, got CreateTime; python -m"):
             within(ensure(kafka.candles_topic, {}, topics.market_topics(kafka)[0]))
         with pytest.raises(TopicError, match=r"expected cleanup\.policy=compact, got delete"):
             within(ensure(changelog.name, topics.BROKERS_TIME, changelog))

@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from shared import topics as topics_of
 from shared.candles import Candle
 from shared.forecasts import Forecast
-from shared.topics import BROKERS_TIME, Topic
+from shared.topics import BROKERS_TIME, Topic, all_topics
 from tests.candles import walk
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, read_forecasts, write_candles
@@ -112,7 +112,7 @@ def test_windows_that_the_changelog_has_lost_are_rebuilt_from_the_candles(
 ) -> None:
     warm(processes, topics)
     before = count(topics.bootstrap, topics.forecasts)
-    changelog = topics_of.all_topics(kafka_at(topics.bootstrap), topics.group)[-1]
+    changelog = all_topics(kafka_at(topics.bootstrap), topics.group)[-1]
     recreate(topics.bootstrap, changelog.name, config=changelog.config)
     worker = start_worker(processes, topics)
     assert "rebuilt from the candles topic" in worker.process.log.read_text()
