@@ -13,7 +13,7 @@ from faust.types import TP, EventT, Message
 from faust.types.stores import StoreT
 
 from shared.messages import PartialValue
-from stream_app.rebuild import SOURCE_KEY, Source
+from stream_app.rebuild import SKIP_KEY, SOURCE_KEY, Source, skip_key
 from stream_app.state import (
     TAIL_KEY,
     StateError,
@@ -25,6 +25,15 @@ from stream_app.state import (
 )
 
 log = logging.getLogger("stream_app")
+
+MAX_DIGITS = 18
+"""Most digits of an offset."""
+
+
+REMEDY = (
+    "Another program has written there, or another version. Start with another --group, which "
+    "rebuilds its windows from the candles topic"
+)
 
 
 class WindowStore(Store[bytes, bytes]):
@@ -38,6 +47,8 @@ class WindowStore(Store[bytes, bytes]):
         super().__post_init__()
         self.bytes_held = 0
         self.sources: dict[int, Source] = {}  # by partition of the changelog
+        self.skips: set[tuple[int, int]] = set()
+        """Partitions and offsets of messages to put aside unread (``dlq skip``)."""
         self._tails: dict[bytes, tuple[int, bytes]] = {}  # key -> partition, record
 
     def newest_offsets(self) -> dict[int, int]:
@@ -73,6 +84,9 @@ class WindowStore(Store[bytes, bytes]):
         if isinstance(record, PartialValue) and record.fault:
             raise StateError(f"cannot be read: {record.fault}")
         if key is None:
+            raise StateError("expected a key, got none")
+        if key.startswith(SKIP_KEY):
+            self._skip(key, record, partition)
             return
         if record is None:
             self._forget(key)
@@ -80,10 +94,7 @@ class WindowStore(Store[bytes, bytes]):
         if key == SOURCE_KEY:
             self.sources[partition] = Source.decode(record)
             return
-        try:
-            check(record)
-        except StateError as error:
-            raise StateError(f"windows, partition {partition}, key {key[:80]!r}: {error}") from None
+        check(record)
         if not key.endswith(TAIL_KEY):
             self.remember(key, record, partition)
             return
@@ -91,6 +102,13 @@ class WindowStore(Store[bytes, bytes]):
         _, held = self._tails.get(symbol, (partition, None))
         if held is None or stored_order(record) > stored_order(held):
             self._tails[symbol] = partition, record
+
+    def _skip(self, key: bytes, record: bytes | None, partition: int) -> None:
+        offset = key.removeprefix(SKIP_KEY)
+        if not offset.isdigit() or len(offset) > MAX_DIGITS:
+            raise StateError(f"expected {SKIP_KEY.decode()} and an offset")
+        change = self.skips.discard if record is None else self.skips.add
+        change((partition, int(offset)))
 
     def _forget(self, key: bytes) -> None:
         """Take a tombstone."""
@@ -107,6 +125,9 @@ class WindowStore(Store[bytes, bytes]):
             if partition in partitions:
                 keys.setdefault(partition, []).extend((key, key + TAIL_KEY))
                 self._forget(key)
+        for skip in [skip for skip in self.skips if skip[0] in partitions]:
+            keys.setdefault(skip[0], []).append(skip_key(skip[1]))
+            self.skips.discard(skip)
         return keys
 
     def join_tails(self, partitions: set[int], capacity: int) -> None:
@@ -145,6 +166,11 @@ class WindowTable(faust.Table[bytes, bytes]):
         return self.store.bytes_held
 
     @property
+    def skips(self) -> set[tuple[int, int]]:
+        """Partitions and offsets of messages to put aside unread."""
+        return self.store.skips
+
+    @property
     def sources(self) -> dict[int, Source]:
         """What the windows of each changelog partition were made from."""
         return self.store.sources
@@ -178,7 +204,13 @@ class WindowTable(faust.Table[bytes, bytes]):
 
     def recover(self, message: Message) -> None:
         """Take a record of the changelog."""
-        self.store.take(message.key, message.value, message.partition)
+        try:
+            self.store.take(message.key, message.value, message.partition)
+        except StateError as error:
+            raise StateError(
+                f"topic {message.topic}, partition {message.partition}, offset {message.offset}, "
+                f"key {(message.key or b'')[:80]!r}: {error}. {REMEDY}"
+            ) from None
 
     def remember(self, states: dict[bytes, tuple[int, bytes]]) -> None:
         """Store states whose changelog records are acknowledged: key to partition and state."""
