@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     InvalidProducerIdMapping,
@@ -32,11 +33,14 @@ from aiokafka.partitioner import DefaultPartitioner
 from pydantic import Field
 
 from shared import batches
-from shared.settings import ServiceSettings
+from shared.access import AccessError, AccessSettings, client_options, explain
 
 __all__ = [
     "TRANSIENT",
     "AIOKafkaAdminClient",
+    "AccessError",
+    "ConfigResource",
+    "ConfigResourceType",
     "Consumer",
     "DefaultPartitioner",
     "KafkaConnectionError",
@@ -55,6 +59,7 @@ __all__ = [
     "admin",
     "connected",
     "consumer",
+    "explain",
     "follow",
     "for_code",
     "has_reached",
@@ -64,6 +69,7 @@ __all__ = [
     "producer",
     "read_to_end",
     "silence",
+    "start",
     "when_reachable",
 ]
 
@@ -75,6 +81,7 @@ Producer = AIOKafkaProducer
 Partition = TopicPartition
 Record = ConsumerRecord[bytes, bytes]
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
+Starting = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
 
 POLL_MS: Final = 200
 """Longest wait of one read for messages; a reader looks around after it."""
@@ -107,8 +114,8 @@ class SilentError(KafkaError):
     retriable = True
 
 
-class KafkaSettings(ServiceSettings):
-    """Where Kafka is, and the names of the topics."""
+class KafkaSettings(AccessSettings):
+    """Where Kafka is, how it is reached, and the names of the topics."""
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by comma")
     candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
@@ -116,7 +123,13 @@ class KafkaSettings(ServiceSettings):
     partitions: int = Field(
         8, ge=1, le=1024, description="partitions of the candles, forecasts and window topics"
     )
-    replication: int = Field(1, ge=1, le=7, description="replicas of each partition")
+    replication: int = Field(
+        1, ge=1, le=7, description="replicas of each partition; with several one may be away"
+    )
+    candles_days: int = Field(
+        400, ge=0, description="days that candles are kept in a topic that is made; 0 for ever"
+    )
+    outputs_days: int = Field(30, ge=0, description="the same for forecasts and dead letters")
 
     @property
     def dlq_topic(self) -> str:
@@ -157,6 +170,7 @@ def _connection(kafka: KafkaSettings) -> dict[str, Any]:
     return {
         "bootstrap_servers": kafka.bootstrap,
         "request_timeout_ms": int(REQUEST_S * 1000),
+        **client_options(kafka),
     }
 
 
@@ -206,6 +220,7 @@ async def when_reachable(
     """Repeat work until the broker lets it succeed; return its result.
 
     Raises:
+        AccessError: when a broker refuses this client; it says the cause and the setting.
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
@@ -214,7 +229,10 @@ async def when_reachable(
         try:
             return await work()
         except TRANSIENT as error:
-            if not is_transient(error) or loop.time() >= deadline:
+            if not is_transient(error):
+                raise
+            await explain(kafka, kafka.bootstrap)
+            if loop.time() >= deadline:
                 raise
             if loop.time() >= next_line_s:
                 log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
@@ -241,6 +259,20 @@ async def abandon(client: Producer) -> None:
     with suppress(*TRANSIENT):
         async with asyncio.timeout(CLOSE_S):
             await client.stop()
+
+
+async def start(client: Starting, kafka: KafkaSettings) -> None:
+    """Connect a client.
+
+    Raises:
+        AccessError: when a broker refuses it, with the cause and the setting.
+        KafkaConnectionError: when none answers.
+    """
+    try:
+        await client.start()  # type: ignore[no-untyped-call]
+    except KafkaConnectionError:
+        await explain(kafka, kafka.bootstrap)
+        raise
 
 
 @asynccontextmanager

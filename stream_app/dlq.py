@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from shared import kafka
+from shared import kafka, permissions
 from shared.candles import RejectReason
 from shared.kafka import Consumer, Partition, Producer, SilentError
 from shared.messages import printable
@@ -128,10 +128,16 @@ def run(settings: DlqSettings, console: Console) -> None:
 
 async def _run(settings: DlqSettings, console: Console) -> None:
     if isinstance(settings, SkipSettings):
+        await permissions.check(
+            settings, permissions.of_skip(settings, settings.group), timeout_s=0.0
+        )
         await _skip(settings, console)
         return
     assert isinstance(settings, LetterSettings)  # noqa: S101 - there are no others
     check(settings)
+    sends = isinstance(settings, ReplaySettings) and not settings.dry_run
+    needed = [one for one in permissions.of_dlq(settings) if sends or one.operation == "Read"]
+    await permissions.check(settings, needed, timeout_s=0.0)
     if isinstance(settings, ReplaySettings):
         await _replay(settings, console)
     elif isinstance(settings, ShowSettings):

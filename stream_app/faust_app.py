@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Final, cast
 
 import faust
+from faust.auth import Credentials, OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.events import Event
 from faust.sensors.monitor import Monitor
 from faust.tables.manager import TableManager
@@ -23,6 +24,7 @@ from mode.types import ServiceT
 from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
+from shared.access import client_options
 from shared.kafka import REQUEST_S, mend_clients
 from stream_app.fence import Fence
 from stream_app.settings import WorkerSettings
@@ -241,7 +243,7 @@ class DirectConsumer(driver.Consumer):
     async def _look_for_holes(self, records: Mapping[Any, Sequence[Any]]) -> None:
         """Say what retention removed while the worker was behind: the client skips it silently.
 
-        A hole is no loss by itself: control records of transactions take offsets too.
+        A hole is not a loss by itself: control records of transactions take offsets too.
         """
         jumps: dict[TP, int] = {}
         for found, fetched in records.items():
@@ -360,6 +362,23 @@ class WorkerApp(faust.App):
         return KeepingFlowControl()
 
 
+def credentials_of(options: Mapping[str, Any]) -> Credentials | None:
+    """Return what Faust gives its own clients, from what ours are given; None in the open."""
+    protocol, context = options["security_protocol"], options.get("ssl_context")
+    if protocol == "PLAINTEXT":
+        return None
+    if protocol == "SSL":
+        return SSLCredentials(context)
+    if "sasl_oauth_token_provider" in options:
+        return OAuthCredentials(oauth_cb=options["sasl_oauth_token_provider"], ssl_context=context)
+    return SASLCredentials(
+        username=options["sasl_plain_username"],
+        password=options["sasl_plain_password"],
+        mechanism=options["sasl_mechanism"],
+        ssl_context=context,
+    )
+
+
 NoteLost = Callable[[int, int, int], None]
 """Takes the partition, first and last offset of messages that were gone before they were read."""
 
@@ -394,6 +413,9 @@ def make_app(settings: WorkerSettings, fence: Fence, note_lost: NoteLost) -> fau
         "broker_max_poll_records": MAX_FETCH,
         "stream_wait_empty": False,  # CandleWorker.drain waits
     }
+    credentials = credentials_of(client_options(settings))
+    if credentials is not None:
+        options["broker_credentials"] = credentials
     app = WorkerApp(settings.group, **options)
     app.fence, app.note_lost = fence, note_lost
     cast("AppT", app).transport = DirectTransport([URL(address) for address in brokers], app)
