@@ -29,6 +29,9 @@ SOURCE_KEY: Final = b"|source"
 SKIP_KEY: Final = b"|skip|"
 """Begins the key of a record that names an offset to put aside unread (``dlq skip``)."""
 
+MAX_ID: Final = 64
+"""Most characters of a topic's id."""
+
 NEVER: Final = MAX_CANDLES + 1
 """Candles that no window holds: a step of a rebuild owes no forecast."""
 
@@ -54,9 +57,15 @@ class Source:
         """Return the source in a record's value; raises ``StateError``."""
         try:
             found = json.loads(value)
-            return cls(str(found["topic_id"]), int(found["capacity"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise StateError(f"windows: not a record about their source: {error!r}") from error
+            source = cls(str(found["topic_id"]), int(found["capacity"]))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise StateError(f"not a record about the windows' source: {error!r:.200}") from error
+        if len(source.topic_id) > MAX_ID or not 2 <= source.capacity <= MAX_CANDLES:
+            raise StateError(
+                f"windows' source: expected an id of at most {MAX_ID} characters and a capacity "
+                f"of 2 to {MAX_CANDLES}, got {source.topic_id[:80]!r} and {source.capacity}"
+            )
+        return source
 
 
 @dataclass

@@ -25,12 +25,17 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Final
 
+from shared.candles import MAX_CANDLES, MAX_NUMBER, MIN_PRICE
+from shared.messages import END_MS, FIRST_MS
 from shared.window import RECORD_BYTES, Window
 
 _HEAD: Final = struct.Struct("<BqqdHBiqiq")
 """Format, order, close_ms, last_close, tail, number of offsets, two partitions with offsets."""
 
 _FORMAT: Final = 3
+
+ORDERS_END: Final = 1 << 62
+"""Bound of orders and offsets, which leaves room to count on."""
 
 PARTITIONS: Final = 2
 """Partitions of which a state remembers the newest offset; a symbol rarely has more than one."""
@@ -124,6 +129,31 @@ def check(stored: bytes) -> None:
         )
     if stored[0] != _FORMAT:
         raise StateError(f"window state: expected format {_FORMAT}, got {stored[0]}")
+
+
+def validate(stored: bytes) -> None:
+    """Check a record of the changelog in full: whoever may write there may write anything.
+
+    Raises:
+        StateError: naming what is wrong, what was expected and what is there.
+    """
+    check(stored)
+    _, order, close_ms, last_close, tail, count, *pairs = _HEAD.unpack_from(stored)
+    for name, number, low, end in (
+        ("order", order, 0, ORDERS_END),
+        ("close_ms", close_ms, FIRST_MS, END_MS),
+        ("candles of the tail", tail, 0, MAX_CANDLES + 1),
+        ("number of offsets", count, 1, PARTITIONS + 1),
+        *(("partition", number, 0, 1 << 31) for number in pairs[::2]),
+        *(("offset", number, 0, ORDERS_END) for number in pairs[1::2]),
+    ):
+        if not low <= number < end:
+            raise StateError(f"window state: {name}: expected {low} to {end - 1}, got {number}")
+    if not MIN_PRICE / 2 <= last_close <= 2 * MAX_NUMBER:
+        raise StateError(f"window state: last_close: expected a price, got {last_close}")
+    wrong = Window(MAX_CANDLES, stored[_HEAD.size :]).fault()
+    if wrong:
+        raise StateError(f"window state: {wrong}")
 
 
 def stored_order(stored: bytes) -> int:

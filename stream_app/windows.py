@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -12,16 +13,17 @@ from faust.stores.memory import Store
 from faust.types import TP, EventT, Message
 from faust.types.stores import StoreT
 
-from shared.messages import PartialValue
+from shared.candles import INTERVALS_MS
+from shared.messages import SYMBOL_PATTERN, PartialValue
 from stream_app.rebuild import SKIP_KEY, SOURCE_KEY, Source, skip_key
 from stream_app.state import (
     TAIL_KEY,
     StateError,
     SymbolState,
-    check,
     join,
     stored_offsets,
     stored_order,
+    validate,
 )
 
 log = logging.getLogger("stream_app")
@@ -29,6 +31,8 @@ log = logging.getLogger("stream_app")
 MAX_DIGITS = 18
 """Most digits of an offset."""
 
+
+_SYMBOL = re.compile(SYMBOL_PATTERN)
 
 REMEDY = (
     "Another program has written there, or another version. Start with another --group, which "
@@ -94,7 +98,8 @@ class WindowStore(Store[bytes, bytes]):
         if key == SOURCE_KEY:
             self.sources[partition] = Source.decode(record)
             return
-        check(record)
+        _check_key(key.removesuffix(TAIL_KEY))
+        validate(record)
         if not key.endswith(TAIL_KEY):
             self.remember(key, record, partition)
             return
@@ -146,6 +151,12 @@ class WindowStore(Store[bytes, bytes]):
                 continue
             self.remember(key, join(whole, tail, capacity), partition)
         self._tails.clear()
+
+
+def _check_key(key: bytes) -> None:
+    symbol, _, interval = key.decode(errors="replace").rpartition("|")
+    if not _SYMBOL.match(symbol) or interval not in INTERVALS_MS:
+        raise StateError(f"expected the key SYMBOL|INTERVAL, got {key[:80]!r}")
 
 
 class WindowTable(faust.Table[bytes, bytes]):
