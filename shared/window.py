@@ -122,8 +122,6 @@ class Window:
 
     def fault(self) -> str:
         """Return what no window of ours has, such as falling times; empty for one of ours."""
-        if len(self) > self.capacity:
-            return f"expected at most {self.capacity} candles, got {len(self)}"
         if not self.records:
             return ""
         times, ohlcv = self._view()["open_ms"], self.ohlcv()

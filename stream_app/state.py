@@ -132,25 +132,40 @@ def check(stored: bytes) -> None:
 
 
 def validate(stored: bytes) -> None:
-    """Check a record of the changelog in full: whoever may write there may write anything.
+    """Check the head of a changelog's record: whoever may write there may write anything.
 
     Raises:
         StateError: naming what is wrong, what was expected and what is there.
     """
     check(stored)
-    _, order, close_ms, last_close, tail, count, *pairs = _HEAD.unpack_from(stored)
-    for name, number, low, end in (
-        ("order", order, 0, ORDERS_END),
-        ("close_ms", close_ms, FIRST_MS, END_MS),
-        ("candles of the tail", tail, 0, MAX_CANDLES + 1),
-        ("number of offsets", count, 1, PARTITIONS + 1),
-        *(("partition", number, 0, 1 << 31) for number in pairs[::2]),
-        *(("offset", number, 0, ORDERS_END) for number in pairs[1::2]),
+    _, order, close_ms, last_close, tail, count, first, newest, second, other = _HEAD.unpack_from(
+        stored
+    )
+    if not (
+        0 <= order < ORDERS_END
+        and 1 <= count <= PARTITIONS
+        and first >= 0 <= second
+        and 0 <= newest < ORDERS_END
+        and 0 <= other < ORDERS_END
     ):
-        if not low <= number < end:
-            raise StateError(f"window state: {name}: expected {low} to {end - 1}, got {number}")
-    if not MIN_PRICE / 2 <= last_close <= 2 * MAX_NUMBER:
-        raise StateError(f"window state: last_close: expected a price, got {last_close}")
+        raise StateError(
+            f"window state: expected an order, 1 or 2 partitions and offsets below {ORDERS_END}, "
+            f"got order {order}, {count} partitions, {(first, newest)}, {(second, other)}"
+        )
+    if not (FIRST_MS <= close_ms < END_MS and MIN_PRICE / 2 <= last_close <= 2 * MAX_NUMBER):
+        raise StateError(
+            "window state: expected a close of 1900 to 2199 at a price, "
+            f"got {close_ms} at {last_close}"
+        )
+    if tail > MAX_CANDLES or len(stored) > _HEAD.size + MAX_CANDLES * RECORD_BYTES:
+        raise StateError(
+            f"window state: expected at most {MAX_CANDLES} candles, got a tail of {tail} and "
+            f"{(len(stored) - _HEAD.size) // RECORD_BYTES} candles"
+        )
+
+
+def validate_candles(stored: bytes) -> None:
+    """Check the candles of a state or a record; raises ``StateError``."""
     wrong = Window(MAX_CANDLES, stored[_HEAD.size :]).fault()
     if wrong:
         raise StateError(f"window state: {wrong}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from stream_app.state import (
     stored_offsets,
     stored_order,
     validate,
+    validate_candles,
 )
 
 log = logging.getLogger("stream_app")
@@ -53,6 +55,7 @@ class WindowStore(Store[bytes, bytes]):
         self.sources: dict[int, Source] = {}  # by partition of the changelog
         self.skips: set[tuple[int, int]] = set()
         """Partitions and offsets of messages to put aside unread (``dlq skip``)."""
+        self._read_at: dict[bytes, tuple[int, int]] = {}  # record's key -> partition, offset
         self._tails: dict[bytes, tuple[int, bytes]] = {}  # key -> partition, record
 
     def newest_offsets(self) -> dict[int, int]:
@@ -83,7 +86,9 @@ class WindowStore(Store[bytes, bytes]):
     ) -> None:
         """Do nothing: the consumer gives the records to ``take`` as they arrive."""
 
-    def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
+    def take(
+        self, key: bytes | None, record: bytes | None, partition: int, offset: int = -1
+    ) -> None:
         """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
         if isinstance(record, PartialValue) and record.fault:
             raise StateError(f"cannot be read: {record.fault}")
@@ -100,6 +105,7 @@ class WindowStore(Store[bytes, bytes]):
             return
         _check_key(key.removesuffix(TAIL_KEY))
         validate(record)
+        self._read_at[key] = partition, offset
         if not key.endswith(TAIL_KEY):
             self.remember(key, record, partition)
             return
@@ -135,6 +141,20 @@ class WindowStore(Store[bytes, bytes]):
             self.skips.discard(skip)
         return keys
 
+    def check_candles(self, topic: str) -> None:
+        """Check the candles of all that was read, once it is known which records count.
+
+        Raises:
+            StateError: naming the newest record of the key at fault.
+        """
+        for key, (partition, offset) in self._read_at.items():
+            _, tail = self._tails.get(key.removesuffix(TAIL_KEY), (partition, None))
+            record = tail if key.endswith(TAIL_KEY) else self.data.get(key)
+            if record is not None:
+                with placed(topic, partition, offset, key):
+                    validate_candles(record)
+        self._read_at.clear()
+
     def join_tails(self, partitions: set[int], capacity: int) -> None:
         """Put the tails that were read onto their windows, once all records have been.
 
@@ -151,6 +171,18 @@ class WindowStore(Store[bytes, bytes]):
                 continue
             self.remember(key, join(whole, tail, capacity), partition)
         self._tails.clear()
+
+
+@contextmanager
+def placed(topic: str, partition: int, offset: int, key: bytes | None) -> Iterator[None]:
+    """Add a record's place, and what to do, to a ``StateError`` about it."""
+    try:
+        yield
+    except StateError as error:
+        raise StateError(
+            f"topic {topic}, partition {partition}, offset {offset}, key {(key or b'')[:80]!r}: "
+            f"{error}. {REMEDY}"
+        ) from None
 
 
 def _check_key(key: bytes) -> None:
@@ -210,18 +242,14 @@ class WindowTable(faust.Table[bytes, bytes]):
 
     def end_recovery(self, capacity: int) -> None:
         """Make whole windows of what was read."""
+        self.store.check_candles(self.changelog_topic_name)
         self.store.join_tails(self.held, capacity)
         self.store.bytes_held = sum(map(len, self.store.data.values()))
 
     def recover(self, message: Message) -> None:
         """Take a record of the changelog."""
-        try:
-            self.store.take(message.key, message.value, message.partition)
-        except StateError as error:
-            raise StateError(
-                f"topic {message.topic}, partition {message.partition}, offset {message.offset}, "
-                f"key {(message.key or b'')[:80]!r}: {error}. {REMEDY}"
-            ) from None
+        with placed(message.topic, message.partition, message.offset, message.key):
+            self.store.take(message.key, message.value, message.partition, message.offset)
 
     def remember(self, states: dict[bytes, tuple[int, bytes]]) -> None:
         """Store states whose changelog records are acknowledged: key to partition and state."""
