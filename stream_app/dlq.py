@@ -90,7 +90,11 @@ def run(settings: LetterSettings, console: Console) -> None:
 
 async def _run(settings: LetterSettings, console: Console) -> None:
     sends = isinstance(settings, ReplaySettings) and not settings.dry_run
-    needed = [one for one in permissions.of_dlq(settings) if sends or one.operation == "Read"]
+    needed = [
+        permission
+        for permission in permissions.of_dlq(settings)
+        if sends or permission.operation == "Read"
+    ]
     await permissions.check(settings, needed, timeout_s=0.0)
     letters = await read(settings)
     if isinstance(settings, ReplaySettings):
