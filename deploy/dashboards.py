@@ -70,9 +70,7 @@ ALL: Final = (
             Panel(
                 "Lag",
                 "short",
-                {
-                    "partition {{partition}}": "sum by (partition) (candlecast_consumer_lag_messages)"
-                },
+                {"{{partition}}": "sum by (partition) (candlecast_consumer_lag_messages)"},
                 "Messages not committed yet. A saw-tooth of one commit interval is normal; a "
                 "rise on all partitions is too little CPU, on one a hot symbol.",
             ),

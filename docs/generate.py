@@ -260,9 +260,8 @@ def acls() -> str:
     for service, needed in permissions.SERVICES.items():
         by_resource: dict[str, list[str]] = {}
         for permission in needed(settings, DEFAULT_GROUP):
-            by_resource.setdefault(f"{permission.resource} `{permission.name}`", []).append(
-                permission.operation
-            )
+            resource = f"{permission.resource} `{permission.name}`"
+            by_resource.setdefault(resource, []).append(permission.operation)
         rows += [
             f"| {service} | {resource} | {', '.join(operations)} |"
             for resource, operations in by_resource.items()

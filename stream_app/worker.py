@@ -14,6 +14,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
+from shared.candles import RejectReason
 from shared.forecaster import Models
 from shared.kafka import TRANSIENT
 from shared.metrics import WorkerMetrics
@@ -49,6 +50,8 @@ class CandleWorker:
         metrics: WorkerMetrics,
         fence: Fence,
     ) -> None:
+        for reason in RejectReason:
+            metrics.rejects.labels(reason.value)  # from 0 on, so that the first is a rise
         self._models = models
         self._capacity = settings.capacity(models)
         self._publisher = publisher
@@ -244,6 +247,7 @@ class CandleWorker:
         now_s = time.monotonic()
         self.progress.assign({tp.partition for tp in ends})
         for tp in ends.keys() & consumer.commits.keys():
+            self._metrics.lost.labels(str(tp.partition))  # from 0 on, so that a rise is seen
             self.progress.note(
                 tp.partition, end=ends[tp], committed=consumer.commits[tp], now_s=now_s
             )
