@@ -85,6 +85,7 @@ def documents() -> dict[Path, str]:
         ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
         ROOT / "docs" / "settings.md": reference.settings_page(),
         ROOT / "docs" / "metrics.md": reference.metrics_page(),
+        ROOT / ".env.example": reference.env_example(),
         ROOT / "docs" / "errors.md": reference.errors_page(ROOT),
     }
     contents |= {

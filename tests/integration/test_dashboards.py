@@ -161,7 +161,7 @@ def post(url: str, body: bytes) -> None:
 
 @pytest.mark.timeout(280)
 def test_every_query_of_every_panel_and_rule_has_an_answer(watched: Watched) -> None:
-    """Of an alert each of its metrics is asked for, since the alert itself should be silent."""
+    """Of an alert its metrics are queried, since the alert itself should be silent."""
     asked = set(dashboards.queries())
     asked |= {rule["expr"] for rule in RULES if "record" in rule}
     for alert in ALERTS:
