@@ -37,6 +37,8 @@ from docs import reference  # noqa: E402
 
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 OPERATIONS: Final = ROOT / "docs" / "operations.md"
+CHART: Final = ROOT / "deploy" / "helm" / "candlecast"
+KUBERNETES: Final = ROOT / "docs" / "kubernetes.md"
 DASHBOARDS: Final = ROOT / "deploy" / "grafana" / "dashboards"
 DECISIONS: Final = ROOT / "docs" / "decisions"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
@@ -97,6 +99,7 @@ def documents() -> dict[Path, str]:
     contents[ARCHITECTURE] = replace(page, "files", file_tree())
     page = replace(OPERATIONS.read_text(), "acls", acls())
     contents[OPERATIONS] = replace(page, "topics", topic_settings())
+    contents[KUBERNETES] = replace(KUBERNETES.read_text(), "values", chart_values())
     index = DECISIONS / "README.md"
     contents[index] = replace(index.read_text(), "decisions", decisions())
     return contents
@@ -268,6 +271,11 @@ def acls() -> str:
             for resource, operations in by_resource.items()
         ]
     return "\n".join(rows)
+
+
+def chart_values() -> str:
+    """Return the chart's values with their comments, as a block."""
+    return f"```yaml\n{(CHART / 'values.yaml').read_text()}```"
 
 
 def topic_settings() -> str:
