@@ -74,7 +74,7 @@ class DeadLetter:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds all of the message."""
+        """True when it holds all of the message."""
         return not self.about.keys() & set(CUT)
 
     def as_json(self) -> str:
@@ -136,7 +136,11 @@ async def _run(settings: DlqSettings, console: Console) -> None:
     assert isinstance(settings, LetterSettings)  # noqa: S101 - there are no others
     check(settings)
     sends = isinstance(settings, ReplaySettings) and not settings.dry_run
-    needed = [right for right in permissions.of_dlq(settings) if sends or right.operation == "Read"]
+    needed = [
+        permission
+        for permission in permissions.of_dlq(settings)
+        if sends or permission.operation == "Read"
+    ]
     await permissions.check(settings, needed, timeout_s=0.0)
     if isinstance(settings, ReplaySettings):
         await _replay(settings, console)
