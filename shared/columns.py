@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared.messages import short
 from shared.series import HistoryError
 
 PRICES: Final = ("open", "high", "low", "close")
@@ -236,7 +237,7 @@ def _check(
         missing.insert(0, "time")
     if not missing:
         return
-    shown = ", ".join(map(repr, names[:30])) + (", …" if len(names) > 30 else "")
+    shown = ", ".join(short(repr(name)) for name in names[:30]) + (", …" if len(names) > 30 else "")
     mending = ",".join(f"{role}=NAME" for role in missing)
     text = f"expected columns for {', '.join(missing)}, got {shown}: --columns {mending}"
     if missing == ["volume"]:

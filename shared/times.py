@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from shared.arrow import Array, Column, filled, is_text, mask, matches, pa, pc, valid, whole
+from shared.arrow import Column, filled, is_text, mask, matches, pa, pc, valid, whole
 from shared.candles import DAY_MS, INTERVALS_MS
 from shared.dates import NONE_MS, Dates, clocks
 from shared.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
 from shared.intervals import Steps, length_in_words
-from shared.messages import END_MS, FIRST_MS, TIME_EXPECTED, unit_hint
+from shared.messages import END_MS, FIRST_MS, TIME_EXPECTED, short, unit_hint
 from shared.series import HistoryError, Mask, Numbers
 
 
@@ -84,10 +84,10 @@ class Times:
         """Return why a cell is not a time of a candle."""
         if self._in_ms:
             number = _whole(text)
-            return f"expected {TIME_EXPECTED}, got {number!r}" + unit_hint(number)
+            return f"expected {TIME_EXPECTED}, got {short(repr(number))}" + unit_hint(number)
         zone = "" if self._options.zone else " (--timezone ZONE says of which market)"
         what = f"a date, or its midnight{zone}" if self._is_daily else "a date and time"
-        return f"expected {what}, from 1900 to 2199, got {text!r}"
+        return f"expected {what}, from 1900 to 2199, got {short(repr(text))}"
 
     def _millis(self, values: Column) -> tuple[Numbers, Mask]:
         self.words["UTC milliseconds"] = None
@@ -102,8 +102,8 @@ class Times:
             return self._typed(values)
         if pa.types.is_date(kind):
             days = pc.cast(pc.cast(values, pa.date32()), pa.int32())
-            wall = np.where(valid(values), filled(days) * DAY_MS, NONE_MS)
-            return _naive(wall)
+            self.words["dates"] = None
+            return _naive(np.where(valid(values), filled(days) * DAY_MS, NONE_MS))
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             return self._counted(*read_numbers(values))
         if not is_text(values):
@@ -122,17 +122,20 @@ class Times:
         good &= ticks % 1_000_000 == 0
         utc = np.where(good, ticks // 1_000_000, NONE_MS)
         if values.type.tz is None:
+            self.words["without a zone"] = None
             return _naive(utc)
         self.words[f"with zone {values.type.tz}"] = None
         return _in_zone(utc, values.type.tz)
 
     def _text(self, values: Column) -> Moments:
+        if (moments := self._iso(values)) is not None:
+            self._say(moments)
+            return moments
         encoded = pc.dictionary_encode(whole(values))
         text = pc.utf8_trim_whitespace(encoded.dictionary)
         digits = matches(text, r"^[+-]?[0-9]+(?:\.[0-9]*)?$")
         codes = pc.fill_null(encoded.indices, len(text)).to_numpy(zero_copy_only=False)
-        moments = self._iso(text) if not digits.any() else None
-        if moments is None and digits.any() and self._options.date_format is None:
+        if digits.any() and self._options.date_format is None:
             numbers = pc.if_else(pa.array(digits), text, None)
             counted = self._counted(*read_numbers(numbers))
             rest = pc.if_else(pa.array(digits), None, text)
@@ -145,7 +148,7 @@ class Times:
                 np.where(digits, counted.zoned, other.zoned),
                 counted.epoch,
             )
-        elif moments is None:
+        else:
             moments = Moments(*self._dates.read(text))
         self._say(moments)
         return Moments(
@@ -159,16 +162,15 @@ class Times:
         if not moments.epoch and (moments.wall_ms != NONE_MS).any():
             self.words["with a zone" if moments.zoned.any() else "without a zone"] = None
 
-    def _iso(self, text: Array) -> Moments | None:
+    def _iso(self, values: Column) -> Moments | None:
         """Return times of ISO 8601 without zone in the least time; None where one is not."""
         if self._options.date_format is not None:
             return None
         try:
-            ticks = filled(pc.cast(pc.cast(text, pa.timestamp("ns")), pa.int64()))
+            millis = filled(pc.cast(pc.cast(values, pa.timestamp("ms")), pa.int64()))
         except pa.ArrowInvalid:
             return None
-        exact = ticks % 1_000_000 == 0
-        return _naive(np.where(exact, ticks // 1_000_000, NONE_MS))
+        return _naive(np.where(valid(values), millis, NONE_MS))
 
     def _counted(self, numbers: Counts, good: Mask) -> Moments:
         """Return the moments of numbers: dates as 20240102, or epochs."""
