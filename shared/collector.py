@@ -33,7 +33,7 @@ TOLERATED: Final = 0.05
 """Share of the rows that one rule may reject before the table is refused."""
 
 DETAILED: Final = 100_000
-"""Most rejected rows that are kept one by one unless bad rows are allowed; the others are counted."""
+"""Most rejected rows kept one by one, unless bad rows are allowed; the others are counted."""
 
 DUPLICATE: Final = "duplicate"
 """Name in counts of the rule that a candle comes once."""
@@ -339,11 +339,12 @@ def _reasons(rows: Rows, bad: Numbers) -> Mapping[RejectReason, int]:
     outside = broken.any(axis=1) | unnamed[rows.codes[bad]] | (values[:, 2] < MIN_PRICE)
     outside |= (rows.open_ms[bad] < FIRST_MS) | (ends[bad] < FIRST_MS)
     outside |= (rows.open_ms[bad] >= END_MS) | (ends[bad] >= END_MS)
-    return {
+    counts = {
         RejectReason.NOT_FINITE: int(infinite.sum()),
         RejectReason.OUT_OF_RANGE: int((outside & ~infinite).sum()),
         RejectReason.INCONSISTENT: int((~outside & ~infinite).sum()),
     }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _only(rows: Rows, wanted: frozenset[str]) -> Rows:

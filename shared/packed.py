@@ -22,7 +22,7 @@ from shared.series import HistoryError
 HEAD_BYTES: Final = 1 << 20
 """Bytes of a stream that are looked at to tell what it is."""
 
-MOST_TIMES: Final = 100
+MOST_TIMES: Final = 50
 """Times a file's size that it may unpack to, beyond ``FREE_BYTES``: candles pack to a twentieth."""
 
 FREE_BYTES: Final = 256 << 20

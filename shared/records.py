@@ -26,7 +26,8 @@ _NAMED: Final = re.compile(r"(?=.*[A-Z])[A-Z0-9^=.\-_/$]{1,20}")
 _LAYERS: Final = 4
 """Most envelopes in each other."""
 
-_MOST_BYTES: Final = 200 << 20  # as Python's objects they take ten times as much
+MOST_BYTES: Final = 200 << 20
+"""Most bytes of a document: as Python's objects it takes ten times as much memory."""
 
 
 def is_json(head: bytes) -> bool:
@@ -37,10 +38,10 @@ def is_json(head: bytes) -> bool:
 
 def sheet_of(blob: Blob) -> Sheet:
     """Return the table in a JSON document; raises ``HistoryError`` when there is none."""
-    data = blob.stream.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
+    data = blob.stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
         raise HistoryError(
-            f"{blob.name}: expected at most {_MOST_BYTES >> 20} MB of JSON, got more: "
+            f"{blob.name}: expected at most {MOST_BYTES >> 20} MB of JSON, got more: "
             "pd.read_json(path).to_parquet('candles.parquet')"
         )
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -139,8 +140,8 @@ def _inside(name: str, document: Mapping[str, Any]) -> tuple[str, Any]:
     tables = [key for key, value in inner.items() if _holds_rows(value)]
     if len(tables) > 1:
         raise HistoryError(
-            f"{name}: expected one table, got several ({', '.join(map(short, tables[:10]))}): write "
-            "one array of objects with a symbol each, or a file for each symbol"
+            f"{name}: expected one table, got several ({', '.join(map(short, tables[:10]))}): "
+            "write one array of objects with a symbol each, or a file for each symbol"
         )
     largest = max(inner, key=lambda key: len(inner[key]), default="")
     chosen = tables[0] if tables else largest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -16,6 +17,9 @@ from shared.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
 from shared.intervals import Steps, length_in_words
 from shared.messages import END_MS, FIRST_MS, TIME_EXPECTED, short, unit_hint
 from shared.series import HistoryError, Mask, Numbers
+
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_ISO: Final = re.compile(r"\d{4}-\d\d-\d\d.*:")
 
 
 class Moments(NamedTuple):
@@ -85,9 +89,22 @@ class Times:
         if self._in_ms:
             number = _whole(text)
             return f"expected {TIME_EXPECTED}, got {short(repr(number))}" + unit_hint(number)
-        zone = "" if self._options.zone else " (--timezone ZONE says of which market)"
-        what = f"a date, or its midnight{zone}" if self._is_daily else "a date and time"
-        return f"expected {what}, from 1900 to 2199, got {short(repr(text))}"
+        what = "a date, or its midnight" if self._is_daily else "a date and time"
+        return f"expected {what}, from 1900 to 2199, got {short(repr(text))}{self._hint(str(text))}"
+
+    def _hint(self, text: str) -> str:
+        """Return the option that mends a cell which is not a time; nothing where none does."""
+        zone = self._options.zone
+        if _ISO.match(text):
+            if zone is None:
+                return "; --timezone ZONE says of which market" if self._is_daily else ""
+            return (
+                "" if self._is_daily else f"; in {zone.key} this comes twice or never: with offset?"
+            )
+        is_known = _DATE.fullmatch(text) or not any(map(str.isdigit, text))
+        if self._options.date_format is None and not is_known:
+            return "; --date-format, such as %d/%m/%y, says how it is written"
+        return ""
 
     def _millis(self, values: Column) -> tuple[Numbers, Mask]:
         self.words["UTC milliseconds"] = None
@@ -217,15 +234,20 @@ class Times:
         present = wall != NONE_MS
         of_day = np.where(present, wall % DAY_MS, 0)
         if self._of_day_ms is None and present.any():
-            self._of_day_ms = self._usual_time(wall[present], epoch=moments.epoch)
+            in_utc = moments.zoned.all() and not moments.offset_ms.any()
+            self._of_day_ms = self._usual_time(wall[present], in_utc=in_utc, epoch=moments.epoch)
         fits = (of_day == 0) | (of_day == self._of_day_ms)
         return np.where(present & fits, wall - of_day, NONE_MS)
 
-    def _usual_time(self, wall: Numbers, *, epoch: bool) -> int:
-        """Return the time of day that dates are written with; raises ``HistoryError``."""
+    def _usual_time(self, wall: Numbers, *, in_utc: bool, epoch: bool) -> int:
+        """Return the time of day that dates are written with; raises ``HistoryError``.
+
+        An evening in UTC may be the midnight of the next day further east.
+        """
         of_day = wall % DAY_MS
         usual = int(of_day[0])
-        if (of_day == usual).all() and not (epoch and usual):
+        is_doubtful = usual and (epoch or (in_utc and usual >= DAY_MS // 2))
+        if (of_day == usual).all() and not is_doubtful:
             return usual
         if (of_day != 0).mean() <= 0.5:
             return 0
@@ -239,7 +261,7 @@ class Times:
             )
         raise HistoryError(
             f"{self._place}: expected the midnights of dates ({self._interval}), got the time "
-            f"{shown}{' UTC' if epoch else ''}: --timezone ZONE, such as America/New_York, says "
+            f"{shown}{' UTC' if in_utc else ''}: --timezone ZONE, such as America/New_York, says "
             "where it is midnight or which day it is"
         )
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from shared.candles import DAY_MS, INTERVALS_MS
+from shared.candles import INTERVALS_MS
 from tests.panels import Row
 
 NEW_YORK = ZoneInfo("America/New_York")
