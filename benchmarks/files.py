@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared.arrow import pa
 from shared.candles import MINUTE_MS
+from shared.files.arrow import pa
 
 pa_csv: Final[Any] = import_module("pyarrow.csv")
 pa_parquet: Final[Any] = import_module("pyarrow.parquet")

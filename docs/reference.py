@@ -18,16 +18,18 @@ from local import jars
 from local.settings import LocalCommand
 from producer.settings import ProducerSettings
 from shared import process
+from shared.access import AccessSettings
 from shared.bundle import ServingSettings
+from shared.files.table_settings import TableSettings
 from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
 from shared.setting_words import default_in_words, type_in_words
-from shared.settings import ServiceSettings, flags, owner, sub_commands, variable
-from shared.table_settings import TableSettings
+from shared.settings import ServiceSettings, flags, is_flag, owner, sub_commands, variable
+from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
 
-SHARED: Final = (ServiceSettings, KafkaSettings, ServingSettings, TableSettings)
+SHARED: Final = (ServiceSettings, AccessSettings, KafkaSettings, ServingSettings, TableSettings)
 """Settings that processes share."""
 
 PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
@@ -35,6 +37,7 @@ PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
     "worker": WorkerCommand,
     "api": ApiSettings,
     "api keys": KeysCommand,
+    "topics": TopicsSettings,
     "local": LocalCommand,
     "local topics": KafkaSettings,  # read from the environment alone
     **{f"trainer {name}": settings for name, (settings, _) in COMMANDS.items()},
@@ -45,6 +48,7 @@ PROGRAMS: Final = {
     "producer": "producer",
     "worker": "stream_app",
     "api": "api",
+    "topics": "shared.topics",
     "local": "local",
     "trainer": "trainer",
 }
@@ -61,7 +65,7 @@ class Variable:
     """An environment variable: what declares it, and the commands that read it."""
 
     name: str
-    flag: str
+    flag: str  # empty for a secret, which has its variable alone
     field: FieldInfo
     owner: type[BaseModel]
     readers: list[str]
@@ -87,7 +91,7 @@ def variables() -> list[Variable]:
         for name, field in flags(settings):
             declarer = owner(settings, name)
             key = (variable(settings, name), declarer)
-            flag = f"--{name.replace('_', '-')}"
+            flag = f"`--{name.replace('_', '-')}`" if is_flag(field) else ""
             known.setdefault(key, Variable(key[0], flag, field, declarer, [])).readers.append(
                 reader
             )
@@ -146,7 +150,7 @@ def _cells(setting: Variable) -> tuple[str, ...]:
     default = default_in_words(field)
     shown = "required" if field.is_required() else f"`{default}`" if default else ""
     meaning = field.description or ""
-    return f"`{setting.name}`", f"`{setting.flag}`", type_in_words(field), shown, meaning
+    return f"`{setting.name}`", f"{setting.flag}", type_in_words(field), shown, meaning
 
 
 def metrics_page() -> str:

@@ -147,7 +147,7 @@ class Demo:
             return "worker and API are starting"
         if self._system.is_published:
             return "all candles are published"
-        # a replay may stand in for the source that was asked for
+        # a replay may stand in for the source in the settings
         return f"candles flow from {self._follower.source or self._settings.source}"
 
 

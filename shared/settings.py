@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -62,6 +63,14 @@ SplitByComma: Final = BeforeValidator(_split)
 
 POSITIONAL: Final = get_args(CliPositionalArg[str])[1]
 """The mark of a field that is a positional argument."""
+
+
+class Unflagged:
+    """The mark of a field that no flag sets: what stands on a command line, others can read."""
+
+
+Secret = Annotated[SecretStr | None, Unflagged()]
+"""A secret: read from its variable alone, and never shown."""
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, SplitByComma]
 
@@ -126,6 +135,7 @@ class ServiceSettings(BaseSettings):
     def read(cls, argv: Sequence[str], prog: str) -> Self:
         """Return the settings from flags and environment; exit with 2 and a clear line if bad."""
         try:
+            _refuse_secrets(cls, argv)
             arguments: CliSettingsSource[Any] = CliSettingsSource(
                 cls,
                 cli_prog_name=prog,
@@ -196,6 +206,24 @@ def _misplaced(argv: Sequence[str], settings: BaseModel) -> list[str]:
     return [f"flags of {name} go behind it, got {argv[0]}" for name in names if argv[0] != name]
 
 
+def is_flag(field: FieldInfo) -> bool:
+    """Tell whether a flag sets a field; a secret has its variable alone."""
+    return not any(isinstance(mark, Unflagged) for mark in field.metadata)
+
+
+def _refuse_secrets(settings_cls: type[BaseModel], argv: Sequence[str]) -> None:
+    """Raise ``SettingsError`` for a secret on the command line, without repeating it."""
+    for name, field in flags(settings_cls):
+        flag = f"--{name.replace('_', '-')}"
+        if not is_flag(field) and any(part.partition("=")[0] == flag for part in argv):
+            raise SettingsError(
+                f"{name}: a secret is never given on a command line, where others can read it: "
+                f"set {variable(cast('type[BaseSettings]', settings_cls), name)} or {flag}-file"
+            )
+    for _, command in sub_commands(settings_cls):
+        _refuse_secrets(command, argv)
+
+
 def _help(field: FieldInfo, variable_name: str) -> str:
     description = field.description or ""
     if POSITIONAL in field.metadata:
@@ -214,6 +242,8 @@ def _add_argument(
         for command in commands:
             settings_cls = cast("type[BaseSettings]", dict(sub_commands(settings_cls))[command])
         field = settings_cls.model_fields[name]
+        if not is_flag(field):
+            return argparse.Action([], name)  # none is added: argparse then refuses the flag
         options["help"] = _help(field, variable(settings_cls, name)).replace("%", "%%")
         shown = placeholder(field.annotation)
         if names[0].startswith("-") and "metavar" in options and shown is not None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from shared import kafka
+from shared import kafka, permissions
 from shared.candles import RejectReason
 from shared.topics import partitions_of
 from stream_app.publisher import ABOUT_PREFIX
@@ -89,6 +89,9 @@ def run(settings: LetterSettings, console: Console) -> None:
 
 
 async def _run(settings: LetterSettings, console: Console) -> None:
+    sends = isinstance(settings, ReplaySettings) and not settings.dry_run
+    needed = [one for one in permissions.of_dlq(settings) if sends or one.operation == "Read"]
+    await permissions.check(settings, needed, timeout_s=0.0)
     letters = await read(settings)
     if isinstance(settings, ReplaySettings):
         await _replay(letters, settings, console)

@@ -16,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from shared import findings
+from shared.files import findings
+from shared.files.series import HistoryError
 from shared.history import ReadOptions, from_file, interval_of
-from shared.series import HistoryError
 from tests import panels
 from tests.vendors import VENDORS, walk
 

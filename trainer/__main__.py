@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import Progress
 
-from shared import findings, process
+from shared import process
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
 from shared.candles import DAY_MS, midnight_ms
+from shared.files import findings
+from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
 from shared.history import from_file, interval_of
 from shared.process import Exit
-from shared.series import HistoryError
 from shared.settings import ServiceSettings
 from trainer import console, tracking
 from trainer.evaluate import forecast_table

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shared import findings
 from shared.bundle import DataSpan
-from shared.findings import Finding
+from shared.files import findings
+from shared.files.findings import Finding
+from shared.files.series import History
 from shared.history import Progress, ReadOptions, bundled, from_file
-from shared.series import History
 from shared.window import held
 from trainer import features
 from trainer.evaluate.realised import mean_ahead, range_variances

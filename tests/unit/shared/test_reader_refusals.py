@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import collector, findings, packed, records, tables
 from shared.candles import REASONS
+from shared.files import collector, findings, packed, records, tables
+from shared.files.packed import symbol_in
+from shared.files.series import History, HistoryError
 from shared.history import ReadOptions, from_file, interval_of
-from shared.packed import symbol_in
-from shared.series import History, HistoryError
 from tests import panels
 from tests.vendors import walk
 
@@ -196,7 +196,7 @@ def test_what_unpacks_to_far_more_is_refused(
             read(tmp_path, bomb)
     with pytest.raises(HistoryError, match="expected at most 0 MB of JSON"):
         read(tmp_path, gzip.compress(b"[" + b"[1,2]," * 100_000))
-    with pytest.raises(HistoryError, match="ABC.csv: expected lines, got one of more than"):
+    with pytest.raises(HistoryError, match=r"ABC\.csv: expected lines, got one of more than"):
         read(tmp_path, header + b"0" * (40 << 20))
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared.files.series import HistoryError
 from shared.messages import short
-from shared.series import HistoryError
 
 PRICES: Final = ("open", "high", "low", "close")
 ROLES: Final = (
