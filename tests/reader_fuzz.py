@@ -16,6 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from rich.console import Console
+from rich.progress import track
+
 from shared.files import findings
 from shared.files.series import HistoryError
 from shared.history import ReadOptions, from_file, interval_of
@@ -145,6 +148,8 @@ def fuzz(count: int, first: int = 0) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    numbers = [int(text) for text in sys.argv[1:]]
-    started = time.monotonic()
-    print(dict(fuzz(*numbers)), f"{time.monotonic() - started:.0f} s")
+    count, first = (int(text) for text in (*sys.argv[1:], "0")[:2])
+    started, ends = time.monotonic(), Counter[str]()
+    for seed in track(range(first, first + count, 100), "Fuzz", console=Console(stderr=True)):
+        ends += fuzz(min(100, first + count - seed), seed)
+    print(dict(ends), f"{time.monotonic() - started:.0f} s")

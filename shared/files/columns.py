@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from shared.files.series import HistoryError
@@ -78,6 +79,7 @@ def plain(name: str) -> str:
     return re.sub(r"[^0-9a-z]+", "", _NUMBERED.sub("", name).lower())
 
 
+@lru_cache(maxsize=4096)  # each row of a head is tried as the header
 def role_of(name: str) -> tuple[str, int] | None:
     """Return the role of a name and how good a name it is for it, 0 the best; or None."""
     if name.strip() in _EXACT:
