@@ -16,15 +16,17 @@ from rich.console import Console
 from local.accounting import Accounting, Summary
 from local.broker import Broker, BrokerError
 from local.demo import Demo, End, run_folder
-from local.screen import LineScreen, LiveScreen, Screen, in_words
-from local.settings import PROCESS, BrokerSettings, LocalCommand, LocalSettings
+from local.screen import LineScreen, LiveScreen, Screen, in_words, to_try
+from local.settings import KAFKA_PORT, PROCESS, BrokerSettings, LocalCommand, LocalSettings
 from local.system import PartFailed, System
-from shared import bundle, process, topics
+from shared import bundle, history, process, topics
 from shared.kafka import KafkaError, KafkaSettings
 from shared.process import Exit
+from shared.series import HistoryError
 
 _EXPECTED: Final = (
-    BrokerError, PartFailed, bundle.BundleError, topics.TopicError, KafkaError, OSError,
+    BrokerError, PartFailed, bundle.BundleError, HistoryError, topics.TopicError, KafkaError,
+    OSError,
 )  # fmt: skip
 
 
@@ -44,8 +46,10 @@ def _run_for_people(settings: LocalCommand) -> int:
     """Run; what a person watches says by itself why it ended."""
     # the parts log for themselves; the follower's trouble while Kafka starts or ends is not news
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    if settings.kafka is None:
+        return run_all(settings)
     try:
-        return run_all(settings) if settings.kafka is None else run_kafka(settings.kafka)
+        return run_kafka(settings.kafka)
     except _EXPECTED as error:
         _say(process.in_words(error))
         return Exit.FAILED
@@ -54,7 +58,10 @@ def _run_for_people(settings: LocalCommand) -> int:
 def run_kafka(settings: BrokerSettings) -> int:
     """Run the embedded Kafka until SIGINT, SIGTERM or its own end."""
     try:
-        with Broker(settings.data_dir, port=settings.kafka_port) as broker:
+        _say("starting Kafka")
+        with Broker(
+            settings.data_dir, port=settings.kafka_port, documented_port=KAFKA_PORT
+        ) as broker:
             print(broker.bootstrap, flush=True)
             _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
             broker.wait_ended()
@@ -65,23 +72,32 @@ def run_kafka(settings: BrokerSettings) -> int:
 
 def run_all(settings: LocalSettings) -> int:
     """Run the whole system, watch it, and print a summary."""
-    account = Accounting(bundle.load(settings.model).config.window_length)
-    end = End.STOPPED
+    account: Accounting | None = None
+    end, error = End.STOPPED, ""
     try:
+        if settings.path is not None:
+            history.check(settings.path)
+        account = Accounting(bundle.load(settings.model).config.window_length)
         end = _run(settings, account)
     except KeyboardInterrupt:
-        _say("stopped while starting")
-    finally:
-        _report(account.summary(), as_json=settings.json_summary)
-    _say(end.value)
-    return exit_code(end, account.summary(), until_done=settings.exit_when_done)
+        end = End.STOPPED_EARLY
+    except _EXPECTED as failure:
+        end, error = End.FAILED, process.in_words(failure)
+    summary = account.summary() if account is not None and account.candles else None
+    code = exit_code(end, summary, until_done=settings.exit_when_done)
+    if not error and code != Exit.DONE:
+        error = end.value if end is not End.DONE else "candles have no forecast"
+    _report(summary, error if code else "", as_json=settings.json_summary)
+    _say(error if end is End.FAILED else end.value)
+    return code
 
 
-def exit_code(end: End, summary: Summary, *, until_done: bool) -> int:
+def exit_code(end: End, summary: Summary | None, *, until_done: bool) -> int:
     """Return the exit code of a run that came to its end."""
-    if end is End.STOPPED:
+    if end in {End.STOPPED, End.STOPPED_EARLY}:
         return Exit.INTERRUPTED if until_done else Exit.DONE
-    return Exit.FAILED if end is End.STALLED or summary.missing_forecasts else Exit.DONE
+    missing = summary is not None and summary.missing_forecasts
+    return Exit.FAILED if end is not End.DONE or missing else Exit.DONE
 
 
 def _run(settings: LocalSettings, account: Accounting) -> End:
@@ -116,12 +132,17 @@ def _screen(settings: LocalSettings, system: System) -> Screen:
     places = system.addresses
     _say(f"dashboard {places.api}/dashboard, API {places.api}/docs, logs {places.logs}")
     _say(f"metrics {places.api}/metrics {places.worker}/metrics {places.producer}/metrics")
+    for line in to_try(places):
+        _say(f"try {line}")
     return LineScreen()
 
 
-def _report(summary: Summary, *, as_json: bool) -> None:
+def _report(summary: Summary | None, error: str, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(summary)), flush=True)
+        counts = {} if summary is None else asdict(summary)
+        print(json.dumps({"ok": not error, "error": error or None, **counts}), flush=True)
+        return
+    if summary is None:
         return
     latency = summary.latency_ms
     print(

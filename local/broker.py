@@ -23,7 +23,7 @@ from typing import Final, NoReturn, Self
 
 from local import jars
 from local.leash import Leash
-from local.ports import HOST, free_ports
+from local.ports import HOST, documented_or_free, free_ports
 from local.process import Process, tail
 
 READY_TIMEOUT_S: Final = 90.0
@@ -101,6 +101,7 @@ class Broker:
         data_dir: Path | None = None,
         *,
         port: int | None = None,
+        documented_port: int | None = None,
         proxied: Proxied | None = None,
         heap_mb: int = 384,
         cache_dir: Path | None = None,
@@ -111,6 +112,7 @@ class Broker:
         Args:
             data_dir: where topics, settings and log are kept; None for a temporary folder.
             port: on loopback; None for a free one, or that of the data folder's last run.
+            documented_port: taken where ``port`` is None, the data folder is new, and it is free.
             proxied: a second listener, for clients that come through a proxy.
             heap_mb: Java heap in megabytes; the process takes some 150 more.
             cache_dir: where Kafka's jars are kept; None for the user's cache.
@@ -118,6 +120,7 @@ class Broker:
         """
         self._given_dir = data_dir
         self._given_port = port
+        self._documented_port = documented_port
         self._proxied = proxied
         self._heap_mb = heap_mb
         self._cache_dir = cache_dir
@@ -261,6 +264,8 @@ class Broker:
         earlier = _LISTENERS.search(path.read_text()) if path.exists() else None
         if earlier is None:
             port, controller_port = free_ports(2)
+            if self._documented_port is not None:
+                [port] = documented_or_free([self._documented_port])
         else:  # the quorum remembers its controller's port, and clients the broker's
             port, controller_port = int(earlier["port"]), int(earlier["controller"])
         self._port = self._given_port or port

@@ -13,10 +13,18 @@ from typing import Final, Self
 
 from local.broker import Broker
 from local.leash import Leash
-from local.ports import HOST, free_ports
+from local.ports import HOST, documented_or_free
 from local.process import Process
 from local.screen import Addresses
-from local.settings import WATCHING_SPEED, LocalSettings
+from local.settings import (
+    API_PORT,
+    KAFKA_PORT,
+    PRODUCER_PORT,
+    WATCHING_SPEED,
+    WORKER_PORT,
+    LocalSettings,
+)
+from shared.table_settings import TableSettings
 
 _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
@@ -32,14 +40,19 @@ class System:
 
     def __init__(self, settings: LocalSettings, folder: Path) -> None:
         """Prepare only; entering the context starts the broker."""
-        ports = iter(free_ports(3))
+        api, worker, producer = documented_or_free((API_PORT, WORKER_PORT, PRODUCER_PORT))
         self._settings = settings
         self._folder = folder
-        self._api_port = settings.api_port or next(ports)
-        self._worker_port = settings.worker_port or next(ports)
-        self._producer_port = settings.producer_port or next(ports)
+        self._api_port = settings.api_port or api
+        self._worker_port = settings.worker_port or worker
+        self._producer_port = settings.producer_port or producer
         self._leash = Leash()
-        self._broker = Broker(folder / "kafka", port=settings.kafka_port, leash=self._leash)
+        self._broker = Broker(
+            folder / "kafka",
+            port=settings.kafka_port,
+            documented_port=KAFKA_PORT,
+            leash=self._leash,
+        )
         self._parts: list[Process] = []
         self._producer: Process | None = None
         self._resources = ExitStack()
@@ -144,7 +157,7 @@ def source_flags(settings: LocalSettings) -> list[str]:
     if settings.symbols:
         flags += ["--symbols", ",".join(settings.symbols)]
     if settings.path is not None:
-        flags += ["--path", str(settings.path)]
+        flags += ["--path", str(settings.path), *_table_flags(settings)]
     if settings.fallback is not None:
         flags += ["--fallback", settings.fallback]
     if settings.source == "yfinance" and settings.exit_when_done:
@@ -153,6 +166,21 @@ def source_flags(settings: LocalSettings) -> list[str]:
         return flags
     speed = settings.speed or (None if settings.exit_when_done else WATCHING_SPEED)
     return flags if speed is None else [*flags, "--speed", f"{speed:g}"]
+
+
+def _table_flags(settings: LocalSettings) -> list[str]:
+    """Return the flags of how to read a file, as far as they are given."""
+    options: list[str] = []
+    for name in sorted(set(TableSettings.model_fields) & settings.model_fields_set):
+        value = getattr(settings, name)
+        flag = f"--{name.replace('_', '-')}"
+        if name in {"symbols", "log_level"} or value is None:
+            continue
+        if isinstance(value, bool):
+            options += [flag] if value else []
+        else:
+            options += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return options
 
 
 def _is_ready(port: int) -> bool:

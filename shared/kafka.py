@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -33,6 +33,7 @@ from pydantic import Field
 from shared.settings import ServiceSettings
 
 __all__ = [
+    "DEFAULT_BOOTSTRAP",
     "TRANSIENT",
     "AIOKafkaAdminClient",
     "Consumer",
@@ -73,6 +74,9 @@ Partition = TopicPartition
 Record = ConsumerRecord[bytes, bytes]
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
 
+DEFAULT_BOOTSTRAP: Final = "127.0.0.1:9092"
+"""Kafka's address where none is given: the one that the documents name."""
+
 POLL_MS: Final = 200
 """Longest wait of one read for messages; a reader looks around after it."""
 
@@ -101,7 +105,9 @@ class SilentError(KafkaError):
 class KafkaSettings(ServiceSettings):
     """Where Kafka is, and the names of the topics."""
 
-    bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by comma")
+    help_title: ClassVar[str] = "Kafka"
+
+    bootstrap: str = Field(DEFAULT_BOOTSTRAP, description="Kafka's host:port, several by comma")
     candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
     forecasts_topic: str = Field("market.forecasts.v1", description="topic of forecasts")
     partitions: int = Field(
@@ -195,7 +201,8 @@ async def when_reachable(
     deadline, next_line_s = loop.time() + timeout_s, 0.0
     while True:
         try:
-            return await work()
+            async with _said_when_slow(kafka):
+                return await work()
         except TRANSIENT as error:
             if not is_transient(error) or loop.time() >= deadline:
                 raise
@@ -203,6 +210,22 @@ async def when_reachable(
                 log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
                 next_line_s = loop.time() + SAY_S
         await asyncio.sleep(RETRY_S)
+
+
+@asynccontextmanager
+async def _said_when_slow(kafka: KafkaSettings) -> AsyncIterator[None]:
+    """Log each ``SAY_S`` seconds that an attempt goes on: a dead address answers nothing."""
+
+    async def say() -> None:
+        while True:
+            await asyncio.sleep(SAY_S)
+            log.warning("waiting for Kafka at %s: no answer yet", kafka.bootstrap)
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        saying.cancel()
 
 
 def silence(client: Producer) -> None:

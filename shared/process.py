@@ -20,6 +20,8 @@ from typing import Any, Final, NoReturn
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from shared import extras
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """The signals that end a process in order."""
 
@@ -98,6 +100,12 @@ def live(
         return stopped
     except expected as error:
         log.error("%s", in_words(error))
+    except ModuleNotFoundError as error:
+        told = extras.how_to_install(error.name)
+        if told is None:
+            log.exception("an unexpected error")
+        else:
+            log.error("this %s", told)
     except Exception:
         log.exception("an unexpected error")
     finally:

@@ -13,13 +13,17 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from shared import kafka
+from shared import kafka, process
 from shared.candles import RejectReason
 from shared.topics import partitions_of
 from stream_app.publisher import ABOUT_PREFIX
 from stream_app.settings import LetterSettings, ReplaySettings, ShowSettings
 
 REPLAYED_HEADER: Final = f"{ABOUT_PREFIX}replayed-from"
+
+
+WAIT_FOR_KAFKA_S: Final = 5.0
+"""Longest wait for a broker that may be starting; a person waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def run(settings: LetterSettings, console: Console) -> None:
 
 
 async def _run(settings: LetterSettings, console: Console) -> None:
-    letters = await read(settings)
+    letters = await _read_when_reachable(settings)
     if isinstance(settings, ReplaySettings):
         await _replay(letters, settings, console)
     elif isinstance(settings, ShowSettings):
@@ -97,6 +101,20 @@ async def _run(settings: LetterSettings, console: Console) -> None:
             console.out(letter.as_json(), highlight=False)
     else:
         _print_list(letters, console)
+
+
+async def _read_when_reachable(settings: LetterSettings) -> list[DeadLetter]:
+    try:
+        return await kafka.when_reachable(
+            settings, lambda: read(settings), timeout_s=WAIT_FOR_KAFKA_S
+        )
+    except kafka.TRANSIENT as error:
+        if not kafka.is_transient(error):
+            raise
+        raise ValueError(
+            f"no Kafka answers at {settings.bootstrap}: expected its host:port in --bootstrap or "
+            f"CANDLECAST_BOOTSTRAP ({process.in_words(error)})"
+        ) from error
 
 
 async def read(settings: LetterSettings) -> list[DeadLetter]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg, CliSubCommand
@@ -29,6 +29,8 @@ def _known_scopes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 class KeySettings(ServiceSettings):
     """Where the keys are."""
+
+    help_title: ClassVar[str] = "keys"
 
     model_config = own(PROCESS, "keys")
 
