@@ -6,6 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
+COMMA  := ,
+# on a terminal pip shows what it fetches
+PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 
 export PYTHONUNBUFFERED := 1
 
@@ -65,6 +68,7 @@ clean:  ## Remove the environment, caches and everything made here
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Candlecast needs Python 3.11 or later: make PYTHON=python3.11 ..."; exit 1; }
+	$(call say,making the environment $(VENV): some seconds)
 	$(PYTHON) -m venv $(VENV)
 
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
@@ -75,17 +79,25 @@ $(BIN)/python:
 	  > "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/candlecast-main.pth"
 	@touch $@
 
+# what takes long says so first: what, how large, how long
+define say
+	@echo "$(1)" 1>&2
+endef
+
 # one stamp for each set of extras; a later one holds the earlier ones
 $(VENV)/.local: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local]' 1>&2
+	$(call say,installing Candlecast and what it needs: 200 MB to fetch; one or two minutes)
+	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local]' 1>&2
 	@touch $@
 
 $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train]' 1>&2
+	$(call say,installing what training needs: PyTorch and MLflow among it$(COMMA) 3 GB; some minutes)
+	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local,train]' 1>&2
 	@touch $@ $(VENV)/.local
 
 # of kserve the tests use the client alone; what its server needs excludes other pins of ours
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
+	$(call say,installing what developers need: everything$(COMMA) 3 GB; some minutes)
+	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
 	$(PIP) install --quiet --constraint constraints.txt --no-deps kserve 1>&2
 	@touch $@ $(VENV)/.local $(VENV)/.train

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -51,11 +52,12 @@ class TlsError(Exception):
     """Files for TLS that cannot be used."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m api") -> int:
     """Serve, or run a command on keys; return the exit code."""
-    if sys.argv[1:2] == ["keys"]:  # --keys is a flag of the API, so that no field can be both
-        return keys_command.main(sys.argv[2:])
-    settings = ApiSettings.read(sys.argv[1:], "python -m api")
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["keys"]:  # --keys is a flag of the API, so that no field can be both
+        return keys_command.main(given[1:], f"{prog} keys")
+    settings = ApiSettings.read(given, prog)
     return process.live(
         PROCESS,
         settings.log_level,

@@ -30,9 +30,9 @@ _EXPECTED: Final = (
 )  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m local") -> int:
     """Run what the arguments ask for; return the exit code."""
-    settings = LocalCommand.read(sys.argv[1:] if argv is None else argv, "python -m local")
+    settings = LocalCommand.read(sys.argv[1:] if argv is None else argv, prog)
     return process.live(
         PROCESS,
         "WARNING",  # a person watches; --log-level is for the parts' logs

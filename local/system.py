@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import sys
 from contextlib import ExitStack, suppress
@@ -29,6 +30,7 @@ from shared.table_settings import TableSettings
 _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
 _PROBE_S: Final = 2.0
+_OURS: Final = Path(__file__).parents[1]  # where the packages are, installed or checked out
 
 
 class PartFailed(Exception):
@@ -137,9 +139,13 @@ class System:
         return "\n".join(f"--- {part.name}:\n{part.log_tail()}" for part in self._parts)
 
     def _start(self, name: str, module: str, *flags: str) -> Process:
-        argv = [sys.executable, "-m", module, "--log-level", self._settings.log_level, *flags]
+        # without the current directory on the path: a user's folder may be called api or shared
+        argv = [sys.executable, "-P", "-m", module, "--log-level", self._settings.log_level, *flags]
+        if self._settings.settings_file is not None:
+            argv += ["--settings-file", str(self._settings.settings_file)]
         log = self._folder / f"{name.lower()}.log"
-        part = Process(name, argv, log=log, leash=self._leash)
+        path = os.pathsep.join([str(_OURS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        part = Process(name, argv, log=log, leash=self._leash, env={"PYTHONPATH": path})
         self._parts.append(part)
         return part
 

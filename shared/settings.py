@@ -64,6 +64,14 @@ SCRIPT_COMMANDS: Final[Mapping[str, str]] = {
 """What ``python -m`` runs, and its command of the console script ``candlecast``."""
 
 
+SCRIPT_SHORTCUTS: Final[Mapping[str, str]] = {
+    "demo kafka": "kafka",
+    "worker dlq": "dlq",
+    "trainer inspect": "inspect",
+}
+"""Commands of a command that the console script has as its own."""
+
+
 def own(*names: str) -> SettingsConfigDict:
     """Return the ``model_config`` of settings that belong to a process, or to its command."""
     return SettingsConfigDict(env_prefix=ENV_PREFIX + "".join(f"{name.upper()}_" for name in names))
@@ -364,4 +372,6 @@ def commands_of_script(text: str) -> str:
     """Return a text with the commands of the console script in place of ``python -m``."""
     for module, command in SCRIPT_COMMANDS.items():
         text = re.sub(rf"python -m {module}\b", f"candlecast {command}", text)
+    for whole, short in SCRIPT_SHORTCUTS.items():
+        text = re.sub(rf"candlecast {whole}\b", f"candlecast {short}", text)
     return text

@@ -24,7 +24,7 @@ from shared.forecaster import OnnxForecaster
 from shared.history import from_file, interval_of
 from shared.process import Exit
 from shared.series import HistoryError
-from shared.settings import ServiceSettings
+from shared.settings import ServiceSettings, commands_of_script
 from trainer import console, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
@@ -83,18 +83,18 @@ EXPECTED: Final = (
 """Errors of the input, logged as one line without a traceback."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run one command and return the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in {"-h", "--help"}:
-        print(HELP)
+        print(HELP if prog == PROG else commands_of_script(HELP))
         return Exit.DONE
     name = given.pop(0) if given and not given[0].startswith("-") else "train"
     if name not in COMMANDS:
-        print(f"{PROG}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
+        print(f"{prog}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return Exit.USAGE
     kind, run = COMMANDS[name]
-    settings = kind.read(given, f"{PROG} {name}")
+    settings = kind.read(given, f"{prog} {name}")
 
     def body() -> int:
         run(settings)

@@ -73,9 +73,9 @@ class KeysCommand(CommandGroup, ServiceSettings):
     revoke: CliSubCommand[RevokeSettings] = Field(description="close a key")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = PROG) -> int:
     """Run a command; return the exit code."""
-    command = KeysCommand.read(argv, PROG)
+    command = KeysCommand.read(argv, prog)
     return process.live(
         "keys",
         command.log_level,
