@@ -13,11 +13,13 @@ PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast faults faults-broker soak check format docs screenshots bench train clean
+.PHONY: help install demo test test-fast faults faults-broker soak check format docs screenshots bench train clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Options for a command go into ARGS: make demo ARGS="--exit-when-done --json"'
+
+install: $(VENV)/.train  ## Install all that users need: the command candlecast, serving and training
 
 demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the forecasts
 	@$(BIN)/python -m local $(ARGS)
