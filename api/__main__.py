@@ -29,8 +29,9 @@ from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
-from shared import bundle, process
+from shared import bundle, permissions, process
 from shared.forecaster import Forecaster, Models, ModelSet, OnnxForecaster
+from shared.kafka import TRANSIENT, AccessError
 from shared.metrics import ApiMetrics
 from shared.process import Exit
 from shared.window import even_times
@@ -39,6 +40,9 @@ log = logging.getLogger("api")
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Host names that a browser on this machine may use."""
+
+KAFKA_S: Final = 4.0
+"""Longest wait at the start for Kafka to say whether it lets us in."""
 
 KEYS_CHECK_S: Final = 1.0
 """Time between two looks at the key file."""
@@ -62,7 +66,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m api") -> int:
         PROCESS,
         settings.log_level,
         lambda: start(settings),
-        expected=(bundle.BundleError, KeyFileError, TlsError, UnsafeError, OSError),
+        expected=(AccessError, bundle.BundleError, KeyFileError, TlsError, UnsafeError, OSError),
         context=lambda: {"request_id": identity} if (identity := request_id.get()) else {},
     )
 
@@ -89,8 +93,10 @@ async def serve(
     """Serve on a listening socket, until a signal ends it.
 
     Raises:
+        AccessError: when Kafka refuses this client, or what it needs.
         TlsError: when the files for TLS cannot be used.
     """
+    await see_that_kafka_lets_us_in(settings)
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
     live = StreamView(Market(forgotten=metrics.forgotten.inc), Hub())
@@ -126,6 +132,18 @@ async def serve(
     process.calm_collector()
     await Server(server_config, live.hub.close).serve([listener])
     return Exit.DONE
+
+
+async def see_that_kafka_lets_us_in(settings: ApiSettings) -> None:
+    """Raise ``AccessError`` when Kafka refuses us; one that is away is waited for while serving."""
+    try:
+        async with asyncio.timeout(KAFKA_S):
+            needed = permissions.of_api(settings)
+            await permissions.check(settings, needed, timeout_s=0.0)
+    except AccessError:
+        raise
+    except TRANSIENT as error:
+        log.warning("Kafka at %s does not answer yet: %s", settings.bootstrap, error)
 
 
 def open_keys(settings: ApiSettings) -> WatchedKeys | None:

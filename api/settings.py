@@ -97,7 +97,7 @@ class ApiSettings(KafkaSettings, ServingSettings):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the address is reached from this machine alone."""
+        """True when the address is reached from this machine alone."""
         if self.host == "localhost":
             return True
         try:

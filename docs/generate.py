@@ -19,12 +19,13 @@ from typing import Any, Final
 import yaml
 
 from producer.sink import EVENT_TYPE
+from shared import permissions
 from shared.candles import INTERVALS_MS, Candle, RejectReason
 from shared.forecasts import Forecast, Horizon
 from shared.headers import cloud_event
 from shared.kafka import KafkaSettings
 from shared.messages import Message
-from shared.topics import Topic, market_topics
+from shared.topics import DEFAULT_GROUP, Topic, all_topics, market_topics
 from stream_app.publisher import FORECAST_TYPE
 from trainer.features import FEATURES
 
@@ -34,6 +35,7 @@ sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 from docs import reference  # noqa: E402
 
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+OPERATIONS: Final = ROOT / "docs" / "operations.md"
 DECISIONS: Final = ROOT / "docs" / "decisions"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
@@ -87,6 +89,8 @@ def documents() -> dict[Path, str]:
         contents[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
     page = replace(ARCHITECTURE.read_text(), "contracts", contracts())
     contents[ARCHITECTURE] = replace(page, "files", file_tree())
+    page = replace(OPERATIONS.read_text(), "acls", acls())
+    contents[OPERATIONS] = replace(page, "topics", topic_settings())
     index = DECISIONS / "README.md"
     contents[index] = replace(index.read_text(), "decisions", decisions())
     return contents
@@ -242,6 +246,31 @@ def feature_list() -> str:
             f"![{name}](images/features/{name}.svg)\n"
         )
     return "\n".join(parts).rstrip()
+
+
+def acls() -> str:
+    """Return what each service must be allowed, as a table."""
+    settings = KafkaSettings.model_construct()
+    rows = ["| service | resource | operations |", "|---|---|---|"]
+    for service, needed in permissions.SERVICES.items():
+        by_resource: dict[str, list[str]] = {}
+        for one in needed(settings, DEFAULT_GROUP):
+            by_resource.setdefault(f"{one.resource} `{one.name}`", []).append(one.operation)
+        rows += [
+            f"| {service} | {resource} | {', '.join(operations)} |"
+            for resource, operations in by_resource.items()
+        ]
+    return "\n".join(rows)
+
+
+def topic_settings() -> str:
+    """Return the topics and their settings, as a table."""
+    settings = KafkaSettings.model_construct()
+    rows = ["| topic | partitions | replicas | settings |", "|---|---|---|---|"]
+    for topic in all_topics(settings):
+        config = ", ".join(f"`{name}={value}`" for name, value in topic.config.items())
+        rows.append(f"| `{topic.name}` | {topic.partitions} | {topic.replication} | {config} |")
+    return "\n".join(rows)
 
 
 def file_tree() -> str:

@@ -20,23 +20,27 @@ from local.settings import LocalCommand
 from local.tail import TailSettings
 from producer.settings import ProducerSettings
 from shared import process
+from shared.access import AccessSettings
 from shared.bundle import ServingSettings
+from shared.files.table_settings import TableSettings
 from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
 from shared.setting_words import default_in_words, type_in_words
 from shared.settings import (
     ServiceSettings,
     commands_of_script,
+    flag_of,
     flags,
+    is_flag,
     owner,
     sub_commands,
     variable,
 )
-from shared.table_settings import TableSettings
+from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
 
-SHARED: Final = (ServiceSettings, KafkaSettings, ServingSettings, TableSettings)
+SHARED: Final = (ServiceSettings, AccessSettings, KafkaSettings, ServingSettings, TableSettings)
 """Settings that processes share."""
 
 PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
@@ -44,6 +48,7 @@ PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
     "worker": WorkerCommand,
     "api": ApiSettings,
     "api keys": KeysCommand,
+    "topics": TopicsSettings,
     "local": LocalCommand,
     "local topics": KafkaSettings,  # read from the environment alone
     "tail": TailSettings,
@@ -56,6 +61,7 @@ PROGRAMS: Final = {
     "producer": "producer",
     "worker": "stream_app",
     "api": "api",
+    "topics": "shared.topics",
     "local": "local",
     "trainer": "trainer",
     "tail": "local.tail",
@@ -85,7 +91,7 @@ class Variable:
     """An environment variable: what declares it, and the commands that read it."""
 
     name: str
-    flag: str
+    flag: str  # empty for a secret, which has its variable alone
     field: FieldInfo
     owner: type[BaseModel]
     readers: list[str]
@@ -111,7 +117,7 @@ def variables() -> list[Variable]:
         for name, field in flags(settings):
             declarer = owner(settings, name)
             key = (variable(settings, name), declarer)
-            flag = f"--{name.replace('_', '-')}"
+            flag = f"`{flag_of(name, field)}`" if is_flag(field) else ""
             known.setdefault(key, Variable(key[0], flag, field, declarer, [])).readers.append(
                 reader
             )
@@ -158,7 +164,7 @@ def settings_page() -> str:
 def _called(program: str) -> str:
     """Return how a program is called: by the console script, and where there is one by module."""
     script = commands_of_script(f"python -m {program}")
-    if program.startswith("local."):
+    if program in {"local.tail", "local.doctor"}:
         return f"candlecast {program.removeprefix('local.')}"
     return f"{script}`, `python -m {program}"
 
@@ -185,7 +191,7 @@ def _cells(setting: Variable) -> tuple[str, ...]:
     default = default_in_words(field)
     shown = "required" if field.is_required() else f"`{default}`" if default else ""
     meaning = field.description or ""
-    return f"`{setting.name}`", f"`{setting.flag}`", type_in_words(field), shown, meaning
+    return f"`{setting.name}`", f"{setting.flag}", type_in_words(field), shown, meaning
 
 
 def metrics_page() -> str:

@@ -6,9 +6,12 @@ import asyncio
 import json
 import logging
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -17,12 +20,20 @@ from local.accounting import Accounting, Summary
 from local.broker import Broker, BrokerError
 from local.demo import Demo, End, run_folder
 from local.screen import LineScreen, LiveScreen, Screen, in_words, to_try
-from local.settings import KAFKA_PORT, PROCESS, BrokerSettings, LocalCommand, LocalSettings
+from local.secured import Secured
+from local.settings import (
+    KAFKA_PORT,
+    PROCESS,
+    AclSettings,
+    BrokerSettings,
+    LocalCommand,
+    LocalSettings,
+)
 from local.system import PartFailed, System
-from shared import bundle, history, process, topics
+from shared import bundle, history, permissions, process, topics
+from shared.files.series import HistoryError
 from shared.kafka import KafkaError, KafkaSettings
 from shared.process import Exit
-from shared.series import HistoryError
 
 _EXPECTED: Final = (
     BrokerError, PartFailed, bundle.BundleError, HistoryError, topics.TopicError, KafkaError,
@@ -46,28 +57,72 @@ def _run_for_people(settings: LocalCommand) -> int:
     """Run; what a person watches says by itself why it ended."""
     # the parts log for themselves; the follower's trouble while Kafka starts or ends is not news
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    if settings.kafka is None:
-        return run_all(settings)
     try:
-        return run_kafka(settings.kafka)
+        if settings.acls is not None:
+            return run_acls(settings.acls)
+        if settings.kafka is not None:
+            return run_kafka(settings.kafka)
     except _EXPECTED as error:
         _say(process.in_words(error))
         return Exit.FAILED
+    return run_all(settings)
 
 
 def run_kafka(settings: BrokerSettings) -> int:
     """Run the embedded Kafka until SIGINT, SIGTERM or its own end."""
     try:
         _say("starting Kafka")
-        with Broker(
-            settings.data_dir, port=settings.kafka_port, documented_port=KAFKA_PORT
-        ) as broker:
+        with (
+            secrets_folder(settings) as secured,
+            Broker(
+                settings.data_dir,
+                port=settings.kafka_port,
+                documented_port=KAFKA_PORT,
+                secured=secured,
+            ) as broker,
+        ):
+            if secured is not None:
+                asyncio.run(allow_services(secured, broker.own_address))
+                _say(f"users, passwords and certificates are in {secured.folder}")
             print(broker.bootstrap, flush=True)
             _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
             broker.wait_ended()
     except KeyboardInterrupt:
         _say("stopped")
     return Exit.DONE
+
+
+def run_acls(settings: AclSettings) -> int:
+    """Print what each service must be allowed, or allow it."""
+    for service in settings.services:
+        needed, principal = settings.needed(service), settings.principal.format(service=service)
+        if settings.apply:
+            asyncio.run(permissions.allow(settings, principal, needed))
+            _say(f"{service}: {principal} may {', '.join(map(str, needed))}")
+        else:
+            print(f"# {service}", *permissions.commands(principal, needed), sep="\n", flush=True)
+    return Exit.DONE
+
+
+@contextmanager
+def secrets_folder(settings: BrokerSettings) -> Iterator[Secured | None]:
+    """Yield what locks the broker, if it shall be; in a temporary folder it goes with the run."""
+    with ExitStack() as resources:
+        if not settings.secure:
+            yield None
+        elif settings.data_dir is not None:
+            yield Secured(settings.data_dir / "secrets")
+        else:
+            folder = tempfile.TemporaryDirectory(prefix="candlecast-secrets-")
+            yield Secured(Path(resources.enter_context(folder)))
+
+
+async def allow_services(secured: Secured, own_address: str) -> None:
+    """Make the topics, and allow each service what it needs."""
+    admin = KafkaSettings.read(secured.admin_flags(own_address), "python -m local")
+    await topics.ensure(admin, topics.all_topics(admin))
+    for service, needed in permissions.SERVICES.items():
+        await permissions.allow(admin, service, needed(admin, topics.DEFAULT_GROUP))
 
 
 def run_all(settings: LocalSettings) -> int:
@@ -103,10 +158,15 @@ def exit_code(end: End, summary: Summary | None, *, until_done: bool) -> int:
 def _run(settings: LocalSettings, account: Accounting) -> End:
     began_s = time.monotonic()
     _say("starting Kafka")
-    with run_folder(settings.data_dir) as folder, System(settings, folder) as system:
+    with (
+        run_folder(settings.data_dir) as folder,
+        secrets_folder(settings) as secured,
+        System(settings, folder, secured) as system,
+    ):
         _say(f"Kafka is up after {time.monotonic() - began_s:.1f} s: {system.bootstrap}")
-        kafka = KafkaSettings.read([], "python -m local")
-        kafka = kafka.model_copy(update={"bootstrap": system.bootstrap})
+        if secured is not None:
+            asyncio.run(allow_services(secured, system.own_address))
+        kafka = KafkaSettings.read(system.kafka_flags("local"), "python -m local")
         with _screen(settings, system) as screen:
             end = asyncio.run(_watch(settings, kafka, system, account, screen, began_s=began_s))
         _say("stopping producer, worker, API and Kafka")

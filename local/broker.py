@@ -10,6 +10,7 @@ import base64
 import re
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ from local import jars
 from local.leash import Leash
 from local.ports import HOST, documented_or_free, free_ports
 from local.process import Process, tail
+from local.secured import Secured
 
 READY_TIMEOUT_S: Final = 90.0
 STOP_TIMEOUT_S: Final = 20.0
@@ -103,6 +105,7 @@ class Broker:
         port: int | None = None,
         documented_port: int | None = None,
         proxied: Proxied | None = None,
+        secured: Secured | None = None,
         heap_mb: int = 384,
         cache_dir: Path | None = None,
         leash: Leash | None = None,
@@ -114,6 +117,7 @@ class Broker:
             port: on loopback; None for a free one, or that of the data folder's last run.
             documented_port: taken where ``port`` is None, the data folder is new, and it is free.
             proxied: a second listener, for clients that come through a proxy.
+            secured: lets in only who has a certificate or a password; None for anybody.
             heap_mb: Java heap in megabytes; the process takes some 150 more.
             cache_dir: where Kafka's jars are kept; None for the user's cache.
             leash: ends the broker if this process is killed; None for one of its own.
@@ -122,6 +126,7 @@ class Broker:
         self._given_port = port
         self._documented_port = documented_port
         self._proxied = proxied
+        self._secured = secured
         self._heap_mb = heap_mb
         self._cache_dir = cache_dir
         self._leash = leash
@@ -153,7 +158,12 @@ class Broker:
 
     @property
     def bootstrap(self) -> str:
-        """Its ``host:port``, the same over every restart."""
+        """Its ``host:port``, the same over every restart; of a secured one the users'."""
+        return self._secured.bootstrap if self._secured else self.own_address
+
+    @property
+    def own_address(self) -> str:
+        """The ``host:port`` of the listener for brokers, which is the users' too if not secured."""
         return f"{HOST}:{self._port}"
 
     @property
@@ -201,7 +211,8 @@ class Broker:
         """
         cluster = self._cluster()
         deadline = time.monotonic() + timeout_s
-        while not _answers(self._port, cluster):
+        context = self._secured.context() if self._secured else None
+        while not _answers(self._port, cluster, context):
             process = self._running()
             if time.monotonic() >= deadline:
                 raise BrokerError(
@@ -279,6 +290,12 @@ class Broker:
                 advertised_proxy=self._proxied_at("proxy_port"),
             )
         )
+        if self._secured is not None:
+            told = dict(line.partition("=")[::2] for line in path.read_text().splitlines())
+            with path.open("a") as file:
+                file.write(
+                    self._secured.properties(told["listeners"], told["advertised.listeners"])
+                )
         return path
 
     def _proxied_at(self, which: str) -> str:
@@ -298,6 +315,8 @@ class Broker:
         shutil.rmtree(self._dir / "kafka", ignore_errors=True)  # half-formatted by a killed start
         cluster = cluster_id(uuid.uuid4())
         tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
+        if self._secured is not None:
+            tool += self._secured.format_arguments()
         try:
             done = subprocess.run(  # noqa: S603 - our own Java
                 [*command, *_JVM, *tool, "-c", str(properties)],
@@ -318,12 +337,18 @@ def cluster_id(number: uuid.UUID) -> str:
     return base64.urlsafe_b64encode(bytes([first & 0x7F, *rest])).decode().rstrip("=")
 
 
-def _answers(port: int, cluster: str) -> bool:
-    """Whether a Metadata request is answered by this cluster with at least one live broker."""
+def _answers(port: int, cluster: str, context: ssl.SSLContext | None) -> bool:
+    """True when a Metadata request is answered by this cluster with at least one live broker."""
     # api key, version, correlation, no client id, no topics
     request = struct.pack(">hhihi", 3, 2, 1, -1, 0)
     try:
-        with socket.create_connection((HOST, port), timeout=2.0) as connection:
+        with ExitStack() as resources:
+            connection = resources.enter_context(
+                socket.create_connection((HOST, port), timeout=2.0)
+            )
+            if context is not None:
+                connection = context.wrap_socket(connection, server_hostname=HOST)
+                resources.enter_context(connection)
             connection.sendall(struct.pack(">i", len(request)) + request)
             with connection.makefile("rb") as answer:
                 head = answer.read(12)  # size, correlation, count of brokers

@@ -66,6 +66,14 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "local.tail", "show forecasts as they come; in a pipe as JSON lines",
         settings="local.tail:TailSettings",
     ),
+    "topics": Command(
+        "shared.topic_tool", "make the topics, compare them with what we need, mend them",
+        settings="shared.topic_tool:TopicsSettings",
+    ),
+    "acls": Command(
+        "local.__main__", "print or make what each service must be allowed in Kafka", ("acls",),
+        "demo", settings="local.settings:AclSettings",
+    ),
     "inspect": Command(
         "trainer.__main__", "show a model bundle, or what a file of candles holds", ("inspect",),
         "trainer", settings="trainer.settings:InspectSettings",

@@ -151,7 +151,7 @@ class Demo:
             if self._account.missing:
                 return "all candles are published, the last forecasts are on their way"
             return "the replay is over; dashboard and API stay up until Ctrl-C"
-        # a replay may stand in for the source that was asked for
+        # a replay may stand in for the source in the settings
         return f"candles flow from {self._follower.source or self._settings.source}"
 
 

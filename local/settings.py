@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import CliSubCommand, SettingsConfigDict
 
+from shared import permissions
 from shared.bundle import ServingSettings
 from shared.candles import Interval
+from shared.files.table_settings import PATH, TableSettings
+from shared.kafka import KafkaSettings
 from shared.settings import CommaSeparated, ServiceSettings, own
-from shared.table_settings import PATH, TableSettings
+from shared.topics import DEFAULT_GROUP
 
 PROCESS: Final = "local"
 """The process's name in its variables and log lines."""
@@ -44,6 +48,50 @@ class BrokerSettings(ServiceSettings):
         le=65535,
         description="Kafka's port; by default 9092, where that is taken a free one",
     )
+    secure: bool = Field(
+        default=False,
+        description="lock Kafka: TLS, a user with a password for each service, and the least that "
+        "each may do; secrets are in the folder secrets beside the topics",
+    )
+
+
+class AclSettings(KafkaSettings):
+    """Print the commands that allow each service what it needs, and no more.
+
+    The user of a service has its name. With --apply they are allowed at once, by the user of
+    these settings, who may alter ACLs.
+
+    Example:
+      python -m local acls --services worker,api
+    """
+
+    help_title: ClassVar[str] = "what is allowed"
+
+    model_config = own(PROCESS, "acls")
+
+    services: CommaSeparated = Field(
+        tuple(permissions.SERVICES), description="services, by comma: topics is who makes topics"
+    )
+    group: str = Field(DEFAULT_GROUP, description="the worker's consumer group")
+    principal: str = Field(
+        "{service}", description="the user's name in Kafka, as in CN={service},O=Example"
+    )
+    apply: bool = Field(default=False, description="allow it instead of printing commands")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        unknown = set(self.services) - set(permissions.SERVICES)
+        if unknown:
+            rule = (
+                f"services: expected some of {', '.join(permissions.SERVICES)}, got "
+                f"{', '.join(sorted(unknown))}"
+            )
+            raise PydanticCustomError("inconsistent", "{rule}", {"rule": rule})
+        return self
+
+    def needed(self, service: str) -> list[permissions.Permission]:
+        """Return what a service needs."""
+        return permissions.SERVICES[service](self, self.group)
 
 
 class LocalSettings(BrokerSettings, ServingSettings, TableSettings):
@@ -131,3 +179,6 @@ class LocalCommand(LocalSettings):
     """
 
     kafka: CliSubCommand[BrokerSettings] = Field(description="run the embedded Kafka alone")
+    acls: CliSubCommand[AclSettings] = Field(
+        description="print or make what each service must be allowed in a Kafka with ACLs"
+    )

@@ -17,6 +17,7 @@ from local.leash import Leash
 from local.ports import HOST, documented_or_free
 from local.process import Process
 from local.screen import Addresses
+from local.secured import Secured
 from local.settings import (
     API_PORT,
     KAFKA_PORT,
@@ -25,7 +26,7 @@ from local.settings import (
     WORKER_PORT,
     LocalSettings,
 )
-from shared.table_settings import TableSettings
+from shared.files.table_settings import TableSettings
 
 _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
@@ -40,8 +41,10 @@ class PartFailed(Exception):
 class System:
     """Broker, worker, API and producer on one machine, while the context lasts."""
 
-    def __init__(self, settings: LocalSettings, folder: Path) -> None:
-        """Prepare only; entering the context starts the broker."""
+    def __init__(
+        self, settings: LocalSettings, folder: Path, secured: Secured | None = None
+    ) -> None:
+        """Prepare only; entering the context starts the broker, locked by ``secured``."""
         api, worker, producer = documented_or_free((API_PORT, WORKER_PORT, PRODUCER_PORT))
         self._settings = settings
         self._folder = folder
@@ -49,10 +52,12 @@ class System:
         self._worker_port = settings.worker_port or worker
         self._producer_port = settings.producer_port or producer
         self._leash = Leash()
+        self._secured = secured
         self._broker = Broker(
             folder / "kafka",
             port=settings.kafka_port,
             documented_port=KAFKA_PORT,
+            secured=secured,
             leash=self._leash,
         )
         self._parts: list[Process] = []
@@ -94,35 +99,46 @@ class System:
         return self._broker.bootstrap
 
     @property
+    def own_address(self) -> str:
+        """Address of Kafka's listener for brokers."""
+        return self._broker.own_address
+
+    def kafka_flags(self, user: str) -> list[str]:
+        """Return the flags by which a service reaches Kafka."""
+        if self._secured is not None:
+            return self._secured.flags(user)
+        return ["--bootstrap", self.bootstrap]
+
+    @property
     def is_published(self) -> bool:
-        """Whether the producer has published all that it has."""
+        """True when the producer has published all that it has."""
         return self._producer is not None and self._producer.exit_code == 0
 
     @property
     def is_producing(self) -> bool:
-        """Whether the producer has been started."""
+        """True when the producer has been started."""
         return self._producer is not None
 
     def start_services(self) -> None:
         """Start API and worker; the topics must exist."""
         model = ("--model", str(self._settings.model))
         self._start(
-            "API", "api", "--bootstrap", self.bootstrap, "--port", str(self._api_port), *model,
+            "API", "api", *self.kafka_flags("api"), "--port", str(self._api_port), *model,
         )  # fmt: skip
         self._start(
-            "worker", "stream_app", "--bootstrap", self.bootstrap,
+            "worker", "stream_app", *self.kafka_flags("worker"),
             "--metrics-port", str(self._worker_port), *model,
         )  # fmt: skip
 
     def start_producer(self) -> None:
         """Start the producer, which ends by itself when it replays."""
         self._producer = self._start(
-            "producer", "producer", "--bootstrap", self.bootstrap,
+            "producer", "producer", *self.kafka_flags("producer"),
             "--metrics-port", str(self._producer_port), *source_flags(self._settings),
         )  # fmt: skip
 
     def are_services_ready(self) -> bool:
-        """Whether worker and API both say that they are ready."""
+        """True when worker and API both say that they are ready."""
         return _is_ready(self._worker_port) and _is_ready(self._api_port)
 
     def check(self) -> None:

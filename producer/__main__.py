@@ -17,10 +17,11 @@ from producer.sink import KafkaSink, PublishError
 from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
-from shared import process, topics
+from shared import permissions, process, topics
+from shared.files.series import HistoryError
+from shared.kafka import AccessError
 from shared.metrics import ProducerMetrics
 from shared.process import Exit, now_ms
-from shared.series import HistoryError
 from shared.status import Health, StatusPortError, StatusServer
 
 log = logging.getLogger("producer")
@@ -34,6 +35,7 @@ _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
 
 
 EXPECTED: Final = (
+    AccessError,
     HistoryError,
     PublishError,
     ResumeError,
@@ -113,7 +115,8 @@ async def _publish(
     metrics: ProducerMetrics,
     probes: _Probes,
 ) -> None:
-    await topics.ensure(settings, topics.market_topics(settings))
+    await topics.ensure(settings, [topics.candles_topic(settings)])
+    await permissions.check(settings, permissions.of_producer(settings))
     async with KafkaSink(
         settings,
         metrics,

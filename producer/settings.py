@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from producer.yahoo import INTERVALS, Span, default_poll_ms, why_impossible
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Interval
+from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
 from shared.process import now_ms
 from shared.settings import CommaSeparated, own
-from shared.table_settings import PATH, TableSettings
 
 PROCESS: Final = "producer"
 """The process's name in its variables, log lines and metrics."""

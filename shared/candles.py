@@ -15,6 +15,7 @@ from shared.messages import (
     FIRST_MS,
     SYMBOL_PATTERN,
     Message,
+    PartialValue,
     contradiction,
     describe,
     shown,
@@ -114,6 +115,7 @@ class RejectReason(StrEnum):
     """Why a message is not a candle; the value of the dead letter's reason header."""
 
     EMPTY = "empty"
+    UNREADABLE = "unreadable"
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
     MISSING_FIELD = "missing_field"
@@ -206,6 +208,8 @@ def decode_candle(key: bytes | None, value: bytes | None, now_ms: int) -> Candle
     Raises:
         InvalidCandle: naming the field, the rule and the value that breaks it.
     """
+    if isinstance(value, PartialValue) and value.fault:
+        raise InvalidCandle(RejectReason.UNREADABLE, value.fault)
     if not value:
         raise InvalidCandle(RejectReason.EMPTY, "value: expected a JSON candle, got nothing")
     if len(value) > MAX_MESSAGE_BYTES:

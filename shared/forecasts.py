@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, WEEKEND, Interval, Millis, Symbol
 from shared.intervals import MONTH, later_month_ms
-from shared.messages import Message, contradiction, describe
+from shared.messages import Message, PartialValue, contradiction, describe
 
 MEDIAN: Final = 0.5
 """Level of the median, which every forecast has."""
@@ -93,6 +93,8 @@ class Forecast(Message):
         Raises:
             InvalidForecast: naming the first rule that the value breaks.
         """
+        if isinstance(value, PartialValue) and value.fault:
+            raise InvalidForecast(value.fault)
         if not value:
             raise InvalidForecast("value: expected a forecast, got nothing")
         if len(value) > MAX_FORECAST_BYTES:

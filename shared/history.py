@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from shared.collector import Collector, Rows
-from shared.series import History, HistoryError
+from shared.files.collector import Collector, Rows
+from shared.files.series import History, HistoryError
 
 BUNDLED: Final = "bokeh_sampledata/_data/stocks.csv.gz"
 """Name of the bundled candles."""
@@ -123,7 +123,7 @@ def check(path: Path) -> None:
 
 def _reader() -> ModuleType:
     try:
-        from shared import reader  # noqa: PLC0415 -- needs pyarrow, which serving does without
+        from shared.files import reader  # noqa: PLC0415 -- needs pyarrow, which serving does without
     except ImportError as error:
         raise HistoryError(
             f'files need one more package ({error.name}): pip install "candlecast[files]"'

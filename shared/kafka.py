@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     InvalidProducerIdMapping,
@@ -21,6 +22,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     LeaderNotAvailableError,
+    MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
     ProducerFenced,
@@ -30,12 +32,16 @@ from aiokafka.errors import (
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import Field
 
-from shared.settings import ServiceSettings
+from shared import batches
+from shared.access import AccessError, AccessSettings, client_options, explain
 
 __all__ = [
     "DEFAULT_BOOTSTRAP",
     "TRANSIENT",
     "AIOKafkaAdminClient",
+    "AccessError",
+    "ConfigResource",
+    "ConfigResourceType",
     "Consumer",
     "DefaultPartitioner",
     "KafkaConnectionError",
@@ -43,6 +49,7 @@ __all__ = [
     "KafkaSettings",
     "KafkaTimeoutError",
     "LeaderNotAvailableError",
+    "MessageSizeTooLargeError",
     "NewTopic",
     "Partition",
     "Producer",
@@ -53,15 +60,17 @@ __all__ = [
     "admin",
     "connected",
     "consumer",
+    "explain",
     "follow",
     "for_code",
     "has_reached",
     "is_transient",
-    "mend_connections",
+    "mend_clients",
     "partition_of",
     "producer",
     "read_to_end",
     "silence",
+    "start",
     "when_reachable",
 ]
 
@@ -73,6 +82,7 @@ Producer = AIOKafkaProducer
 Partition = TopicPartition
 Record = ConsumerRecord[bytes, bytes]
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
+Starting = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
 
 DEFAULT_BOOTSTRAP: Final = "127.0.0.1:9092"
 """Kafka's address where none is given: the one that the documents name."""
@@ -92,6 +102,12 @@ SAY_S: Final = 10.0
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
 
+MAX_TAKEN: Final = 1000
+"""Most records taken at once, so that large ones have a bound together."""
+
+CODEC: Final = "zstd"
+"""The codec of what we write: the smallest for the least time (``python -m benchmarks codecs``)."""
+
 SILENCE_S: Final = 10.0
 """Time without a message after which a topic that has more counts as unreadable."""
 
@@ -102,8 +118,8 @@ class SilentError(KafkaError):
     retriable = True
 
 
-class KafkaSettings(ServiceSettings):
-    """Where Kafka is, and the names of the topics."""
+class KafkaSettings(AccessSettings):
+    """Where Kafka is, how it is reached, and the names of the topics."""
 
     help_title: ClassVar[str] = "Kafka"
 
@@ -113,7 +129,13 @@ class KafkaSettings(ServiceSettings):
     partitions: int = Field(
         8, ge=1, le=1024, description="partitions of the candles, forecasts and window topics"
     )
-    replication: int = Field(1, ge=1, le=7, description="replicas of each partition")
+    replication: int = Field(
+        1, ge=1, le=7, description="replicas of each partition; with several one may be away"
+    )
+    candles_days: int = Field(
+        400, ge=0, description="days that candles are kept in a topic that is made; 0 for ever"
+    )
+    outputs_days: int = Field(30, ge=0, description="the same for forecasts and dead letters")
 
     @property
     def dlq_topic(self) -> str:
@@ -135,7 +157,11 @@ def producer(kafka: KafkaSettings, *, max_batch_bytes: int = 1 << 14) -> Produce
         max_batch_bytes: most bytes of one partition's records that go together.
     """
     return AIOKafkaProducer(
-        **_connection(kafka), enable_idempotence=True, acks="all", max_batch_size=max_batch_bytes
+        **_connection(kafka),
+        enable_idempotence=True,
+        acks="all",
+        max_batch_size=max_batch_bytes,
+        compression_type=CODEC,
     )
 
 
@@ -146,18 +172,22 @@ def admin(kafka: KafkaSettings) -> AIOKafkaAdminClient:
 
 def _connection(kafka: KafkaSettings) -> dict[str, Any]:
     """Return what every client is given to reach the broker."""
-    mend_connections()
+    mend_clients()
     return {
         "bootstrap_servers": kafka.bootstrap,
         "request_timeout_ms": int(REQUEST_S * 1000),
+        **client_options(kafka),
     }
 
 
 _send: Final[Any] = AIOKafkaConnection.send
 
 
-def mend_connections() -> None:
-    """Let a connection that uvloop has closed raise aiokafka's own error.
+def mend_clients() -> None:
+    """Let aiokafka's clients, Faust's too, pass over what would end them for good.
+
+    Records and batches that cannot be read come as ``shared.batches`` has it. A connection that
+    uvloop has closed raises aiokafka's own error.
 
     uvloop raises ``RuntimeError`` for a write to a closed transport, where aiokafka expects an
     ``OSError``: one reset in ten ended a client for good. Tried with 541 resets: none does so.
@@ -171,6 +201,7 @@ def mend_connections() -> None:
             raise KafkaConnectionError(f"the connection was closed: {error}") from error
 
     AIOKafkaConnection.send = send  # type: ignore[method-assign]
+    batches.install()
 
 
 TRANSIENT: Final = (KafkaError, OSError, RuntimeError, TimeoutError)
@@ -195,6 +226,7 @@ async def when_reachable(
     """Repeat work until the broker lets it succeed; return its result.
 
     Raises:
+        AccessError: when a broker refuses this client; it says the cause and the setting.
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
@@ -204,7 +236,10 @@ async def when_reachable(
             async with _said_when_slow(kafka):
                 return await work()
         except TRANSIENT as error:
-            if not is_transient(error) or loop.time() >= deadline:
+            if not is_transient(error):
+                raise
+            await explain(kafka, kafka.bootstrap)
+            if loop.time() >= deadline:
                 raise
             if loop.time() >= next_line_s:
                 log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
@@ -249,6 +284,20 @@ async def abandon(client: Producer) -> None:
             await client.stop()
 
 
+async def start(client: Starting, kafka: KafkaSettings) -> None:
+    """Connect a client.
+
+    Raises:
+        AccessError: when a broker refuses it, with the cause and the setting.
+        KafkaConnectionError: when none answers.
+    """
+    try:
+        await client.start()  # type: ignore[no-untyped-call]
+    except KafkaConnectionError:
+        await explain(kafka, kafka.bootstrap)
+        raise
+
+
 @asynccontextmanager
 async def connected(client: Client) -> AsyncIterator[Client]:
     """Connect a consumer or producer, and disconnect it however the context ends."""
@@ -260,7 +309,7 @@ async def connected(client: Client) -> AsyncIterator[Client]:
 
 
 async def follow(
-    reader: Consumer, starts: Mapping[Partition, int], *, most: int | None = None
+    reader: Consumer, starts: Mapping[Partition, int], *, most: int = MAX_TAKEN
 ) -> AsyncGenerator[list[Record], None]:
     """Yield what is in partitions from the given offsets on, and then what comes, forever.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString, Self
@@ -34,6 +35,31 @@ class Message(BaseModel):
         _set(message, "__pydantic_extra__", None)
         _set(message, "__pydantic_private__", None)
         return message
+
+
+class PartialValue(bytes):
+    """The beginning of a message's value that could not be read, or was too large to keep.
+
+    Readers of messages see it as any other value, which is too long or not JSON; those that put
+    messages aside look at what it says of the whole.
+    """
+
+    about: dict[str, str]  # sizes and SHA-256 of what was cut
+    fault: str  # why the message cannot be read; empty where it was only too large
+
+    @classmethod
+    def of(cls, whole: bytes, most: int, fault: str) -> Self:
+        """Return the first ``most`` bytes of a value, and what the whole is."""
+        part = cls(whole[:most])
+        part.fault = fault
+        part.about = measures("value", whole) if len(whole) > most else {}
+        return part
+
+
+def measures(name: str, whole: bytes) -> dict[str, str]:
+    """Return size and SHA-256 of bytes of which only a part is kept."""
+    digest = hashlib.sha256(whole).hexdigest()
+    return {f"{name}-bytes": str(len(whole)), f"{name}-sha256": digest}
 
 
 Place = tuple[int | str, ...]

@@ -29,6 +29,7 @@ LIBRARIES: Final[Mapping[str, int]] = {
     "aiokafka": logging.ERROR,  # it warns of every batch that it sends again
     "faust": logging.WARNING,  # it logs every step of every service at INFO
     "mode": logging.WARNING,
+    "onnx_ir": logging.WARNING,
 }
 """Libraries whose lines are limited, and the least severe level that is shown of each."""
 

@@ -24,6 +24,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -55,7 +56,9 @@ WIDEST_HELP: Final = 100
 SCRIPT_COMMANDS: Final[Mapping[str, str]] = {
     "stream_app dlq": "dlq",
     "stream_app": "worker",
+    "shared.topics": "topics",
     "local kafka": "kafka",
+    "local acls": "acls",
     "local": "demo",
     "producer": "producer",
     "api": "api",
@@ -66,6 +69,7 @@ SCRIPT_COMMANDS: Final[Mapping[str, str]] = {
 
 SCRIPT_SHORTCUTS: Final[Mapping[str, str]] = {
     "demo kafka": "kafka",
+    "demo acls": "acls",
     "worker dlq": "dlq",
     "trainer inspect": "inspect",
 }
@@ -93,6 +97,14 @@ POSITIONAL: Final = get_args(CliPositionalArg[str])[1]
 
 NO_COMMAND: Final = "no_command"
 """The rule that a group of commands breaks of which none is given."""
+
+
+class Unflagged:
+    """The mark of a field that no flag sets: what stands on a command line, others can read."""
+
+
+Secret = Annotated[SecretStr | None, Unflagged()]
+"""A secret: read from its variable alone, and never shown."""
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, SplitByComma]
 
@@ -169,6 +181,7 @@ class ServiceSettings(BaseSettings):
     def read(cls, argv: Sequence[str], prog: str) -> Self:
         """Return the settings from flags and environment; exit with 2 and a clear line if bad."""
         try:
+            _refuse_secrets(cls, argv)
             with settings_file.opened(settings_file.of(argv, FILE_FLAG, FILE_VARIABLE)):
                 arguments = command_line(cls, prog)
                 read = cls(_cli_settings_source=arguments(args=list(argv)))  # type: ignore[call-arg]
@@ -272,6 +285,29 @@ def _in_words(error: ErrorDetails) -> str:
     return describe(error)
 
 
+def is_flag(field: FieldInfo) -> bool:
+    """Tell whether a flag sets a field; a secret has its variable alone."""
+    return not any(isinstance(mark, Unflagged) for mark in field.metadata)
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """Return the flag of a field; of a switch that is on, the one that turns it off."""
+    return f"--{'no-' if field.default is True else ''}{name.replace('_', '-')}"
+
+
+def _refuse_secrets(settings_cls: type[BaseModel], argv: Sequence[str]) -> None:
+    """Raise ``SettingsError`` for a secret on the command line, without repeating it."""
+    for name, field in flags(settings_cls):
+        flag = f"--{name.replace('_', '-')}"
+        if not is_flag(field) and any(part.partition("=")[0] == flag for part in argv):
+            raise SettingsError(
+                f"{name}: a secret is never given on a command line, where others can read it: "
+                f"set {variable(cast('type[BaseSettings]', settings_cls), name)} or {flag}-file"
+            )
+    for _, command in sub_commands(settings_cls):
+        _refuse_secrets(command, argv)
+
+
 def _help(field: FieldInfo, variable_name: str) -> str:
     description = field.description or ""
     if POSITIONAL in field.metadata:
@@ -302,12 +338,16 @@ class _Arguments:
             settings_cls = dict(sub_commands(settings_cls))[command]
         of_class = cast("type[BaseSettings]", settings_cls)
         field = settings_cls.model_fields[name]
+        if not is_flag(field):
+            return argparse.Action([], name)  # none is added: argparse then refuses the flag
         options["help"] = _help(field, variable(of_class, name)).replace("%", "%%")
         shown = placeholder(field.annotation)
-        is_flag = names[0].startswith("-")
-        if is_flag and "metavar" in options and shown is not None:
+        is_positional = not names[0].startswith("-")
+        if not is_positional and "metavar" in options and shown is not None:
             options["metavar"] = shown
-        target = self._group(parser, of_class, title_of(of_class, name)) if is_flag else parser
+        target = (
+            parser if is_positional else self._group(parser, of_class, title_of(of_class, name))
+        )
         return cast("argparse.Action", target.add_argument(*names, **options))
 
     def _group(self, parser: Any, settings_cls: type[BaseSettings], title: str) -> Any:

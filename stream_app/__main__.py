@@ -14,9 +14,9 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from shared import bundle, process, topics
+from shared import bundle, permissions, process, topics
 from shared.forecaster import ModelSet, OnnxForecaster
-from shared.kafka import KafkaError
+from shared.kafka import AccessError, KafkaError
 from shared.metrics import WorkerMetrics
 from shared.process import Exit, now_ms
 from shared.status import Health, StatusPortError, StatusServer, since
@@ -50,14 +50,6 @@ SILENCE_SECONDS = 8.0
 
 RECOVERY_SECONDS = 300.0
 """Longest recovery of the windows; then /livez fails."""
-
-CHANGELOG_CONFIG = {
-    "cleanup.policy": "compact",
-    "segment.bytes": str(2 << 20),  # what is compacted is closed segments
-    "segment.ms": "600000",
-    "min.cleanable.dirty.ratio": "0.2",
-}
-"""Keeps short what a recovery reads: each candle writes a record."""
 
 
 class WorkerHealth:
@@ -114,8 +106,7 @@ async def serve(settings: WorkerSettings) -> int:
     )
     with status:
         log.info("metrics on http://%s:%d/metrics", settings.metrics_host, status.port)
-        making = topics.ensure(settings, worker_topics(settings))
-        if not await process.unless_stopped(making, stop):
+        if not await process.unless_stopped(_prepare(settings), stop):
             return Exit.DONE
         fence = Fence()
         publisher = Publisher(settings, fence, metrics)
@@ -124,6 +115,12 @@ async def serve(settings: WorkerSettings) -> int:
         worker = CandleWorker(settings, models, publisher, metrics, fence)
         await _run(worker, health, stop)
         return await _shut_down(worker, publisher)
+
+
+async def _prepare(settings: WorkerSettings) -> None:
+    """Make the topics that are missing, and see that this user may do what a worker does."""
+    await topics.ensure(settings, topics.all_topics(settings, settings.group))
+    await permissions.check(settings, permissions.of_worker(settings, settings.group))
 
 
 async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> None:
@@ -170,20 +167,9 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
     return Exit.FAILED if crashed else Exit.DONE
 
 
-def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
-    """Return the topics that the worker reads and writes."""
-    changelog = topics.Topic(
-        settings.changelog_topic,
-        settings.partitions,
-        settings.replication,
-        CHANGELOG_CONFIG,
-    )
-    return (*topics.market_topics(settings), changelog)
-
-
 def _dead_letters(commands: DlqCommands) -> int:
     settings = commands.chosen
-    expected = (ValueError, KafkaError)
+    expected = (ValueError, KafkaError, topics.TopicError)
 
     def body() -> int:
         dlq.run(settings, Console())
@@ -203,7 +189,13 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         PROCESS,
         settings.log_level,
         lambda: uvloop.run(serve(settings)),
-        expected=(bundle.BundleError, StatusPortError, topics.TopicError, OSError),
+        expected=(
+            AccessError,
+            bundle.BundleError,
+            StatusPortError,
+            topics.TopicError,
+            OSError,
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,7 +13,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from shared import kafka, process
+from shared import kafka, permissions, process
 from shared.candles import RejectReason
 from shared.topics import partitions_of
 from stream_app.publisher import ABOUT_PREFIX
@@ -93,7 +93,9 @@ def run(settings: LetterSettings, console: Console) -> None:
 
 
 async def _run(settings: LetterSettings, console: Console) -> None:
-    letters = await _read_when_reachable(settings)
+    sends = isinstance(settings, ReplaySettings) and not settings.dry_run
+    needed = [one for one in permissions.of_dlq(settings) if sends or one.operation == "Read"]
+    letters = await _read_when_reachable(settings, needed)
     if isinstance(settings, ReplaySettings):
         await _replay(letters, settings, console)
     elif isinstance(settings, ShowSettings):
@@ -103,8 +105,11 @@ async def _run(settings: LetterSettings, console: Console) -> None:
         _print_list(letters, console)
 
 
-async def _read_when_reachable(settings: LetterSettings) -> list[DeadLetter]:
+async def _read_when_reachable(
+    settings: LetterSettings, needed: Sequence[permissions.Permission]
+) -> list[DeadLetter]:
     try:
+        await permissions.check(settings, needed, timeout_s=WAIT_FOR_KAFKA_S)
         return await kafka.when_reachable(
             settings, lambda: read(settings), timeout_s=WAIT_FOR_KAFKA_S
         )

@@ -143,7 +143,7 @@ def advance(
         if moved is not state:
             changed[key] = message.partition
     made = forecast(models, [owed for _, owed in due], now_ms)
-    result.forecasts = [(i, one) for (i, _), one in zip(due, made, strict=True)]
+    result.forecasts = [(i, forecast) for (i, _), forecast in zip(due, made, strict=True)]
     for key, partition in changed.items():
         written, record_key, record = states[key].to_write(key)
         result.states[key] = (partition, written.encode())

@@ -14,6 +14,7 @@ from shared.candles import MAX_CANDLES
 from shared.forecaster import Models
 from shared.kafka import KafkaSettings
 from shared.settings import CommandGroup, CommaSeparated, own
+from shared.topics import DEFAULT_GROUP, changelog_of
 
 PROCESS: Final = "worker"
 """The process's name in its variables, log lines and metrics."""
@@ -44,7 +45,7 @@ class WorkerSettings(KafkaSettings, ServingSettings):
     model_config = own(PROCESS)
 
     group: str = Field(
-        "candlecast", description="consumer group, and the prefix of the window table's topic"
+        DEFAULT_GROUP, description="consumer group, and the prefix of the window table's topic"
     )
     window: int | None = Field(
         None,
@@ -84,7 +85,7 @@ class WorkerSettings(KafkaSettings, ServingSettings):
     @property
     def changelog_topic(self) -> str:
         """The compacted topic that the windows are recovered from."""
-        return f"{self.group}-windows-changelog"
+        return changelog_of(self.group)
 
 
 class LetterSettings(KafkaSettings):

@@ -12,6 +12,7 @@ from faust.stores.memory import Store
 from faust.types import TP, EventT, Message
 from faust.types.stores import StoreT
 
+from shared.messages import PartialValue
 from stream_app.rebuild import SOURCE_KEY, Source
 from stream_app.state import (
     TAIL_KEY,
@@ -69,6 +70,8 @@ class WindowStore(Store[bytes, bytes]):
 
     def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
         """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
+        if isinstance(record, PartialValue) and record.fault:
+            raise StateError(f"cannot be read: {record.fault}")
         if key is None:
             return
         if record is None:

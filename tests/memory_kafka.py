@@ -30,6 +30,7 @@ from aiokafka.structs import OffsetAndTimestamp, RecordMetadata
 
 from shared import kafka
 from shared.kafka import Record
+from shared.topic_ids import NO_OPERATIONS, UNKNOWN_TOPIC
 
 OVERHEAD_BYTES = 60
 """What a message takes beside its key and value, about."""
@@ -122,13 +123,16 @@ class MemoryAdmin(_Client):
     async def _send_request(self, request: Any) -> Any:
         """Answer the one request that ``shared.topic_ids`` makes."""
         self._broker.check()
-        return SimpleNamespace(
-            topics=[
-                (0, name, self._broker.topics[name].identity)
-                for name in request._topics
-                if name in self._broker.topics
-            ]
-        )
+        return SimpleNamespace(topics=[self._metadata(name) for name in request._topics])
+
+    def _metadata(self, name: str) -> tuple[Any, ...]:
+        topic = self._broker.topics.get(name)
+        if topic is None:
+            return UNKNOWN_TOPIC, name, UUID(int=0), False, [], NO_OPERATIONS, {}
+        parts: list[Any] = [
+            (0, number, 0, 0, [0], [0], [], {}) for number in range(len(topic.partitions))
+        ]
+        return 0, name, topic.identity, False, parts, NO_OPERATIONS, {}
 
 
 class MemoryBatch:
@@ -275,4 +279,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
         ("AIOKafkaAdminClient", MemoryAdmin),
     ):
         monkeypatch.setattr(kafka, name, partial(client, broker))
+
+    async def refuses_nobody(*_: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(kafka, "explain", refuses_nobody)
     return broker

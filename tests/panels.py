@@ -20,9 +20,9 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 from hypothesis import strategies as st
 
-from shared.arrow import pa
 from shared.candles import DAY_MS, INTERVALS_MS
-from shared.series import History
+from shared.files.arrow import pa
+from shared.files.series import History
 from tests.candles import ohlcv
 
 pa_parquet: Final[Any] = import_module("pyarrow.parquet")

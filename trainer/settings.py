@@ -13,8 +13,8 @@ from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
+from shared.files.table_settings import PATH, TableSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
-from shared.table_settings import PATH, TableSettings
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig, Scaling
 from trainer.tracking import DEFAULT_URI

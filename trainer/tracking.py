@@ -42,6 +42,12 @@ class Run:
         if self._tracker:
             self._tracker.log(self.id, params=values)
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Tag the run with what it made."""
+        if self._tracker:
+            for name, value in values.items():
+                self._tracker.client.set_tag(self.id, name, value)
+
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the run's figures."""
         self.curves((name, step, value) for name, value in values.items())

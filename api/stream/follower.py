@@ -21,7 +21,7 @@ from shared.metrics import ApiMetrics
 from shared.process import in_words, is_being_cancelled, now_ms
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
-from shared.topics import partitions_of
+from shared.topics import TopicError, partitions_of
 from shared.unusable import UnusableMessages
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Follower:
         )
         try:
             async with asyncio.timeout(4 * ANSWER_S):
-                await consumer.start()
+                await clients.start(consumer, self._kafka)
                 parts = [
                     *await self._parts(self._kafka.candles_topic),
                     *await self._parts(self._kafka.forecasts_topic),
@@ -247,7 +247,9 @@ class Follower:
     def _lost(self, error: BaseException) -> None:
         reason = in_words(error)
         if self._reason != reason:  # the log has the details, clients do not
-            known = isinstance(error, (*clients.TRANSIENT, _TopicsLost, asyncio.CancelledError))
+            known = isinstance(
+                error, (*clients.TRANSIENT, _TopicsLost, TopicError, asyncio.CancelledError)
+            )
             log.warning("the stream is not followed: %s", reason, exc_info=not known)
         self._reason = reason
         self._live.lag = None

@@ -40,7 +40,7 @@ class EventFilter:
     kinds: frozenset[str] | None = None
 
     def __contains__(self, event: StreamEvent) -> bool:
-        """Whether an event is wanted."""
+        """True when an event is wanted."""
         return (
             (self.symbols is None or event.symbol in self.symbols)
             and self.interval in {None, event.interval}

@@ -57,8 +57,15 @@ ATTRIBUTES: Final = (
     "aiokafka.producer.sender:Sender.sender_task",
     "aiokafka.admin:AIOKafkaAdminClient._send_request",  # shared.topic_ids
     "aiokafka.client:AIOKafkaClient.close",
-    "aiokafka.conn:AIOKafkaConnection.send",  # shared.kafka.mend_connections
+    "aiokafka.conn:AIOKafkaConnection.send",  # shared.kafka.mend_clients
     "aiokafka.conn:AIOKafkaConnection.close",
+    "aiokafka.consumer.fetcher:MemoryRecords",  # shared.batches, and so the next lines
+    "aiokafka.consumer.fetcher:PartitionRecords.next_fetch_offset",
+    "aiokafka.record.util:decode_varint",
+    "aiokafka.record._crecords.default_records:gzip_decode",  # shared.codecs, and so the next
+    "aiokafka.record._crecords.default_records:snappy_decode",
+    "aiokafka.record._crecords.default_records:lz4_decode",
+    "aiokafka.record._crecords.default_records:zstd_decode",
     "aiokafka.partitioner:DefaultPartitioner.__call__",  # producer.resume: where a key lies
     "faust:App.consumer_generation_id",  # stream_app.worker, and so the next lines
     "faust:App.crash",

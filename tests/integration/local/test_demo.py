@@ -93,8 +93,9 @@ def decoys(tmp_path: Path) -> Path:
 def test_does_all_beside_folders_named_as_ours_and_says_so_as_json(
     candles: Path, rows: int, decoys: Path
 ) -> None:
+    """On a locked Kafka, which asks more of every part than an open one."""
     script = [sys.executable, "-P", "-m", "local.command"]  # as the console script has its path
-    command = [*script, "demo", "--exit-when-done", "--json", "--path", str(candles)]
+    command = [*script, "demo", "--secure", "--exit-when-done", "--json", "--path", str(candles)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, check=False, cwd=decoys,

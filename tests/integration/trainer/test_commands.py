@@ -20,10 +20,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from shared import bundle
+from shared.files.series import History
 from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
 from shared.history import bundled
-from shared.series import History
 from shared.window import Window
 from tests.unit.api.client import application, predict
 from trainer import dataset, export

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import findings
 from shared.candles import DAY_MS
-from shared.findings import GAP, HALTED, JUMP, LATE, NO_VOLUME, OUTLIER, REVERSED, SPLIT
+from shared.files import findings
+from shared.files.findings import GAP, HALTED, JUMP, LATE, NO_VOLUME, OUTLIER, REVERSED, SPLIT
+from shared.files.series import History, HistoryError, SymbolRows
 from shared.history import ReadOptions, bundled, from_file
-from shared.series import History, HistoryError, SymbolRows
 
 HEADER = "symbol,date,open,high,low,close,volume"
 DIRTY = """\

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from shared import history
 from shared.candles import DAY_MS, Candle
+from shared.files.series import HAIR, History, HistoryError, make_candle, place_of, row_of
 from shared.history import bundled
-from shared.series import HAIR, History, HistoryError, make_candle, place_of, row_of
 from tests.candles import candle, ohlcv
 
 

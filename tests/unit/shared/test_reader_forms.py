@@ -14,8 +14,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from shared.files.series import HistoryError
 from shared.history import ReadOptions, from_file, interval_of
-from shared.series import HistoryError
 from tests import panels
 from tests.panels import Row, Written
 

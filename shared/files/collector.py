@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from shared.candles import INTERVALS_MS, MAX_NUMBER, MIN_PRICE, RejectReason, refusal
-from shared.intervals import NEAR, Steps, close_ms_of, length_in_words
-from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN
-from shared.series import (
+from shared.files.series import (
     HAIR,
     SOURCE,
     Array,
@@ -28,6 +26,8 @@ from shared.series import (
     make_candle,
     row_of,
 )
+from shared.intervals import NEAR, Steps, close_ms_of, length_in_words
+from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN
 
 TOLERATED: Final = 0.05
 """Share of the rows that one rule may reject before the table is refused."""

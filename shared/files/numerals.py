@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared.arrow import Array, Column, pa, pc
-from shared.series import HistoryError, Mask
+from shared.files.arrow import Array, Column, pa, pc
+from shared.files.series import HistoryError, Mask
 
 _SPACES: Final = " \t\u00a0\u202f\u2009"
 _CURRENCY: Final = "$€£¥₹₩₽₺₿"

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from shared.arrow import Array, pa, pc
-from shared.series import HistoryError, Mask, Numbers
+from shared.files.arrow import Array, pa, pc
+from shared.files.series import HistoryError, Mask, Numbers
 
 NONE_MS: Final = int(np.iinfo(np.int64).min)
 """Stands for a time that could not be read."""

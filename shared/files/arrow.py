@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared.series import Mask, Numbers
+from shared.files.series import Mask, Numbers
 
 pa: Final[Any] = import_module("pyarrow")
 pc: Final[Any] = import_module("pyarrow.compute")

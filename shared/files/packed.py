@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import IO, BinaryIO, Final, Protocol, cast
 
-from shared.arrow import pa
-from shared.series import HistoryError
+from shared.files.arrow import pa
+from shared.files.series import HistoryError
 
 HEAD_BYTES: Final = 1 << 18
 """Bytes of a stream that are looked at to tell what it is."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.arrow import Column
-from shared.collector import Fault
-from shared.series import Numbers
+from shared.files.arrow import Column
+from shared.files.collector import Fault
+from shared.files.series import Numbers
 
 SAMPLE: Final = 200
 """Rows that tell what a table's columns hold."""

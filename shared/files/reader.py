@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from shared import columnar, columns, packed, records, texts
-from shared.collector import Collector
+from shared.files import columnar, columns, packed, records, texts
+from shared.files.collector import Collector
+from shared.files.packed import Blob
+from shared.files.series import History, HistoryError
+from shared.files.sheets import Notes, Sheet
+from shared.files.tables import Table
 from shared.history import Progress, ReadOptions
 from shared.intervals import Steps, length_in_words
-from shared.packed import Blob
-from shared.series import History, HistoryError
-from shared.sheets import Notes, Sheet
-from shared.tables import Table
 
 ENOUGH_STEPS: Final = 3
 """Fewest steps by which an interval is inferred, if the files have them."""

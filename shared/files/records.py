@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from shared import columns
-from shared.arrow import Array, pa
-from shared.packed import Blob
-from shared.series import HistoryError
-from shared.sheets import SAMPLE, Part, Sheet
+from shared.files import columns
+from shared.files.arrow import Array, pa
+from shared.files.packed import Blob
+from shared.files.series import HistoryError
+from shared.files.sheets import SAMPLE, Part, Sheet
 
 _SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument", "2. Symbol", "code")
 _META: Final = ("meta", "Meta Data", "metadata")

@@ -9,13 +9,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from shared.arrow import Array, Column, filled, is_text, mask, matches, pa, pc, valid, whole
 from shared.candles import DAY_MS, INTERVALS_MS
-from shared.dates import NONE_MS, Dates, clocks
-from shared.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
+from shared.files.arrow import Array, Column, filled, is_text, mask, matches, pa, pc, valid, whole
+from shared.files.dates import NONE_MS, Dates, clocks
+from shared.files.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
+from shared.files.series import HistoryError, Mask, Numbers
 from shared.intervals import Steps, length_in_words
 from shared.messages import END_MS, FIRST_MS, TIME_EXPECTED, unit_hint
-from shared.series import HistoryError, Mask, Numbers
 
 
 class Moments(NamedTuple):

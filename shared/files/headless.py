@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from shared.columns import PRICES, Layout
+from shared.files.columns import PRICES, Layout
 from shared.messages import END_MS, FIRST_MS
 
 _DATE: Final = re.compile(

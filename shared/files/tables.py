@@ -10,18 +10,18 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from shared import columns, headless
-from shared.arrow import Array, Column, is_text, mask, matches, pa, pc, valid, whole
 from shared.candles import DAY_MS, INTERVALS_MS, RejectReason
-from shared.collector import Fault, Rows
-from shared.columns import Layout
+from shared.files import columns, headless
+from shared.files.arrow import Array, Column, is_text, mask, matches, pa, pc, valid, whole
+from shared.files.collector import Fault, Rows
+from shared.files.columns import Layout
+from shared.files.numerals import Numerals
+from shared.files.packed import symbol_in
+from shared.files.series import HistoryError, Mask, Numbers, place_of
+from shared.files.sheets import Notes, Part, Sheet
+from shared.files.times import TimeOptions, Times
 from shared.history import ReadOptions
 from shared.messages import SYMBOL_PATTERN, shown
-from shared.numerals import Numerals
-from shared.packed import symbol_in
-from shared.series import HistoryError, Mask, Numbers, place_of
-from shared.sheets import Notes, Part, Sheet
-from shared.times import TimeOptions, Times
 
 _NUMBERS: Final = ("open", "high", "low", "close", "volume", "adj_close", "adj_volume")
 _LEAP: Final = 0.17

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared.arrow import Column, pa
-from shared.packed import Blob
-from shared.sheets import SAMPLE, Part, Sheet
+from shared.files.arrow import Column, pa
+from shared.files.packed import Blob
+from shared.files.sheets import SAMPLE, Part, Sheet
 
 pa_feather: Final[Any] = import_module("pyarrow.feather")
 pa_parquet: Final[Any] = import_module("pyarrow.parquet")

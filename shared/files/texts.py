@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared import columns, headless
-from shared.arrow import pa
 from shared.candles import RejectReason
-from shared.collector import Fault
-from shared.packed import HEAD_BYTES, Blob
-from shared.series import HistoryError
-from shared.sheets import SAMPLE, Part, Sheet
+from shared.files import columns, headless
+from shared.files.arrow import pa
+from shared.files.collector import Fault
+from shared.files.packed import HEAD_BYTES, Blob
+from shared.files.series import HistoryError
+from shared.files.sheets import SAMPLE, Part, Sheet
 
 pa_csv: Final[Any] = import_module("pyarrow.csv")
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from shared.columns import ROLES
+from shared.files.columns import ROLES
 from shared.history import ReadOptions
 from shared.settings import CommaSeparated, ServiceSettings
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared.series import HistoryError
+from shared.files.series import HistoryError
 
 PRICES: Final = ("open", "high", "low", "close")
 ROLES: Final = (

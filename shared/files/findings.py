@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND
-from shared.collector import counted_as, where
+from shared.files.collector import counted_as, where
+from shared.files.series import Array, History, Mask, Numbers, SymbolRows, row_of
 from shared.intervals import FAR, length_in_words, shortest_step_ms
-from shared.series import Array, History, Mask, Numbers, SymbolRows, row_of
 
 COLUMNS: Final = ("file", "row", "symbol", "open_ms", "left_out", "rule")
 """Columns of the file of all rows."""
@@ -53,7 +53,7 @@ class Spots:
     """Candles of one symbol that a rule finds, k of them."""
 
     symbol: str
-    places: Numbers  # (k,), see shared.series.place_of
+    places: Numbers  # (k,), see shared.files.series.place_of
     open_ms: Numbers  # (k,), UTC
     about: str = ""  # the first of them
     lengths: Numbers | None = None  # (k,), ms, of gaps

@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.arrow import Column, filled, is_text, mask, matches, pa, pc, valid
 from shared.candles import DAY_MS
-from shared.dates import NONE_MS
+from shared.files.arrow import Column, filled, is_text, mask, matches, pa, pc, valid
+from shared.files.dates import NONE_MS
+from shared.files.series import HistoryError, Mask, Numbers
 from shared.messages import END_MS, FIRST_MS
-from shared.series import HistoryError, Mask, Numbers
 
 UNITS: Final = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 """Units of epochs, the coarsest first."""
