@@ -151,6 +151,7 @@ def _fit_until(
             metrics = metrics | _compare(test, exported.forecaster, source, stop_ms, settings)
         _record(run, out, metrics, test)
         run.tags({"model_version": saved.model_version, "data": source.name})
+        run.register(settings.experiment, "bundle")
     log.info("wrote %s to %s", saved.model_version, out)
     console.print_next_steps(out, settings.data, tracking_uri=settings.tracking_uri)
 
