@@ -13,7 +13,7 @@ PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker soak check format docs screenshots bench train clean
+.PHONY: help install demo test test-fast faults faults-broker soak check format docs screenshots bench train release clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="
 
 train: $(VENV)/.train  ## Train the built-in bundle again from the bundled candles
 	$(BIN)/python -m trainer --replace-default $(ARGS)
+
+release: $(VENV)/.dev  ## Build and check sdist and wheel: VERSION=0.3.0 REPOSITORY=https://...
+	$(BIN)/python docs/release.py $(if $(VERSION),--version $(VERSION)) $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \

@@ -42,7 +42,7 @@ from pydantic_settings import (
 )
 
 from shared import settings_file
-from shared.extras import PROJECT
+from shared.extras import PROJECT, how_to_install
 from shared.messages import describe
 from shared.process import Exit
 from shared.setting_words import default_in_words, placeholder
@@ -190,6 +190,12 @@ class ServiceSettings(BaseSettings):
             lines = [_in_words(detail) for detail in error.errors(include_url=False)]
         except (SettingsError, settings_file.FileError) as error:
             lines = [str(error)]
+        except ModuleNotFoundError as error:  # a setting may name what an extra brings
+            told = how_to_install(error.name)
+            if told is None:
+                raise
+            print(f"{prog} {told}", file=sys.stderr)
+            raise SystemExit(Exit.FAILED) from error
         if not lines:
             return read
         for line in lines:
