@@ -130,7 +130,7 @@ async def serve(
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         raise TlsError(f"TLS: {error}") from error
     process.calm_collector()
-    await Server(server_config, live.hub.close).serve([listener])
+    await Server(server_config, live.hub.shut).serve([listener])
     return Exit.DONE
 
 

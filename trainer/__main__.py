@@ -153,7 +153,8 @@ def _fit_until(
         run.tags({"model_version": saved.model_version, "data": source.name})
         run.register(settings.experiment, "bundle")
     log.info("wrote %s to %s", saved.model_version, out)
-    console.print_next_steps(out, settings.data, tracking_uri=settings.tracking_uri)
+    uri = settings.tracking_uri
+    console.print_next_steps(out, settings.data, uri, has_test=test is not None)
 
 
 def _compare(

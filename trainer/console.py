@@ -126,8 +126,8 @@ def print_sentences(sentences: Sequence[str]) -> None:
         out.print(f"- {escape(sentence)}")
 
 
-def print_next_steps(out: Path, data: Path | None, tracking_uri: str) -> None:
-    """Print what to do with a new bundle."""
+def print_next_steps(out: Path, data: Path | None, tracking_uri: str, *, has_test: bool) -> None:
+    """Print what to do with a new bundle; without a test nothing is left to measure it on."""
     of_data = "" if data is None else f" --path {data}"
     evaluated = "" if data is None else f" --data {data}"
     console = _out()
@@ -135,7 +135,10 @@ def print_next_steps(out: Path, data: Path | None, tracking_uri: str) -> None:
     for what, command in (
         ("see it forecast", f"candlecast demo --model {out}{of_data}"),
         ("serve it", f"candlecast worker --model {out}"),
-        ("measure it whole", f"candlecast trainer evaluate --model {out}{evaluated}"),
+        (
+            "measure it whole",
+            f"candlecast trainer evaluate --model {out}{evaluated}" if has_test else "",
+        ),
         (
             "look at its run",
             f"mlflow ui --backend-store-uri {tracking_uri}" if tracking_uri else "",

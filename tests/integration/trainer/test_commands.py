@@ -144,6 +144,7 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
     assert run.data.tags["model_version"] == bundle.load(trained).config.model_version
     [version] = client.search_model_versions("name = 'test'")
     assert version.run_id == run.info.run_id
+    assert version.source is not None
     assert (Path(version.source.removeprefix("file://")) / bundle.CONFIG_NAME).exists()
     plot = Path(client.download_artifacts(run.info.run_id, "forecasts.png"))
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -198,7 +199,10 @@ def test_fit_until_the_end_has_no_test(
 ) -> None:
     argv = ["fit", "--data", str(candles), "--out", str(tmp_path / "b"), "--tracking-uri", ""]
     assert main([*argv, *SMALL]) == 0
-    assert capsys.readouterr().out == ""
+    printed = capsys.readouterr().out
+    assert "candlecast demo --model" in printed
+    assert "worth" not in printed
+    assert "evaluate" not in printed, "nothing is left that training has not seen"
     config = bundle.load(tmp_path / "b").config
     assert config.metrics == {}
     assert config.data.last_ms == dataset.load(candles).symbols["IBM"].open_ms[-1]
