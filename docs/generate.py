@@ -254,8 +254,10 @@ def acls() -> str:
     rows = ["| service | resource | operations |", "|---|---|---|"]
     for service, needed in permissions.SERVICES.items():
         by_resource: dict[str, list[str]] = {}
-        for one in needed(settings, DEFAULT_GROUP):
-            by_resource.setdefault(f"{one.resource} `{one.name}`", []).append(one.operation)
+        for permission in needed(settings, DEFAULT_GROUP):
+            by_resource.setdefault(f"{permission.resource} `{permission.name}`", []).append(
+                permission.operation
+            )
         rows += [
             f"| {service} | {resource} | {', '.join(operations)} |"
             for resource, operations in by_resource.items()

@@ -17,7 +17,8 @@ from typing import Final
 from rich.console import Console
 
 from local.accounting import Accounting, Summary
-from local.broker import Broker, BrokerError
+from local.broker import REPLICATION, BrokerError, first_port
+from local.cluster import Cluster
 from local.demo import Demo, End, run_folder
 from local.screen import LineScreen, LiveScreen, Screen, in_words, to_try
 from local.secured import Secured
@@ -26,6 +27,7 @@ from local.settings import (
     PROCESS,
     AclSettings,
     BrokerSettings,
+    KafkaCommand,
     LocalCommand,
     LocalSettings,
 )
@@ -68,25 +70,28 @@ def _run_for_people(settings: LocalCommand) -> int:
     return run_all(settings)
 
 
-def run_kafka(settings: BrokerSettings) -> int:
+def run_kafka(settings: KafkaCommand) -> int:
     """Run the embedded Kafka until SIGINT, SIGTERM or its own end."""
     try:
         _say("starting Kafka")
         with (
             secrets_folder(settings) as secured,
-            Broker(
+            Cluster(
+                settings.brokers,
                 settings.data_dir,
-                port=settings.kafka_port,
-                documented_port=KAFKA_PORT,
+                port=first_port(settings.kafka_port, KAFKA_PORT, settings.data_dir),
                 secured=secured,
-            ) as broker,
+            ) as cluster,
         ):
             if secured is not None:
-                asyncio.run(allow_services(secured, broker.own_address))
+                asyncio.run(allow_services(secured, cluster.brokers[0].own_address))
                 _say(f"users, passwords and certificates are in {secured.folder}")
-            print(broker.bootstrap, flush=True)
-            _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
-            broker.wait_ended()
+            print(cluster.bootstrap, flush=True)
+            for broker in cluster.brokers:
+                _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
+            if settings.brokers > 1:
+                _say(f"start services with --replication {min(settings.brokers, REPLICATION)}")
+            cluster.wait_ended()
     except KeyboardInterrupt:
         _say("stopped")
     return Exit.DONE

@@ -43,7 +43,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "kafka": Command(
         "local.__main__", "run the embedded Kafka alone", ("kafka",), "demo",
-        settings="local.settings:BrokerSettings",
+        settings="local.settings:KafkaCommand",
     ),
     "producer": Command(
         "producer.__main__", "publish candles of Yahoo or of files",

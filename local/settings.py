@@ -94,6 +94,29 @@ class AclSettings(KafkaSettings):
         return permissions.SERVICES[service](self, self.group)
 
 
+class KafkaCommand(BrokerSettings):
+    """Run an embedded Apache Kafka until Ctrl-C, and print its address.
+
+    Example:
+      python -m local kafka --brokers 3
+    """
+
+    brokers: int = Field(
+        1,
+        ge=1,
+        le=9,
+        description="brokers; from three on each partition has three replicas, two of which must "
+        "have a message, for topics that services make with --replication 3",
+    )
+
+    @model_validator(mode="after")
+    def _locked_alone(self) -> Self:
+        if self.secure and self.brokers > 1:
+            rule = f"brokers: --secure locks one broker, got {self.brokers}"
+            raise PydanticCustomError("inconsistent", "{rule}", {"rule": rule})
+        return self
+
+
 class LocalSettings(BrokerSettings, ServingSettings, TableSettings):
     """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it."""
 
@@ -178,7 +201,7 @@ class LocalCommand(LocalSettings):
       python -m local kafka --data-dir kafka-data         Kafka alone, kept
     """
 
-    kafka: CliSubCommand[BrokerSettings] = Field(description="run the embedded Kafka alone")
+    kafka: CliSubCommand[KafkaCommand] = Field(description="run the embedded Kafka alone")
     acls: CliSubCommand[AclSettings] = Field(
         description="print or make what each service must be allowed in a Kafka with ACLs"
     )

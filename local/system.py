@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from local.broker import Broker
+from local.broker import Broker, first_port
 from local.leash import Leash
 from local.ports import HOST, documented_or_free
 from local.process import Process
@@ -55,8 +55,7 @@ class System:
         self._secured = secured
         self._broker = Broker(
             folder / "kafka",
-            port=settings.kafka_port,
-            documented_port=KAFKA_PORT,
+            port=first_port(settings.kafka_port, KAFKA_PORT, folder / "kafka"),
             secured=secured,
             leash=self._leash,
         )

@@ -34,6 +34,7 @@ from pydantic import Field
 
 from shared import batches
 from shared.access import AccessError, AccessSettings, client_options, explain
+from shared.process import AWAY
 
 __all__ = [
     "DEFAULT_BOOTSTRAP",
@@ -95,9 +96,6 @@ REQUEST_S: Final = 15.0
 
 RETRY_S: Final = 1.0
 """Pause before what needs a broker is tried again."""
-
-SAY_S: Final = 10.0
-"""Time between two lines of the log while a broker is waited for."""
 
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
@@ -230,7 +228,7 @@ async def when_reachable(
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
-    deadline, next_line_s = loop.time() + timeout_s, 0.0
+    deadline = loop.time() + timeout_s
     while True:
         try:
             async with _said_when_slow(kafka):
@@ -241,19 +239,21 @@ async def when_reachable(
             await explain(kafka, kafka.bootstrap)
             if loop.time() >= deadline:
                 raise
-            if loop.time() >= next_line_s:
-                log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
-                next_line_s = loop.time() + SAY_S
+            log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error, extra=AWAY)
         await asyncio.sleep(RETRY_S)
+
+
+SLOW_S: Final = 10.0
+"""Time between two lines of the log while an attempt to reach a broker goes on."""
 
 
 @asynccontextmanager
 async def _said_when_slow(kafka: KafkaSettings) -> AsyncIterator[None]:
-    """Log each ``SAY_S`` seconds that an attempt goes on: a dead address answers nothing."""
+    """Log each ``SLOW_S`` seconds that an attempt goes on: a dead address answers nothing."""
 
     async def say() -> None:
         while True:
-            await asyncio.sleep(SAY_S)
+            await asyncio.sleep(SLOW_S)
             log.warning("waiting for Kafka at %s: no answer yet", kafka.bootstrap)
 
     saying = asyncio.create_task(say())

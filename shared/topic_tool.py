@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -86,7 +86,8 @@ async def run(settings: TopicsSettings) -> int:
         show(topics)
         return Exit.DONE
     if settings.action == "apply":
-        await ensure(settings, topics, timeout_s=ANSWER_S)
+        bare = [replace(topic, policies=()) for topic in topics]  # what differs is set below
+        await ensure(settings, bare, timeout_s=ANSWER_S)
     found = await kafka.when_reachable(
         settings, lambda: differences(settings, topics), timeout_s=ANSWER_S
     )

@@ -20,7 +20,22 @@ PROCESS: Final = "worker"
 """The process's name in its variables, log lines and metrics."""
 
 
-class WorkerSettings(KafkaSettings, ServingSettings):
+class GroupSettings(KafkaSettings):
+    """The workers of one group."""
+
+    model_config = own(PROCESS)
+
+    group: str = Field(
+        DEFAULT_GROUP, description="consumer group, and the prefix of the window table's topic"
+    )
+
+    @property
+    def changelog_topic(self) -> str:
+        """The compacted topic that the windows are recovered from."""
+        return changelog_of(self.group)
+
+
+class WorkerSettings(GroupSettings, ServingSettings):
     """Forecast every closed candle of the candles topic.
 
     Start several workers of one group to share the partitions among them.
@@ -44,9 +59,6 @@ class WorkerSettings(KafkaSettings, ServingSettings):
 
     model_config = own(PROCESS)
 
-    group: str = Field(
-        DEFAULT_GROUP, description="consumer group, and the prefix of the window table's topic"
-    )
     window: int | None = Field(
         None,
         ge=2,
@@ -81,11 +93,6 @@ class WorkerSettings(KafkaSettings, ServingSettings):
     def capacity(self, models: Models) -> int:
         """Return the most candles in a stored window: never fewer than the models need."""
         return max(self.window or 0, models.window_length)
-
-    @property
-    def changelog_topic(self) -> str:
-        """The compacted topic that the windows are recovered from."""
-        return changelog_of(self.group)
 
 
 class LetterSettings(KafkaSettings):
@@ -139,17 +146,38 @@ class ReplaySettings(LetterSettings):
     dry_run: bool = Field(default=False, description="only say what would be sent")
 
 
+class SkipSettings(GroupSettings):
+    """Have the workers put a message aside unread, at their next start.
+
+    For a message that ends them whatever is done; the worker's last log lines name it.
+
+    Example:
+      python -m stream_app dlq skip --partition 3 --offset 1017
+    """
+
+    model_config = own(PROCESS, "dlq", "skip")
+
+    partition: int = Field(ge=0, description="partition of the candles topic")
+    offset: int = Field(ge=0, description="offset there")
+
+
+DlqSettings = LetterSettings | SkipSettings
+"""The settings of a command on dead letters."""
+
+
 class DlqCommands(CommandGroup):
     """Look at dead letters, and send them back once their cause is gone."""
 
     list: CliSubCommand[ListSettings] = Field(description="a line for each, and counts by reason")
     show: CliSubCommand[ShowSettings] = Field(description="each whole, as JSON lines")
     replay: CliSubCommand[ReplaySettings] = Field(description="send them to the candles topic")
+    skip: CliSubCommand[SkipSettings] = Field(description="put a message aside unread")
 
     @property
-    def chosen(self) -> LetterSettings:
+    def chosen(self) -> DlqSettings:
         """The settings of the command that was given."""
-        return next(given for given in (self.list, self.show, self.replay) if given is not None)
+        commands = (self.list, self.show, self.replay, self.skip)
+        return next(given for given in commands if given is not None)
 
 
 class WorkerCommand(WorkerSettings):

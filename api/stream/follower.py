@@ -19,7 +19,7 @@ from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
-from shared.process import in_words, is_being_cancelled, now_ms
+from shared.process import AWAY, in_words, is_being_cancelled, now_ms
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
 from shared.topics import TopicError, partitions_of
@@ -261,7 +261,10 @@ class Follower:
             known = isinstance(
                 error, (*clients.TRANSIENT, _TopicsLost, TopicError, asyncio.CancelledError)
             )
-            log.warning("the stream is not followed: %s", reason, exc_info=not known)
+            log.warning(
+                "the stream is not followed: %s", reason, exc_info=not known,
+                extra=AWAY if known else None,
+            )  # fmt: skip
         self._reason = reason
         self._live.lag = None
         self._metrics.lag.set(math.nan)
