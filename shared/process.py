@@ -23,6 +23,7 @@ from typing import Any, Final, NoReturn
 import uvloop
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from shared import extras
 from shared.messages import printable
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -32,6 +33,7 @@ LIBRARIES: Final[Mapping[str, int]] = {
     "aiokafka": logging.ERROR,  # it warns of every batch that it sends again
     "faust": logging.WARNING,  # it logs every step of every service at INFO
     "mode": logging.WARNING,
+    "onnx_ir": logging.WARNING,
     "asyncio": logging.WARNING,  # it tells of clients and tasks that a broken connection left
 }
 """Libraries whose lines are limited, and the least severe level that is shown of each."""
@@ -115,6 +117,12 @@ def live(
         return stopped
     except expected as error:
         log.error("%s", in_words(error))
+    except ModuleNotFoundError as error:
+        told = extras.how_to_install(error.name)
+        if told is None:
+            log.exception("an unexpected error")
+        else:
+            log.error("this %s", told)
     except Exception:
         log.exception("an unexpected error")
     finally:
