@@ -27,11 +27,11 @@ from shared import bundle
 from shared.bundle import (
     CONFIG_NAME,
     FILE_NAMES,
-    MAX_FILE_BYTES,
     Bundle,
     BundleConfig,
     BundleError,
     ServingSettings,
+    most_bytes,
 )
 from shared.champions import ANY, Champions, Change, Choice
 from shared.forecaster import OnnxForecaster
@@ -193,7 +193,7 @@ class ModelStore:
         place = Path(f"{BUNDLES}/{digest[:12]}")
 
         def read(name: str) -> bytes:
-            data = self._objects.read(self._file(digest, name), MAX_FILE_BYTES)
+            data = self._objects.read(self._file(digest, name), most_bytes(name))
             if data is None:
                 raise BundleError(f"{place / name} of {self.url}: expected a file, got none")
             if name == CONFIG_NAME:
@@ -221,7 +221,7 @@ class ModelStore:
     def config(self, digest: str) -> Stored:
         """Return a bundle's config without reading its other files."""
         name = self._file(digest, CONFIG_NAME)
-        data = self._objects.read(name, MAX_FILE_BYTES)
+        data = self._objects.read(name, most_bytes(CONFIG_NAME))
         if data is None:
             return Stored(digest, None, "it has no config.json: half-written, or being removed")
         if hashlib.sha256(data).hexdigest() != digest:

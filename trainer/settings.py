@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Final, Self, get_args
+from typing import Annotated, ClassVar, Final, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -85,6 +85,8 @@ Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 class DataSettings(TableSettings):
     """Which candles."""
 
+    help_title: ClassVar[str] = "candles"
+
     model_config = own(PROCESS)
 
     data: Path | None = Field(
@@ -128,6 +130,8 @@ class TopicDataSettings(DataSettings, KafkaSettings):
 
 class ModelSettings(DataSettings):
     """How to train."""
+
+    help_title: ClassVar[str] = "network and training"
 
     model_config = own(PROCESS)
 
@@ -189,6 +193,8 @@ class ModelSettings(DataSettings):
 class Tracked(ServiceSettings):
     """Where runs are recorded."""
 
+    help_title: ClassVar[str] = "MLflow"
+
     model_config = own(PROCESS)
 
     tracking_uri: str = Field(DEFAULT_URI, description="MLflow store of runs; empty for none")
@@ -208,6 +214,8 @@ class TrainSettings(ModelSettings, Tracked):
       python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9
       python -m trainer --replace-default             what make train does
     """
+
+    help_title: ClassVar[str] = "bundle and test"
 
     model_config = own(PROCESS, "train")
 
@@ -244,6 +252,8 @@ class FitSettings(ModelSettings, TopicDataSettings, Tracked):
       python -m trainer fit --data kafka --interval 5m --out my-bundle
     """
 
+    help_title: ClassVar[str] = "bundle and test"
+
     model_config = own(PROCESS, "fit")
 
     until: date | None = Field(
@@ -263,6 +273,8 @@ class BacktestSettings(TopicDataSettings):
       python -m trainer backtest --out forecasts.csv
       python -m trainer backtest --model my-bundle --data candles.parquet --out forecasts.parquet
     """
+
+    help_title: ClassVar[str] = "back-test"
 
     model_config = own(PROCESS, "backtest")
 
@@ -284,6 +296,8 @@ class EvaluateSettings(ModelSettings, TopicDataSettings, Tracked):
       python -m trainer evaluate --model shared/models/default --data candles.parquet
       python -m trainer evaluate --data candles.csv --start 2018-01-01 --end 2024-01-01 --folds 6
     """
+
+    help_title: ClassVar[str] = "evaluation"
 
     model_config = own(PROCESS, "evaluate")
 
@@ -327,6 +341,8 @@ class SearchSettings(ModelSettings, Tracked):
       python -m trainer search --data candles.csv --until 2020-01-01 --trials 20
     """
 
+    help_title: ClassVar[str] = "search"
+
     model_config = own(PROCESS, "search")
 
     trials: int = Field(20, ge=1, description="trials to add")
@@ -355,6 +371,8 @@ class InspectSettings(TableSettings):
       python -m trainer inspect notowania.csv --columns time=Data,open=Otwarcie,high=Najwyzszy
       python -m trainer inspect 'minutes/*.zip' --timezone Europe/Warsaw --to candles.parquet
     """
+
+    help_title: ClassVar[str] = "inspection"
 
     model_config = own(PROCESS, "inspect") | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 

@@ -18,7 +18,7 @@ import pytest
 from shared.bundle import BundleError
 from shared.forecaster import OnnxForecaster
 from shared.model_store import Decision, ModelStore, StoreError
-from tests.bundles import Recipe
+from tests.recipes import Recipe
 
 pytestmark = pytest.mark.integration
 

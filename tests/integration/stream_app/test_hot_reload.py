@@ -19,11 +19,11 @@ from local.process import Process
 from shared.champions import ANY, Choice
 from shared.forecasts import Forecast
 from shared.model_store import Decision, ModelStore
-from tests.bundles import Recipe
 from tests.integration.faults.load import Load, settle
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, read_forecasts
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+from tests.recipes import Recipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

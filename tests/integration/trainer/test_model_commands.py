@@ -12,7 +12,7 @@ import pytest
 
 from shared.catalogue import Catalogue
 from shared.model_store import ModelStore
-from tests.bundles import Recipe
+from tests.recipes import Recipe
 from trainer.__main__ import main
 
 pytestmark = pytest.mark.integration

@@ -22,7 +22,7 @@ def choice(number: int, window_length: int = 100) -> Choice:
 
 
 def names(champions: Champions, interval: str, symbol: str) -> list[str]:
-    return [one.version for one in champions.chain(interval, symbol)]
+    return [choice.version for choice in champions.chain(interval, symbol)]
 
 
 def test_the_most_specific_champion_serves() -> None:
@@ -45,7 +45,7 @@ def test_shorter_models_stand_in_until_the_window_is_there() -> None:
     for number, length in enumerate([100, 300, 200, 400], 1):
         champions = champions.with_promoted("5m", "*", choice(number, length))
     assert names(champions, "5m", "A") == ["m-4", "m-3", "m-1", "m-0"]
-    assert {one[-1] for one in champions.needed} == {"4", "3", "1", "0"}
+    assert {choice[-1] for choice in champions.needed} == {"4", "3", "1", "0"}
 
 
 def test_roll_back_goes_further_each_time_and_ends_without_a_champion() -> None:
@@ -82,9 +82,9 @@ def test_a_chain_is_of_ever_shorter_windows_and_all_of_it_is_kept(
     for number, (length, interval) in enumerate(promotions):
         champions = champions.with_promoted(interval, "*", choice(number, length))
     chain = champions.chain("5m", "A")
-    lengths = [one.window_length for one in chain]
+    lengths = [choice.window_length for choice in chain]
     assert lengths == sorted(set(lengths), reverse=True)
-    assert {one.bundle for one in chain} <= champions.kept(0)
+    assert {choice.bundle for choice in chain} <= champions.kept(0)
     assert Champions.model_validate_json(champions.model_dump_json()) == champions
 
 

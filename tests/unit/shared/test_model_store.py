@@ -22,7 +22,7 @@ from shared.champions import ANY
 from shared.forecaster import OnnxForecaster
 from shared.model_store import CHAMPIONS, FRESH_MS, Decision, ModelStore, StoreError
 from shared.objects import Objects, open_objects
-from tests.bundles import Recipe
+from tests.recipes import Recipe
 
 RECIPES = tuple(
     Recipe(name=f"m{number}", drift=number / 1000, window_length=3 + number % 3)
@@ -130,7 +130,7 @@ def test_a_bundle_comes_back_as_it_was_put(store: ModelStore) -> None:
     loaded = store.load(digest)
     assert loaded.onnx == BUNDLES[0][ONNX_NAME]
     assert OnnxForecaster(loaded).model_version == loaded.config.model_version
-    assert [one.digest for one in store.bundles()] == [digest]
+    assert [entry.digest for entry in store.bundles()] == [digest]
 
 
 def test_a_damaged_bundle_is_not_put(store: ModelStore) -> None:
@@ -157,7 +157,7 @@ def test_what_was_changed_in_the_store_is_found_and_mended_by_another_put(
 
 
 def test_versions_and_digests_are_found_by_their_beginnings(store: ModelStore) -> None:
-    first, second = (store.put(one) for one in BUNDLES[:2])
+    first, second = (store.put(entry) for entry in BUNDLES[:2])
     version = store.load(first).config.model_version
     for name in (version, version[:3], first, first[:12]):
         assert store.resolve(name) == first
@@ -173,7 +173,7 @@ def test_versions_and_digests_are_found_by_their_beginnings(store: ModelStore) -
 
 
 def test_a_promotion_measured_against_another_champion_is_refused(store: ModelStore) -> None:
-    first, second = (store.put(one) for one in BUNDLES[:2])
+    first, second = (store.put(entry) for entry in BUNDLES[:2])
     store.promote(first, "5m", decision=Decision("x"), expected="")
     with pytest.raises(StoreError, match="another promotion came first"):
         store.promote(second, "5m", decision=Decision("x"), expected="")
@@ -218,7 +218,7 @@ def test_a_writer_that_slept_for_generations_does_not_write_behind_the_others(
 
     made = store.change(change)
     assert made.generation == 5
-    assert {one.interval for one in store.champions().champions} == {"5m", "1d", "1h"}
+    assert {entry.interval for entry in store.champions().champions} == {"5m", "1d", "1h"}
 
 
 def test_a_killed_collection_is_finished_by_the_next(
@@ -237,7 +237,7 @@ def test_a_killed_collection_is_finished_by_the_next(
         store.promote(digest, "5m", decision=Decision("x"))
     with pytest.raises(StoreError, match="python -m trainer gc"):
         store.put(BUNDLES[0])
-    assert [one.digest for one in store.collect(0, at_ms=LATER_MS).removed] == [digest]
+    assert [entry.digest for entry in store.collect(0, at_ms=LATER_MS).removed] == [digest]
     assert store.put(BUNDLES[0]) == digest
 
 
@@ -300,9 +300,10 @@ class StoreMachine(RuleBasedStateMachine):
     def collect(self, keep: int, client: int) -> None:
         store = self.clients[client]
         needed = store.champions().kept(keep)
-        newest = {one.digest for one in store.bundles()[len(self.held) - keep :]} if keep else set()
+        held = store.bundles()
+        newest = {entry.digest for entry in held[len(held) - keep :]} if keep else set()
         removal = store.collect(keep, at_ms=LATER_MS)
-        removed = {one.digest for one in removal.removed}
+        removed = {entry.digest for entry in removal.removed}
         assert removed == self.held - needed - newest
         self.held -= removed
         for entry in self.entries.values():
@@ -312,7 +313,7 @@ class StoreMachine(RuleBasedStateMachine):
     def every_client_sees_the_same(self) -> None:
         for store in self.clients:
             champions = store.champions()
-            assert {one.key: one.choice.bundle for one in champions.champions} == {
+            assert {entry.key: entry.choice.bundle for entry in champions.champions} == {
                 key: entry.digests[-1] for key, entry in self.entries.items()
             }
             assert not champions.removing
@@ -320,7 +321,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def all_that_may_serve_loads(self) -> None:
         store = self.clients[0]
-        assert {one.digest for one in store.bundles()} == self.held
+        assert {entry.digest for entry in store.bundles()} == self.held
         for digest in store.champions().kept(20):
             store.load(digest)
 

@@ -14,7 +14,7 @@ from shared.champions import ANY, Choice
 from shared.metrics import ModelMetrics
 from shared.model_store import Decision, ModelStore
 from shared.model_watch import RETRY_LOOKS, ModelWatch
-from tests.bundles import Recipe
+from tests.recipes import Recipe
 
 BUILT_IN = Recipe(name="builtin", window_length=5)
 
@@ -94,7 +94,7 @@ def test_champions_come_and_go(
     text = generate_latest(registry).decode()
     assert 'candlecast_champion{interval="5m",symbols="BTC*"' in text
     assert metric(registry, "candlecast_champions_generation") == 2
-    assert {one.version[0] for one in watch.catalogue.versions} == {"b", "a"}
+    assert {entry.version[0] for entry in watch.catalogue.versions} == {"b", "a"}
     store.rollback("5m")
     watch.begin()
     assert name(watch) == "builtin"
