@@ -181,7 +181,7 @@ def env_example() -> str:
         "COMPOSE_PROFILES=demo",
         "",
         "# folder of your bundles, which worker and API see as /models",
-        "#CANDLECAST_MODELS=./data/models",
+        "#CANDLECAST_MODELS_FOLDER=./data/models",
     ]
     for setting in variables():
         services = {reader for reader in setting.readers if " " not in reader}
