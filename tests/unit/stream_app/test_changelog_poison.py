@@ -108,9 +108,11 @@ def recover(key: bytes | None, value: bytes | None) -> WindowStore:
     store = WindowStore.__new__(WindowStore)
     store.data, store._key_partition = {}, {}
     store.bytes_held, store.sources, store.skips, store._tails = 0, {}, set(), {}
-    store._read_at = {}
+    store._read_at, store._touched_ms = {}, {}
     table = SimpleNamespace(store=store)
-    message: Any = SimpleNamespace(topic="changelog", partition=3, offset=41, key=key, value=value)
+    message: Any = SimpleNamespace(
+        topic="changelog", partition=3, offset=41, key=key, value=value, timestamp=1e9
+    )
     WindowTable.recover(table, message)  # type: ignore[arg-type]
     store.check_candles("changelog")
     return store

@@ -61,7 +61,7 @@ def test_the_last_close_is_exact_and_the_median_in_the_quantiles() -> None:
 
 def test_symbols_and_intervals_do_not_mix() -> None:
     daily = walk(3)
-    weekly = [one.model_copy(update={"interval": "1wk"}) for one in walk(3)]
+    weekly = [candle(7 * week, interval="1wk") for week in range(3)]
     other = walk(3, symbol="MSFT")
     mixed = [one for trio in zip(daily, weekly, other, strict=True) for one in trio]
     table: dict[bytes, bytes] = {}
