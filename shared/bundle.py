@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,6 +207,8 @@ def default_path() -> Path:
 
 class ServingSettings(ServiceSettings):
     """Which model a process serves."""
+
+    help_title: ClassVar[str] = "model"
 
     model: Path = Field(
         default_factory=default_path,

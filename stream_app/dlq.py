@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from shared import kafka, permissions
+from shared import kafka, permissions, process
 from shared.candles import RejectReason
 from shared.kafka import Consumer, Partition, Producer, SilentError
 from shared.messages import printable
@@ -45,6 +45,10 @@ ROW: Final = "{:>9} {:>9}  {:<24}  {:<12}  {:<18}  {}"
 
 CUT: Final = ("value-bytes", "key-bytes", "headers-bytes", "batch-offsets")
 """What the worker notes of a message that its dead letter holds in part."""
+
+
+WAIT_FOR_KAFKA_S: Final = 5.0
+"""Longest wait for a broker that may be starting; a person waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class DeadLetter:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds all of the message."""
+        """True when it holds all of the message."""
         return not self.about.keys() & set(CUT)
 
     def as_json(self) -> str:
@@ -136,8 +140,8 @@ async def _run(settings: DlqSettings, console: Console) -> None:
     assert isinstance(settings, LetterSettings)  # noqa: S101 - there are no others
     check(settings)
     sends = isinstance(settings, ReplaySettings) and not settings.dry_run
-    needed = [one for one in permissions.of_dlq(settings) if sends or one.operation == "Read"]
-    await permissions.check(settings, needed, timeout_s=0.0)
+    needed = [right for right in permissions.of_dlq(settings) if sends or right.operation == "Read"]
+    await _check_when_reachable(settings, needed)
     if isinstance(settings, ReplaySettings):
         await _replay(settings, console)
     elif isinstance(settings, ShowSettings):
@@ -145,6 +149,21 @@ async def _run(settings: DlqSettings, console: Console) -> None:
             _line(console, letter.as_json())
     else:
         await _list(settings, console)
+
+
+async def _check_when_reachable(
+    settings: LetterSettings, needed: list[permissions.Permission]
+) -> None:
+    """Ask a broker, which may be starting, for our rights; raises ``ValueError`` for none."""
+    try:
+        await permissions.check(settings, needed, timeout_s=WAIT_FOR_KAFKA_S)
+    except kafka.TRANSIENT as error:
+        if not kafka.is_transient(error):
+            raise
+        raise ValueError(
+            f"no Kafka answers at {settings.bootstrap}: expected its host:port in --bootstrap or "
+            f"CANDLECAST_BOOTSTRAP ({process.in_words(error)})"
+        ) from error
 
 
 async def read(settings: LetterSettings) -> AsyncIterator[DeadLetter]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 from pydantic_settings import CliSubCommand
@@ -40,6 +41,22 @@ class WorkerSettings(GroupSettings, ServingSettings):
 
     Start several workers of one group to share the partitions among them.
     """
+
+    help_title: ClassVar[str] = "worker"
+    help_topics: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "metrics and probes": (
+            "metrics_host",
+            "metrics_port",
+        ),
+        "batches and patience": (
+            "max_batch",
+            "commit_seconds",
+            "session_seconds",
+            "stall_seconds",
+            "rebuild_messages",
+            "when_recreated",
+        ),
+    }
 
     model_config = own(PROCESS)
 
@@ -105,6 +122,8 @@ class WorkerSettings(GroupSettings, ServingSettings):
 
 class LetterSettings(KafkaSettings):
     """The dead letters that a command is about: those that pass every filter given."""
+
+    help_title: ClassVar[str] = "which dead letters"
 
     model_config = own(PROCESS, "dlq")
 
@@ -190,6 +209,11 @@ class WorkerCommand(WorkerSettings):
     """Forecast every closed candle of the candles topic.
 
     Start several workers of one group to share the partitions among them.
+
+    Examples:
+      python -m stream_app
+      python -m stream_app --bootstrap kafka:9092 --model my-bundle
+      python -m stream_app dlq list                       what was rejected, and why
     """
 
     dlq: CliSubCommand[DlqCommands] = Field(description="look at dead letters, and send them back")

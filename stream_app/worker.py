@@ -15,9 +15,9 @@ from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
-from shared.candles import DAY_MS
+from shared.candles import DAY_MS, RejectReason
 from shared.forecaster import Models
-from shared.kafka import TRANSIENT
+from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
 from shared.process import calm_collector, now_ms
@@ -55,6 +55,9 @@ class CandleWorker:
         metrics: WorkerMetrics,
         fence: Fence,
     ) -> None:
+        self._settings = settings
+        for reason in RejectReason:
+            metrics.rejects.labels(reason.value)  # from 0 on, so that the first is a rise
         self._models = models
         self._capacity = settings.capacity(models)
         self._publisher = publisher
@@ -89,7 +92,7 @@ class CandleWorker:
             partitions=settings.partitions,
         )
         self.app.tables.add(self.table)
-        self._recovery = Recovery(settings, self.table, publisher, metrics, models)
+        self.recovery = Recovery(settings, self.table, publisher, metrics, models)
         self.app.on_partitions_revoked.connect(self._settle)
         self.app.on_partitions_assigned.connect(self._begin_recovery)
         self.table.on_recover(self._end_recovery)
@@ -229,7 +232,7 @@ class CandleWorker:
                  self._forget_ms / DAY_MS)  # fmt: skip
 
     def _count(self, batch: Sequence[Message], result: BatchResult) -> None:
-        metrics, now = self._metrics, time.time()
+        metrics, now = self._metrics, time.time() - self._publisher.skew_s
         metrics.batch_size.observe(len(batch))
         metrics.forecasts.inc(len(result.forecasts))
         metrics.gaps.inc(result.gaps)
@@ -270,7 +273,9 @@ class CandleWorker:
         began_s = self._assigned_s
         try:
             self.table.end_recovery(self._capacity)
-            again = await self._recovery.finish(self.table.held)
+            again = await when_reachable(
+                self._settings, lambda: self.recovery.finish(self.table.held)
+            )
             self._consumer.begin_again(again)
         except Exception as error:  # Faust would go on with what there is
             await self.fail(error)
@@ -302,6 +307,7 @@ class CandleWorker:
         now_s = time.monotonic()
         self.progress.assign({tp.partition for tp in ends})
         for tp in ends.keys() & consumer.commits.keys():
+            self._metrics.lost.labels(str(tp.partition))  # from 0 on, so that a rise is seen
             self.progress.note(
                 tp.partition, end=ends[tp], committed=consumer.commits[tp], now_s=now_s
             )
@@ -313,7 +319,7 @@ class CandleWorker:
     async def check_topic(self) -> None:
         """End the work when the candles topic is another one now; raises ``ObserveError``."""
         try:
-            await self._recovery.check_topic()
+            await self.recovery.check_topic()
         except StateError as error:
             await self.fail(error)
         except TRANSIENT as error:
