@@ -38,7 +38,9 @@ class Rules:
 
     def check(self, candle: Candle) -> None:
         """Raise ``InvalidCandle`` for a candle of a series that is not wanted, or off its grid."""
-        if self.symbols and not any(fnmatchcase(candle.symbol, one) for one in self.symbols):
+        if self.symbols and not any(
+            fnmatchcase(candle.symbol, pattern) for pattern in self.symbols
+        ):
             raise InvalidCandle(
                 RejectReason.NOT_LISTED,
                 f"symbol: expected one of --allow-symbols, got {candle.symbol}",

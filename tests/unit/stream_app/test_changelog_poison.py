@@ -147,3 +147,10 @@ def test_noise_is_refused_or_is_a_window(key: bytes, noise: bytes, at: int) -> N
         return
     for held in store.data.values():
         SymbolState.decode(held, 8)
+
+
+def test_a_series_that_was_silent_for_long_is_forgotten_with_its_records() -> None:
+    store = recover(KEY, STATE)  # appended at 1e12
+    assert store.forget_silent(10**12) == {}
+    assert store.forget_silent(10**12 + 1) == {3: [KEY, KEY + TAIL_KEY]}
+    assert store.data == {}

@@ -31,9 +31,9 @@ class Worker:
 
     def take(self, *candles: Candle) -> BatchResult:
         incoming = []
-        for one in candles:
-            key = one.symbol.encode()
-            incoming.append(Incoming(key, one.encode(), 0, self.offset, NOW_MS))
+        for made in candles:
+            key = made.symbol.encode()
+            incoming.append(Incoming(key, made.encode(), 0, self.offset, NOW_MS))
             self.offset += 1
         result = advance(
             incoming, self.table.get, MODELS, 8, NOW_MS,
@@ -44,7 +44,7 @@ class Worker:
 
     def opens(self, key: bytes = b"AAPL|1d") -> list[int]:
         state = SymbolState.decode(self.table[key], 8)
-        return [(int(one) - START_MS) for one in state.window._view()["open_ms"]]
+        return [(int(at) - START_MS) for at in state.window._view()["open_ms"]]
 
 
 def reasons(result: BatchResult) -> list[RejectReason]:
@@ -65,7 +65,7 @@ def test_a_moment_s_candle_does_not_suppress_the_real_one(interval: str) -> None
     fake, real = of(3 * length + 15 * MINUTE_MS, 1, interval), of(3 * length, length, interval)
     assert len(worker.take(fake).forecasts) == 1
     result = worker.take(real)
-    assert [one.as_of_ms for _, one in result.forecasts] == [real.close_ms]
+    assert [made.as_of_ms for _, made in result.forecasts] == [real.close_ms]
     key = f"AAPL|{interval}".encode()
     assert worker.opens(key) == [number * length for number in range(4)]
     assert len(worker.take(of(4 * length, length, interval)).forecasts) == 1
