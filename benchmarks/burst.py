@@ -198,15 +198,15 @@ async def bursts(bench: Bench, symbols: int, rounds: int) -> dict[str, Any]:
         worker.process.stop(10)
         if carry is not None:
             carry.stop(2)
-    worst = {who: max(one["seconds"] for one in of[1:]) for who, of in took.items()}
-    median = {who: statistics.median(one["seconds"] for one in of[1:]) for who, of in took.items()}
+    worst = {who: max(run["seconds"] for run in of[1:]) for who, of in took.items()}
+    median = {who: statistics.median(run["seconds"] for run in of[1:]) for who, of in took.items()}
     return {
         "symbols": symbols,
         "seconds": median,
         "worst_seconds": worst,
         "first_seconds": {who: of[0]["seconds"] for who, of in took.items()},
         "cpu_seconds": {
-            who: statistics.median(one["cpu_seconds"] for one in of[1:]) for who, of in took.items()
+            who: statistics.median(run["cpu_seconds"] for run in of[1:]) for who, of in took.items()
         },
         "worker_over_bare": round(median["worker"] / median["bare"], 2),
         "forecast_bytes": size,

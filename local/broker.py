@@ -24,7 +24,7 @@ from typing import Final, NoReturn, Self
 
 from local import jars
 from local.leash import Leash
-from local.ports import HOST, free_ports
+from local.ports import HOST, documented_or_free, free_ports
 from local.process import Process, tail
 from local.secured import Secured
 
@@ -104,6 +104,20 @@ class Node:
     voters: str  # each as number@host:port, by comma
     size: int  # brokers in all
     cluster: str  # the cluster's id
+
+
+def first_port(given: int | None, documented: int, data_dir: Path | None) -> int | None:
+    """Return the port to start on: the given one, else the documented one if it is free.
+
+    None lets the broker go on at the port that its data folder was last served on.
+    """
+    if given is not None:
+        return given
+    folders = [] if data_dir is None else [data_dir, data_dir / "broker-1"]
+    if any(last_ports(folder / "server.properties") for folder in folders):
+        return None
+    [port] = documented_or_free([documented])
+    return port
 
 
 @dataclass(frozen=True)

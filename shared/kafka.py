@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -37,6 +37,7 @@ from shared.access import AccessError, AccessSettings, client_options, explain
 from shared.process import AWAY
 
 __all__ = [
+    "DEFAULT_BOOTSTRAP",
     "TRANSIENT",
     "AIOKafkaAdminClient",
     "AccessError",
@@ -84,6 +85,9 @@ Record = ConsumerRecord[bytes, bytes]
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
 Starting = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
 
+DEFAULT_BOOTSTRAP: Final = "127.0.0.1:9092"
+"""Kafka's address where none is given: the one that the documents name."""
+
 POLL_MS: Final = 200
 """Longest wait of one read for messages; a reader looks around after it."""
 
@@ -115,7 +119,9 @@ class SilentError(KafkaError):
 class KafkaSettings(AccessSettings):
     """Where Kafka is, how it is reached, and the names of the topics."""
 
-    bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by comma")
+    help_title: ClassVar[str] = "Kafka"
+
+    bootstrap: str = Field(DEFAULT_BOOTSTRAP, description="Kafka's host:port, several by comma")
     candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
     forecasts_topic: str = Field("market.forecasts.v1", description="topic of forecasts")
     partitions: int = Field(
@@ -125,7 +131,7 @@ class KafkaSettings(AccessSettings):
         1, ge=1, le=7, description="replicas of each partition; with several one may be away"
     )
     candles_days: int = Field(
-        400, ge=0, description="days that candles are kept in a topic that is made; 0 for ever"
+        400, ge=0, description="days that candles are kept in a topic that is made; 0 forever"
     )
     outputs_days: int = Field(30, ge=0, description="the same for forecasts and dead letters")
 
@@ -225,7 +231,8 @@ async def when_reachable(
     deadline = loop.time() + timeout_s
     while True:
         try:
-            return await work()
+            async with _said_when_slow(kafka):
+                return await work()
         except TRANSIENT as error:
             if not is_transient(error):
                 raise
@@ -234,6 +241,26 @@ async def when_reachable(
                 raise
             log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error, extra=AWAY)
         await asyncio.sleep(RETRY_S)
+
+
+SLOW_S: Final = 10.0
+"""Time between two lines of the log while an attempt to reach a broker goes on."""
+
+
+@asynccontextmanager
+async def _said_when_slow(kafka: KafkaSettings) -> AsyncIterator[None]:
+    """Log each ``SLOW_S`` seconds that an attempt goes on: a dead address answers nothing."""
+
+    async def say() -> None:
+        while True:
+            await asyncio.sleep(SLOW_S)
+            log.warning("waiting for Kafka at %s: no answer yet", kafka.bootstrap)
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        saying.cancel()
 
 
 def silence(client: Producer) -> None:

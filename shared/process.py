@@ -23,6 +23,9 @@ from typing import Any, Final, NoReturn
 import uvloop
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from shared import extras
+from shared.messages import printable
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """The signals that end a process in order."""
 
@@ -30,6 +33,7 @@ LIBRARIES: Final[Mapping[str, int]] = {
     "aiokafka": logging.ERROR,  # it warns of every batch that it sends again
     "faust": logging.WARNING,  # it logs every step of every service at INFO
     "mode": logging.WARNING,
+    "onnx_ir": logging.WARNING,
     "asyncio": logging.WARNING,  # it tells of clients and tasks that a broken connection left
 }
 """Libraries whose lines are limited, and the least severe level that is shown of each."""
@@ -113,6 +117,12 @@ def live(
         return stopped
     except expected as error:
         log.error("%s", in_words(error))
+    except ModuleNotFoundError as error:
+        told = extras.how_to_install(error.name)
+        if told is None:
+            log.exception("an unexpected error")
+        else:
+            log.error("this %s", told)
     except Exception:
         log.exception("an unexpected error")
     finally:
@@ -203,7 +213,7 @@ def configure_logging(name: str, level: str, context: Context | None = None) -> 
     """Send the log lines of this process to standard error: as JSON, on a terminal as text."""
     handler = logging.StreamHandler(sys.stderr)
     is_terminal = sys.stderr.isatty()
-    handler.setFormatter(logging.Formatter(TERMINAL_FORMAT) if is_terminal else json_lines(name))
+    handler.setFormatter(TerminalLines(TERMINAL_FORMAT) if is_terminal else json_lines(name))
     handler.addFilter(Seldom(SELDOM_S))
     if context is not None:
         handler.addFilter(_WithContext(context))
@@ -211,6 +221,13 @@ def configure_logging(name: str, level: str, context: Context | None = None) -> 
     least = logging.getLevelNamesMapping()[level]
     for library, shown in LIBRARIES.items():
         logging.getLogger(library).setLevel(max(least, shown) if least > logging.DEBUG else least)
+
+
+class TerminalLines(logging.Formatter):
+    """Log lines as text, in which nothing that others wrote controls the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in super().format(record).split("\n"))
 
 
 def json_lines(name: str) -> logging.Formatter:

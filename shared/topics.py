@@ -177,7 +177,8 @@ async def partitions_of(settings: KafkaSettings, name: str) -> list[int]:
 async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
     """Make a topic that is missing; one that is there needs no permission to make topics."""
     found = await _described(admin, topic.name)
-    if found.error == UNKNOWN_TOPIC:
+    is_new = found.error == UNKNOWN_TOPIC
+    if is_new:
         await _create(admin, topic)
         found = await _described(admin, topic.name)
     got = len(await _leaders(admin, topic.name, found))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 
@@ -183,9 +184,9 @@ def _dead_letters(commands: DlqCommands) -> int:
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the worker or a command; return the exit code."""
-    settings = WorkerCommand.read(sys.argv[1:], PROG)
+    settings = WorkerCommand.read(sys.argv[1:] if argv is None else argv, prog)
     if settings.dlq is not None:
         return _dead_letters(settings.dlq)
     return process.live(

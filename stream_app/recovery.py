@@ -118,7 +118,7 @@ class Recovery:
 
     @property
     def misses_topic(self) -> bool:
-        """Whether the last look has not found the candles topic."""
+        """True when the last look has not found the candles topic."""
         return self._looks_without_topic > 0
 
     async def topic_id(self) -> str:
@@ -195,14 +195,16 @@ class Recovery:
             "partition %s: windows are missing or short; they are rebuilt from the candles topic",
             ", ".join(map(str, spans)),
         )
-        found = await rebuild(self._settings, spans, self._capacity)
+        found = await rebuild(self._settings, spans, self._capacity, self._table.skips)
         self._take(found)
 
     async def _has_lost(self, partition: int, offsets: _Offsets) -> bool:
         """Tell whether candles before the committed offset are in no window."""
         start = max(offsets.remembered.get(partition, -1) + 1, offsets.begins[partition])
         stop = offsets.committed.get(partition, 0)
-        return start < stop and await has_candles(self._settings, partition, start, stop)
+        return start < stop and await has_candles(
+            self._settings, partition, start, stop, self._table.skips
+        )
 
     def _take(self, found: Rebuilt) -> None:
         better: dict[bytes, SymbolState] = {}

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 
 from api.stream.follower import Follower as ApiFollower
 from api.stream.follower import StreamView
@@ -278,8 +279,8 @@ class KafkaContract:
             await publisher.start()
             await publisher.outputs([message], rejected)
             await publisher.stop()
-            letters = await dlq.read(settings)
-            await dlq._send(letters, settings)
+            letters = [letter async for letter in dlq.read(settings)]
+            await dlq._replay(settings, Console(quiet=True))
             return letters, await read(kafka, kafka.candles_topic)
 
         [letter], [record] = within(back())

@@ -259,19 +259,22 @@ class MemoryConsumer(_Client):
         return None if first is None else OffsetAndTimestamp(first.offset, first.timestamp)
 
     async def getmany(
-        self, *, timeout_ms: int = 0, max_records: int | None = None
+        self, *parts: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
     ) -> dict[TopicPartition, list[Record]]:
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
             await asyncio.sleep(0)
-            fetched = self._fetched(max_records)
+            fetched = self._fetched(parts or tuple(self._positions), max_records)
             if fetched or time.monotonic() >= deadline:
                 return fetched
             await asyncio.sleep(0.002)
 
-    def _fetched(self, most: int | None) -> dict[TopicPartition, list[Record]]:
+    def _fetched(
+        self, parts: Sequence[TopicPartition], most: int | None
+    ) -> dict[TopicPartition, list[Record]]:
         fetched = {}
-        for part, position in self._positions.items():
+        for part in parts:
+            position = self._positions[part]
             if part in self._paused or not self._broker.is_up:
                 continue
             records = self._broker.log(part)[position:][:most]

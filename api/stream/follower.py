@@ -13,6 +13,7 @@ from typing import Final
 from api.stream.cursors import Origin
 from api.stream.hub import Hub
 from api.stream.market import Market, StreamEvent
+from api.stream.time_order import TimeOrder
 from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
@@ -188,15 +189,25 @@ class Follower:
         parts = list(self._next)
         numbers = {part: number for number, part in enumerate(parts)}
         next_check = 0.0
-        async for records in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
+        order = TimeOrder(self._next, goal)
+        paused: list[Partition] = []
+        async for read in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
             started_s = self._live.turned_s = time.monotonic()
+            records = read
+            if not order.is_over:
+                records = [*order.add(read)]
+                for part in parts:
+                    records += order.reached(part, await consumer.position(part))
+                consumer.resume(*set(paused) - set(order.ahead))
+                paused = order.ahead
+                consumer.pause(*paused)
             for record in records:
                 part = clients.partition_of(record)
                 self._take(record, (numbers[part], record.offset))
                 self._next[part] = record.offset + 1
             self._pace.note(len(records), time.monotonic() - started_s)
             await asyncio.sleep(0)  # a long backlog must not keep requests waiting
-            self._caught_up = self._caught_up or await clients.has_reached(consumer, goal)
+            self._caught_up = self._caught_up or order.is_over
             if time.monotonic() >= next_check:
                 await self._check(consumer, parts)
                 next_check = time.monotonic() + CHECK_S
