@@ -17,24 +17,35 @@ from typing import Final
 from rich.console import Console
 
 from local.accounting import Accounting, Summary
-from local.broker import Broker, BrokerError
+from local.broker import REPLICATION, BrokerError, first_port
+from local.cluster import Cluster
 from local.demo import Demo, End, run_folder
-from local.screen import LineScreen, LiveScreen, Screen, in_words
+from local.screen import LineScreen, LiveScreen, Screen, in_words, to_try
 from local.secured import Secured
-from local.settings import PROCESS, AclSettings, BrokerSettings, LocalCommand, LocalSettings
+from local.settings import (
+    KAFKA_PORT,
+    PROCESS,
+    AclSettings,
+    BrokerSettings,
+    KafkaCommand,
+    LocalCommand,
+    LocalSettings,
+)
 from local.system import PartFailed, System
-from shared import bundle, permissions, process, topics
+from shared import bundle, history, permissions, process, topics
+from shared.files.series import HistoryError
 from shared.kafka import KafkaError, KafkaSettings
 from shared.process import Exit
 
 _EXPECTED: Final = (
-    BrokerError, PartFailed, bundle.BundleError, topics.TopicError, KafkaError, OSError,
+    BrokerError, PartFailed, bundle.BundleError, HistoryError, topics.TopicError, KafkaError,
+    OSError,
 )  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m local") -> int:
     """Run what the arguments ask for; return the exit code."""
-    settings = LocalCommand.read(sys.argv[1:] if argv is None else argv, "python -m local")
+    settings = LocalCommand.read(sys.argv[1:] if argv is None else argv, prog)
     return process.live(
         PROCESS,
         "WARNING",  # a person watches; --log-level is for the parts' logs
@@ -51,25 +62,36 @@ def _run_for_people(settings: LocalCommand) -> int:
     try:
         if settings.acls is not None:
             return run_acls(settings.acls)
-        return run_all(settings) if settings.kafka is None else run_kafka(settings.kafka)
+        if settings.kafka is not None:
+            return run_kafka(settings.kafka)
     except _EXPECTED as error:
         _say(process.in_words(error))
         return Exit.FAILED
+    return run_all(settings)
 
 
-def run_kafka(settings: BrokerSettings) -> int:
+def run_kafka(settings: KafkaCommand) -> int:
     """Run the embedded Kafka until SIGINT, SIGTERM or its own end."""
     try:
+        _say("starting Kafka")
         with (
             secrets_folder(settings) as secured,
-            Broker(settings.data_dir, port=settings.kafka_port, secured=secured) as broker,
+            Cluster(
+                settings.brokers,
+                settings.data_dir,
+                port=first_port(settings.kafka_port, KAFKA_PORT, settings.data_dir),
+                secured=secured,
+            ) as cluster,
         ):
             if secured is not None:
-                asyncio.run(allow_services(secured, broker.own_address))
+                asyncio.run(allow_services(secured, cluster.brokers[0].own_address))
                 _say(f"users, passwords and certificates are in {secured.folder}")
-            print(broker.bootstrap, flush=True)
-            _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
-            broker.wait_ended()
+            print(cluster.bootstrap, flush=True)
+            for broker in cluster.brokers:
+                _say(f"Kafka {broker.pid} runs until Ctrl-C; its log is {broker.log}")
+            if settings.brokers > 1:
+                _say(f"start services with --replication {min(settings.brokers, REPLICATION)}")
+            cluster.wait_ended()
     except KeyboardInterrupt:
         _say("stopped")
     return Exit.DONE
@@ -110,23 +132,32 @@ async def allow_services(secured: Secured, own_address: str) -> None:
 
 def run_all(settings: LocalSettings) -> int:
     """Run the whole system, watch it, and print a summary."""
-    account = Accounting(bundle.load(settings.model).config.window_length)
-    end = End.STOPPED
+    account: Accounting | None = None
+    end, error = End.STOPPED, ""
     try:
+        if settings.path is not None:
+            history.check(settings.path)
+        account = Accounting(bundle.load(settings.model).config.window_length)
         end = _run(settings, account)
     except KeyboardInterrupt:
-        _say("stopped while starting")
-    finally:
-        _report(account.summary(), as_json=settings.json_summary)
-    _say(end.value)
-    return exit_code(end, account.summary(), until_done=settings.exit_when_done)
+        end = End.STOPPED_EARLY
+    except _EXPECTED as failure:
+        end, error = End.FAILED, process.in_words(failure)
+    summary = account.summary() if account is not None and account.candles else None
+    code = exit_code(end, summary, until_done=settings.exit_when_done)
+    if not error and code != Exit.DONE:
+        error = end.value if end is not End.DONE else "candles have no forecast"
+    _report(summary, error if code else "", as_json=settings.json_summary)
+    _say(error if end is End.FAILED else end.value)
+    return code
 
 
-def exit_code(end: End, summary: Summary, *, until_done: bool) -> int:
+def exit_code(end: End, summary: Summary | None, *, until_done: bool) -> int:
     """Return the exit code of a run that came to its end."""
-    if end is End.STOPPED:
+    if end in {End.STOPPED, End.STOPPED_EARLY}:
         return Exit.INTERRUPTED if until_done else Exit.DONE
-    return Exit.FAILED if end is End.STALLED or summary.missing_forecasts else Exit.DONE
+    missing = summary is not None and summary.missing_forecasts
+    return Exit.FAILED if end is not End.DONE or missing else Exit.DONE
 
 
 def _run(settings: LocalSettings, account: Accounting) -> End:
@@ -166,12 +197,17 @@ def _screen(settings: LocalSettings, system: System) -> Screen:
     places = system.addresses
     _say(f"dashboard {places.api}/dashboard, API {places.api}/docs, logs {places.logs}")
     _say(f"metrics {places.api}/metrics {places.worker}/metrics {places.producer}/metrics")
+    for line in to_try(places):
+        _say(f"try {line}")
     return LineScreen()
 
 
-def _report(summary: Summary, *, as_json: bool) -> None:
+def _report(summary: Summary | None, error: str, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(summary)), flush=True)
+        counts = {} if summary is None else asdict(summary)
+        print(json.dumps({"ok": not error, "error": error or None, **counts}), flush=True)
+        return
+    if summary is None:
         return
     latency = summary.latency_ms
     print(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
 
-import uvloop
 from prometheus_client import CollectorRegistry
 
 from producer.resume import ResumeError, newest_published
@@ -63,11 +62,11 @@ class _Probes:
         return Health(ok=True, detail="publishing")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m producer") -> int:
     """Run the producer and return its exit code."""
-    settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
+    settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, prog)
     return process.live(
-        PROCESS, settings.log_level, lambda: uvloop.run(_until_signal(settings)), expected=EXPECTED
+        PROCESS, settings.log_level, lambda: process.run(_until_signal(settings)), expected=EXPECTED
     )
 
 

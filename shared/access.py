@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import AIOKafkaConnection, create_conn
@@ -54,6 +54,8 @@ class AccessError(KafkaError):
 
 class AccessSettings(ServiceSettings):
     """How Kafka is reached: in the open, over TLS, by password, by token or by certificate."""
+
+    help_title: ClassVar[str] = "Kafka that asks for TLS or a user"
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="how Kafka is reached: with SASL by password or token, with SSL "

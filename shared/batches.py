@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from aiokafka import TopicPartition
@@ -79,7 +79,7 @@ class SafeBatches:
     def __init__(self, data: bytes) -> None:
         self._data = bytes(data)
         self._at = 0
-        self.place = _Place()
+        self.place = _Place()  # the offset is that of the next record
 
     def size_in_bytes(self) -> int:
         """Return the size of the answer."""
@@ -105,7 +105,9 @@ class SafeBatches:
             return SafeBatch(self._data[start:], self.place, None, "its length is damaged")
         self._at = end
         following = _FRAME.unpack_from(self._data, end)[0] if self._has_frame() else None
-        return SafeBatch(self._data[start:end], self.place, following)
+        batch = SafeBatch(self._data[start:end], self.place, following)
+        self.place = replace(self.place, offset=batch.next_offset)
+        return batch
 
 
 class SafeBatch:
@@ -126,7 +128,6 @@ class SafeBatch:
             self._fault = str(error) or repr(error)
             self.next_offset = self._end(following)
             return
-        self.base_offset = self._batch.base_offset
         self.next_offset = self._batch.next_offset
         self.producer_id = self._batch.producer_id
         self.is_control_batch = self._batch.is_control_batch
@@ -143,6 +144,9 @@ class SafeBatch:
         batch = MemoryRecords(self._frame).next_batch()
         if batch is None or not batch.validate_crc():
             raise _Unreadable("its checksum is wrong")
+        ahead = batch.next_offset - self._place.offset  # the checksum leaves the offset out
+        if not 0 < ahead < 2 * _LONGEST_BATCH:
+            raise _Unreadable(f"its offset is damaged: {self.base_offset}")
         return batch
 
     def _end(self, following: int | None) -> int:
@@ -220,6 +224,7 @@ class SafeBatch:
         value = PartialValue.of(
             self._frame, MAX_VALUE_BYTES, f"offsets {first} to {last}: {fault}"[:500]
         )
+        value.about["batch-offsets"] = f"{first} to {last}"
         return SafeRecord(last, 0, 0, None, value, ())
 
     def _say(self, first: int, last: int, fault: str) -> None:

@@ -112,7 +112,7 @@ FUTURE_TOLERANCE_MS: Final = 60_000
 
 
 class RejectReason(StrEnum):
-    """Why a message is not a candle; the value of the dead letter's reason header."""
+    """Why a message is not a candle, or no use; the value of the dead letter's reason header."""
 
     EMPTY = "empty"
     UNREADABLE = "unreadable"
@@ -126,6 +126,7 @@ class RejectReason(StrEnum):
     WRONG_KEY = "wrong_key"
     FUTURE = "future"
     OLDER_THAN_WINDOW = "older_than_window"
+    NO_FORECAST = "no_forecast"
 
 
 class InvalidCandle(ValueError):

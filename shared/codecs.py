@@ -5,10 +5,12 @@ aiokafka unpacks whatever a batch holds. ``install`` puts these functions in the
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import cramjam
@@ -113,8 +115,18 @@ CODECS: Final[dict[int, Callable[[bytes], bytes]]] = {1: gzip, 2: snappy, 3: lz4
 """The codecs by their numbers in a batch's attributes."""
 
 
+_MMAP_THRESHOLD: Final = -3
+"""The number of glibc's parameter M_MMAP_THRESHOLD, see mallopt(3)."""
+
+
 def install() -> None:
-    """Let aiokafka unpack by these functions, in all clients of the process."""
+    """Let aiokafka unpack by these functions, in all clients of the process.
+
+    Memory of a megabyte and more goes back to the system once it is free: by itself glibc learns
+    from one large message to keep as much forever.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, USUAL_BYTES)
     for name, codec in (("gzip", gzip), ("snappy", snappy), ("lz4", lz4), ("zstd", zstd)):
         for module in (default_records, legacy_records):
             if hasattr(module, f"{name}_decode"):

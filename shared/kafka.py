@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -34,8 +34,10 @@ from pydantic import Field
 
 from shared import batches
 from shared.access import AccessError, AccessSettings, client_options, explain
+from shared.process import AWAY
 
 __all__ = [
+    "DEFAULT_BOOTSTRAP",
     "TRANSIENT",
     "AIOKafkaAdminClient",
     "AccessError",
@@ -83,6 +85,9 @@ Record = ConsumerRecord[bytes, bytes]
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
 Starting = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
 
+DEFAULT_BOOTSTRAP: Final = "127.0.0.1:9092"
+"""Kafka's address where none is given: the one that the documents name."""
+
 POLL_MS: Final = 200
 """Longest wait of one read for messages; a reader looks around after it."""
 
@@ -91,9 +96,6 @@ REQUEST_S: Final = 15.0
 
 RETRY_S: Final = 1.0
 """Pause before what needs a broker is tried again."""
-
-SAY_S: Final = 10.0
-"""Time between two lines of the log while a broker is waited for."""
 
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
@@ -117,7 +119,9 @@ class SilentError(KafkaError):
 class KafkaSettings(AccessSettings):
     """Where Kafka is, how it is reached, and the names of the topics."""
 
-    bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by comma")
+    help_title: ClassVar[str] = "Kafka"
+
+    bootstrap: str = Field(DEFAULT_BOOTSTRAP, description="Kafka's host:port, several by comma")
     candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
     forecasts_topic: str = Field("market.forecasts.v1", description="topic of forecasts")
     partitions: int = Field(
@@ -224,20 +228,39 @@ async def when_reachable(
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
-    deadline, next_line_s = loop.time() + timeout_s, 0.0
+    deadline = loop.time() + timeout_s
     while True:
         try:
-            return await work()
+            async with _said_when_slow(kafka):
+                return await work()
         except TRANSIENT as error:
             if not is_transient(error):
                 raise
             await explain(kafka, kafka.bootstrap)
             if loop.time() >= deadline:
                 raise
-            if loop.time() >= next_line_s:
-                log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
-                next_line_s = loop.time() + SAY_S
+            log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error, extra=AWAY)
         await asyncio.sleep(RETRY_S)
+
+
+SLOW_S: Final = 10.0
+"""Time between two lines of the log while an attempt to reach a broker goes on."""
+
+
+@asynccontextmanager
+async def _said_when_slow(kafka: KafkaSettings) -> AsyncIterator[None]:
+    """Log each ``SLOW_S`` seconds that an attempt goes on: a dead address answers nothing."""
+
+    async def say() -> None:
+        while True:
+            await asyncio.sleep(SLOW_S)
+            log.warning("waiting for Kafka at %s: no answer yet", kafka.bootstrap)
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        saying.cancel()
 
 
 def silence(client: Producer) -> None:

@@ -180,13 +180,23 @@ def field_name(place: Place) -> str:
     """
     name = ""
     for part in place[:MAX_DEPTH]:
-        name += f"[{part}]" if isinstance(part, int) else f".{short(part)}"
+        name += f"[{part}]" if isinstance(part, int) else f".{printable(short(part))}"
     return name.removeprefix(".")
 
 
 def short(text: str, most: int = 60) -> str:
     """Return text of at most ``most`` characters, the end left off where it is longer."""
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Return text of others for a terminal: what would control it, or hide, is spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def shown(value: object) -> str:
@@ -198,7 +208,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"an array of {len(value)}"
     text = json.dumps(value, ensure_ascii=False, default=repr)
-    return short(text)
+    return printable(short(text))
 
 
 def _got(error: ErrorDetails) -> str:

@@ -79,6 +79,11 @@ def of_dlq(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permissi
     return [*_on(settings.dlq_topic, "Read"), *_on(settings.candles_topic, "Write")]
 
 
+def of_skip(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
+    """Return what ``dlq skip`` needs, which a worker's user has."""
+    return [*_on(settings.candles_topic, "Read"), *_on(changelog_of(group), "Write")]
+
+
 def of_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what making, checking and changing the topics needs."""
     return [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -44,6 +44,8 @@ class TopicsSettings(KafkaSettings):
       python -m shared.topics apply --replication 3 --candles-days 30
     """
 
+    help_title: ClassVar[str] = "what is done"
+
     model_config = own("topics")
 
     action: CliPositionalArg[Literal["show", "diff", "apply"]] = Field(
@@ -65,9 +67,9 @@ class Difference:
         return f"{self.topic}: {self.setting}: expected {self.expected}, got {self.got}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Carry out the command; return the exit code."""
-    settings = TopicsSettings.read(sys.argv[1:] if argv is None else argv, PROG)
+    settings = TopicsSettings.read(sys.argv[1:] if argv is None else argv, prog)
     return process.live(
         "topics",
         settings.log_level,
@@ -84,7 +86,8 @@ async def run(settings: TopicsSettings) -> int:
         show(topics)
         return Exit.DONE
     if settings.action == "apply":
-        await ensure(settings, topics, timeout_s=ANSWER_S)
+        bare = [replace(topic, policies=()) for topic in topics]  # what differs is set below
+        await ensure(settings, bare, timeout_s=ANSWER_S)
     found = await kafka.when_reachable(
         settings, lambda: differences(settings, topics), timeout_s=ANSWER_S
     )

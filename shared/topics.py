@@ -6,13 +6,15 @@ import asyncio
 import logging
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shared import kafka
 from shared.kafka import (
     AIOKafkaAdminClient,
+    ConfigResource,
+    ConfigResourceType,
     KafkaSettings,
     LeaderNotAvailableError,
     NewTopic,
@@ -36,7 +38,7 @@ LEADERS_S: Final = 5.0
 
 
 class TopicError(Exception):
-    """A topic that cannot be made, or that exists with another partition count."""
+    """A topic that cannot be made, or that exists with another partition count or policy."""
 
 
 MAX_BATCH_BYTES: Final = 1 << 20
@@ -50,7 +52,16 @@ class Topic:
     name: str
     partitions: int
     replication: int
-    config: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)  # that it is created with
+    policies: Collection[str] = ()  # names in ``config`` that an existing topic must agree in
+
+
+BROKERS_TIME: Final[Mapping[str, str]] = {"message.timestamp.type": "LogAppendTime"}
+"""The broker stamps each message on append, whatever the clock of its sender says."""
+
+POLICIES: Final = ("cleanup.policy", *BROKERS_TIME)
+"""What a topic that exists must agree in: windows that are deleted, candles that are compacted and
+times of their senders lose candles."""
 
 
 def candles_topic(settings: KafkaSettings) -> Topic:
@@ -75,12 +86,14 @@ def all_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> tuple[Top
         settings.replication,
         {
             "cleanup.policy": "compact",
+            **BROKERS_TIME,
             "max.message.bytes": str(MAX_BATCH_BYTES),
             "segment.bytes": str(2 << 20),  # what is compacted is closed segments
             "segment.ms": "600000",
             "min.cleanable.dirty.ratio": "0.2",
             "min.insync.replicas": _in_sync(settings),
         },  # keeps short what a recovery reads: each candle writes a record
+        POLICIES,
     )
     return (*market_topics(settings), changelog)
 
@@ -93,17 +106,17 @@ def changelog_of(group: str) -> str:
 def _market_topic(settings: KafkaSettings, name: str, days: int) -> Topic:
     """Return a topic that keeps its messages for some days.
 
-    The broker stamps every message on append, so that latency is measured by one clock; the
-    time of an event is in its message.
+    The broker stamps every message, so that one clock says what is in the future and how long a
+    forecast took; the time of an event is in its message.
     """
     config = {
         "cleanup.policy": "delete",
         "max.message.bytes": str(MAX_BATCH_BYTES),
-        "message.timestamp.type": "LogAppendTime",
+        **BROKERS_TIME,
         "min.insync.replicas": _in_sync(settings),
         "retention.ms": str(days * DAY_MS) if days else "-1",
     }
-    return Topic(name, settings.partitions, settings.replication, config)
+    return Topic(name, settings.partitions, settings.replication, config, POLICIES)
 
 
 def _in_sync(settings: KafkaSettings) -> str:
@@ -114,14 +127,14 @@ def _in_sync(settings: KafkaSettings) -> str:
 async def ensure(
     settings: KafkaSettings, topics: Iterable[Topic], *, timeout_s: float = math.inf
 ) -> None:
-    """Create the topics that are missing and check the partition counts of the others.
+    """Create the topics that are missing; check partition counts and policies of the others.
 
     Waits up to ``timeout_s`` seconds for the brokers, and says so in the log.
 
     Raises:
         AccessError: when they refuse this client, with the cause and the setting.
         TopicError: when they do not answer in time or refuse a topic, or when one exists with
-            another partition count.
+            another partition count or policy.
     """
     wanted = tuple(topics)
     try:
@@ -164,7 +177,8 @@ async def partitions_of(settings: KafkaSettings, name: str) -> list[int]:
 async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
     """Make a topic that is missing; one that is there needs no permission to make topics."""
     found = await _described(admin, topic.name)
-    if found.error == UNKNOWN_TOPIC:
+    is_new = found.error == UNKNOWN_TOPIC
+    if is_new:
         await _create(admin, topic)
         found = await _described(admin, topic.name)
     got = len(await _leaders(admin, topic.name, found))
@@ -173,6 +187,8 @@ async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
             f"topic {topic.name}: expected {topic.partitions} partitions, got {got}; the candles, "
             "forecasts and window topics must agree: set --partitions to match, or recreate it"
         )
+    if topic.policies:
+        await _check_policies(admin, topic)
 
 
 async def _create(admin: AIOKafkaAdminClient, topic: Topic) -> None:
@@ -202,6 +218,25 @@ async def _described(admin: AIOKafkaAdminClient, name: str) -> Described:
             "acls lists for this service"
         )
     return found
+
+
+async def _check_policies(admin: AIOKafkaAdminClient, topic: Topic) -> None:
+    """Compare what must agree; a user who may not see it goes on without."""
+    asked = ConfigResource(ConfigResourceType.TOPIC, topic.name, dict.fromkeys(topic.policies, ""))
+    answers: Any = await admin.describe_configs([asked])
+    code, message, _, _, entries = answers[0].resources[0]
+    if for_code(code).retriable:
+        raise for_code(code)(message)
+    if code != 0:
+        log.info("topic %s: its settings are not shown: %s", topic.name, for_code(code).__name__)
+        return
+    got = {name: value for name, value, *_ in entries}
+    for name in topic.policies:
+        if got.get(name) != topic.config[name]:
+            raise TopicError(
+                f"topic {topic.name}: expected {name}={topic.config[name]}, got {got.get(name)}; "
+                "python -m shared.topics apply sets it, as a user who may"
+            )
 
 
 async def _leaders(admin: AIOKafkaAdminClient, name: str, found: Described) -> tuple[int, ...]:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 
-import uvloop
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
@@ -140,10 +140,12 @@ async def _watch(worker: CandleWorker) -> None:
         await asyncio.sleep(WATCH_SECONDS)
         try:
             await worker.observe()
-            if turn % TOPIC_TURNS == 0 and worker.recovered:
+            if turn % TOPIC_TURNS == 0 or worker.recovery.misses_topic:
                 await worker.check_topic()
         except ObserveError as error:
-            log.warning("the broker does not say how far the partitions are: %s", error)
+            log.warning(
+                "the broker does not say how far the partitions are: %s", error, extra=process.AWAY
+            )
         except Exception:  # else nothing would be watched from here on
             log.exception("a look at lag and progress failed")
 
@@ -159,8 +161,11 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
             await worker.app.stop()
             await publisher.stop()
     except TimeoutError:
-        log.error("no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS)
-        process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
+        if not crashed:
+            log.error(
+                "no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS
+            )
+            process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
     if crashed:
         log.error("the worker failed: %s", process.in_words(worker.failure))
     return Exit.FAILED if crashed else Exit.DONE
@@ -179,15 +184,15 @@ def _dead_letters(commands: DlqCommands) -> int:
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the worker or a command; return the exit code."""
-    settings = WorkerCommand.read(sys.argv[1:], PROG)
+    settings = WorkerCommand.read(sys.argv[1:] if argv is None else argv, prog)
     if settings.dlq is not None:
         return _dead_letters(settings.dlq)
     return process.live(
         PROCESS,
         settings.log_level,
-        lambda: uvloop.run(serve(settings)),
+        lambda: process.run(serve(settings)),
         expected=(
             AccessError,
             bundle.BundleError,

@@ -14,7 +14,7 @@ from shared.headers import cloud_event
 from shared.kafka import MessageSizeTooLargeError, Producer
 from shared.messages import PartialValue, measures
 from shared.metrics import WorkerMetrics
-from shared.process import now_ms
+from shared.process import AWAY, now_ms
 from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult
 from stream_app.rebuild import SOURCE_KEY, Source
@@ -70,6 +70,8 @@ class Publisher:
         self._batch_bytes = MAX_RECORDS_BYTES
         self._keeps_values = True  # of dead letters
         self._producer = self._new_producer()
+        self.skew_s = 0.0
+        """How far this machine's clock is ahead of the broker's, as far as is known."""
 
     def _new_producer(self) -> Producer:
         return kafka.producer(self._settings, max_batch_bytes=self._batch_bytes)
@@ -139,7 +141,7 @@ class Publisher:
             except kafka.TRANSIENT as error:
                 if not kafka.is_transient(error):
                     raise
-                log.warning("Kafka takes no messages, sending again: %r", error)
+                log.warning("Kafka takes no messages, sending again: %r", error, extra=AWAY)
                 self._metrics.send_retries.inc()
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -170,7 +172,7 @@ class Publisher:
         try:
             await self._producer.start()
         except kafka.TRANSIENT as error:
-            log.warning("Kafka is out of reach: %r", error)
+            log.warning("Kafka is out of reach: %r", error, extra=AWAY)
 
     async def _send(self, topic: str, records: Mapping[int, Iterable[Record]]) -> None:
         """Send records by partition; return when the broker has them."""
@@ -195,7 +197,8 @@ class Publisher:
     def _note_skew(self, appended_ms: int | None) -> None:
         """Note how far this machine's clock is ahead of the broker's, the way back included."""
         if appended_ms is not None and appended_ms > 0:
-            self._metrics.clock_skew_seconds.set((now_ms() - appended_ms) / 1000)
+            self.skew_s = (now_ms() - appended_ms) / 1000
+            self._metrics.clock_skew_seconds.set(self.skew_s)
 
 
 def dead_letter(message: Consumed, error: InvalidCandle, *, keeps_value: bool = True) -> Record:

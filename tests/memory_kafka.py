@@ -35,6 +35,9 @@ from shared.topic_ids import NO_OPERATIONS, UNKNOWN_TOPIC
 OVERHEAD_BYTES = 60
 """What a message takes beside its key and value, about."""
 
+DEFAULTS = {"cleanup.policy": "delete", "message.timestamp.type": "CreateTime"}
+"""Policies of a topic that is made without."""
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -43,7 +46,7 @@ class MemoryTopic:
     """A topic's records by partition."""
 
     partitions: list[list[Record]]
-    max_message_bytes: int = 1 << 20
+    config: Mapping[str, str] = field(default_factory=dict)
     identity: UUID = field(default_factory=uuid4)
 
 
@@ -73,7 +76,7 @@ class MemoryBroker:
         """Append a record; raises what the broker would answer."""
         log = self.log(part)
         size = len(key or b"") + len(value or b"") + OVERHEAD_BYTES
-        if size > self.topics[part.topic].max_message_bytes:
+        if size > int(self.topics[part.topic].config.get("max.message.bytes", 1 << 20)):
             raise MessageSizeTooLargeError
         at_ms = time.time_ns() // 1_000_000
         sizes = len(key or b""), len(value or b"")
@@ -104,8 +107,7 @@ class MemoryAdmin(_Client):
         [new] = topics
         if new.name in self._broker.topics:
             return SimpleNamespace(topic_errors=[(new.name, TopicAlreadyExistsError.errno, "")])
-        limit = int(new.topic_configs.get("max.message.bytes", 1 << 20))
-        made = MemoryTopic([[] for _ in range(new.num_partitions)], limit)
+        made = MemoryTopic([[] for _ in range(new.num_partitions)], new.topic_configs)
         self._broker.topics[new.name] = made
         return SimpleNamespace(topic_errors=[(new.name, 0, "")])
 
@@ -119,6 +121,15 @@ class MemoryAdmin(_Client):
                 {"topic": name, "partitions": [{"partition": n, "leader": 0} for n in numbers]}
             )
         return described
+
+    async def describe_configs(self, asked: Sequence[Any]) -> list[Any]:
+        self._broker.check()
+        [resource] = asked
+        config = DEFAULTS | dict(self._broker.topics[resource.name].config)
+        entries: list[Any] = [
+            (name, config[name], False, 1, False, []) for name in resource.configs
+        ]
+        return [SimpleNamespace(resources=[(0, "", 2, resource.name, entries)])]
 
     async def _send_request(self, request: Any) -> Any:
         """Answer the one request that ``shared.topic_ids`` makes."""
@@ -248,19 +259,22 @@ class MemoryConsumer(_Client):
         return None if first is None else OffsetAndTimestamp(first.offset, first.timestamp)
 
     async def getmany(
-        self, *, timeout_ms: int = 0, max_records: int | None = None
+        self, *parts: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
     ) -> dict[TopicPartition, list[Record]]:
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
             await asyncio.sleep(0)
-            fetched = self._fetched(max_records)
+            fetched = self._fetched(parts or tuple(self._positions), max_records)
             if fetched or time.monotonic() >= deadline:
                 return fetched
             await asyncio.sleep(0.002)
 
-    def _fetched(self, most: int | None) -> dict[TopicPartition, list[Record]]:
+    def _fetched(
+        self, parts: Sequence[TopicPartition], most: int | None
+    ) -> dict[TopicPartition, list[Record]]:
         fetched = {}
-        for part, position in self._positions.items():
+        for part in parts:
+            position = self._positions[part]
             if part in self._paused or not self._broker.is_up:
                 continue
             records = self._broker.log(part)[position:][:most]

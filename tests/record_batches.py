@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c, encode_varint
 
 from shared import batches
@@ -66,9 +68,23 @@ def with_format(sent: bytes, magic: int) -> bytes:
 
 def read(data: bytes, offset: int = 0) -> list[batches.SafeRecord]:
     """Return what aiokafka's fetcher makes of an answer, in our reading of it."""
-    from aiokafka import TopicPartition  # noqa: PLC0415 - after install
-
     place = TopicPartition("topic", 3)
     options = (None, None, True, 1)
     reader = batches.SafePartition(place, batches.SafeBatches(data), [], offset, *options)
     return list(reader)
+
+
+async def send(bootstrap: str, topic: str, partition: int, sent: bytes) -> None:
+    """Send a batch to a partition as it is, whatever our client would think of it."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.partitions_for(topic)
+        node = producer.client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        request = ProduceRequest(
+            transactional_id=None,
+            required_acks=-1,
+            timeout=10_000,
+            topics=[(topic, [(partition, sent)])],
+        )
+        answer = await producer.client.send(node, request)
+    [(_, [(_, code, *_)])] = answer.topics
+    assert code == 0, f"the broker refuses it: {code}"

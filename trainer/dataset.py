@@ -132,9 +132,11 @@ def samples_of(
         symbol: one for symbol, one in symbols.items() if len(one.open_ms) >= length + max(horizons)
     }
     if not enough:
+        longest = max((len(one.open_ms), symbol) for symbol, one in symbols.items())
         raise ValueError(
-            f"candles: expected a symbol with at least {length + max(horizons)}, got "
-            f"{', '.join(f'{symbol} {len(one.open_ms)}' for symbol, one in symbols.items())}"
+            f"candles: expected a symbol with at least {length + max(horizons)}, a window of "
+            f"{length} and {max(horizons)} ahead, got at most {longest[0]}, of {longest[1]}: more "
+            "candles, or shorter --horizons and --sequence-length"
         )
     some, times = next(windows(next(iter(enough.values())), length, length - 1, length + TRIED - 1))
     features.check(names, sequence_length, torch.from_numpy(some), torch.from_numpy(times))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
@@ -62,6 +62,8 @@ def _as_dict(values: tuple[str, ...]) -> dict[str, str]:
 
 class TableSettings(ServiceSettings):
     """How to read a file of candles."""
+
+    help_title: ClassVar[str] = "how a file is read"
 
     symbols: CommaSeparated = Field(
         (), description="symbols to read, by comma; by default every symbol of the file"

@@ -346,8 +346,8 @@ def _exact(name: str, block: bytes, line: int, dialect: _Dialect, used: Sequence
             for column, at in zip(cells, used, strict=True):
                 column.append(row[at] if at < len(row) else "")
     except csv.Error as error:
-        at = line + reader.line_num
-        raise HistoryError(f"{name}: row {at}: expected cells of text, got {error}") from error
+        at_row = line + reader.line_num
+        raise HistoryError(f"{name}: row {at_row}: expected cells of text, got {error}") from error
     columns_read = {
         at: pa.array(column, pa.string()) for at, column in zip(used, cells, strict=True)
     }

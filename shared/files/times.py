@@ -234,7 +234,7 @@ class Times:
         present = wall != NONE_MS
         of_day = np.where(present, wall % DAY_MS, 0)
         if self._of_day_ms is None and present.any():
-            in_utc = bool(moments.zoned.all()) and not moments.offset_ms.any()
+            in_utc = bool(moments.zoned.all() and not moments.offset_ms.any())
             self._of_day_ms = self._usual_time(wall[present], in_utc=in_utc, epoch=moments.epoch)
         fits = (of_day == 0) | (of_day == self._of_day_ms)
         return np.where(present & fits, wall - of_day, NONE_MS)

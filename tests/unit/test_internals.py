@@ -43,7 +43,7 @@ SUBCLASSES: Final[dict[type[Any], str]] = {
     "on_topic_buffer_full track_tp_end_offset",
     WorkerApp: "_create_directories flow_control",
     WindowStore: "__post_init__ _key_partition apply_changelog_batch data",
-    WindowTable: "_new_store app loop name on_recovery_completed",
+    WindowTable: "_new_store app changelog_topic_name loop name on_recovery_completed",
     Server: "__init__ config lifespan server_state shutdown startup",
     LimitedProtocol: "connection_lost connection_made cycle data_received headers loop on_body "
     "on_header on_headers_complete on_message_begin on_message_complete on_response_complete "
