@@ -33,6 +33,8 @@ class Push(Enum):
     TOO_OLD = "too_old"  # before a full window's first candle; changes nothing
     OVERLAPS = "overlaps"  # within another candle's time; changes nothing
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and each candle asks several times
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

@@ -118,6 +118,9 @@ class WindowStore(Store[bytes, bytes]):
             return
         _check_key(key.removesuffix(TAIL_KEY))
         validate(record)
+        # what the client's thread has allocated is in another arena of malloc than what replaces
+        # it later, and would stay there empty: 200 MB of 50,000 windows
+        record = bytes(memoryview(record))
         self._read_at[key] = partition, offset
         if not key.endswith(TAIL_KEY):
             self.remember(key, record, partition)

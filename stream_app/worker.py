@@ -116,7 +116,7 @@ class CandleWorker:
             if len(batch) < self._max_batch and not queue.empty():
                 continue
             # a rebalance redelivers what it found unprocessed, perhaps to another worker
-            batch = [message for message in batch if self._is_current(message)]
+            batch = self._current(batch)
             self._idle.clear()
             try:
                 for start in range(0, len(batch), self._max_batch):
@@ -140,8 +140,10 @@ class CandleWorker:
         self._fence.close(error)
         await self.app.crash(error)
 
-    def _is_current(self, message: Message) -> bool:
-        return bool(message.generation_id == self.app.consumer_generation_id)
+    def _current(self, batch: Sequence[Message]) -> list[Message]:
+        """Return the messages that were fetched since the last rebalance."""
+        generation = self.app.consumer_generation_id
+        return [message for message in batch if message.generation_id == generation]
 
     async def _is_ours_still(self, batch: Sequence[Message], started_s: float) -> bool:
         """Tell whether the group still counts this worker as the partitions' owner.
@@ -151,7 +153,7 @@ class CandleWorker:
         """
         if time.monotonic() - started_s > self._session_s / 2:
             await asyncio.sleep(self._session_s / 5)
-        return self._is_current(batch[0])
+        return bool(self._current(batch[:1]))
 
     async def _settle(self, *_: Any, **__: Any) -> None:
         """Finish the batch in hand before its partitions go to another worker."""

@@ -174,7 +174,7 @@ def test_a_candle_of_the_future_is_refused() -> None:
 
 
 def test_every_reason_of_the_codec_is_seen_here() -> None:
-    """Window, series, model and batches find the other reasons; their tests have them."""
+    """Window, series, model and batches of a topic find the others; their tests have them."""
     seen = {reason for _, reason, _ in BROKEN} | {RejectReason.WRONG_KEY, RejectReason.FUTURE}
     others = {
         RejectReason.OLDER_THAN_WINDOW,
