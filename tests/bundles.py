@@ -66,7 +66,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     made = graph or graph_of(len(horizons), len(levels))
     opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()
+    model = helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()  # type: ignore[no-untyped-call]
     if golden is None:
         golden = right_golden(len(horizons), len(levels))
     contents = {
