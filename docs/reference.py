@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,31 @@ def settings_page() -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def env_example() -> str:
+    """Return a file of variables for ``docker compose``: every setting of its services."""
+    parts = [
+        "# Written by docs/generate.py from the code. Copy it to .env, which docker compose reads,",
+        "# and take the # from what you change. A password belongs into a file that its variable",
+        "# with _FILE names, mounted into the container.",
+        "",
+        "# demo replays the bundled candles, live follows Yahoo",
+        "COMPOSE_PROFILES=demo",
+        "",
+        "# folder of your bundles, which worker and API see as /models",
+        "#CANDLECAST_MODELS=./data/models",
+    ]
+    for setting in variables():
+        services = {reader for reader in setting.readers if " " not in reader}
+        if services & {"producer", "worker", "api", "topics"}:
+            parts += ["", *_comment(setting.field.description or "")]
+            parts.append(f"#{setting.name}={default_in_words(setting.field)}")
+    return "\n".join(parts) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 96, initial_indent="# ", subsequent_indent="# ")
 
 
 def _called(program: str) -> str:

@@ -128,7 +128,7 @@ class LineScreen:
         if self._shown_s is None or now_s - self._shown_s >= LINE_EVERY_S:
             self._shown_s = now_s
             line = f"{frame.state}: {counts(frame)}"
-            if line != self._shown:  # a replay that is over is told once
+            if line != self._shown:  # a replay that is over shows once
                 print(line, file=sys.stderr, flush=True)
             self._shown = line
 

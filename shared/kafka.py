@@ -131,7 +131,7 @@ class KafkaSettings(AccessSettings):
         1, ge=1, le=7, description="replicas of each partition; with several one may be away"
     )
     candles_days: int = Field(
-        400, ge=0, description="days that candles are kept in a topic that is made; 0 for ever"
+        400, ge=0, description="days that candles are kept in a topic that is made; 0 forever"
     )
     outputs_days: int = Field(30, ge=0, description="the same for forecasts and dead letters")
 

@@ -78,7 +78,7 @@ class DeadLetter:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds all of the message."""
+        """True when it holds all of the message."""
         return not self.about.keys() & set(CUT)
 
     def as_json(self) -> str:

@@ -15,6 +15,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
+from shared.candles import RejectReason
 from shared.forecaster import Models
 from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
@@ -52,6 +53,8 @@ class CandleWorker:
         fence: Fence,
     ) -> None:
         self._settings = settings
+        for reason in RejectReason:
+            metrics.rejects.labels(reason.value)  # from 0 on, so that the first is a rise
         self._models = models
         self._capacity = settings.capacity(models)
         self._publisher = publisher
@@ -279,6 +282,7 @@ class CandleWorker:
         now_s = time.monotonic()
         self.progress.assign({tp.partition for tp in ends})
         for tp in ends.keys() & consumer.commits.keys():
+            self._metrics.lost.labels(str(tp.partition))  # from 0 on, so that a rise is seen
             self.progress.note(
                 tp.partition, end=ends[tp], committed=consumer.commits[tp], now_s=now_s
             )

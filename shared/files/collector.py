@@ -32,13 +32,14 @@ from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN
 TOLERATED: Final = 0.05
 """Share of the rows that one rule may reject before the table is refused."""
 
-DETAILED: Final = 500_000
-"""Most rejected rows that are kept one by one; the others are counted."""
+DETAILED: Final = 100_000
+"""Most rejected rows kept one by one, unless bad rows are allowed; the others are counted."""
 
 DUPLICATE: Final = "duplicate"
 """Name in counts of the rule that a candle comes once."""
 
 _TIME_BITS: Final = 44  # 300 years of milliseconds
+_LEAST: Final = 5e-324  # number above 0
 _SYMBOL: Final = re.compile(SYMBOL_PATTERN)
 
 Fault = tuple[str, RejectReason]
@@ -98,8 +99,8 @@ class Collector:
         self._total += len(rows.places)
         rows.ohlcv = _widened(rows.ohlcv)
         bad = self._broken(rows)
-        for at in np.flatnonzero(bad).tolist():
-            self._reject(rows, at)
+        if bad.any():
+            self._reject(rows, np.flatnonzero(bad))
         kept = _Kept(self._renumbered(rows), rows.open_ms, rows.close_ms, rows.ohlcv, rows.places)
         self._kept.append(_where(kept, ~bad) if bad.any() else kept)
 
@@ -122,13 +123,21 @@ class Collector:
         bad[list(rows.faults)] = True
         return bad
 
-    def _reject(self, rows: Rows, at: int) -> None:
-        fault = rows.faults.get(at)
-        reason = fault[1] if fault else None
-        if len(self._rejected) < DETAILED or self._allow:
-            detail, reason = fault or self._why(rows, at)
+    def _reject(self, rows: Rows, bad: Numbers) -> None:
+        """Count the rows in some positions (k,) by their rule, and keep why of the first ones."""
+        kept = len(bad) if self._allow else max(DETAILED - len(self._rejected), 0)
+        for at in bad[:kept].tolist():
+            detail, reason = rows.faults.get(at) or self._why(rows, at)
             self._rejected.append((int(rows.places[at]), detail, reason))
-        self._left_out[(reason or RejectReason.INCONSISTENT).value] += 1
+            self._left_out[reason.value] += 1
+        if kept >= len(bad):
+            return
+        others = bad[kept:]
+        faults = [rows.faults.get(at) for at in others.tolist()]
+        self._left_out.update(fault[1].value for fault in faults if fault)
+        unread = np.array([fault is not None for fault in faults], np.bool_)
+        for reason, count in _reasons(rows, others[~unread]).items():
+            self._left_out[reason.value] += count
 
     def _why(self, rows: Rows, at: int) -> Fault:
         open_ms = int(rows.open_ms[at])
@@ -315,6 +324,27 @@ def check_steps(name: str, steps: Steps, interval: str) -> None:
         f"{name}: expected candles {expected} apart ({interval}), got most "
         f"{length_in_words(usual)} apart ({share:.0%} of {steps.total:,} steps): {mending}"
     )
+
+
+def _reasons(rows: Rows, bad: Numbers) -> Mapping[RejectReason, int]:
+    """Return for which reasons the codec refuses the rows in some positions (k,), and how many."""
+    values = np.column_stack([column[bad] for column in rows.ohlcv])  # (k, 5)
+    least = np.array([_LEAST, _LEAST, _LEAST, _LEAST, 0])  # of open, high, low, close, volume
+    finite = np.isfinite(values)
+    broken = ~finite | (values < least) | (values > MAX_NUMBER)
+    first = broken.argmax(axis=1)[:, None]  # the codec's reason is that of the first field
+    infinite = (broken & ~finite).any(axis=1) & ~np.take_along_axis(finite, first, axis=1)[:, 0]
+    unnamed = np.array([not _SYMBOL.fullmatch(name) for name in rows.symbols], np.bool_)
+    ends = rows.open_ms if rows.close_ms is None else rows.close_ms
+    outside = broken.any(axis=1) | unnamed[rows.codes[bad]] | (values[:, 2] < MIN_PRICE)
+    outside |= (rows.open_ms[bad] < FIRST_MS) | (ends[bad] < FIRST_MS)
+    outside |= (rows.open_ms[bad] >= END_MS) | (ends[bad] >= END_MS)
+    counts = {
+        RejectReason.NOT_FINITE: int(infinite.sum()),
+        RejectReason.OUT_OF_RANGE: int((outside & ~infinite).sum()),
+        RejectReason.INCONSISTENT: int((~outside & ~infinite).sum()),
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _only(rows: Rows, wanted: frozenset[str]) -> Rows:

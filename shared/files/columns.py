@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from shared.files.series import HistoryError
+from shared.messages import short
 
 PRICES: Final = ("open", "high", "low", "close")
 ROLES: Final = (
@@ -77,6 +79,7 @@ def plain(name: str) -> str:
     return re.sub(r"[^0-9a-z]+", "", _NUMBERED.sub("", name).lower())
 
 
+@lru_cache(maxsize=4096)  # each row of a head is tried as the header
 def role_of(name: str) -> tuple[str, int] | None:
     """Return the role of a name and how good a name it is for it, 0 the best; or None."""
     if name.strip() in _EXACT:
@@ -236,7 +239,7 @@ def _check(
         missing.insert(0, "time")
     if not missing:
         return
-    shown = ", ".join(map(repr, names[:30])) + (", …" if len(names) > 30 else "")
+    shown = ", ".join(short(repr(name)) for name in names[:30]) + (", …" if len(names) > 30 else "")
     mending = ",".join(f"{role}=NAME" for role in missing)
     text = f"expected columns for {', '.join(missing)}, got {shown}: --columns {mending}"
     if missing == ["volume"]:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from shared.files.arrow import Array, pa, pc
+from shared.files.arrow import Array, mask, pa, pc
 from shared.files.series import HistoryError, Mask, Numbers
 
 NONE_MS: Final = int(np.iinfo(np.int64).min)
@@ -28,6 +28,7 @@ _OFFSET: Final = r"(?P<sign>[+-])(?P<hours>[0-9]{2}):?(?P<minutes>[0-9]{2})?$"
 _NUMERIC: Final = r"^(?P<a>[0-9]{1,2})[-/. ](?P<b>[0-9]{1,2})[-/. ](?P<year>[0-9]{4})$"
 _FORMATS: Final = (
     (r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}$", "%Y-%m-%d"),
+    (r"^[0-9]{4}-[0-9]{2}$", "%Y-%m"),
     (r"^[0-9]{8}$", "%Y%m%d"),
     (r"^[0-9]{4}/[0-9]{1,2}/[0-9]{1,2}$", "%Y/%m/%d"),
     (r"^[0-9]{4}\.[0-9]{1,2}\.[0-9]{1,2}$", "%Y.%m.%d"),
@@ -94,7 +95,7 @@ class Dates:
         dates = encoded.dictionary
         days = np.full(len(dates) + 1, NONE_MS)  # the last for no text at all
         for pattern, form in _FORMATS:
-            fits = _mask(pc.match_substring_regex(dates, pattern))
+            fits = mask(pc.match_substring_regex(dates, pattern))
             if fits.any():
                 days[:-1][fits] = _midnights(dates.filter(pa.array(fits)), form)
         numeric = pc.extract_regex(dates, _NUMERIC)
@@ -105,7 +106,7 @@ class Dates:
         return of_rows
 
     def _add_numeric(self, numeric: Array, days: Numbers) -> None:
-        fits = _mask(pc.is_valid(numeric))
+        fits = mask(pc.is_valid(numeric))
         a, b, year = (
             pc.cast(pc.struct_field(numeric, name), pa.int64()).filter(pa.array(fits)).to_numpy()
             for name in ("a", "b", "year")
@@ -157,13 +158,13 @@ def clocks(text: Array, *, digits: int = 0) -> Numbers:
     millis = pc.utf8_rpad(pc.fill_null(fraction, ""), 9, "0")
     nanos = pc.cast(pc.if_else(_empty(millis), "0", millis), pa.int64()).to_numpy()
     half = pc.fill_null(pc.utf8_lower(pc.struct_field(parts, "half")), "")
-    is_half = _mask(pc.not_equal(half, ""))
-    afternoon = _mask(pc.equal(half, "p"))
-    good = _mask(pc.is_valid(parts)) & (minute < 60) & (second < 60) & (nanos % 1_000_000 == 0)
+    is_half = mask(pc.not_equal(half, ""))
+    afternoon = mask(pc.equal(half, "p"))
+    good = mask(pc.is_valid(parts)) & (minute < 60) & (second < 60) & (nanos % 1_000_000 == 0)
     good &= np.where(is_half, (hour >= 1) & (hour <= 12), hour < 24)
     hour = np.where(is_half, hour % 12 + 12 * afternoon, hour)
     of_day = ((hour * 60 + minute) * 60 + second) * 1000 + nanos // 1_000_000
-    of_day = np.where(_mask(_empty(values)), 0, np.where(good, of_day, NONE_MS))
+    of_day = np.where(mask(_empty(values)), 0, np.where(good, of_day, NONE_MS))
     of_day = np.append(of_day, 0)
     codes = pc.fill_null(encoded.indices, len(values)).to_numpy(zero_copy_only=False)
     return np.asarray(of_day[codes], np.int64)
@@ -173,9 +174,9 @@ def _offsets(zone: Array) -> tuple[Numbers, Mask]:
     encoded = zone.dictionary_encode()
     parts = pc.extract_regex(encoded.dictionary, _OFFSET)
     hours, minutes = _number(parts, "hours"), _number(parts, "minutes")
-    east = np.where(_mask(pc.equal(pc.fill_null(pc.struct_field(parts, "sign"), "+"), "-")), -1, 1)
+    east = np.where(mask(pc.equal(pc.fill_null(pc.struct_field(parts, "sign"), "+"), "-")), -1, 1)
     offsets = np.append(east * (hours * 60 + minutes) * 60_000, 0)
-    present = _mask(pc.not_equal(pc.fill_null(zone, ""), ""))
+    present = mask(pc.not_equal(pc.fill_null(zone, ""), ""))
     codes = pc.fill_null(encoded.indices, len(parts)).to_numpy(zero_copy_only=False)
     return np.asarray(offsets[codes], np.int64), present
 
@@ -202,8 +203,3 @@ def _parsed(series: pd.Series[str], form: str) -> tuple[Numbers, Numbers]:
     nanos = times.to_numpy().astype("datetime64[ns]").astype(np.int64)
     whole = (nanos != NONE_MS) & (nanos % 1_000_000 == 0)
     return np.where(whole, nanos // 1_000_000, NONE_MS), np.zeros(len(nanos), np.int64)
-
-
-def _mask(values: Array) -> Mask:
-    filled = pc.fill_null(values, fill_value=False)
-    return np.asarray(filled.to_numpy(zero_copy_only=False), np.bool_)

@@ -27,6 +27,9 @@ SPLITS: Final = tuple(
 )
 """Common splits: new shares for old ones."""
 
+SHOWN: Final = 20
+"""Most unused columns that are named."""
+
 SPLIT: Final = "a split that prices are not adjusted for?"
 JUMP: Final = "the close doubled or halved"
 OUTLIER: Final = "outlier: far from the candles around it"
@@ -218,8 +221,10 @@ def lines(history: History, findings: Iterable[Finding]) -> Iterator[str]:
     yield from history.warnings
     for finding in findings:
         yield _line(history, finding)
-    if history.unused_columns:
-        yield f"columns that are not used: {', '.join(map(repr, history.unused_columns))}"
+    if unused := history.unused_columns:
+        shown = ", ".join(repr(name) for name in unused[:SHOWN])
+        more = f" and {len(unused) - SHOWN:,} more" if len(unused) > SHOWN else ""
+        yield f"columns that are not used: {shown}{more}"
 
 
 def _line(history: History, finding: Finding) -> str:

@@ -40,6 +40,8 @@ def layout(sample: Sequence[Sequence[str]]) -> Layout | None:
     prices = [values for values in numbers if values is not None and _is_candle(values)]
     if len(prices) < len(rows) or all(high == low for _, high, low, _, _ in prices):
         return None
+    if all(low <= volume <= high for _, high, low, _, volume in prices):
+        return None  # an average price, as Kraken has it before the volume
     if not (_is_binance(rows, at) or _opens_first(rows, prices)):
         return None
     roles |= {role: at + number for number, role in enumerate((*PRICES, "volume"))}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from shared.files.arrow import Array, Column, pa, pc
+from shared.files.arrow import Array, Column, is_text, mask, pa, pc, whole
 from shared.files.series import HistoryError, Mask
 
 _SPACES: Final = " \t\u00a0\u202f\u2009"
@@ -71,7 +71,7 @@ class Numerals:
         proofs: dict[str, str] = {".": self._pointed} if self._pointed else {}
         doubtful = ""
         for column, values in columns:
-            if not _is_text(values.type):
+            if not is_text(values):
                 continue
             text = _stripped(values)
             for mark, pattern in _PROOF.items():
@@ -94,7 +94,7 @@ class Numerals:
         self.decimal = next(iter(proofs), None)
 
     def _read(self, values: Column) -> tuple[Array, Mask]:
-        found = _plain(values) if self.decimal != "," or not _is_text(values.type) else None
+        found = _plain(values) if self.decimal != "," or not is_text(values) else None
         if found is not None:
             return found
         mark = self.decimal or "."
@@ -107,14 +107,10 @@ class Numerals:
             plain = pc.replace_substring_regex(plain, f"(?i){suffix}$", exponent)
         kept = pc.fill_null(pc.or_(good, special), fill_value=False)
         numbers = pc.cast(pc.if_else(kept, plain, None), pa.float64())
-        return _floats(numbers), ~_mask(kept)
+        return _floats(numbers), ~mask(kept)
 
 
 _NOT_FINITE: Final = pa.array(["nan", "inf", "-inf", "infinity", "-infinity"])
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _plain(values: Column) -> tuple[Array, Mask] | None:
@@ -122,18 +118,18 @@ def _plain(values: Column) -> tuple[Array, Mask] | None:
     kind = values.type
     if pa.types.is_decimal(kind):  # by its digits, which rounds once
         values = pc.cast(values, pa.string())
-    elif not _is_text(kind):
+    elif not is_text(values):
         return _typed(values)
     try:
         numbers = _floats(pc.cast(values, pa.float64()))
     except pa.ArrowInvalid:
         return None
-    return numbers, _mask(pc.is_null(values))
+    return numbers, mask(pc.is_null(values))
 
 
 def _point(named: tuple[str, Column]) -> str | None:
     column, values = named
-    if not _is_text(values.type):
+    if not is_text(values):
         return None
     at = pc.index(pc.match_substring(values, "."), value=True).as_py()
     return None if at < 0 else f"{column} {values[at].as_py()!r}"
@@ -141,8 +137,7 @@ def _point(named: tuple[str, Column]) -> str | None:
 
 def _stripped(values: Column) -> Array:
     """Return cells without currency signs and outer spaces; minus signs are ASCII's."""
-    text = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    text = pc.utf8_trim(text, _SPACES + _CURRENCY)
+    text = pc.utf8_trim(whole(values), _SPACES + _CURRENCY)
     text = pc.replace_substring(text, "\u2212", "-")
     text = pc.replace_substring(text, "\u2019", "'")
     text = pc.replace_substring_regex(text, f"^([+-])[{_CURRENCY}]", r"\1")
@@ -158,16 +153,8 @@ def _typed(values: Column) -> tuple[Array, Mask]:
     kind = values.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
         return np.full(len(values), np.nan), np.ones(len(values), np.bool_)
-    return _floats(pc.cast(values, pa.float64(), safe=False)), _mask(pc.is_null(values))
-
-
-def _mask(values: Column) -> Mask:
-    if isinstance(values, pa.ChunkedArray):
-        return np.asarray(values.to_numpy(), np.bool_)
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.bool_)
+    return _floats(pc.cast(values, pa.float64(), safe=False)), mask(pc.is_null(values))
 
 
 def _floats(values: Column) -> Array:
-    if isinstance(values, pa.ChunkedArray):
-        return np.asarray(values.to_numpy(), np.float64)
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+    return np.asarray(whole(values).to_numpy(zero_copy_only=False), np.float64)

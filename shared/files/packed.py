@@ -19,8 +19,14 @@ from typing import IO, BinaryIO, Final, Protocol, cast
 from shared.files.arrow import pa
 from shared.files.series import HistoryError
 
-HEAD_BYTES: Final = 1 << 18
+HEAD_BYTES: Final = 1 << 20
 """Bytes of a stream that are looked at to tell what it is."""
+
+MOST_TIMES: Final = 50
+"""Times a file's size that it may unpack to, beyond ``FREE_BYTES``: candles pack to a twentieth."""
+
+FREE_BYTES: Final = 256 << 20
+"""Bytes that a file of any size may unpack to."""
 
 UNREADABLE: Final = (
     OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException,
@@ -74,13 +80,19 @@ _ENDINGS: Final = frozenset(
         ".lz4",
     ]
 )
-_STEM: Final = re.compile(
-    r"(?P<symbol>.+?)(?:[-_ ](?:\d{1,3}(?:m|min|h|hour|d|day|w|wk|mo|M)|[dhm]|1?day|daily|hourly|"
-    r"weekly|monthly|minute|history|historical|data|ohlcv|candles|M\d+|H\d|D1|W1))?"
-    r"(?:[-_ ]\d{4}(?:[-_]?\d{2}){0,2})*"
+_PERIOD: Final = (
+    r"\d{1,3}(?:m|min|h|hour|d|day|w|wk|mo|M)|(?-i:[dhm])|1?day|daily|hourly|weekly|monthly|minute|intraday|"
+    r"adjusted|history|historical|data|ohlcv|candles|M\d+|H\d|D1|W1"
 )
-_SPARK: Final = re.compile(
-    r"part[-_.]?\d+.*|data[-_]?\d+|\d+|candles?|prices?|ohlcv|data", re.IGNORECASE
+_STEM: Final = re.compile(
+    rf"(?:(?:intraday|daily|weekly|monthly|adjusted|\d+min)[-_ ])*(?P<symbol>.+?)"
+    rf"(?:[-_ ](?:{_PERIOD}))*(?:[-_ ]\d{{4}}(?:[-_]?\d{{2}}){{0,2}})*",
+    re.IGNORECASE,
+)
+_OTHER_STEM: Final = re.compile(
+    r"part[-_.]?\d+.*|(?:historical)?[-_ ]?data[-_]?\d*|\d+|candles?|prices?|ohlcv|"
+    r"daily|history|intraday|klines?|quotes?|stocks?|table|download",
+    re.IGNORECASE,
 )
 """Names of files that are not those of symbols."""
 
@@ -113,11 +125,29 @@ class Blob:
         return self.stream.peek(HEAD_BYTES)[:HEAD_BYTES]
 
 
+class _Budget:
+    """Bytes that a file may still unpack to, all its members and layers together."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._left = FREE_BYTES + MOST_TIMES * path.stat().st_size
+
+    def spend(self, count: int) -> None:
+        """Take some bytes; raises ``HistoryError`` when there are not as many."""
+        self._left -= count
+        if self._left < 0:
+            raise HistoryError(
+                f"{self._path}: expected a file that unpacks to at most {MOST_TIMES} times its "
+                f"size and {FREE_BYTES >> 20} MB, got more: unpack it first if you trust it"
+            )
+
+
 class _Readable(io.RawIOBase):
     """Makes a file of anything with ``read``."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, budget: _Budget | None = None) -> None:
         self._source = source
+        self._budget = budget
 
     def readable(self) -> bool:
         return True
@@ -125,6 +155,8 @@ class _Readable(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         view = memoryview(cast("bytearray", buffer))
         data = self._source.read(len(view))
+        if self._budget is not None:
+            self._budget.spend(len(data))
         view[: len(data)] = data
         return len(data)
 
@@ -169,7 +201,7 @@ def blobs_of(path: Path, root: Path, stack: ExitStack) -> Iterator[tuple[Blob, P
     raw = stack.enter_context(path.open("rb"))
     stream = _buffered(raw)
     blob = Blob(str(path), stem_of(path), stream, (), _folders(path, root), path)
-    for found in _unpacked(blob, _LAYERS):
+    for found in _unpacked(blob, _LAYERS, _Budget(path)):
         yield found, raw
 
 
@@ -182,7 +214,7 @@ def stem_of(path: PurePath) -> str:
 
 def symbol_in(stem: str) -> str | None:
     """Return the symbol in a file's name, without interval and dates; None where it is none."""
-    if _SPARK.fullmatch(stem):
+    if _OTHER_STEM.fullmatch(stem):
         return None
     found = _STEM.fullmatch(stem)
     return found["symbol"] if found else stem
@@ -195,7 +227,7 @@ def _folders(path: Path, root: Path) -> Mapping[str, str]:
     return {key: value for key, mark, value in parts if mark}
 
 
-def _unpacked(blob: Blob, layers: int) -> Iterator[Blob]:
+def _unpacked(blob: Blob, layers: int, budget: _Budget) -> Iterator[Blob]:
     head = blob.head
     for magic, mending in _FOREIGN.items():
         if head.startswith(magic):
@@ -211,16 +243,15 @@ def _unpacked(blob: Blob, layers: int) -> Iterator[Blob]:
     if not layers:
         raise HistoryError(f"{blob.name}: expected at most {_LAYERS} packings, got more")
     if packing == "zip":
-        yield from _members(blob, layers)
+        yield from _members(blob, layers, budget)
         return
-    inner = _buffered(_opened(blob.stream, packing))
-    yield from _unpacked(
-        Blob(blob.name, blob.stem, inner, (*blob.packing, packing), blob.folders), layers - 1
-    )
+    inner = _buffered(_opened(blob.stream, packing), budget)
+    unpacked = Blob(blob.name, blob.stem, inner, (*blob.packing, packing), blob.folders)
+    yield from _unpacked(unpacked, layers - 1, budget)
 
 
-def _buffered(stream: BinaryIO) -> io.BufferedReader:
-    return io.BufferedReader(cast("io.RawIOBase", _Readable(stream)), HEAD_BYTES)
+def _buffered(stream: BinaryIO, budget: _Budget | None = None) -> io.BufferedReader:
+    return io.BufferedReader(cast("io.RawIOBase", _Readable(stream, budget)), HEAD_BYTES)
 
 
 def _opened(stream: io.BufferedReader, packing: str) -> BinaryIO:
@@ -233,8 +264,8 @@ def _opened(stream: io.BufferedReader, packing: str) -> BinaryIO:
     return cast("BinaryIO", pa.CompressedInputStream(pa.PythonFile(stream, "r"), packing))
 
 
-def _members(blob: Blob, layers: int) -> Iterator[Blob]:
-    with zipfile.ZipFile(io.BytesIO(blob.stream.read())) as archive:
+def _members(blob: Blob, layers: int, budget: _Budget) -> Iterator[Blob]:
+    with _archive(blob) as archive:
         members = [
             member
             for member in sorted(archive.infolist(), key=lambda member: member.filename)
@@ -250,15 +281,22 @@ def _members(blob: Blob, layers: int) -> Iterator[Blob]:
             raise HistoryError(f"{blob.name}: expected a file in the archive, got none")
         for member in members:
             with _member(blob, archive, member) as opened:
-                stream = _buffered(cast("BinaryIO", opened))
+                stream = _buffered(cast("BinaryIO", opened), budget)
                 name = PurePath(member.filename)
                 shown = blob.name if len(members) == 1 else f"{blob.name}/{member.filename}"
                 inner = Blob(shown, stem_of(name), stream, (*blob.packing, "zip"), blob.folders)
-                yield from _unpacked(inner, layers - 1)
+                yield from _unpacked(inner, layers - 1, budget)
+
+
+def _archive(blob: Blob) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(blob.stream.read()))
+    except ValueError as error:  # a directory before the start of the file
+        raise HistoryError(f"{blob.name}: cannot be unpacked: {error}") from error
 
 
 def _member(blob: Blob, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     try:
         return archive.open(member)
-    except (RuntimeError, NotImplementedError) as error:  # a password, or a rare compression
+    except (RuntimeError, NotImplementedError, ValueError) as error:  # a password, a rare packing
         raise HistoryError(f"{blob.name}: cannot be unpacked: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,10 +16,18 @@ from shared.files.arrow import Array, pa
 from shared.files.packed import Blob
 from shared.files.series import HistoryError
 from shared.files.sheets import SAMPLE, Part, Sheet
+from shared.messages import short
 
 _SYMBOLS: Final = ("symbol", "ticker", "pair", "instrument", "2. Symbol", "code")
 _META: Final = ("meta", "Meta Data", "metadata")
-_MOST_BYTES: Final = 1 << 30
+_NAMED: Final = re.compile(r"(?=.*[A-Z])[A-Z0-9^=.\-_/$]{1,20}")
+"""Keys that name a symbol, where others say what is inside: ``AAPL`` but not ``bars``."""
+
+_LAYERS: Final = 4
+"""Most envelopes in each other."""
+
+MOST_BYTES: Final = 200 << 20
+"""Most bytes of a document: as Python's objects it takes ten times as much memory."""
 
 
 def is_json(head: bytes) -> bool:
@@ -29,9 +38,12 @@ def is_json(head: bytes) -> bool:
 
 def sheet_of(blob: Blob) -> Sheet:
     """Return the table in a JSON document; raises ``HistoryError`` when there is none."""
-    data = blob.stream.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise HistoryError(f"{blob.name}: expected at most 1 GB of JSON, got more: use Parquet")
+    data = blob.stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise HistoryError(
+            f"{blob.name}: expected at most {MOST_BYTES >> 20} MB of JSON, got more: "
+            "pd.read_json(path).to_parquet('candles.parquet')"
+        )
     data = data.removeprefix(b"\xef\xbb\xbf")
     form = "JSON"
     try:
@@ -74,14 +86,17 @@ Table = tuple[list[str] | None, list[list[Any]], str | None]
 
 def _table(name: str, document: Any) -> Table:
     symbol = None
-    for _ in range(4):  # envelopes
-        if isinstance(document, list) or not isinstance(document, Mapping):
+    for _ in range(_LAYERS):
+        if _is_only(document):
+            document = document[0]
+        if not isinstance(document, Mapping):
             break
-        found = _frame(document)
+        found = _frame(_flat(document))
         if found is not None:
             return found[0], found[1], symbol or _symbol(document)
-        symbol = symbol or _symbol(document)
-        document = _inside(document)
+        key, inner = _inside(name, document)
+        symbol = symbol or _symbol(document) or (key if _NAMED.fullmatch(key) else None)
+        document = inner
     if isinstance(document, list) and document:
         if all(isinstance(row, Mapping) for row in document):
             return (*_objects(document), symbol)
@@ -106,11 +121,42 @@ def _symbol(document: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _inside(document: Mapping[str, Any]) -> Any:
-    """Return what an envelope holds: its longest array or object."""
-    inner = [value for key, value in document.items() if isinstance(value, (list, Mapping))
-             and key not in _META]  # fmt: skip
-    return max(inner, key=len, default=None)
+def _is_only(document: Any) -> bool:
+    """Return True for an array with one object that is an envelope again, as in Yahoo's chart."""
+    return (
+        isinstance(document, list)
+        and len(document) == 1
+        and isinstance(document[0], Mapping)
+        and not _holds_rows(document)
+    )
+
+
+def _inside(name: str, document: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return what an envelope holds, with its key; raises ``HistoryError`` for several tables."""
+    inner = {
+        key: value for key, value in document.items()
+        if isinstance(value, (list, Mapping)) and key not in _META
+    }  # fmt: skip
+    tables = [key for key, value in inner.items() if _holds_rows(value)]
+    if len(tables) > 1:
+        raise HistoryError(
+            f"{name}: expected one table, got several ({', '.join(map(short, tables[:10]))}): "
+            "write one array of objects with a symbol each, or a file for each symbol"
+        )
+    largest = max(inner, key=lambda key: len(inner[key]), default="")
+    chosen = tables[0] if tables else largest
+    return chosen, inner.get(chosen)
+
+
+def _holds_rows(value: Any, layers: int = _LAYERS) -> bool:
+    """Return True when there are candles in an array, or in one inside an object."""
+    if isinstance(value, list) and value:
+        first = value[0]
+        if isinstance(first, Mapping):
+            return columns.recognised(first) >= len(columns.PRICES)
+        return isinstance(first, list) and len(first) > len(columns.PRICES)
+    is_object = isinstance(value, Mapping) and layers > 0
+    return is_object and any(_holds_rows(inner, layers - 1) for inner in value.values())
 
 
 def _frame(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | None:
@@ -125,9 +171,10 @@ def _frame(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | N
         return names, values
     if columns.recognised(document) >= len(columns.PRICES):
         return _by_column(document)
+    listed = {key: value for key, value in document.items() if isinstance(value, list)}
+    if len(listed) > 1 and (by_symbol := _by_symbol(listed)):
+        return by_symbol
     inner = list(document.values())
-    if inner and all(isinstance(value, list) for value in inner):
-        return _by_symbol(document)
     some = inner[0] if inner else None
     if all(isinstance(value, Mapping) for value in inner) and columns.recognised(some or ()) >= 4:
         names, values = _objects(inner)
@@ -135,8 +182,21 @@ def _frame(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | N
     return None
 
 
+def _flat(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an object with the columns that Yahoo's chart has two layers further in."""
+    inside = document.get("indicators")
+    if not isinstance(inside, Mapping):
+        return document
+    listed = (quote for quotes in inside.values() if isinstance(quotes, list) for quote in quotes)
+    quotes = [quote for quote in listed if isinstance(quote, Mapping)]
+    outside = {name: value for name, value in document.items() if isinstance(value, list)}
+    return outside | {name: column for quote in quotes for name, column in quote.items()}
+
+
 def _by_column(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | None:
     cells = {name: value for name, value in document.items() if isinstance(value, (list, Mapping))}
+    if not cells:  # a single line of JSON lines
+        return _objects([document])
     if all(isinstance(value, list) for value in cells.values()):
         length = max((len(value) for value in cells.values()), default=0)
         names = [name for name, value in cells.items() if len(value) == length]
@@ -148,17 +208,14 @@ def _by_column(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]
     return ["", *cells], [index, *([row.get(key) for key in index] for row in rows)]
 
 
-def _by_symbol(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | None:
-    rows = [
-        {**row, "symbol": symbol}
-        for symbol, listed in document.items()
-        for row in listed
-        if isinstance(row, Mapping)
-    ]
-    several = sum(bool(listed) for listed in document.values()) > 1
-    if not rows or not several or columns.recognised(rows[0]) < 4:
+def _by_symbol(document: Mapping[str, list[Any]]) -> tuple[list[str], list[list[Any]]] | None:
+    """Return the table of arrays of objects, one for each symbol; None if they are not that."""
+    filled = {symbol: rows for symbol, rows in document.items() if rows}
+    if len(filled) < 2 or not all(map(_holds_rows, filled.values())):
         return None
-    return _objects(rows)
+    rows = [{**row, "symbol": symbol} for symbol, listed in filled.items() for row in listed
+            if isinstance(row, Mapping)]  # fmt: skip
+    return _objects(rows) if len(rows) == sum(map(len, filled.values())) else None
 
 
 def _objects(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:

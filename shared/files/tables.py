@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shared.candles import DAY_MS, INTERVALS_MS, RejectReason
 from shared.files import columns, headless
 from shared.files.arrow import Array, Column, is_text, mask, matches, pa, pc, valid, whole
-from shared.files.collector import Fault, Rows
+from shared.files.collector import DETAILED, Fault, Rows
 from shared.files.columns import Layout
 from shared.files.numerals import Numerals
 from shared.files.packed import symbol_in
@@ -21,7 +21,7 @@ from shared.files.series import HistoryError, Mask, Numbers, place_of
 from shared.files.sheets import Notes, Part, Sheet
 from shared.files.times import TimeOptions, Times
 from shared.history import ReadOptions
-from shared.messages import SYMBOL_PATTERN, shown
+from shared.messages import SYMBOL_PATTERN, short, shown
 
 _NUMBERS: Final = ("open", "high", "low", "close", "volume", "adj_close", "adj_volume")
 _LEAP: Final = 0.17
@@ -200,10 +200,11 @@ class Table:
         found = self._numerals.read(named)
         numbers = {role: values for (role, _), (values, _) in zip(wanted, found, strict=True)}
         faults = dict(part.faults)
-        _add(faults, np.array([not name for name in names], np.bool_)[codes], lambda _: _NO_SYMBOL)
-        _add(faults, bad_time, self._why_time(part.columns[roles[self._time]]))
+        nameless = np.array([not name for name in names], np.bool_)[codes]
+        self._add(faults, nameless, lambda _: _NO_SYMBOL)
+        self._add(faults, bad_time, self._why_time(part.columns[roles[self._time]]))
         for (role, column), (_, bad) in zip(wanted, found, strict=True):
-            _add(faults, bad, _why_number(role, column))
+            self._add(faults, bad, _why_number(role, column))
         close_ms = self._closes(part, roles, faults)
         return Rows(
             names, codes, open_ms, close_ms, self._scaled(numbers, codes),
@@ -251,6 +252,14 @@ class Table:
 
         return why
 
+    def _add(self, faults: dict[int, Fault], bad: Mask, why: _Why) -> None:
+        """Add the faults of rows (n,) that have none yet, in words as far as they are kept."""
+        new = [at for at in np.flatnonzero(bad).tolist() if at not in faults]
+        kept = len(new) if self._options.allow_bad_rows else DETAILED
+        faults.update((at, why(at)) for at in new[:kept])
+        if new[kept:]:
+            faults.update(dict.fromkeys(new[kept:], ("", faults[new[0]][1])))
+
     def _closes(
         self, part: Part, roles: Mapping[str, int], faults: dict[int, Fault]
     ) -> Numbers | None:
@@ -259,7 +268,7 @@ class Table:
         column = part.columns[roles["close_ms"]]
         reader = Times(self._sheet.name, "close_ms", "1m", TimeOptions(), in_ms=True)
         close_ms, bad = reader.read(column)
-        _add(
+        self._add(
             faults, bad,
             lambda at: (f"close_ms: {reader.why(column[at].as_py())}", RejectReason.OUT_OF_RANGE),
         )  # fmt: skip
@@ -311,19 +320,11 @@ def _layout(sheet: Sheet, options: ReadOptions, *, is_daily: bool) -> Layout:
 def _why_number(role: str, column: Column) -> _Why:
     def why(at: int) -> Fault:
         value = column[at].as_py()
-        got = (
-            "nothing" if value is None else repr(value) if isinstance(value, str) else shown(value)
-        )
+        said = repr(value) if isinstance(value, str) else shown(value)
+        got = "nothing" if value is None else short(said)
         return f"{role}: expected a number, got {got}", RejectReason.WRONG_TYPE
 
     return why
-
-
-def _add(faults: dict[int, Fault], bad: Mask, why: _Why) -> None:
-    """Add the faults of rows (n,) that have none yet."""
-    for at in np.flatnonzero(bad).tolist():
-        if at not in faults:
-            faults[at] = why(at)
 
 
 def _are_numbers(values: Column) -> bool:

@@ -209,7 +209,8 @@ def _unrecognised(name: str, dialect: _Dialect, rows: dict[str, Lines]) -> _Dial
     if width < 2:
         raise HistoryError(
             f"{name}: expected columns separated by {', '.join(SEPARATORS.values())}, got one "
-            f"column: {text[:60]!r}"
+            f"column: {text[:60]!r}; if spaces separate them: "
+            "pd.read_csv(path, sep=r'\\s+').to_csv('candles.csv', index=False)"
         )
     first = next(at for at, (_, cells) in enumerate(lines) if len(cells) == width)
     line, cells = lines[first]
@@ -248,7 +249,7 @@ def _with_trailing(dialect: _Dialect, sample: Sequence[Sequence[str]]) -> _Diale
 
 def _parts(blob: Blob, dialect: _Dialect, used: Sequence[int]) -> Iterator[Part]:
     for block, line in _blocks(blob, dialect):
-        yield _fast(block, line, dialect, used) or _exact(block, line, dialect, used)
+        yield _fast(block, line, dialect, used) or _exact(blob.name, block, line, dialect, used)
 
 
 def _blocks(blob: Blob, dialect: _Dialect) -> Iterator[tuple[bytes, int]]:
@@ -257,9 +258,10 @@ def _blocks(blob: Blob, dialect: _Dialect) -> Iterator[tuple[bytes, int]]:
     blob.stream.read(dialect.mark)
     rest, line, skipped = b"", 1, dialect.skipped
     is_last = False
+    following = blob.stream.read(BLOCK_BYTES)
     while not is_last:
-        data = blob.stream.read(BLOCK_BYTES)
-        is_last = not data
+        data, following = following, blob.stream.read(BLOCK_BYTES)
+        is_last = not following
         if dialect.encoding != "utf-8":
             data = decoder.decode(data, final=is_last).encode()
         block = rest + data
@@ -322,7 +324,7 @@ def _fast(block: bytes, line: int, dialect: _Dialect, used: Sequence[int]) -> Pa
     return Part({at: table.column(str(at)) for at in used}, rows)
 
 
-def _exact(block: bytes, line: int, dialect: _Dialect, used: Sequence[int]) -> Part:
+def _exact(name: str, block: bytes, line: int, dialect: _Dialect, used: Sequence[int]) -> Part:
     """Return a block row by row: with blank lines, rows of other lengths, lines within cells."""
     try:
         text = block.decode()
@@ -344,8 +346,8 @@ def _exact(block: bytes, line: int, dialect: _Dialect, used: Sequence[int]) -> P
             for column, at in zip(cells, used, strict=True):
                 column.append(row[at] if at < len(row) else "")
     except csv.Error as error:
-        fault = f"row {line + reader.line_num}: expected cells of text, got {error}"
-        raise HistoryError(fault) from error
+        at_row = line + reader.line_num
+        raise HistoryError(f"{name}: row {at_row}: expected cells of text, got {error}") from error
     columns_read = {
         at: pa.array(column, pa.string()) for at, column in zip(used, cells, strict=True)
     }

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 
 from shared.candles import DAY_MS, INTERVALS_MS
-from shared.files.arrow import Array, Column, filled, is_text, mask, matches, pa, pc, valid, whole
+from shared.files.arrow import Column, filled, is_text, mask, matches, pa, pc, valid, whole
 from shared.files.dates import NONE_MS, Dates, clocks
 from shared.files.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
 from shared.files.series import HistoryError, Mask, Numbers
 from shared.intervals import Steps, length_in_words
-from shared.messages import END_MS, FIRST_MS, TIME_EXPECTED, unit_hint
+from shared.messages import END_MS, FIRST_MS, TIME_EXPECTED, short, unit_hint
+
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_ISO: Final = re.compile(r"\d{4}-\d\d-\d\d.*:")
 
 
 class Moments(NamedTuple):
@@ -84,10 +88,23 @@ class Times:
         """Return why a cell is not a time of a candle."""
         if self._in_ms:
             number = _whole(text)
-            return f"expected {TIME_EXPECTED}, got {number!r}" + unit_hint(number)
-        zone = "" if self._options.zone else " (--timezone ZONE says of which market)"
-        what = f"a date, or its midnight{zone}" if self._is_daily else "a date and time"
-        return f"expected {what}, from 1900 to 2199, got {text!r}"
+            return f"expected {TIME_EXPECTED}, got {short(repr(number))}" + unit_hint(number)
+        what = "a date, or its midnight" if self._is_daily else "a date and time"
+        return f"expected {what}, from 1900 to 2199, got {short(repr(text))}{self._hint(str(text))}"
+
+    def _hint(self, text: str) -> str:
+        """Return the option that mends a cell which is not a time; nothing where none does."""
+        zone = self._options.zone
+        if _ISO.match(text):
+            if zone is None:
+                return "; --timezone ZONE says of which market" if self._is_daily else ""
+            return (
+                "" if self._is_daily else f"; in {zone.key} this comes twice or never: with offset?"
+            )
+        is_known = _DATE.fullmatch(text) or not any(map(str.isdigit, text))
+        if self._options.date_format is None and not is_known:
+            return "; --date-format, such as %d/%m/%y, says how it is written"
+        return ""
 
     def _millis(self, values: Column) -> tuple[Numbers, Mask]:
         self.words["UTC milliseconds"] = None
@@ -102,8 +119,8 @@ class Times:
             return self._typed(values)
         if pa.types.is_date(kind):
             days = pc.cast(pc.cast(values, pa.date32()), pa.int32())
-            wall = np.where(valid(values), filled(days) * DAY_MS, NONE_MS)
-            return _naive(wall)
+            self.words["dates"] = None
+            return _naive(np.where(valid(values), filled(days) * DAY_MS, NONE_MS))
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             return self._counted(*read_numbers(values))
         if not is_text(values):
@@ -122,17 +139,20 @@ class Times:
         good &= ticks % 1_000_000 == 0
         utc = np.where(good, ticks // 1_000_000, NONE_MS)
         if values.type.tz is None:
+            self.words["without a zone"] = None
             return _naive(utc)
         self.words[f"with zone {values.type.tz}"] = None
         return _in_zone(utc, values.type.tz)
 
     def _text(self, values: Column) -> Moments:
+        if (moments := self._iso(values)) is not None:
+            self._say(moments)
+            return moments
         encoded = pc.dictionary_encode(whole(values))
         text = pc.utf8_trim_whitespace(encoded.dictionary)
         digits = matches(text, r"^[+-]?[0-9]+(?:\.[0-9]*)?$")
         codes = pc.fill_null(encoded.indices, len(text)).to_numpy(zero_copy_only=False)
-        moments = self._iso(text) if not digits.any() else None
-        if moments is None and digits.any() and self._options.date_format is None:
+        if digits.any() and self._options.date_format is None:
             numbers = pc.if_else(pa.array(digits), text, None)
             counted = self._counted(*read_numbers(numbers))
             rest = pc.if_else(pa.array(digits), None, text)
@@ -145,7 +165,7 @@ class Times:
                 np.where(digits, counted.zoned, other.zoned),
                 counted.epoch,
             )
-        elif moments is None:
+        else:
             moments = Moments(*self._dates.read(text))
         self._say(moments)
         return Moments(
@@ -159,16 +179,15 @@ class Times:
         if not moments.epoch and (moments.wall_ms != NONE_MS).any():
             self.words["with a zone" if moments.zoned.any() else "without a zone"] = None
 
-    def _iso(self, text: Array) -> Moments | None:
+    def _iso(self, values: Column) -> Moments | None:
         """Return times of ISO 8601 without zone in the least time; None where one is not."""
         if self._options.date_format is not None:
             return None
         try:
-            ticks = filled(pc.cast(pc.cast(text, pa.timestamp("ns")), pa.int64()))
+            millis = filled(pc.cast(pc.cast(values, pa.timestamp("ms")), pa.int64()))
         except pa.ArrowInvalid:
             return None
-        exact = ticks % 1_000_000 == 0
-        return _naive(np.where(exact, ticks // 1_000_000, NONE_MS))
+        return _naive(np.where(valid(values), millis, NONE_MS))
 
     def _counted(self, numbers: Counts, good: Mask) -> Moments:
         """Return the moments of numbers: dates as 20240102, or epochs."""
@@ -215,15 +234,20 @@ class Times:
         present = wall != NONE_MS
         of_day = np.where(present, wall % DAY_MS, 0)
         if self._of_day_ms is None and present.any():
-            self._of_day_ms = self._usual_time(wall[present], epoch=moments.epoch)
+            in_utc = bool(moments.zoned.all() and not moments.offset_ms.any())
+            self._of_day_ms = self._usual_time(wall[present], in_utc=in_utc, epoch=moments.epoch)
         fits = (of_day == 0) | (of_day == self._of_day_ms)
         return np.where(present & fits, wall - of_day, NONE_MS)
 
-    def _usual_time(self, wall: Numbers, *, epoch: bool) -> int:
-        """Return the time of day that dates are written with; raises ``HistoryError``."""
+    def _usual_time(self, wall: Numbers, *, in_utc: bool, epoch: bool) -> int:
+        """Return the time of day that dates are written with; raises ``HistoryError``.
+
+        An evening in UTC may be the midnight of the next day further east.
+        """
         of_day = wall % DAY_MS
         usual = int(of_day[0])
-        if (of_day == usual).all() and not (epoch and usual):
+        is_doubtful = usual and (epoch or (in_utc and usual >= DAY_MS // 2))
+        if (of_day == usual).all() and not is_doubtful:
             return usual
         if (of_day != 0).mean() <= 0.5:
             return 0
@@ -237,7 +261,7 @@ class Times:
             )
         raise HistoryError(
             f"{self._place}: expected the midnights of dates ({self._interval}), got the time "
-            f"{shown}{' UTC' if epoch else ''}: --timezone ZONE, such as America/New_York, says "
+            f"{shown}{' UTC' if in_utc else ''}: --timezone ZONE, such as America/New_York, says "
             "where it is midnight or which day it is"
         )
 

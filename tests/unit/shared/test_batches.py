@@ -90,8 +90,8 @@ def test_a_header_name_that_is_no_text_costs_its_record_alone() -> None:
         messages = [*GOOD[:2], (b"AAPL", b"{}", [(b"\xff\xfe", b"1"), (b"h", b"2")]), *GOOD[3:]]
         sent = packed(codec, messages) if codec else batch(messages)
         records = read(sent + NEXT)
-        assert [one.offset for one in records] == [0, 1, 2, 3, 4, 5]
-        faults = [fault_of(one.value) for one in records]
+        assert [got.offset for got in records] == [0, 1, 2, 3, 4, 5]
+        faults = [fault_of(got.value) for got in records]
         assert faults[2] == "the header name b'\\xff\\xfe' is not UTF-8"
         assert not any(faults[:2] + faults[3:])
         bad = records[2]
@@ -115,15 +115,15 @@ def test_snappy_is_read_in_javas_framing() -> None:
 def test_a_large_record_is_kept_in_part_with_the_measures_of_the_whole(codec: int) -> None:
     """Ten megabytes are ten kilobytes on the wire."""
     huge = (b"k" * 5000, b"x" * 10_000_000, [(b"h", b"y" * 100_000)])
-    [one] = read(packed(codec, [huge]))
-    assert isinstance(one.value, PartialValue)
-    assert len(one.value) == batches.MAX_VALUE_BYTES
-    assert one.value.about["value-bytes"] == "10000000"
-    assert one.value.about["key-bytes"] == "5000"
-    assert one.value.about["headers-bytes"] == "100001"
-    assert len(one.value.about["value-sha256"]) == len(one.value.about["key-sha256"]) == 64
-    assert one.key == b"k" * batches.MAX_KEY_BYTES
-    assert one.headers == ()
+    [got] = read(packed(codec, [huge]))
+    assert isinstance(got.value, PartialValue)
+    assert len(got.value) == batches.MAX_VALUE_BYTES
+    assert got.value.about["value-bytes"] == "10000000"
+    assert got.value.about["key-bytes"] == "5000"
+    assert got.value.about["headers-bytes"] == "100001"
+    assert len(got.value.about["value-sha256"]) == len(got.value.about["key-sha256"]) == 64
+    assert got.key == b"k" * batches.MAX_KEY_BYTES
+    assert got.headers == ()
 
 
 @pytest.mark.parametrize("codec", PACK)
@@ -140,29 +140,29 @@ def test_a_bomb_is_not_unpacked_beyond_the_bound(codec: int) -> None:
     assert peak < len(bomb) * 3 + 2.1 * codecs.MAX_BATCH_BYTES
 
 
-def test_an_answer_is_read_from_the_offset_that_was_asked_for() -> None:
-    assert [one.offset for one in read(batch(GOOD, base=10), 12)] == [12, 13, 14]
-    [one] = read(with_wrong_checksum(batch(GOOD)), 2)
-    assert "offsets 2 to 4" in fault_of(one.value)
+def test_an_answer_is_read_from_the_offset_that_was_requested() -> None:
+    assert [got.offset for got in read(batch(GOOD, base=10), 12)] == [12, 13, 14]
+    [got] = read(with_wrong_checksum(batch(GOOD)), 2)
+    assert "offsets 2 to 4" in fault_of(got.value)
 
 
 def test_a_last_batch_that_is_cut_off_is_left_for_the_next_answer() -> None:
-    assert [one.offset for one in read(batch(GOOD) + NEXT[:-1])] == [0, 1, 2, 3, 4]
+    assert [got.offset for got in read(batch(GOOD) + NEXT[:-1])] == [0, 1, 2, 3, 4]
 
 
 @given(st.binary(max_size=300), st.integers(0, 70))
 def test_noise_never_stops_a_reader_nor_takes_it_back(noise: bytes, at: int) -> None:
     sent = bytearray(batch(GOOD))
     sent[at : at + len(noise)] = noise
-    offsets = [one.offset for one in read(bytes(sent), 2)]
+    offsets = [got.offset for got in read(bytes(sent), 2)]
     assert offsets == sorted(offsets)
     assert all(offset >= 2 for offset in offsets)
-    assert offsets, "or it would be asked for again, and again"
+    assert offsets, "or it would be requested again, and again"
 
 
 @given(st.sampled_from(sorted(PACK)), st.binary(max_size=200), st.integers(0, 60))
 def test_damaged_packing_is_an_error_of_ours(codec: int, noise: bytes, at: int) -> None:
-    payload = bytearray(PACK[codec](b"".join(record(0, one) for one in GOOD)))
+    payload = bytearray(PACK[codec](b"".join(record(0, got) for got in GOOD)))
     payload[at : at + len(noise)] = noise
     with suppress(codecs.UnpackError):
         codecs.CODECS[codec](bytes(payload))

@@ -34,7 +34,7 @@ def golden(**changes: Any) -> dict[str, Any]:
 
 def given_back(log_return: Any, volatility: Any = SPREAD) -> dict[str, Any]:
     """Return a graph with some outputs, and golden windows that agree with it."""
-    rows = [np.repeat(np.asarray(one, np.float32), 2, axis=0) for one in (log_return, volatility)]
+    rows = [np.repeat(np.asarray(item, np.float32), 2, axis=0) for item in (log_return, volatility)]
     graph = bundles.graph_of(2, 3, (log_return, volatility))
     return {"graph": graph, **golden(log_return=rows[0], volatility=rows[1])}
 
@@ -42,7 +42,7 @@ def given_back(log_return: Any, volatility: Any = SPREAD) -> dict[str, Any]:
 def outside() -> Any:
     """Return a graph with a tensor that lies in a file of the working directory."""
     graph = bundles.graph_of(2, 3)
-    tensor = next(one for one in graph.initializer if one.name == "returns")
+    tensor = next(item for item in graph.initializer if item.name == "returns")
     size = len(tensor.raw_data)
     tensor.ClearField("raw_data")  # type: ignore[no-untyped-call]
     tensor.data_location = TensorProto.EXTERNAL
