@@ -173,8 +173,8 @@ def settings_page() -> str:
 def env_example() -> str:
     """Return a file of variables for ``docker compose``: every setting of its services."""
     parts = [
-        "# Written by docs/generate.py from the code. Copy it to .env, which docker compose reads,",
-        "# and take the # from what you change. A password belongs into a file that its variable",
+        "# Written by docs/generate.py from the code. docker compose reads .env: copy into it what",
+        "# you change, without the #. A password belongs into a file that its variable",
         "# with _FILE names, mounted into the container.",
         "",
         "# demo replays the bundled candles, live follows Yahoo",

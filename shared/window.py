@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Candle
+from shared.candles import DAY_MS, INTERVALS_MS, MAX_NUMBER, MIN_PRICE, WEEKEND, Candle
 from shared.messages import END_MS, FIRST_MS
 
 _RECORD: Final = struct.Struct("<q5f")
@@ -31,6 +31,9 @@ class Push(Enum):
     INSERTED = "inserted"  # late, between candles of the window
     DUPLICATE = "duplicate"  # changes nothing
     TOO_OLD = "too_old"  # before a full window's first candle; changes nothing
+    OVERLAPS = "overlaps"  # within another candle's time; changes nothing
+
+    __hash__ = object.__hash__  # Enum's own is Python code, and each candle asks several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,17 @@ class Window:
 
     def _with(self, records: bytes) -> Window:
         return Window(self.capacity, records)
+
+    def before(self, open_ms: int) -> Window:
+        """Return the window of the candles that opened before a time."""
+        kept = int(np.searchsorted(self._view()["open_ms"], open_ms)) * RECORD_BYTES
+        return self._with(self.records[:kept])
+
+    def next_open_ms(self, open_ms: int) -> int | None:
+        """Return when the first candle after a time opened, UTC epoch milliseconds, if any."""
+        times = self._view()["open_ms"]
+        at = int(np.searchsorted(times, open_ms, side="right"))
+        return int(times[at]) if at < len(times) else None
 
     def newest(self, count: int) -> Window:
         """Return the window of the newest ``count`` candles, or of all when there are fewer."""
@@ -166,3 +180,20 @@ def even_times(windows: int, candles: int, interval: str | None = None) -> NDArr
     times = np.broadcast_to(np.arange(candles, dtype=np.int64) * spacing, (windows, candles)).copy()
     times.flags.writeable = False  # all callers share it
     return times
+
+
+def obey_rules(
+    opened: NDArray[np.float64],
+    high: NDArray[np.float64],
+    low: NDArray[np.float64],
+    close: NDArray[np.float64],
+    volume: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Return which candles (n,) obey the rules of ``shared.candles.Ohlcv``; NaN obeys none."""
+    valid = low >= MIN_PRICE
+    valid &= high <= MAX_NUMBER
+    valid &= low <= np.minimum(opened, close)
+    valid &= high >= np.maximum(opened, close)
+    valid &= volume >= 0
+    valid &= volume <= MAX_NUMBER
+    return valid

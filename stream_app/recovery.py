@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from shared import kafka
+from shared.candles import DAY_MS
 from shared.forecaster import Models
 from shared.kafka import KafkaError, Partition
 from shared.metrics import WorkerMetrics
+from shared.process import now_ms
 from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
 from stream_app.publisher import Publisher
@@ -199,7 +201,10 @@ class Recovery:
             "partition %s: windows are missing or short; they are rebuilt from the candles topic",
             ", ".join(map(str, spans)),
         )
-        found = await rebuild(self._settings, spans, self._capacity, self._table.skips)
+        found = await rebuild(
+            self._settings, spans, self._capacity, self._table.skips, self._settings.rules
+        )
+        self._leave_out_silent(found)
         await self._take(found)
 
     async def lengthen(self, partitions: set[int]) -> dict[bytes, bytes]:
@@ -217,7 +222,9 @@ class Recovery:
                    remembered[part] + 1)
             for part in sorted(partitions & remembered.keys())
         }  # fmt: skip
-        found = await rebuild(self._settings, spans, self._capacity, self._table.skips)
+        found = await rebuild(
+            self._settings, spans, self._capacity, self._table.skips, self._settings.rules
+        )
         longer: dict[bytes, bytes] = {}
         for key, state in found.states.items():
             held = self._table.state_of(key, self._capacity)
@@ -227,6 +234,14 @@ class Recovery:
             if len(both.window) > len(held.window):
                 longer[key] = state.window.records
         return longer
+
+    def _leave_out_silent(self, found: Rebuilt) -> None:
+        """Leave out series that were forgotten, or will be."""
+        days = self._settings.forget_days
+        oldest_ms = now_ms() - days * DAY_MS if days else 0
+        for key, appended_ms in found.appended_ms.items():
+            if appended_ms < oldest_ms:
+                del found.states[key]
 
     async def _has_lost(self, partition: int, offsets: _Offsets) -> bool:
         """Tell whether candles before the committed offset are in no window."""
@@ -248,7 +263,7 @@ class Recovery:
         await self._publisher.states(whole)  # a restart would find the source's capacity alone
         for partition, records in whole.items():
             for key, record in records:
-                self._table.put(key, record, partition)
+                self._table.put(key, record, partition, found.appended_ms[key])
         self._metrics.rebuilt.inc(len(better))
         short = sum(len(state.window) < self._needed(key) for key, state in better.items())
         log.warning(
