@@ -180,12 +180,13 @@ def env_example() -> str:
         "# demo replays the bundled candles, live follows Yahoo",
         "COMPOSE_PROFILES=demo",
         "",
-        "# folder of your bundles, which worker and API see as /models",
+        "# folder of the model store, which user 10001 can write; by default the volume models",
         "#CANDLECAST_MODELS_FOLDER=./data/models",
     ]
     for setting in variables():
-        services = {reader for reader in setting.readers if " " not in reader}
-        if services & {"producer", "worker", "api", "topics"}:
+        if {"producer", "worker", "api", "topics", "trainer watch", "trainer fit"} & {
+            *setting.readers
+        }:
             parts += ["", *_comment(setting.field.description or "")]
             parts.append(f"#{setting.name}={default_in_words(setting.field)}")
     return "\n".join(parts) + "\n"

@@ -119,9 +119,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         run(settings)
         return Exit.DONE
 
-    return process.live(
-        PROCESS, settings.log_level, body, expected=EXPECTED, stopped=Exit.INTERRUPTED
-    )
+    # a signal is how a watch ends; of the others it breaks off the work
+    stopped = Exit.DONE if name == "watch" else Exit.INTERRUPTED
+    return process.live(PROCESS, settings.log_level, body, expected=EXPECTED, stopped=stopped)
 
 
 def _train(settings: TrainSettings) -> None:

@@ -49,7 +49,7 @@ PROMOTED, REFUSED, FAILED = "promoted", "refused", "failed"
 
 HOUR_MS: Final = 3_600_000
 
-UNREACHABLE: Final = (KafkaError, HistoryError, StoreError, OSError)
+UNREACHABLE: Final = (KafkaError, HistoryError, StoreError, BundleError, OSError)
 """Errors of one look; the next one may go well."""
 
 
@@ -148,6 +148,7 @@ class Watcher:
     def _look(self) -> None:
         folder = snapshot.update(self._settings, self._settings.snapshots)
         journal = self._journal()
+        self._fault = ""  # a training may take long
         for interval in self._settings.intervals or snapshot.intervals(folder):
             try:
                 history = snapshot.history(folder, interval, self._settings.symbols)
@@ -275,7 +276,14 @@ class Watcher:
         return f"the training ended with exit code {child.returncode}" if child.returncode else ""
 
     def _record(self, interval: str, version: str, champion: Bundle, verdict: Verdict) -> str:
-        """Keep the verdict as a run in MLflow; return the run's id."""
+        """Keep the verdict as a run in MLflow; return the run's id, "" if it cannot be kept."""
+        try:
+            return self._run(interval, version, champion, verdict)
+        except Exception as error:  # noqa: BLE001 - MLflow's are many, and none may cost the model
+            log.warning("%s: the verdict is not in MLflow: %s", interval, in_words(error))
+            return ""
+
+    def _run(self, interval: str, version: str, champion: Bundle, verdict: Verdict) -> str:
         settings = self._settings
         with tracking.run(
             settings.tracking_uri, experiment_of(settings, interval), f"gate {interval}"

@@ -34,6 +34,7 @@ from shared.settings import ServiceSettings, variable
 from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerSettings
 from tests.integration.processes import wait_until
+from trainer.settings import WatchSettings
 
 pytestmark = pytest.mark.integration
 
@@ -53,6 +54,7 @@ OURS: Final[dict[str, type[ServiceSettings]]] = {
     "producer-live": ProducerSettings,
     "worker": WorkerSettings,
     "api": ApiSettings,
+    "trainer": WatchSettings,
 }
 OTHERS: Final = {
     "kafka": "apache/kafka",
@@ -147,6 +149,8 @@ def test_every_service_is_bounded_locked_and_watched(name: str) -> None:
     assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", ()))
     for volume in service.get("volumes", ()):
         assert volume["type"] == "volume" or volume["read_only"], volume
+        if volume["target"] == "/models":
+            assert volume.get("read_only", False) == (name != "trainer")
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
@@ -158,13 +162,15 @@ def test_foreign_images_are_pinned(name: str) -> None:
 def test_images_are_of_the_versions_that_the_tests_run() -> None:
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
     assert SERVICES["mlflow"]["image"] == f"ghcr.io/mlflow/mlflow:v{version('mlflow')}"
-    assert configured(COMPOSE)["api"]["image"] == f"candlecast:{PROJECT['version']}"
+    for name, image in (("api", "candlecast"), ("trainer", "candlecast-trainer")):
+        assert configured(COMPOSE)[name]["image"] == f"{image}:{PROJECT['version']}"
 
 
 @pytest.mark.parametrize("name", sorted(set(OURS) - {"topics"}))
 def test_clients_of_kafka_wait_for_the_topics(name: str) -> None:
     waited = SERVICES[name]["depends_on"]
-    assert waited == {"topics": {"condition": "service_completed_successfully"}}
+    assert waited["topics"] == {"condition": "service_completed_successfully"}
+    assert set(waited) <= {"topics", "mlflow"}
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
@@ -175,7 +181,8 @@ def test_every_variable_is_a_setting_and_valid(name: str, monkeypatch: pytest.Mo
     for key, value in environment.items():
         if value is not None:
             monkeypatch.setenv(key, value)
-    OURS[name].read(SERVICES[name]["command"][3:], name)
+    flags = [word for word in SERVICES[name]["command"][3:] if word != "watch"]
+    OURS[name].read(flags, name)
 
 
 def test_the_file_of_variables_has_what_compose_reads() -> None:
@@ -190,6 +197,7 @@ def test_prometheus_scrapes_every_metrics_port() -> None:
         for name, port in (
             ("worker", "CANDLECAST_WORKER_METRICS_PORT"),
             ("api", "CANDLECAST_API_PORT"),
+            ("trainer", "CANDLECAST_TRAINER_WATCH_METRICS_PORT"),
         )
     }
     ports |= {("producer", 9101), ("node-exporter", 9100), (HOST, 9090)}
@@ -234,7 +242,10 @@ class Native:
         self.folder = folder
         self._leash = leash
         self._resources = resources
-        inside = ("9092", "19092", "29093", "9101", "9102", "8000", "5000", "9090", "9093", "9100")
+        inside = (
+            "9092", "19092", "29093", "9100", "9101", "9102", "9103",
+            "8000", "5000", "9090", "9093",
+        )  # fmt: skip
         self._ports = dict(zip(inside, map(str, free_ports(len(inside))), strict=True))
         self._paths = {
             "/etc/prometheus": folder / "etc",
@@ -242,6 +253,8 @@ class Native:
             "/prometheus": folder / "prometheus-data",
             "/alertmanager": folder / "alertmanager-data",
             "/mlflow": folder / "mlflow-data",
+            "/models": folder / "models",
+            "/snapshots": folder / "snapshots",
             "/host": Path("/"),
         }
 
@@ -253,7 +266,7 @@ class Native:
         text = re.sub(r"://(?=:\d)", f"://{HOST}", text)
         text = re.sub(r"(?<!\d)\d{4,5}(?!\d)", lambda port: self._ports.get(port[0], port[0]), text)
         for inside, outside in self._paths.items():
-            text = re.sub(rf"(?<=[=/]){inside}(?=/|$)|(?<==){inside}(?=/|$)", str(outside), text)
+            text = re.sub(rf"(?<!\w){inside}(?=/|$)", str(outside), text)
         return text
 
     def environment(self, name: str) -> dict[str, str]:
@@ -380,7 +393,7 @@ def test_the_services_work_as_the_file_says(native: Native) -> None:
     topics = native.service("topics")
     wait_until(lambda: topics.exit_code is not None, 60.0, "the topics are made")
     assert topics.exit_code == 0, topics.log_tail()
-    names = ("worker", "api", "prometheus", "alertmanager", "node-exporter")
+    names = ("worker", "api", "trainer", "prometheus", "alertmanager", "node-exporter")
     started = {"producer": native.service("producer", CANDLECAST_PRODUCER_SPEED="500")}
     started |= {name: native.service(name) for name in names}
     for name, process in started.items():
@@ -392,7 +405,7 @@ def test_the_services_work_as_the_file_says(native: Native) -> None:
     history = json.dumps({"history": example_history(1000)}).encode()
     assert "predicted_close" in native.get("http://api:8000/predict", history)
 
-    jobs = {"producer", "worker", "api", "prometheus", "node"}
+    jobs = {"producer", "worker", "api", "trainer", "prometheus", "node"}
     wait_until(lambda: up(native) == jobs, 30.0, "Prometheus reaches every job")
     found = json.loads(native.get("http://prometheus:9090/api/v1/alertmanagers"))["data"]
     assert [manager["url"] for manager in found["activeAlertmanagers"]] == [
