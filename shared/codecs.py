@@ -17,7 +17,7 @@ import cramjam
 import numpy as np
 from aiokafka.record._crecords import default_records, legacy_records
 
-MAX_BATCH_BYTES: Final = 32 << 20
+MAX_UNPACKED_BYTES: Final = 32 << 20
 """Most bytes of an unpacked batch. One of candles is packed to a tenth, and a broker takes 1 MiB
 of packed ones."""
 
@@ -41,7 +41,7 @@ def gzip(packed: bytes) -> bytes:
     while left:
         unpacker = zlib.decompressobj(_GZIP)
         try:
-            part = unpacker.decompress(left, MAX_BATCH_BYTES + 1 - size)
+            part = unpacker.decompress(left, MAX_UNPACKED_BYTES + 1 - size)
         except zlib.error as error:
             raise UnpackError(f"gzip: {error}") from None
         parts.append(part)
@@ -57,7 +57,7 @@ def snappy(packed: bytes) -> bytes:
     """Return snappy's content, of a plain block or of Java's framing; raises ``UnpackError``."""
     packed = bytes(packed)
     if not packed.startswith(_XERIAL):
-        return _snappy_block(packed, MAX_BATCH_BYTES)
+        return _snappy_block(packed, MAX_UNPACKED_BYTES)
     parts, at, size = [], _XERIAL_HEAD_BYTES, 0
     while at < len(packed):
         if at + 4 > len(packed):
@@ -65,7 +65,7 @@ def snappy(packed: bytes) -> bytes:
         (length,) = struct.unpack_from(">i", packed, at)
         if not 0 < length <= len(packed) - at - 4:
             raise UnpackError(f"snappy: a block of {length} bytes")
-        parts.append(_snappy_block(packed[at + 4 : at + 4 + length], MAX_BATCH_BYTES - size))
+        parts.append(_snappy_block(packed[at + 4 : at + 4 + length], MAX_UNPACKED_BYTES - size))
         size += len(parts[-1])
         at += 4 + length
     return b"".join(parts)
@@ -99,16 +99,18 @@ def _into(unpack: Callable[[bytes, Any], int], name: str, packed: bytes) -> byte
         return bytes(buffer[: unpack(packed, buffer)])
     except cramjam.DecompressionError:
         pass  # damaged, or larger
-    buffer = np.empty(MAX_BATCH_BYTES, np.uint8)  # the system gives memory only where it is written
+    buffer = np.empty(
+        MAX_UNPACKED_BYTES, np.uint8
+    )  # the system gives memory only where it is written
     try:
         return bytes(buffer[: unpack(packed, buffer)])
     except cramjam.DecompressionError as error:
-        raise UnpackError(f"{name}: {error}, or more than {MAX_BATCH_BYTES} bytes") from None
+        raise UnpackError(f"{name}: {error}, or more than {MAX_UNPACKED_BYTES} bytes") from None
 
 
-def _check(size: int, most: int = MAX_BATCH_BYTES) -> None:
+def _check(size: int, most: int = MAX_UNPACKED_BYTES) -> None:
     if size > most:
-        raise UnpackError(f"more than {MAX_BATCH_BYTES} bytes once unpacked")
+        raise UnpackError(f"more than {MAX_UNPACKED_BYTES} bytes once unpacked")
 
 
 CODECS: Final[dict[int, Callable[[bytes], bytes]]] = {1: gzip, 2: snappy, 3: lz4, 4: zstd}

@@ -47,7 +47,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a challenger passes, and all that was looked at."""
+    """Outcome of a comparison, and all that was looked at."""
 
     reasons: tuple[str, ...]  # why not; of one that passes: by how much it is better
     figures: Mapping[str, float] = field(default_factory=dict)

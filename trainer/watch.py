@@ -54,7 +54,7 @@ UNREACHABLE: Final = (KafkaError, HistoryError, StoreError, BundleError, OSError
 
 
 class Attempt(BaseModel):
-    """One training and what came of it."""
+    """One training and its outcome."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -128,16 +128,16 @@ def test_a_large_record_is_kept_in_part_with_the_measures_of_the_whole(codec: in
 
 @pytest.mark.parametrize("codec", PACK)
 def test_a_bomb_is_not_unpacked_beyond_the_bound(codec: int) -> None:
-    bomb = packed(codec, [(b"k", b"x" * (codecs.MAX_BATCH_BYTES + 1), [])])
+    bomb = packed(codec, [(b"k", b"x" * (codecs.MAX_UNPACKED_BYTES + 1), [])])
     tracemalloc.start()
     try:
         first, second = read(bomb + batch(GOOD[:1], base=1))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert f"{codecs.MAX_BATCH_BYTES} bytes" in fault_of(first.value)
+    assert f"{codecs.MAX_UNPACKED_BYTES} bytes" in fault_of(first.value)
     assert second.value == b'{"n": 0}'
-    assert peak < len(bomb) * 3 + 2.1 * codecs.MAX_BATCH_BYTES
+    assert peak < len(bomb) * 3 + 2.1 * codecs.MAX_UNPACKED_BYTES
 
 
 def test_an_answer_is_read_from_the_offset_that_was_requested() -> None:
