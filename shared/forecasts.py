@@ -45,23 +45,33 @@ class Horizon(Message):
     predicted_close: PredictedPrice  # median, quote currency
     quantiles: Annotated[
         dict[str, PredictedPrice], Field(min_length=1, max_length=MAX_LEVELS)
-    ]  # level -> price, quote currency, in rising order
+    ]  # level -> price, quote currency, in rising order; calibrated where raw_quantiles are given
     volatility: Annotated[float, Field(ge=0)]  # deviation of the log return, per candle
+    raw_quantiles: Annotated[
+        dict[str, PredictedPrice] | None, Field(min_length=1, max_length=MAX_LEVELS)
+    ] = None  # what the model said, before the calibration
 
     @model_validator(mode="after")
     def _quantiles_rise(self) -> Self:
-        for level in self.quantiles:
-            if not _LEVEL.fullmatch(level) or float(level) == 0:
-                raise _inconsistent("quantiles", "levels between 0 and 1, as in 0.05", level)
-        for low, high in pairwise(self.quantiles):
-            if float(low) >= float(high):
-                raise _inconsistent("quantiles", f"a level above {low} after it", high)
-        for lower, higher in pairwise(self.quantiles.values()):
-            if lower > higher:
-                raise _inconsistent("quantiles", f"at least {lower} at the next level", higher)
-        if _MEDIAN_LEVEL not in self.quantiles:
-            raise _inconsistent("quantiles", f"the level {_MEDIAN_LEVEL}", list(self.quantiles))
+        _check("quantiles", self.quantiles)
+        if self.raw_quantiles is not None:
+            _check("raw_quantiles", self.raw_quantiles)
         return self
+
+
+def _check(field: str, quantiles: dict[str, float]) -> None:
+    """Raise unless levels and quantiles rise and the median is among them."""
+    for level in quantiles:
+        if not _LEVEL.fullmatch(level) or float(level) == 0:
+            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
+    for low, high in pairwise(quantiles):
+        if float(low) >= float(high):
+            raise _inconsistent(field, f"a level above {low} after it", high)
+    for lower, higher in pairwise(quantiles.values()):
+        if lower > higher:
+            raise _inconsistent(field, f"at least {lower} at the next level", higher)
+    if _MEDIAN_LEVEL not in quantiles:
+        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(quantiles))
 
 
 class Forecast(Message):

@@ -40,7 +40,7 @@ class Topic:
 
 
 def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
-    """Return the candles, forecasts and dead-letter topics.
+    """Return the candles, forecasts, scores and dead-letter topics.
 
     The broker stamps every message on append, so that latency is measured by one clock; the
     time of an event is in its message.
@@ -49,6 +49,7 @@ def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
     return (
         Topic(settings.candles_topic, settings.partitions, settings.replication, config),
         Topic(settings.forecasts_topic, settings.partitions, settings.replication, config),
+        Topic(settings.scores_topic, settings.partitions, settings.replication, config),
         Topic(settings.dlq_topic, settings.partitions, settings.replication, config),
     )
 
@@ -115,7 +116,7 @@ async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
     if got != topic.partitions:
         raise TopicError(
             f"topic {name}: expected {topic.partitions} partitions, got {got}; the candles, "
-            "forecasts and window topics must agree: set --partitions to match, or recreate it"
+            "forecasts, scores and window topics must agree: set --partitions to match, or recreate it"
         )
 
 

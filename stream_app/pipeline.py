@@ -1,4 +1,4 @@
-"""What the worker does to a batch of messages, without Kafka: decode, step, forecast."""
+"""What the worker does to a batch of messages, without Kafka: decode, step, score, forecast."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.forecaster import Due, Models, forecast
+from shared.forecaster import Calibrated, Distribution, Due, Models, distributions, messages
 from shared.forecasts import Forecast
-from shared.window import Push, Window
-from stream_app.state import SymbolState
+from shared.score_messages import Encoded
+from shared.window import Push, Window, record_of
+from stream_app.ledger import layout_of
+from stream_app.scoring import Raw, Series, Task, settle
+from stream_app.state import STALE, Event, SymbolState, effect
 
 REDELIVERED: Final = "redelivered"
 
@@ -36,7 +39,9 @@ class Outcome:
 def step(
     state: SymbolState, candle: Candle, partition: int, offset: int, needed: int
 ) -> tuple[SymbolState, Outcome]:
-    """Advance one symbol by one closed candle. Pure; raises nothing for a valid candle.
+    """Advance one symbol's window by one closed candle. Pure; raises nothing for a valid candle.
+
+    What the candle settles follows for a whole batch at once, see ``stream_app.scoring``.
 
     A newer candle and a correction of the newest one owe a forecast once the window holds the
     ``needed`` candles of the interval's model.
@@ -46,12 +51,16 @@ def step(
     moves = state.moves_to(partition)
     window, push = state.window.push(candle)
     # the changelog of another partition may go to another worker, who needs a whole record
-    tail = len(window) if moves else _tail(state, candle, push, len(window))
+    tail = STALE if moves else state.tail
     order, offsets = state.noting(partition, offset)
     if push not in {Push.APPENDED, Push.REPLACED_NEWEST}:
-        kept = SymbolState(window, order, offsets, state.close_ms, state.last_close, tail)
+        kept = SymbolState(
+            window, order, offsets, state.close_ms, state.last_close, tail, state.ledger
+        )
         return kept, Outcome(push, moves=moves)
-    moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail)
+    moved = SymbolState(
+        window, order, offsets, candle.close_ms, candle.close, tail, state.ledger
+    )
     due = None
     if len(window) >= needed:
         due = Due(
@@ -59,16 +68,6 @@ def step(
         )
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
     return moved, Outcome(push, due, is_gap, moves)
-
-
-def _tail(before: SymbolState, candle: Candle, push: Push, length: int) -> int:
-    """Return how many of the newest candles the last whole record lacks after a push."""
-    if push in {Push.DUPLICATE, Push.TOO_OLD}:
-        return before.tail
-    if push is not Push.APPENDED and before.touches_whole(candle.open_ms):
-        return length
-    grown = push in {Push.APPENDED, Push.INSERTED}
-    return min(before.tail + grown, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,7 @@ class BatchResult:
     """What is owed for a batch: indices refer to the batch's messages."""
 
     forecasts: list[tuple[int, Forecast]] = field(default_factory=list)
+    scores: list[tuple[int, Encoded]] = field(default_factory=list)
     rejected: list[tuple[int, InvalidCandle]] = field(default_factory=list)
     states: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # -> partition, state
     records: dict[int, list[Record]] = field(default_factory=dict)  # partition -> for the changelog
@@ -101,16 +101,16 @@ def table_key(candle: Candle) -> bytes:
 
 
 def advance(
-    messages: Sequence[Incoming],
+    incoming: Sequence[Incoming],
     stored: Callable[[bytes], bytes | None],
     models: Models,
     capacity: int,
     now_ms: int,
 ) -> BatchResult:
-    """Apply a batch in order and forecast all that is due by few model calls.
+    """Apply a batch in order, score what it settles, forecast all that is due by few model calls.
 
     Args:
-        messages: in the order of their offsets within each partition.
+        incoming: messages in the order of their offsets within each partition.
         stored: the table's look-up, key to state.
         models: those that are served, by interval.
         capacity: most candles in a stored window, at least what the models need.
@@ -118,37 +118,92 @@ def advance(
             to say, which stamped its message.
     """
     result = BatchResult()
-    states: dict[bytes, SymbolState] = {}
-    changed: dict[bytes, int] = {}  # table key -> partition
-    due: list[tuple[int, Due]] = []
-    for i, message in enumerate(messages):
+    batch: dict[bytes, _Batch] = {}
+    owed: list[Task] = []
+    for i, message in enumerate(incoming):
         try:
             candle = decode_candle(message.key, message.value, message.appended_ms)
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
         key = table_key(candle)
-        state = states.get(key) or _load(stored(key), capacity)
+        one = batch.get(key)
+        if one is None:
+            one = batch[key] = _Batch(_load(stored(key), capacity))
         needed = models.of(candle.interval).window_length
-        moved, outcome = step(state, candle, message.partition, message.offset, needed)
+        moved, outcome = step(one.state, candle, message.partition, message.offset, needed)
         if outcome.push is Push.TOO_OLD:
-            result.rejected.append((i, _too_old(candle, state.window)))
-        if outcome.due is not None:
-            due.append((i, outcome.due))
+            result.rejected.append((i, _too_old(candle, one.state.window)))
         result.outcomes[outcome.label] += 1
         result.gaps += outcome.gap
         if outcome.moves:
             result.moved.append((key.decode(), message.partition))
-        states[key] = moved
-        if moved is not state:
-            changed[key] = message.partition
-    made = forecast(models, [owed for _, owed in due], now_ms)
-    result.forecasts = [(i, one) for (i, _), one in zip(due, made, strict=True)]
-    for key, partition in changed.items():
-        written, record_key, record = states[key].to_write(key)
-        result.states[key] = (partition, written.encode())
-        result.records.setdefault(partition, []).append((record_key, record))
+        if outcome.push is not None:
+            task = Task(i, candle, outcome.push, outcome.due)
+            one.note(moved, message.partition, task)
+            if outcome.due is not None:
+                owed.append(task)
+    due = [task.due for task in owed if task.due is not None]
+    made = distributions(models, due)
+    for task, raw in zip(owed, made, strict=True):
+        task.raw = _raw(raw)
+    changed = {key: one for key, one in batch.items() if one.orders}
+    settle([one.series for one in changed.values()], now_ms)
+    calibrated = [
+        Calibrated(owing, raw, task.calibrated, task.id)
+        for task, owing, raw in zip(owed, due, made, strict=True)
+        if task.calibrated is not None
+    ]
+    forecasts = messages(calibrated, now_ms)
+    result.forecasts = [(task.index, one) for task, one in zip(owed, forecasts, strict=True)]
+    for key, one in changed.items():
+        written, record_key, record = one.to_write(key)
+        result.states[key] = (one.partition, written.encode())
+        result.records.setdefault(one.partition, []).append((record_key, record))
+        result.scores += [
+            (task.index, task.scores) for task in one.series.tasks if task.scores is not None
+        ]
+    result.scores.sort(key=_index_of)
     return result
+
+
+class _Batch:
+    """What a batch does to one series."""
+
+    def __init__(self, before: SymbolState) -> None:
+        self._before = before
+        self.state = before
+        self.partition = 0
+        self.orders: list[int] = []
+        self.series = Series(before.ledger, before.last_close)
+
+    def note(self, state: SymbolState, partition: int, task: Task) -> None:
+        """Take the state after a message, and what is to be scored and forecast at it."""
+        self.state = state
+        self.partition = partition
+        self.orders.append(state.order)
+        self.series.tasks.append(task)
+
+    def to_write(self, key: bytes) -> tuple[SymbolState, bytes, bytes]:
+        """Return the state after the batch, and the key and value of the record to write."""
+        events = [
+            Event(order, effect(task.push, record_of(task.candle)), task.entry or b"")
+            for order, task in zip(self.orders, self.series.tasks, strict=True)
+        ]
+        before = self._before if self._before.order >= 0 else None
+        return self.state.with_ledger(self.series.ledger).to_write(key, before, events)
+
+
+def _raw(made: Distribution) -> Raw:
+    model = made.forecaster
+    layout = layout_of(
+        model.model_version, tuple(model.horizons), tuple(model.quantile_levels)
+    )
+    return Raw(layout, made.log_return, made.volatility)
+
+
+def _index_of(scored: tuple[int, Encoded]) -> int:
+    return scored[0]
 
 
 def _load(stored: bytes | None, capacity: int) -> SymbolState:

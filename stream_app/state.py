@@ -1,45 +1,64 @@
-"""What the worker remembers of a symbol, as bytes, and as records of the windows' changelog.
+"""What the worker remembers of a series, as bytes, and as records of the windows' changelog.
 
-A whole window is 4 kB, and a new candle changes 28 bytes of it. So most records are *tails*: the
-candles that the last *whole* record of the symbol lacks, under a key of their own. Each record
-carries the ``order`` of the last message in it, which rises with every message that is applied.
-Why any log of them gives back what was (``tests/unit/stream_app/test_state.py`` tries it with all
-kinds of faults):
+A whole state is some 7 kB, and a new candle changes little of it. So most records are *spans*:
+the messages since the series' record before, each with what it adds (a candle, a forecast that is
+pending), and what the last of them leaves: offsets and calibration. Each record carries the
+``order`` of the last message in it, which rises with every message that is applied, and a span
+the order ``previous`` that it begins behind. Why any log of them gives back what was
+(``tests/unit/stream_app/test_state.py`` tries it with all kinds of faults):
 
-- A whole record is the window as of its order, which depends on nothing but the messages.
-- A writer sends a tail only when a whole record with a lower order is acknowledged, and no message
-  in between touched a candle before the tail's first one; else it sends a whole record.
-- So the tail with the highest order, on the candles that opened before it in the whole record with
-  the highest order, is the window as of the tail's order. A whole record with a higher order
-  needs no tail. This holds for records of any writers in any order, of a worker too that was
-  paused past its session's end and writes behind its successor.
+- A state depends on nothing but the messages up to its order, and the model.
+- A whole record is the state as of its order. A span that begins at or before a state's order and
+  ends behind it holds every message in between, so it leads from the one state to the other.
+- A writer sends a span only when the record that ends at its ``previous`` is acknowledged, or was
+  read from the log; else it sends a whole record. So from the whole record with the highest order
+  spans lead to every state that was ever acknowledged behind it, whoever wrote them, and in any
+  order of the log: also behind a worker that was paused past its session's end and writes late.
+- A span's key ends with its number since the last whole record, up to ``SPANS``. The next record
+  of that key comes behind a whole record with a higher order, so compaction takes away only what
+  leads nowhere.
 
 While a symbol's messages come from one partition, the order is their offset there. A symbol that
-changes its partition (more partitions, a client with another partitioner) takes its window along:
-offsets are compared within a partition only, and the order goes on by one for each message.
+changes its partition (more partitions, a client with another partitioner) takes its state along,
+as a whole record: offsets are compared within a partition only, and the order goes on by one for
+each message.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from shared.window import RECORD_BYTES, Window
+from shared.window import RECORD_BYTES, Push, Window
+from stream_app.ledger import Ledger
 
-_HEAD: Final = struct.Struct("<BqqdHBiqiq")
-"""Format, order, close_ms, last_close, tail, number of offsets, two partitions with offsets."""
+_HEAD: Final = struct.Struct("<BBqqqdHBiqiqdHHHH")
+"""Format, kind, order, previous, close_ms, last_close, tail, number of offsets, two partitions with
+offsets, baseline's variance, bytes of layouts and of calibration, bytes of an entry, entries (of a
+span: messages)."""
 
-_FORMAT: Final = 3
+_EVENT: Final = struct.Struct("<qB")
+"""Order of a message, and what of it follows."""
+
+_FORMAT: Final = 4
+_WHOLE: Final = 0
+_SPAN: Final = 1
+_CANDLE: Final = 1
+_ENTRY: Final = 2
 
 PARTITIONS: Final = 2
 """Partitions of which a state remembers the newest offset; a symbol rarely has more than one."""
 
-TAIL_CANDLES: Final = 16
-"""Most candles in a tail: about the square root of twice a window's, which sends least."""
+SPANS: Final = 32
+"""Most spans behind a whole record, which so costs each candle little."""
+
+STALE: Final = 0xFFFF
+"""``tail`` of a state whose next record must be a whole one."""
 
 TAIL_KEY: Final = b"|tail"
-"""Ends the key of a tail's record; no interval is called so."""
+"""Comes between a series and the number of a span in its record's key; no interval is called so."""
 
 
 class StateError(Exception):
@@ -47,11 +66,20 @@ class StateError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """What a message added to a state."""
+
+    order: int
+    record: bytes = b""  # of its candle, where that changed the window
+    entry: bytes = b""  # of the forecast made at it, where one was
+
+
+@dataclass(frozen=True, slots=True)
 class SymbolState:
     """All that the worker remembers of one symbol and interval.
 
-    Every forecast up to ``offsets`` has been acknowledged by the broker before the state was
-    stored.
+    Every forecast and score up to ``offsets`` has been acknowledged by the broker before the state
+    was stored.
     """
 
     window: Window
@@ -59,7 +87,8 @@ class SymbolState:
     offsets: tuple[tuple[int, int], ...] = ()  # partition, newest offset applied; newest first
     close_ms: int = 0  # close of the newest candle, UTC
     last_close: float = 0.0  # its price, quote currency, in 64 bits
-    tail: int = 0  # newest candles that the last whole record lacks; all when it is out of date
+    tail: int = STALE  # spans since the last whole record
+    ledger: Ledger = field(default_factory=Ledger)
 
     def has_applied(self, partition: int, offset: int) -> bool:
         """Tell whether a message was applied before; offsets count within a partition only."""
@@ -77,15 +106,38 @@ class SymbolState:
         others = [pair for pair in self.offsets if pair[0] != partition]
         return order, ((partition, offset), *others)[:PARTITIONS]
 
-    def encode(self) -> bytes:
-        """Return the state as stored: 52 bytes and 28 for each candle."""
-        return self._head() + self.window.records
+    def with_tail(self, tail: int) -> SymbolState:
+        """Return the state after a number of spans since the last whole record."""
+        return SymbolState(
+            self.window, self.order, self.offsets, self.close_ms, self.last_close, tail, self.ledger
+        )
 
-    def _head(self) -> bytes:
+    def with_ledger(self, ledger: Ledger) -> SymbolState:
+        """Return the state with another ledger."""
+        return SymbolState(
+            self.window, self.order, self.offsets, self.close_ms, self.last_close, self.tail, ledger
+        )
+
+    def encode(self) -> bytes:
+        """Return the state as stored."""
+        ledger = self.ledger
+        return b"".join(
+            (
+                self._head(_WHOLE, self.order, len(ledger.layouts), ledger.count),
+                ledger.layouts,
+                ledger.calibration,
+                ledger.entries,
+                self.window.records,
+            )
+        )
+
+    def _head(self, kind: int, previous: int, layouts: int, count: int) -> bytes:
         pairs = [part for pair in (*self.offsets, (0, 0), (0, 0))[:PARTITIONS] for part in pair]
+        ledger = self.ledger
         return _HEAD.pack(
-            _FORMAT, self.order, self.close_ms, self.last_close, self.tail, len(self.offsets),
-            *pairs,
+            _FORMAT, kind, self.order, previous, self.close_ms, self.last_close, self.tail,
+            len(self.offsets), *pairs, ledger.variance, layouts, len(ledger.calibration),
+            ledger.entry_bytes, count,
         )  # fmt: skip
 
     @classmethod
@@ -96,70 +148,145 @@ class SymbolState:
             StateError: when it is not a state of this format.
         """
         check(stored)
-        _, order, close_ms, last_close, tail, count, *pairs = _HEAD.unpack_from(stored)
-        window = Window.from_records(capacity, stored[_HEAD.size :])
-        offsets = ((pairs[0], pairs[1]), (pairs[2], pairs[3]))[:count]
-        return cls(window, order, offsets, close_ms, last_close, min(tail, len(window)))
+        head = _HEAD.unpack_from(stored)
+        _, _, order, _, close_ms, last_close, tail, known, *pairs = head[:12]
+        variance, layouts, calibration, size, count = head[12:]
+        at = _HEAD.size
+        parts = []
+        for length in (layouts, calibration, size * count):
+            parts.append(stored[at : at + length])
+            at += length
+        ledger = Ledger(parts[0], parts[1], variance, size, parts[2])
+        offsets = ((pairs[0], pairs[1]), (pairs[2], pairs[3]))[:known]
+        window = Window.from_records(capacity, stored[at:])
+        return cls(window, order, offsets, close_ms, last_close, tail, ledger)
 
-    def touches_whole(self, open_ms: int) -> bool:
-        """Tell whether a candle changes one that only the last whole record has."""
-        records = self.window.records
-        return open_ms < _opening(records, len(records) - self.tail * RECORD_BYTES)
+    def to_write(
+        self, key: bytes, before: SymbolState | None, events: Sequence[Event]
+    ) -> tuple[SymbolState, bytes, bytes]:
+        """Return the state once written, and the key and value of the record to write.
 
-    def to_write(self, key: bytes) -> tuple[SymbolState, bytes, bytes]:
-        """Return the state once written, and the key and value of the record to write."""
-        if self.tail > TAIL_CANDLES or self.tail >= len(self.window):
-            whole = replace(self, tail=0)
+        Args:
+            key: of the series.
+            before: the state that was last written; None for a new series.
+            events: the messages since, in order.
+        """
+        ledger = self.ledger
+        added = len(events) * (RECORD_BYTES + ledger.entry_bytes)
+        if (
+            before is None
+            or before.tail >= SPANS
+            or self.tail == STALE
+            or ledger.layouts != before.ledger.layouts
+            or added > len(self.window.records) + len(ledger.entries)
+        ):
+            whole = self.with_tail(0)
             return whole, key, whole.encode()
-        newest = self.window.records[len(self.window.records) - self.tail * RECORD_BYTES :]
-        return self, key + TAIL_KEY, self._head() + newest
+        written = self.with_tail(before.tail + 1)
+        parts = [written._head(_SPAN, before.order, 0, len(events)), ledger.calibration]
+        for event in events:
+            flags = (_CANDLE if event.record else 0) | (_ENTRY if event.entry else 0)
+            parts += [_EVENT.pack(event.order, flags), event.record]
+            if event.entry:
+                parts.append(event.entry.ljust(ledger.entry_bytes, b"\0"))
+        return written, key + TAIL_KEY + b"%d" % written.tail, b"".join(parts)
+
+    def following(self, span: bytes) -> SymbolState:
+        """Return the state that a span leads to; the same where it leads no further."""
+        head = _HEAD.unpack_from(span)
+        _, _, order, previous, close_ms, last_close, tail, known, *pairs = head[:12]
+        variance, _, calibration, size, count = head[12:]
+        if not previous <= self.order < order:
+            return self
+        window, ledger = self.window, self.ledger
+        if calibration != len(ledger.calibration) or size != ledger.entry_bytes:
+            return self  # of a writer with another model
+        at = _HEAD.size
+        learned = span[at : at + calibration]
+        at += calibration
+        for _ in range(count):
+            event, flags = _EVENT.unpack_from(span, at)
+            at += _EVENT.size
+            record, entry = b"", None
+            if flags & _CANDLE:
+                record = span[at : at + RECORD_BYTES]
+                at += RECORD_BYTES
+            if flags & _ENTRY:
+                entry = span[at : at + size]
+                at += size
+            if event <= self.order or not record:
+                continue
+            window, push = window.push_record(record)
+            open_ms = int.from_bytes(record[:8], "little", signed=True)
+            ledger = ledger.noting(push, open_ms, entry)
+        ledger = ledger.learned(learned, variance)
+        offsets = ((pairs[0], pairs[1]), (pairs[2], pairs[3]))[:known]
+        return SymbolState(window, order, offsets, close_ms, last_close, tail, ledger)
+
+
+def effect(push: Push, record: bytes) -> bytes:
+    """Return what an event says of a candle: nothing of one that changed nothing."""
+    return b"" if push in {Push.DUPLICATE, Push.TOO_OLD} else record
 
 
 def check(stored: bytes) -> None:
     """Raise ``StateError`` unless some bytes are a state or a record of this format."""
-    if len(stored) < _HEAD.size or (len(stored) - _HEAD.size) % RECORD_BYTES:
-        raise StateError(
-            f"window state: expected {_HEAD.size} bytes and {RECORD_BYTES} for each candle, "
-            f"got {len(stored)}"
-        )
-    if stored[0] != _FORMAT:
+    if stored[:1] != bytes((_FORMAT,)) and stored:
         raise StateError(f"window state: expected format {_FORMAT}, got {stored[0]}")
+    if len(stored) < _HEAD.size:
+        raise StateError(f"window state: expected at least {_HEAD.size} bytes, got {len(stored)}")
+    kind = stored[1]
+    layouts, calibration, size, count = _HEAD.unpack_from(stored)[13:]
+    rest = len(stored) - _HEAD.size - layouts - calibration
+    if kind == _WHOLE:
+        rest -= size * count
+        fits = rest >= 0 and rest % RECORD_BYTES == 0
+    else:
+        fits = 0 <= rest - count * _EVENT.size <= count * (RECORD_BYTES + size)
+    if not fits:
+        raise StateError(
+            f"window state: expected the bytes that its head says and {RECORD_BYTES} for each "
+            f"candle, got {len(stored)}"
+        )
 
 
 def stored_order(stored: bytes) -> int:
     """Return the order in a stored state or a record without decoding the rest."""
-    order: int = _HEAD.unpack_from(stored)[1]
+    order: int = _HEAD.unpack_from(stored)[2]
     return order
 
 
 def stored_offsets(stored: bytes) -> tuple[tuple[int, int], ...]:
     """Return the partitions and newest offsets in a stored state without decoding the rest."""
-    *_, count, first, first_offset, second, second_offset = _HEAD.unpack_from(stored)
+    count, first, first_offset, second, second_offset = _HEAD.unpack_from(stored)[7:12]
     return ((first, first_offset), (second, second_offset))[:count]
 
 
-def join(whole: bytes, tail: bytes, capacity: int) -> bytes:
-    """Return the stored state that a whole record and a tail give together.
+def series_of(key: bytes) -> tuple[bytes, bool]:
+    """Return the series of a record's key, and whether the record is a span."""
+    series, mark, _ = key.partition(TAIL_KEY)
+    return series, bool(mark)
+
+
+def span_keys(key: bytes) -> list[bytes]:
+    """Return the keys of all spans of a series."""
+    return [key + TAIL_KEY + b"%d" % number for number in range(1, SPANS + 1)]
+
+
+def join(whole: bytes, spans: Iterable[bytes], capacity: int) -> bytes:
+    """Return the stored state that a whole record and spans give together.
 
     Args:
-        whole: the symbol's whole record with the highest order.
-        tail: its tail with the highest order.
+        whole: the series' whole record with the highest order.
+        spans: others of its records, in any order.
         capacity: candles in a window.
     """
-    if stored_order(whole) >= stored_order(tail):
-        return whole
-    older, newer = whole[_HEAD.size :], tail[_HEAD.size :]
-    end = len(older)
-    if newer:
-        first_ms = _opening(newer, 0)
-        while end and _opening(older, end - RECORD_BYTES) >= first_ms:
-            end -= RECORD_BYTES
-    window = Window.from_records(capacity, older[:end] + newer)
-    return tail[: _HEAD.size] + window.records
+    state = SymbolState.decode(whole, capacity)
+    for span in sorted(spans, key=_previous_and_order):
+        state = state.following(span)
+    return state.encode()
 
 
-def _opening(records: bytes, at: int) -> int:
-    """Return when the candle at a position of some records opened; past the end: never."""
-    if at >= len(records):
-        return 1 << 62
-    return int.from_bytes(records[at : at + 8], "little", signed=True)
+def _previous_and_order(span: bytes) -> tuple[int, int]:
+    _, _, order, previous = _HEAD.unpack_from(span)[:4]
+    return previous, order

@@ -14,11 +14,13 @@ from faust.types.stores import StoreT
 
 from stream_app.rebuild import SOURCE_KEY, Source
 from stream_app.state import (
-    TAIL_KEY,
+    STALE,
     StateError,
     SymbolState,
     check,
     join,
+    series_of,
+    span_keys,
     stored_offsets,
     stored_order,
 )
@@ -37,7 +39,7 @@ class WindowStore(Store[bytes, bytes]):
         super().__post_init__()
         self.bytes_held = 0
         self.sources: dict[int, Source] = {}  # by partition of the changelog
-        self._tails: dict[bytes, tuple[int, bytes]] = {}  # key -> partition, record
+        self._spans: dict[bytes, tuple[int, list[bytes]]] = {}  # series -> partition, records
 
     def newest_offsets(self) -> dict[int, int]:
         """Return for each partition the highest source offset that a state remembers."""
@@ -68,7 +70,7 @@ class WindowStore(Store[bytes, bytes]):
         """Do nothing: the consumer gives the records to ``take`` as they arrive."""
 
     def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
-        """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
+        """Take a record of the changelog: a whole state, or a span that is joined at the end."""
         if key is None:
             return
         if record is None:
@@ -81,18 +83,23 @@ class WindowStore(Store[bytes, bytes]):
             check(record)
         except StateError as error:
             raise StateError(f"windows, partition {partition}, key {key[:80]!r}: {error}") from None
-        if not key.endswith(TAIL_KEY):
+        series, is_span = series_of(key)
+        if not is_span:
             self.remember(key, record, partition)
+            _, spans = self._spans.get(series, (partition, []))
+            reached = stored_order(self.data[series])
+            spans[:] = [span for span in spans if stored_order(span) > reached]
             return
-        symbol = key.removesuffix(TAIL_KEY)
-        _, held = self._tails.get(symbol, (partition, None))
+        held = self.data.get(series)
         if held is None or stored_order(record) > stored_order(held):
-            self._tails[symbol] = partition, record
+            _, spans = self._spans.get(series, (partition, []))
+            self._spans[series] = partition, [*spans, record]
 
     def _forget(self, key: bytes) -> None:
         """Take a tombstone."""
-        self._tails.pop(key.removesuffix(TAIL_KEY), None)
-        if not key.endswith(TAIL_KEY):
+        series, is_span = series_of(key)
+        self._spans.pop(series, None)
+        if not is_span:
             self.bytes_held -= len(self.data.pop(key, b""))
             self._key_partition.pop(key, None)
 
@@ -102,26 +109,26 @@ class WindowStore(Store[bytes, bytes]):
         for key in list(self.data):
             partition = self._key_partition[key]
             if partition in partitions:
-                keys.setdefault(partition, []).extend((key, key + TAIL_KEY))
+                keys.setdefault(partition, []).extend((key, *span_keys(key)))
                 self._forget(key)
         return keys
 
-    def join_tails(self, partitions: set[int], capacity: int) -> None:
-        """Put the tails that were read onto their windows, once all records have been.
+    def join_spans(self, partitions: set[int], capacity: int) -> None:
+        """Put the spans that were read onto their windows, once all records have been.
 
         Args:
             partitions: whose windows are held; a recovery that was broken off has read others.
             capacity: candles in a window.
         """
-        for key, (partition, tail) in self._tails.items():
-            if partition not in partitions:
+        for key, (partition, spans) in self._spans.items():
+            if partition not in partitions or not spans:
                 continue
             whole = self.data.get(key)
             if whole is None:  # the changelog has lost records; the candles topic has them
-                log.warning("%s: its window's record is lost, only a tail is left", key.decode())
+                log.warning("%s: its window's record is lost, only spans are left", key.decode())
                 continue
-            self.remember(key, join(whole, tail, capacity), partition)
-        self._tails.clear()
+            self.remember(key, join(whole, spans, capacity), partition)
+        self._spans.clear()
 
 
 class WindowTable(faust.Table[bytes, bytes]):
@@ -156,8 +163,18 @@ class WindowTable(faust.Table[bytes, bytes]):
         return None if stored is None else SymbolState.decode(stored, capacity)
 
     def put(self, key: bytes, state: SymbolState) -> None:
-        """Put a rebuilt state in the place of what is held; its next record is a whole one."""
-        whole = replace(state, tail=len(state.window)).encode()
+        """Put a rebuilt state in the place of what is held; its next record is a whole one.
+
+        The calibration goes on from what is held. What is pending stays only where no candle
+        came in between: places of entries count candles.
+        """
+        held = self.state_of(key, state.window.capacity)
+        ledger = state.ledger
+        if held is not None:
+            ledger = held.ledger
+            if held.order != state.order:
+                ledger = replace(ledger, entries=b"")
+        whole = replace(state, tail=STALE, ledger=ledger).encode()
         self.store.replace(key, whole, state.offsets[0][0])
 
     def forget(self, partitions: set[int]) -> dict[int, list[bytes]]:
@@ -170,7 +187,7 @@ class WindowTable(faust.Table[bytes, bytes]):
 
     def end_recovery(self, capacity: int) -> None:
         """Make whole windows of what was read."""
-        self.store.join_tails(self.held, capacity)
+        self.store.join_spans(self.held, capacity)
         self.store.bytes_held = sum(map(len, self.store.data.values()))
 
     def recover(self, message: Message) -> None:

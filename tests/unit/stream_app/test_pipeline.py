@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +34,7 @@ def run(messages: list[Incoming], table: dict[bytes, bytes] | None = None) -> Ba
 
 def contents(table: dict[bytes, bytes]) -> dict[bytes, SymbolState]:
     """Return the states without what depends on how records are written."""
-    return {key: replace(SymbolState.decode(one, 3), tail=0) for key, one in table.items()}
+    return {key: SymbolState.decode(one, 3).with_tail(0) for key, one in table.items()}
 
 
 def warm(table: dict[bytes, bytes]) -> None:
