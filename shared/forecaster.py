@@ -180,8 +180,8 @@ class Distribution:
     """What a model says of one due window."""
 
     forecaster: Forecaster
-    log_return: NDArray[np.float32]  # (H, Q), from the last close, rising along Q
-    volatility: NDArray[np.float32]  # (H,), per candle
+    log_return: Floats  # (H, Q), from the last close, rising along Q
+    volatility: Floats  # (H,), per candle
 
 
 def distributions(models: Models, due: Sequence[Due]) -> list[Distribution]:
@@ -213,10 +213,10 @@ def _one_call(
                 f"candles, the window holds {len(owed.window)}"
             )
     prediction = forecaster.predict(*stack([due[row].window for row in rows]))
-    log_return = prediction.log_return.astype(np.float32)
-    volatility = prediction.volatility.astype(np.float32)
     for at, row in enumerate(rows):
-        answers[row] = Distribution(forecaster, log_return[at], volatility[at])
+        answers[row] = Distribution(
+            forecaster, prediction.log_return[at], prediction.volatility[at]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class Raw:
     """The model's distribution for a due window."""
 
     layout: Layout
-    log_return: NDArray[np.float32]  # (H, Q)
-    volatility: NDArray[np.float32]  # (H,)
+    log_return: NDArray[np.floating[Any]]  # (H, Q); an entry holds 32 bits, as graphs give
+    volatility: NDArray[np.floating[Any]]  # (H,)
 
 
 @dataclass(slots=True)
@@ -283,7 +283,7 @@ def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
     ).reshape(len(series), *grid.shape)
     raws = [task.raw for task in tasks if task.raw is not None]
     dues = [task.due for task in tasks if task.due is not None]
-    raw = np.stack([one.log_return for one in raws])
+    raw = np.stack([one.log_return for one in raws]).astype(np.float32)
     codes = calibration.calibrate(grid, states, raw)
     calibrated = calibration.quantiles(grid, raw, codes)
     rows = np.zeros(len(tasks), dtype=layout.dtype)
