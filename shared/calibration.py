@@ -44,7 +44,7 @@ BASELINE_RATE: Final = (0.1, 50.0, 0.01)
 MAX_SCALE: Final = 4.0
 """Largest multiplier, and the inverse of the least."""
 
-MAX_OFFSET: Final = 0.5
+MAX_OFFSET: Final = 1.0
 """Largest offset, in spreads: outliers and halted markets go no further."""
 
 MAX_BASELINE: Final = 30.0
@@ -282,6 +282,8 @@ def baseline_quantiles(
         horizon: place among the grid's steps, (N,).
     """
     at, sign = grid.fold
+    if not len(grid.folded):
+        return np.zeros((len(sigma), len(grid.levels)))
     size = codes.astype(np.float64)[:, at] / BASELINE_CODE  # (N, Q)
     return size * sign * (sigma * grid.roots[horizon])[:, None]
 

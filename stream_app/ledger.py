@@ -185,9 +185,7 @@ class Ledger:
             kept = self.entries[-most:] if len(self.entries) > most else self.entries
         else:
             kept = self.entries[: -self.entry_bytes]
-        return Ledger(
-            self.layouts, self.calibration, self.variance, self.entry_bytes, kept + entry
-        )
+        return Ledger(self.layouts, self.calibration, self.variance, self.entry_bytes, kept + entry)
 
     def learned(self, calibration: bytes, variance: float) -> Ledger:
         """Return the ledger with another calibration and variance."""

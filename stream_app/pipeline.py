@@ -58,9 +58,7 @@ def step(
             window, order, offsets, state.close_ms, state.last_close, tail, state.ledger
         )
         return kept, Outcome(push, moves=moves)
-    moved = SymbolState(
-        window, order, offsets, candle.close_ms, candle.close, tail, state.ledger
-    )
+    moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail, state.ledger)
     due = None
     if len(window) >= needed:
         due = Due(
@@ -196,9 +194,7 @@ class _Batch:
 
 def _raw(made: Distribution) -> Raw:
     model = made.forecaster
-    layout = layout_of(
-        model.model_version, tuple(model.horizons), tuple(model.quantile_levels)
-    )
+    layout = layout_of(model.model_version, tuple(model.horizons), tuple(model.quantile_levels))
     return Raw(layout, made.log_return, made.volatility)
 
 

@@ -30,6 +30,7 @@ from shared import topics
 from shared.candles import Candle, InvalidCandle, RejectReason
 from shared.forecaster import ModelSet
 from shared.forecasts import Forecast
+from shared.score_messages import Scores
 from shared.kafka import KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics, ProducerMetrics, WorkerMetrics
 from shared.topics import Topic, TopicError
@@ -233,15 +234,21 @@ class KafkaContract:
             await publisher.windows(result)
             written = [
                 await read(kafka, topic)
-                for topic in (worker.forecasts_topic, worker.changelog_topic, worker.dlq_topic)
-            ]
+                for topic in (
+                    worker.forecasts_topic, worker.scores_topic, worker.changelog_topic,
+                    worker.dlq_topic,
+                )
+            ]  # fmt: skip
             await publisher.stop()
             return result, *written  # type: ignore[return-value]
 
-        result, forecasts, windows, letters = within(batch())
+        result, forecasts, scores, windows, letters = within(batch())
         expected = {forecast.id for _, forecast in result.forecasts}
         assert {Forecast.decode(record.value or b"").id for record in forecasts} == expected
         assert len(expected) == 3 + 2
+        settled = {scores.id for _, scores in result.scores}
+        assert {Scores.decode(record.value).id for record in scores} == settled
+        assert len(settled) == 2 + 1
         assert {record.key for record in windows} >= {b"AAPL|1d", b"MSFT|1d"}
         [letter] = letters
         about = {name: value.decode() for name, value in letter.headers}
