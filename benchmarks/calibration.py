@@ -1,4 +1,4 @@
-"""Raw against calibrated quantiles on a folder of candles, by class: coverage, pinball, first steps.
+"""Raw against calibrated quantiles on a folder of candles, by class: coverage and pinball.
 
 Each Parquet file of the folder is a class. Its series go through the model and the very functions
 that the worker calls, candle by candle, all series side by side. Series are cut at gaps, and the
@@ -88,7 +88,7 @@ def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace
         candles = held.astype(np.float64)
         windows = np.lib.stride_tricks.sliding_window_view(candles, length, axis=0)
         openings = np.lib.stride_tricks.sliding_window_view(times, length)
-        raw = [
+        answers = [
             forecaster.predict(
                 np.ascontiguousarray(windows[at : at + CALL_WINDOWS].transpose(0, 2, 1)),
                 np.ascontiguousarray(openings[at : at + CALL_WINDOWS]),
@@ -99,7 +99,7 @@ def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace
         outcome = np.full((len(close), len(steps)), np.nan)
         for at, step in enumerate(steps):
             outcome[:-step, at] = close[step:] - close[:-step]
-        joined = np.concatenate(raw)
+        joined = np.concatenate(answers)
         outcome[~np.isfinite(joined).all(axis=(1, 2))] = np.nan
         years = times[length - 1 :].astype("datetime64[ms]").astype("datetime64[Y]")
         if np.isfinite(outcome).any():

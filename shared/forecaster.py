@@ -16,13 +16,29 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
-from shared.forecasts import MEDIAN, Forecast, Horizon, due_ms, forecast_id
+from shared.forecasts import (
+    MEDIAN,
+    Forecast,
+    Horizon,
+    InvalidForecast,
+    due_ms,
+    forecast_id,
+)
 from shared.window import Window, stack
 
 Floats = NDArray[np.floating[Any]]
 
 CALL_WINDOWS: Final = 128
 """Most windows in one model call; more outgrow the processor's cache and cost more each."""
+
+TRIAL_CLOSE: Final = 1.2345678901234567e-17
+TRIAL_MS: Final = 4_102_444_800_000  # 2100
+"""Close and time of the trial forecasts at load."""
+
+_DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's name for where tensors outside the graph's file lie: nowhere."""
+
+NOWHERE: Final = "/dev/null/nowhere"
 
 TOLERANCE: Final = 1e-5
 """Largest difference of a golden forecast between machines, in log return or volatility."""
@@ -126,11 +142,13 @@ class OnnxForecaster:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry(_DATA_FOLDER, NOWHERE)
         try:
             self._session = ort.InferenceSession(
                 bundle.onnx, options, providers=["CPUExecutionProvider"]
             )
             self._repeat_golden(bundle)
+            self._try_messages(bundle)
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
@@ -162,6 +180,25 @@ class OnnxForecaster:
                     f"{bundle.path}: {name}: expected the golden forecasts within {TOLERANCE:g}, "
                     f"got {apart:g} apart"
                 )
+
+    def _try_messages(self, bundle: Bundle) -> None:
+        """Raise ``BundleError`` unless the golden forecasts are messages that readers take.
+
+        They are made at prices with the longest numbers, of the longest symbol.
+        """
+        golden = bundle.golden
+        prediction = self.predict(golden.candles, golden.open_ms)
+        due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2))
+        for log_return, volatility in zip(*vars(prediction).values(), strict=True):
+            raw = Distribution(self, log_return, volatility)
+            [message] = messages([Calibrated(due, raw, log_return, "0" * 32)], TRIAL_MS)
+            try:
+                Forecast.decode(message.encode())
+            except InvalidForecast as error:
+                raise BundleError(
+                    f"{bundle.path}: its forecasts are not messages: {error}. Fewer horizons or "
+                    "levels make them shorter"
+                ) from None
 
 
 @dataclass(frozen=True)
@@ -225,7 +262,7 @@ class Calibrated:
 
     due: Due
     raw: Distribution
-    log_return: NDArray[np.float64]  # (H, Q), calibrated
+    log_return: Floats  # (H, Q), calibrated
     id: str
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.calibration import Grid, grid_of
+from shared.candles import MAX_CANDLES
+from shared.forecasts import MAX_LEVELS, MEDIAN
 from shared.score_messages import Ends
 from shared.window import Push
 
@@ -50,6 +52,20 @@ class Layout:
     def mark(self) -> bytes:
         """The first bytes of an entry of this layout."""
         return self.number.to_bytes(4, "little")
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether horizons and levels are such as a model has."""
+        steps, levels = self.steps, self.levels
+        return (
+            all(type(step) is int and 1 <= step <= MAX_CANDLES for step in steps)
+            and all(type(level) is float and 0 < level < 1 for level in levels)
+            and bool(steps)
+            and len(levels) <= MAX_LEVELS
+            and list(steps) == sorted(set(steps))
+            and list(levels) == sorted(set(levels))
+            and MEDIAN in levels
+        )
 
     @cached_property
     def grid(self) -> Grid:
@@ -128,6 +144,21 @@ class Ledger:
     entry_bytes: int = 0
     entries: bytes = b""  # oldest first
 
+    def fault(self) -> str:
+        """Return what no ledger of ours has, such as an unknown layout; empty for one of ours."""
+        try:
+            layouts = layouts_in(self.layouts)
+            width = max((layout.dtype.itemsize for layout in layouts), default=0)
+            shape = layouts[0].grid.shape if layouts else (0, 0)
+            sound = all(layout.is_sound for layout in layouts)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+            return f"expected layouts of forecasts, got {self.layouts[:80]!r}: {error!r:.80}"
+        if len(layouts) > MAX_LAYOUTS or not sound or self.entry_bytes < width:
+            return f"expected at most {MAX_LAYOUTS} layouts, and entries of {width} bytes at least"
+        if len(self.calibration) != 4 * shape[0] * shape[1] or not are_finite(self.calibration):
+            return f"expected a calibration of {shape} finite numbers"
+        return ""
+
     @property
     def count(self) -> int:
         """Number of entries."""
@@ -198,6 +229,13 @@ class Ledger:
             if self.entry(back)[4:12] == wanted:
                 return back
         return None
+
+
+def are_finite(calibration: bytes) -> bool:
+    """Tell whether some bytes are finite numbers of 32 bits."""
+    if len(calibration) % 4:
+        return False
+    return bool(np.isfinite(np.frombuffer(calibration, dtype=np.float32)).all())
 
 
 def rows_of(layout: Layout, entries: list[bytes]) -> NDArray[Any]:

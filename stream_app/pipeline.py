@@ -9,7 +9,7 @@ from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
 from shared.forecaster import Calibrated, Distribution, Due, Models, distributions, messages
-from shared.forecasts import Forecast
+from shared.forecasts import Forecast, is_sound
 from shared.score_messages import Encoded
 from shared.window import Push, Window, record_of
 from stream_app.ledger import layout_of
@@ -141,20 +141,34 @@ def advance(
             one.note(moved, message.partition, task)
             if outcome.due is not None:
                 owed.append(task)
+    _finish(result, {key: one for key, one in batch.items() if one.orders}, owed, models, now_ms)
+    return result
+
+
+def _finish(
+    result: BatchResult,
+    batch: dict[bytes, _Batch],
+    owed: list[Task],
+    models: Models,
+    now_ms: int,
+) -> None:
+    """Score and forecast what a batch's candles have changed, and add what is to be written."""
     due = [task.due for task in owed if task.due is not None]
     made = distributions(models, due)
     for task, raw in zip(owed, made, strict=True):
         task.raw = _raw(raw)
-    changed = {key: one for key, one in batch.items() if one.orders}
-    settle([one.series for one in changed.values()], now_ms)
+    settle([one.series for one in batch.values()], now_ms)
     calibrated = [
         Calibrated(owing, raw, task.calibrated, task.id)
         for task, owing, raw in zip(owed, due, made, strict=True)
         if task.calibrated is not None
     ]
-    forecasts = messages(calibrated, now_ms)
-    result.forecasts = [(task.index, one) for task, one in zip(owed, forecasts, strict=True)]
-    for key, one in changed.items():
+    for task, forecast in zip(owed, messages(calibrated, now_ms), strict=True):
+        if is_sound(forecast):
+            result.forecasts.append((task.index, forecast))
+        else:
+            result.rejected.append((task.index, _no_forecast(forecast)))
+    for key, one in batch.items():
         written, record_key, record = one.to_write(key)
         result.states[key] = (one.partition, written.encode())
         result.records.setdefault(one.partition, []).append((record_key, record))
@@ -162,7 +176,6 @@ def advance(
             (task.index, task.scores) for task in one.series.tasks if task.scores is not None
         ]
     result.scores.sort(key=_index_of)
-    return result
 
 
 class _Batch:
@@ -206,6 +219,15 @@ def _load(stored: bytes | None, capacity: int) -> SymbolState:
     if stored is None:
         return SymbolState(Window(capacity))
     return SymbolState.decode(stored, capacity)
+
+
+def _no_forecast(forecast: Forecast) -> InvalidCandle:
+    return InvalidCandle(
+        RejectReason.NO_FORECAST,
+        f"{forecast.symbol} {forecast.interval}: the candle is in the window, but the model "
+        f"{forecast.model_version} gives no finite prices for it: a window without a move, or "
+        "with prices that are far apart",
+    )
 
 
 def _too_old(candle: Candle, window: Window) -> InvalidCandle:

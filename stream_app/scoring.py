@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from shared import calibration
 from shared.candles import Candle
-from shared.forecaster import Due
-from shared.forecasts import forecast_id
+from shared.forecaster import Due, prices_of
+from shared.forecasts import HIGH_PRICE, LOW_PRICE, forecast_id
 from shared.score_messages import (
     Encoded,
     mean_pinball,
@@ -92,6 +92,21 @@ def settle(series: Sequence[Series], now_ms: int) -> None:
 
 
 def _round(series: list[Series], tasks: list[Task], now_ms: int) -> None:
+    _settle(series, tasks, now_ms)
+    for one, task in zip(series, tasks, strict=True):
+        _follow(one, task)
+    due: dict[Layout, list[int]] = {}
+    for owner, task in enumerate(tasks):
+        if task.raw is not None:
+            series[owner].ledger = series[owner].ledger.using(task.raw.layout)
+            due.setdefault(task.raw.layout, []).append(owner)
+    for layout, owners in due.items():
+        _calibrate(layout, [series[owner] for owner in owners], [tasks[owner] for owner in owners])
+    for one, task in zip(series, tasks, strict=True):
+        one.ledger = one.ledger.noting(task.push, task.candle.open_ms, task.entry)
+
+
+def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
     by_layout: dict[Layout, list[_Settled]] = {}
     for owner, (one, task) in enumerate(zip(series, tasks, strict=True)):
         for layout, settled in _settled(owner, one.ledger, task):
@@ -105,17 +120,6 @@ def _round(series: list[Series], tasks: list[Task], now_ms: int) -> None:
     for owner, state in learned.items():
         one = series[owner]
         one.ledger = one.ledger.learned(state.tobytes(), one.ledger.variance)
-    for one, task in zip(series, tasks, strict=True):
-        _follow(one, task)
-    due: dict[Layout, list[int]] = {}
-    for owner, task in enumerate(tasks):
-        if task.raw is not None:
-            series[owner].ledger = series[owner].ledger.using(task.raw.layout)
-            due.setdefault(task.raw.layout, []).append(owner)
-    for layout, owners in due.items():
-        _calibrate(layout, [series[owner] for owner in owners], [tasks[owner] for owner in owners])
-    for one, task in zip(series, tasks, strict=True):
-        one.ledger = one.ledger.noting(task.push, task.candle.open_ms, task.entry)
 
 
 def _settled(owner: int, ledger: Ledger, task: Task) -> list[tuple[Layout, _Settled]]:
@@ -307,7 +311,15 @@ def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
     identities = b"".join([bytes.fromhex(task.id) for task in tasks])
     rows["id"] = np.frombuffer(identities, dtype="V16")
     entries, size = rows.tobytes(), layout.dtype.itemsize
-    finite = np.isfinite(raw).all(axis=(1, 2)).tolist()
+    sound = _are_prices(rows["last_close"], raw) & _are_prices(rows["last_close"], calibrated)
+    is_sound = (sound & (rows["volatility"] < np.inf).all(axis=1)).tolist()
     for at, task in enumerate(tasks):
-        if finite[at]:  # else there is nothing to score
+        if is_sound[at]:  # else nothing is published, as ``is_sound`` of a forecast says
             task.entry = entries[at * size : (at + 1) * size]
+
+
+def _are_prices(last_close: NDArray[np.float64], log_return: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell whether each forecast's quantiles are prices well within what a message may hold."""
+    prices = prices_of(last_close, log_return)
+    within = (prices >= LOW_PRICE) & (prices <= HIGH_PRICE)
+    return np.asarray(within.all(axis=(1, 2)))

@@ -26,13 +26,16 @@ each message.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shared.candles import MAX_CANDLES, MAX_NUMBER, MIN_PRICE
+from shared.messages import END_MS, FIRST_MS
 from shared.window import RECORD_BYTES, Push, Window
-from stream_app.ledger import Ledger
+from stream_app.ledger import Ledger, are_finite
 
 _HEAD: Final = struct.Struct("<BBqqqdHBiqiqdHHHH")
 """Format, kind, order, previous, close_ms, last_close, tail, number of offsets, two partitions with
@@ -47,6 +50,9 @@ _WHOLE: Final = 0
 _SPAN: Final = 1
 _CANDLE: Final = 1
 _ENTRY: Final = 2
+
+ORDERS_END: Final = 1 << 62
+"""Bound of orders and offsets, which leaves room to count on."""
 
 PARTITIONS: Final = 2
 """Partitions of which a state remembers the newest offset; a symbol rarely has more than one."""
@@ -123,7 +129,7 @@ class SymbolState:
         ledger = self.ledger
         return b"".join(
             (
-                self._head(_WHOLE, self.order, len(ledger.layouts), ledger.count),
+                self.head(_WHOLE, self.order, len(ledger.layouts), ledger.count),
                 ledger.layouts,
                 ledger.calibration,
                 ledger.entries,
@@ -131,7 +137,8 @@ class SymbolState:
             )
         )
 
-    def _head(self, kind: int, previous: int, layouts: int, count: int) -> bytes:
+    def head(self, kind: int, previous: int, layouts: int, count: int) -> bytes:
+        """Return the head of a record of the state."""
         pairs = [part for pair in (*self.offsets, (0, 0), (0, 0))[:PARTITIONS] for part in pair]
         ledger = self.ledger
         return _HEAD.pack(
@@ -183,7 +190,7 @@ class SymbolState:
             whole = self.with_tail(0)
             return whole, key, whole.encode()
         written = self.with_tail(before.tail + 1)
-        parts = [written._head(_SPAN, before.order, 0, len(events)), ledger.calibration]
+        parts = [written.head(_SPAN, before.order, 0, len(events)), ledger.calibration]
         for event in events:
             flags = (_CANDLE if event.record else 0) | (_ENTRY if event.entry else 0)
             parts += [_EVENT.pack(event.order, flags), event.record]
@@ -238,6 +245,8 @@ def check(stored: bytes) -> None:
     kind = stored[1]
     layouts, calibration, size, count = _HEAD.unpack_from(stored)[13:]
     rest = len(stored) - _HEAD.size - layouts - calibration
+    if kind not in {_WHOLE, _SPAN}:
+        raise StateError(f"window state: expected a whole record or a span, got kind {kind}")
     if kind == _WHOLE:
         rest -= size * count
         fits = rest >= 0 and rest % RECORD_BYTES == 0
@@ -250,6 +259,88 @@ def check(stored: bytes) -> None:
         )
 
 
+def validate(stored: bytes) -> None:
+    """Check the head of a changelog's record: whoever may write there may write anything.
+
+    Raises:
+        StateError: naming what is wrong, what was expected and what is there.
+    """
+    check(stored)
+    _, kind, order, previous, close_ms, last_close, tail, known, *rest = _HEAD.unpack_from(stored)
+    first, newest, second, other, variance, _, _, _, count = rest
+    if not (
+        0 <= previous <= order < ORDERS_END
+        and 1 <= known <= PARTITIONS
+        and first >= 0 <= second
+        and 0 <= newest < ORDERS_END
+        and 0 <= other < ORDERS_END
+    ):
+        raise StateError(
+            f"window state: expected an order, 1 or 2 partitions and offsets below {ORDERS_END}, "
+            f"got order {order} behind {previous}, {known} partitions, {(first, newest)}, "
+            f"{(second, other)}"
+        )
+    if not (FIRST_MS <= close_ms < END_MS and MIN_PRICE / 2 <= last_close <= 2 * MAX_NUMBER):
+        raise StateError(
+            "window state: expected a close of 1900 to 2199 at a price, "
+            f"got {close_ms} at {last_close}"
+        )
+    if not 0 <= variance < math.inf:
+        raise StateError(f"window state: expected a variance, got {variance}")
+    most = MAX_CANDLES if kind == _WHOLE else len(stored)
+    if (tail > SPANS and tail != STALE) or count > most or _candles_in(stored) > MAX_CANDLES:
+        raise StateError(
+            f"window state: expected at most {SPANS} spans and {MAX_CANDLES} candles, got a tail "
+            f"of {tail} and {_candles_in(stored)} candles"
+        )
+
+
+def _candles_in(stored: bytes) -> int:
+    """Return how many candles a whole record holds, or a span at most."""
+    kind = stored[1]
+    layouts, calibration, size, count = _HEAD.unpack_from(stored)[13:]
+    if kind != _WHOLE:
+        return int(count)
+    rest = len(stored) - _HEAD.size - layouts - calibration - size * count
+    return int(rest // RECORD_BYTES)
+
+
+def validate_content(stored: bytes) -> None:
+    """Check what a record holds behind its head; raises ``StateError``."""
+    if stored[1] == _WHOLE:
+        state = SymbolState.decode(stored, MAX_CANDLES)
+        wrong = state.window.fault() or state.ledger.fault()
+    else:
+        wrong = _span_fault(stored)
+    if wrong:
+        raise StateError(f"window state: {wrong}")
+
+
+def _span_fault(span: bytes) -> str:
+    """Return what no span of ours has; empty for one of ours."""
+    head = _HEAD.unpack_from(span)
+    order, previous, calibration, size, count = head[2], head[3], *head[14:]
+    at = _HEAD.size
+    if not are_finite(span[at : at + calibration]):
+        return "expected a calibration of finite numbers"
+    at += calibration
+    for _ in range(count):
+        if at + _EVENT.size > len(span):
+            return f"expected {count} messages, got fewer"
+        event, flags = _EVENT.unpack_from(span, at)
+        at += _EVENT.size
+        if not previous < event <= order or flags > _CANDLE | _ENTRY:
+            return f"expected orders that rise to {order}, got {event} behind {previous}"
+        previous = event
+        if flags & _CANDLE:
+            wrong = Window(1, span[at : at + RECORD_BYTES]).fault()
+            if wrong:
+                return wrong
+            at += RECORD_BYTES
+        at += size if flags & _ENTRY else 0
+    return "" if at == len(span) else f"expected {at} bytes, got {len(span)}"
+
+
 def stored_order(stored: bytes) -> int:
     """Return the order in a stored state or a record without decoding the rest."""
     order: int = _HEAD.unpack_from(stored)[2]
@@ -260,6 +351,11 @@ def stored_offsets(stored: bytes) -> tuple[tuple[int, int], ...]:
     """Return the partitions and newest offsets in a stored state without decoding the rest."""
     count, first, first_offset, second, second_offset = _HEAD.unpack_from(stored)[7:12]
     return ((first, first_offset), (second, second_offset))[:count]
+
+
+def is_span(record: bytes) -> bool:
+    """Tell whether a record is a span; it must have a head."""
+    return record[1] == _SPAN
 
 
 def series_of(key: bytes) -> tuple[bytes, bool]:

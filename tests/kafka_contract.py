@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 
 from api.stream.follower import Follower as ApiFollower
 from api.stream.follower import StreamView
@@ -30,9 +32,9 @@ from shared import topics
 from shared.candles import Candle, InvalidCandle, RejectReason
 from shared.forecaster import ModelSet
 from shared.forecasts import Forecast
-from shared.score_messages import Scores
 from shared.kafka import KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics, ProducerMetrics, WorkerMetrics
+from shared.score_messages import Scores
 from shared.topics import Topic, TopicError
 from stream_app import dlq
 from stream_app.fence import Fence
@@ -120,6 +122,20 @@ class KafkaContract:
             return await topics.partitions_of(kafka, kafka.candles_topic)
 
         assert within(twice()) == list(range(PARTITIONS))
+
+    def test_a_topic_of_another_policy_is_refused(self, kafka: KafkaSettings) -> None:
+        """Windows in a topic that deletes, and candles with times of their senders' clocks."""
+        changelog = topics.all_topics(kafka, worker_of(kafka).group)[-1]
+
+        async def ensure(name: str, config: Mapping[str, str], wanted: Topic) -> None:
+            await topics.ensure(kafka, [Topic(name, PARTITIONS, 1, config)])
+            await topics.ensure(kafka, [wanted])
+
+        by_sender = f"{re.escape(kafka.candles_topic)}: expected message.timestamp.type=LogAppend"
+        with pytest.raises(TopicError, match=f"{by_sender}Time, got CreateTime; python -m"):
+            within(ensure(kafka.candles_topic, {}, topics.market_topics(kafka)[0]))
+        with pytest.raises(TopicError, match=r"expected cleanup\.policy=compact, got delete"):
+            within(ensure(changelog.name, topics.BROKERS_TIME, changelog))
 
     def test_a_topic_is_read_from_anywhere_to_its_end_and_no_further(
         self, kafka: KafkaSettings
@@ -222,7 +238,7 @@ class KafkaContract:
         worker = worker_of(kafka)
         changelog = Topic(worker.changelog_topic, PARTITIONS, 1)
 
-        async def batch() -> tuple[BatchResult, list[Record], list[Record], list[Record]]:
+        async def batch() -> tuple[BatchResult, *tuple[list[Record], ...]]:
             await topics.ensure(kafka, [*topics.market_topics(kafka), changelog])
             await publish(kafka, [*walk(5), *walk(4, symbol="MSFT")])
             records = await read(kafka, kafka.candles_topic)
@@ -240,9 +256,10 @@ class KafkaContract:
                 )
             ]  # fmt: skip
             await publisher.stop()
-            return result, *written  # type: ignore[return-value]
+            return result, *written
 
-        result, forecasts, scores, windows, letters = within(batch())
+        result, *written = within(batch())
+        forecasts, scores, windows, letters = written
         expected = {forecast.id for _, forecast in result.forecasts}
         assert {Forecast.decode(record.value or b"").id for record in forecasts} == expected
         assert len(expected) == 3 + 2
@@ -270,8 +287,8 @@ class KafkaContract:
             await publisher.start()
             await publisher.outputs([message], rejected)
             await publisher.stop()
-            letters = await dlq.read(settings)
-            await dlq._send(letters, settings)
+            letters = [letter async for letter in dlq.read(settings)]
+            await dlq._replay(settings, Console(quiet=True))
             return letters, await read(kafka, kafka.candles_topic)
 
         [letter], [record] = within(back())

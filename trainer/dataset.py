@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shared import findings
 from shared.bundle import DataSpan
-from shared.findings import Finding
+from shared.files import findings
+from shared.files.findings import Finding
+from shared.files.series import History
 from shared.history import Progress, ReadOptions, bundled, from_file
-from shared.series import History
 from shared.window import held
 from trainer import features
 from trainer.evaluate.realised import mean_ahead, range_variances
@@ -132,9 +132,11 @@ def samples_of(
         symbol: one for symbol, one in symbols.items() if len(one.open_ms) >= length + max(horizons)
     }
     if not enough:
+        longest = max((len(one.open_ms), symbol) for symbol, one in symbols.items())
         raise ValueError(
-            f"candles: expected a symbol with at least {length + max(horizons)}, got "
-            f"{', '.join(f'{symbol} {len(one.open_ms)}' for symbol, one in symbols.items())}"
+            f"candles: expected a symbol with at least {length + max(horizons)}, a window of "
+            f"{length} and {max(horizons)} ahead, got at most {longest[0]}, of {longest[1]}: more "
+            "candles, or shorter --horizons and --sequence-length"
         )
     some, times = next(windows(next(iter(enough.values())), length, length - 1, length + TRIED - 1))
     features.check(names, sequence_length, torch.from_numpy(some), torch.from_numpy(times))

@@ -79,10 +79,14 @@ def fit(
     """
     cut_ms = cut_at(samples, 1.0 - config.validation_share)
     train, validation = split(samples, cut_ms)
-    if min(len(train), len(validation)) < 2 * len(config.quantile_levels):
+    least = 2 * len(config.quantile_levels)
+    if min(len(train), len(validation)) < least:
+        around = config.window_length - 1 + config.horizons[-1]
         raise ValueError(
-            f"samples: expected more, got {len(train)} for training and "
-            f"{len(validation)} for validation"
+            f"candles: expected at least {candles_needed(config)} before the end of training, got "
+            f"{len(np.unique(samples.open_ms)) + around}: a window has {config.window_length}, the "
+            f"longest horizon {config.horizons[-1]}, and {least} windows each are needed to train "
+            f"and to validate, which got {len(train)} and {len(validation)}"
         )
     scalers = fit_scalers(train, config)
     history: list[Epoch] = []
@@ -110,6 +114,18 @@ def fit(
         validation_samples=len(validation),
         cut_ms=cut_ms,
     )
+
+
+def candles_needed(config: FitConfig) -> int:
+    """Return the fewest candles of one symbol that ``fit`` takes."""
+    least = 2 * len(config.quantile_levels)
+    longest = config.horizons[-1]
+    windows = 1
+    while True:
+        cut = min(int(windows * (1.0 - config.validation_share)), windows - 1)
+        if min(cut - longest, windows - cut) >= least:
+            return windows + config.window_length - 1 + longest
+        windows += 1
 
 
 def assemble(networks: Sequence[Network], scalers: Scalers, config: FitConfig) -> Model:

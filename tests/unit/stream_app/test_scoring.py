@@ -67,7 +67,7 @@ def expected(forecasts: list[Forecast], candles: list[Candle]) -> dict[Any, dict
             close = candles[at].close
             move = math.log(close / forecast.last_close)
             levels = [float(level) for level in horizon.quantiles]
-            made = {}
+            made: dict[str, Any] = {}
             for name, quantiles in (("", horizon.quantiles), ("raw_", horizon.raw_quantiles)):
                 assert quantiles is not None
                 returns = [math.log(price / forecast.last_close) for price in quantiles.values()]

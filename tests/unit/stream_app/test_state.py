@@ -242,6 +242,6 @@ def test_a_state_of_another_format_is_refused() -> None:
 @pytest.mark.parametrize("cut", [1, 40, 100])
 def test_a_record_that_is_cut_short_is_refused(cut: int) -> None:
     message = Incoming(b"AAPL", candle(0).encode(), 0, 0, NOW_MS)
-    [(_, record)] = advance([message], {}.get, MODELS, CAPACITY, NOW_MS).records[0]
+    [(_, record)] = advance([message], lambda _: None, MODELS, CAPACITY, NOW_MS).records[0]
     with pytest.raises(StateError, match="expected"):
         SymbolState.decode(record[:-cut], CAPACITY)
