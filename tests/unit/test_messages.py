@@ -174,9 +174,14 @@ def test_a_candle_of_the_future_is_refused() -> None:
 
 
 def test_every_reason_of_the_codec_is_seen_here() -> None:
-    """The window alone and the batches of a topic find the other reasons; their tests have them."""
+    """Window, model and the batches of a topic find the other reasons; their tests have them."""
     seen = {reason for _, reason, _ in BROKEN} | {RejectReason.WRONG_KEY, RejectReason.FUTURE}
-    assert seen == set(RejectReason) - {RejectReason.OLDER_THAN_WINDOW, RejectReason.UNREADABLE}
+    elsewhere = {
+        RejectReason.OLDER_THAN_WINDOW,
+        RejectReason.UNREADABLE,
+        RejectReason.NO_FORECAST,
+    }
+    assert seen == set(RejectReason) - elsewhere
 
 
 def test_several_broken_rules_are_all_named() -> None:
