@@ -95,6 +95,11 @@ class Layout:
             ]
         )
 
+    @cached_property
+    def size(self) -> int:
+        """Bytes of an entry."""
+        return self.dtype.itemsize
+
 
 @lru_cache(maxsize=256)
 def layout_of(model_version: str, steps: tuple[int, ...], levels: tuple[float, ...]) -> Layout:
@@ -177,7 +182,7 @@ class Ledger:
     def using(self, layout: Layout) -> Ledger:
         """Return the ledger ready for a model's forecasts; the same where it was."""
         known = layouts_in(self.layouts)
-        if known and known[0] is layout:
+        if known and known[0].number == layout.number:
             return self
         grid = layout.grid
         if not known:
@@ -186,7 +191,8 @@ class Ledger:
             calibration = self.calibration
         else:
             calibration = grid.carry(known[0].grid, self.state()).tobytes()
-        others = tuple(one for one in known if one is not layout and one.mark in self._marks())
+        marks = self._marks() - {layout.mark}
+        others = tuple(one for one in known if one.mark in marks)
         table = table_of((layout, *others[: MAX_LAYOUTS - 1]))
         size = max(self.entry_bytes, layout.dtype.itemsize)
         pad = b"\0" * (size - self.entry_bytes)
@@ -240,5 +246,4 @@ def are_finite(calibration: bytes) -> bool:
 
 def rows_of(layout: Layout, entries: list[bytes]) -> NDArray[Any]:
     """Return entries of a layout as rows of a structured array."""
-    size = layout.dtype.itemsize
-    return np.frombuffer(b"".join([entry[:size] for entry in entries]), dtype=layout.dtype)
+    return np.frombuffer(b"".join(entries), dtype=layout.dtype)

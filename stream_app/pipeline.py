@@ -9,9 +9,9 @@ from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
 from shared.forecaster import Calibrated, Distribution, Due, Models, distributions, messages
-from shared.forecasts import Forecast, is_sound
+from shared.forecasts import Forecast
 from shared.score_messages import Encoded
-from shared.window import Push, Window, record_of
+from shared.window import Push, Window
 from stream_app.ledger import layout_of
 from stream_app.scoring import Raw, Series, Task, settle
 from stream_app.state import STALE, Event, SymbolState, effect
@@ -53,7 +53,7 @@ def step(
     # the changelog of another partition may go to another worker, who needs a whole record
     tail = STALE if moves else state.tail
     order, offsets = state.noting(partition, offset)
-    if push not in {Push.APPENDED, Push.REPLACED_NEWEST}:
+    if push is not Push.APPENDED and push is not Push.REPLACED_NEWEST:
         kept = SymbolState(
             window, order, offsets, state.close_ms, state.last_close, tail, state.ledger
         )
@@ -137,7 +137,9 @@ def advance(
         if outcome.moves:
             result.moved.append((key.decode(), message.partition))
         if outcome.push is not None:
-            task = Task(i, candle, outcome.push, outcome.due)
+            task = Task(
+                i, candle, outcome.push, outcome.due, effect(moved.window, outcome.push, candle)
+            )
             one.note(moved, message.partition, task)
             if outcome.due is not None:
                 owed.append(task)
@@ -164,7 +166,7 @@ def _finish(
         if task.calibrated is not None
     ]
     for task, forecast in zip(owed, messages(calibrated, now_ms), strict=True):
-        if is_sound(forecast):
+        if task.entry is not None:
             result.forecasts.append((task.index, forecast))
         else:
             result.rejected.append((task.index, _no_forecast(forecast)))
@@ -198,7 +200,7 @@ class _Batch:
     def to_write(self, key: bytes) -> tuple[SymbolState, bytes, bytes]:
         """Return the state after the batch, and the key and value of the record to write."""
         events = [
-            Event(order, effect(task.push, record_of(task.candle)), task.entry or b"")
+            Event(order, task.record, task.entry or b"")
             for order, task in zip(self.orders, self.series.tasks, strict=True)
         ]
         before = self._before if self._before.order >= 0 else None

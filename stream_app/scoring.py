@@ -50,6 +50,7 @@ class Task:
     candle: Candle
     push: Push
     due: Due | None
+    record: bytes  # what it changed of the window
     raw: Raw | None = None
     scores: Encoded | None = None
     id: str = ""  # of its forecast
@@ -95,25 +96,27 @@ def _round(series: list[Series], tasks: list[Task], now_ms: int) -> None:
     _settle(series, tasks, now_ms)
     for one, task in zip(series, tasks, strict=True):
         _follow(one, task)
-    due: dict[Layout, list[int]] = {}
-    for owner, task in enumerate(tasks):
+    due: dict[int, tuple[Layout, list[Series], list[Task]]] = {}
+    for one, task in zip(series, tasks, strict=True):
         if task.raw is not None:
-            series[owner].ledger = series[owner].ledger.using(task.raw.layout)
-            due.setdefault(task.raw.layout, []).append(owner)
-    for layout, owners in due.items():
-        _calibrate(layout, [series[owner] for owner in owners], [tasks[owner] for owner in owners])
+            layout = task.raw.layout
+            one.ledger = one.ledger.using(layout)
+            _, owners, owed = due.setdefault(layout.number, (layout, [], []))
+            owners.append(one)
+            owed.append(task)
+    for layout, owners, owed in due.values():
+        _calibrate(layout, owners, owed)
     for one, task in zip(series, tasks, strict=True):
         one.ledger = one.ledger.noting(task.push, task.candle.open_ms, task.entry)
 
 
 def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
-    by_layout: dict[Layout, list[_Settled]] = {}
+    by_layout: dict[int, tuple[Layout, list[_Settled]]] = {}
     for owner, (one, task) in enumerate(zip(series, tasks, strict=True)):
-        for layout, settled in _settled(owner, one.ledger, task):
-            by_layout.setdefault(layout, []).append(settled)
+        _add_settled(by_layout, owner, one.ledger, task)
     scored: dict[int, list[dict[str, Any]]] = {}
     learned: dict[int, NDArray[np.float32]] = {}
-    for layout, group in by_layout.items():
+    for layout, group in by_layout.values():
         _score(layout, group, series, tasks, scored, learned)
     for owner, horizons in scored.items():
         tasks[owner].scores = _message(tasks[owner], horizons, now_ms)
@@ -122,25 +125,28 @@ def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
         one.ledger = one.ledger.learned(state.tobytes(), one.ledger.variance)
 
 
-def _settled(owner: int, ledger: Ledger, task: Task) -> list[tuple[Layout, _Settled]]:
-    """Return the horizons that a candle settles, before the ledger has moved on to it."""
-    if not ledger.entries or task.push not in {Push.APPENDED, Push.REPLACED, Push.REPLACED_NEWEST}:
-        return []
-    learns = task.push is Push.APPENDED
-    back: int | None = -1  # a new candle comes one behind the newest entry
+def _add_settled(
+    by_layout: dict[int, tuple[Layout, list[_Settled]]], owner: int, ledger: Ledger, task: Task
+) -> None:
+    """Add the horizons that a candle settles, before the ledger has moved on to it."""
+    push = task.push
+    if not ledger.entries or push is Push.DUPLICATE or push is Push.TOO_OLD:
+        return
+    learns = push is Push.APPENDED
+    back = -1  # a new candle comes one behind the newest entry
     if not learns:
-        back = ledger.back_of(task.candle.open_ms)
-        if back is None:
-            return []
-    found = []
+        found = None if push is Push.INSERTED else ledger.back_of(task.candle.open_ms)
+        if found is None:
+            return
+        back = found
     entries, size = ledger.entries, ledger.entry_bytes
-    end = len(entries) - (back + 1) * size if back is not None else 0
+    end = len(entries) - (back + 1) * size
     for step, at, layout in settled_by(ledger.layouts):
         start = end - step * size
-        if start >= 0 and entries[start : start + 4] == layout.mark:
-            entry = entries[start : start + layout.dtype.itemsize]
-            found.append((layout, _Settled(owner, at, step, learns, entry)))
-    return found
+        if start >= 0 and entries.startswith(layout.mark, start):
+            entry = entries[start : start + layout.size]
+            _, group = by_layout.setdefault(layout.number, (layout, []))
+            group.append(_Settled(owner, at, step, learns, entry))
 
 
 def _score(

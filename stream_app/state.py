@@ -32,9 +32,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.candles import MAX_CANDLES, MAX_NUMBER, MIN_PRICE
+from shared.candles import MAX_CANDLES, MAX_NUMBER, MIN_PRICE, Candle
 from shared.messages import END_MS, FIRST_MS
-from shared.window import RECORD_BYTES, Push, Window
+from shared.window import RECORD_BYTES, Push, Window, record_of
 from stream_app.ledger import Ledger, are_finite
 
 _HEAD: Final = struct.Struct("<BBqqqdHBiqiqdHHHH")
@@ -231,9 +231,17 @@ class SymbolState:
         return SymbolState(window, order, offsets, close_ms, last_close, tail, ledger)
 
 
-def effect(push: Push, record: bytes) -> bytes:
-    """Return what an event says of a candle: nothing of one that changed nothing."""
-    return b"" if push in {Push.DUPLICATE, Push.TOO_OLD} else record
+def effect(window: Window, push: Push, candle: Candle) -> bytes:
+    """Return what an event says of a candle: its record, nothing where it changed nothing.
+
+    Args:
+        window: after the candle.
+        push: what it did.
+        candle: itself.
+    """
+    if push is Push.APPENDED or push is Push.REPLACED_NEWEST:
+        return window.records[-RECORD_BYTES:]
+    return b"" if push is Push.DUPLICATE or push is Push.TOO_OLD else record_of(candle)
 
 
 def check(stored: bytes) -> None:
