@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from shared.candles import MAX_CANDLES, Interval, Millis, Symbol
 from shared.forecasts import MAX_HORIZONS, PredictedPrice
-from shared.messages import Message, describe
+from shared.messages import Message, PartialValue, describe
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +79,8 @@ class Scores(Message):
         Raises:
             InvalidScore: naming the first rule that the value breaks.
         """
+        if isinstance(value, PartialValue) and value.fault:
+            raise InvalidScore(value.fault)
         if not value:
             raise InvalidScore("value: expected scores, got nothing")
         if len(value) > MAX_SCORE_BYTES:
