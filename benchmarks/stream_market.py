@@ -19,8 +19,8 @@ from stream_app.state import SymbolState
 START_MS: Final = 946_857_600_000  # 2000-01-03, a Monday, midnight UTC
 INTERVAL: Final = "1d"
 
-ELSEWHERE: Final = 1 << 20
-"""Partition that the windows' candles came from: none that the benchmark has."""
+ELSEWHERE: Final = 1_000
+"""Partition that the known candles came from: one that no candle is sent to, so none is old."""
 
 
 def opening_ms(trading_day: int) -> int:

@@ -179,8 +179,9 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "Candlecast",
             "version": "1.0.0",
-            "description": "Closed candles in, forecasts and scores out. Times are UTC epoch milliseconds, "
-            "prices are in the quote currency. Delivery is at least once: drop an id seen before.",
+            "description": "Closed candles in, forecasts and their scores out. Times are UTC epoch "
+            "milliseconds, prices are in the quote currency. Delivery is at least once: drop an "
+            "id seen before.",
             "license": {"name": "MIT"},
         },
         "defaultContentType": "application/json",

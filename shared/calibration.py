@@ -36,7 +36,7 @@ SCALE_RATE: Final = (0.02, 150.0, 0.006)
 """Rate of the multipliers: at the start, horizons settled until it is halved, least."""
 
 OFFSET_RATE: Final = (0.02, 50.0, 0.004)
-"""Rate of the offsets, likewise, in spreads. Decision 36 has what others gave."""
+"""Rate of the offsets, likewise, in spreads. Decision 44 has what others gave."""
 
 BASELINE_RATE: Final = (0.1, 50.0, 0.01)
 """Rate of the baseline's quantiles, likewise, in standard deviations."""

@@ -228,6 +228,17 @@ class Ledger:
         """Return the ledger with another calibration and variance."""
         return Ledger(self.layouts, calibration, variance, self.entry_bytes, self.entries)
 
+    def before(self, open_ms: int) -> Ledger:
+        """Return the ledger without the entries of candles that open at or after a time."""
+        left = self.count
+        while left and self._open_ms(self.count - left) >= open_ms:
+            left -= 1
+        entries = self.entries[: left * self.entry_bytes]
+        return Ledger(self.layouts, self.calibration, self.variance, self.entry_bytes, entries)
+
+    def _open_ms(self, back: int) -> int:
+        return int.from_bytes(self.entry(back)[4:12], "little", signed=True)
+
     def back_of(self, open_ms: int) -> int | None:
         """Return how many candles before the newest one the candle of a time is, if it is here."""
         wanted = open_ms.to_bytes(8, "little", signed=True)

@@ -13,6 +13,7 @@ from shared.forecasts import Forecast
 from shared.score_messages import Encoded
 from shared.window import Push, Window
 from stream_app.ledger import layout_of
+from stream_app.rules import Rules, is_close, is_regular, overlaps, too_many
 from stream_app.scoring import Raw, Series, Task, settle
 from stream_app.state import STALE, Event, SymbolState, effect
 
@@ -29,6 +30,7 @@ class Outcome:
     due: Due | None = None
     gap: bool = False
     moves: bool = False  # the symbol's candles came from another partition before
+    cut_ms: int | None = None  # opening of the candles that it took the place of, from there on
 
     @property
     def label(self) -> str:
@@ -49,15 +51,19 @@ def step(
     if state.has_applied(partition, offset):
         return state, Outcome(None)
     moves = state.moves_to(partition)
-    window, push = state.window.push(candle)
+    before = make_way(state, candle)
+    window, push = (state.window, Push.OVERLAPS) if before is None else before.push(candle)
     # the changelog of another partition may go to another worker, who needs a whole record
-    tail = STALE if moves else state.tail
+    cut_ms = None
+    if before is not None and before is not state.window:
+        cut_ms = state.window.next_open_ms(before.last_open_ms or 0) if before.records else 0
+    tail = STALE if moves or cut_ms is not None else state.tail
     order, offsets = state.noting(partition, offset)
     if push is not Push.APPENDED and push is not Push.REPLACED_NEWEST:
         kept = SymbolState(
             window, order, offsets, state.close_ms, state.last_close, tail, state.ledger
         )
-        return kept, Outcome(push, moves=moves)
+        return kept, Outcome(push, moves=moves, cut_ms=cut_ms)
     moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail, state.ledger)
     due = None
     if len(window) >= needed:
@@ -65,7 +71,41 @@ def step(
             candle.symbol, candle.interval, candle.close_ms, candle.close, window.newest(needed)
         )
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
-    return moved, Outcome(push, due, is_gap, moves)
+    return moved, Outcome(push, due, is_gap, moves, cut_ms)
+
+
+def make_way(state: SymbolState, candle: Candle) -> Window | None:
+    """Return the window that a candle is pushed into: without those that it wins over.
+
+    Candles of a series do not overlap. Of two that do a regular one wins over one that is not,
+    else the one that was first.
+
+    Returns:
+        The state's own window, or a shorter one; None when the candle gives way.
+    """
+    window, newest_ms = state.window, state.window.last_open_ms
+    if newest_ms is None or candle.open_ms == newest_ms:
+        return window
+    if candle.open_ms >= state.close_ms:
+        is_dense = is_close(newest_ms, candle.open_ms, candle.interval)
+        regular = is_regular(candle.open_ms, candle.close_ms, candle.interval)
+        return None if is_dense and not regular else window
+    if candle.open_ms > newest_ms:
+        collides = overlaps(newest_ms, state.close_ms, candle.open_ms, candle.interval)
+        covered_ms = newest_ms
+    else:
+        covered_ms = window.next_open_ms(candle.open_ms) or newest_ms
+        collides = overlaps(candle.open_ms, candle.close_ms, covered_ms, candle.interval)
+    if not collides:
+        return window
+    loses = is_regular(newest_ms, state.close_ms, candle.interval)
+    if loses or candle.close_ms <= newest_ms:  # only the newest candle's length is known
+        return None
+    return (
+        window.before(covered_ms)
+        if is_regular(candle.open_ms, candle.close_ms, candle.interval)
+        else None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +144,9 @@ def advance(
     models: Models,
     capacity: int,
     now_ms: int,
+    *,
+    rules: Rules | None = None,
+    held_series: int = 0,
 ) -> BatchResult:
     """Apply a batch in order, score what it settles, forecast all that is due by few model calls.
 
@@ -114,36 +157,35 @@ def advance(
         capacity: most candles in a stored window, at least what the models need.
         now_ms: the current time, UTC; whether a candle is in the future is for the broker's clock
             to say, which stamped its message.
+        rules: of the series that are taken; by default all.
+        held_series: number of series in the table.
     """
     result = BatchResult()
-    batch: dict[bytes, _Batch] = {}
+    held = _States(stored, capacity, rules or Rules(), held_series)
     owed: list[Task] = []
     for i, message in enumerate(incoming):
         try:
             candle = decode_candle(message.key, message.value, message.appended_ms)
+            key, one = held.of(candle)
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
-        key = table_key(candle)
-        one = batch.get(key)
-        if one is None:
-            one = batch[key] = _Batch(_load(stored(key), capacity))
         needed = models.of(candle.interval).window_length
         moved, outcome = step(one.state, candle, message.partition, message.offset, needed)
-        if outcome.push is Push.TOO_OLD:
-            result.rejected.append((i, _too_old(candle, one.state.window)))
+        if outcome.push in _REFUSED:
+            result.rejected.append((i, _REFUSED[outcome.push](candle, one.state)))
         result.outcomes[outcome.label] += 1
         result.gaps += outcome.gap
         if outcome.moves:
             result.moved.append((key.decode(), message.partition))
         if outcome.push is not None:
-            task = Task(
-                i, candle, outcome.push, outcome.due, effect(moved.window, outcome.push, candle)
-            )
+            record = effect(moved.window, outcome.push, candle)
+            task = Task(i, candle, outcome.push, outcome.due, record, outcome.cut_ms)
             one.note(moved, message.partition, task)
             if outcome.due is not None:
                 owed.append(task)
-    _finish(result, {key: one for key, one in batch.items() if one.orders}, owed, models, now_ms)
+    changed = {key: one for key, one in held.batch.items() if one.orders}
+    _finish(result, changed, owed, models, now_ms)
     return result
 
 
@@ -217,10 +259,34 @@ def _index_of(scored: tuple[int, Encoded]) -> int:
     return scored[0]
 
 
-def _load(stored: bytes | None, capacity: int) -> SymbolState:
-    if stored is None:
-        return SymbolState(Window(capacity))
-    return SymbolState.decode(stored, capacity)
+class _States:
+    """The states of the series in a batch, and whether there is room for another."""
+
+    def __init__(
+        self, stored: Callable[[bytes], bytes | None], capacity: int, rules: Rules, series: int
+    ) -> None:
+        self.batch: dict[bytes, _Batch] = {}
+        self._stored = stored
+        self._capacity = capacity
+        self._rules = rules
+        self._series = series
+
+    def of(self, candle: Candle) -> tuple[bytes, _Batch]:
+        """Return the key of a candle's series and its batch; raises ``InvalidCandle``."""
+        self._rules.check(candle)
+        key = table_key(candle)
+        if key not in self.batch:
+            self.batch[key] = _Batch(self._state(key, candle))
+        return key, self.batch[key]
+
+    def _state(self, key: bytes, candle: Candle) -> SymbolState:
+        stored = self._stored(key)
+        if stored is not None:
+            return SymbolState.decode(stored, self._capacity)
+        if self._series >= self._rules.max_series:
+            raise too_many(candle, self._rules.max_series)
+        self._series += 1
+        return SymbolState(Window(self._capacity))
 
 
 def _no_forecast(forecast: Forecast) -> InvalidCandle:
@@ -232,9 +298,24 @@ def _no_forecast(forecast: Forecast) -> InvalidCandle:
     )
 
 
-def _too_old(candle: Candle, window: Window) -> InvalidCandle:
+def _overlapping(candle: Candle, state: SymbolState) -> InvalidCandle:
+    return InvalidCandle(
+        RejectReason.OVERLAPS,
+        f"{candle.symbol} {candle.interval}: the candle of {candle.open_ms} to {candle.close_ms} "
+        f"overlaps another; the newest is of {state.window.last_open_ms} to {state.close_ms}",
+    )
+
+
+def _too_old(candle: Candle, state: SymbolState) -> InvalidCandle:
     return InvalidCandle(
         RejectReason.OLDER_THAN_WINDOW,
         f"{candle.symbol} {candle.interval}: candle of {candle.open_ms} is older than the window "
-        f"(from {window.first_open_ms})",
+        f"(from {state.window.first_open_ms})",
     )
+
+
+_REFUSED: Final[dict[Push | None, Callable[[Candle, SymbolState], InvalidCandle]]] = {
+    Push.TOO_OLD: _too_old,
+    Push.OVERLAPS: _overlapping,
+}
+"""What becomes a dead letter for what it does to its window."""

@@ -30,7 +30,8 @@ from shared.score_messages import (
 from shared.window import Push
 from stream_app.ledger import Layout, Ledger, layouts_in, rows_of, settled_by
 
-_EMPTY: Final = b"\0\0\0\0"
+_SETTLING: Final = (Push.APPENDED, Push.REPLACED, Push.REPLACED_NEWEST)
+"""What a candle does to its window when it settles horizons."""
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Task:
     push: Push
     due: Due | None
     record: bytes  # what it changed of the window
+    cut_ms: int | None = None  # opening of the candles that it took the place of, from there on
     raw: Raw | None = None
     scores: Encoded | None = None
     id: str = ""  # of its forecast
@@ -93,6 +95,9 @@ def settle(series: Sequence[Series], now_ms: int) -> None:
 
 
 def _round(series: list[Series], tasks: list[Task], now_ms: int) -> None:
+    for one, task in zip(series, tasks, strict=True):
+        if task.cut_ms is not None:
+            one.ledger = one.ledger.before(task.cut_ms)
     _settle(series, tasks, now_ms)
     for one, task in zip(series, tasks, strict=True):
         _follow(one, task)
@@ -125,17 +130,22 @@ def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
         one.ledger = one.ledger.learned(state.tobytes(), one.ledger.variance)
 
 
+def is_correction(task: Task) -> bool:
+    """Tell whether a candle takes the place of another, whose horizons were scored before."""
+    return task.push is not Push.APPENDED or task.cut_ms is not None
+
+
 def _add_settled(
     by_layout: dict[int, tuple[Layout, list[_Settled]]], owner: int, ledger: Ledger, task: Task
 ) -> None:
     """Add the horizons that a candle settles, before the ledger has moved on to it."""
     push = task.push
-    if not ledger.entries or push is Push.DUPLICATE or push is Push.TOO_OLD:
+    if not ledger.entries or push not in _SETTLING:
         return
-    learns = push is Push.APPENDED
+    learns = not is_correction(task)
     back = -1  # a new candle comes one behind the newest entry
-    if not learns:
-        found = None if push is Push.INSERTED else ledger.back_of(task.candle.open_ms)
+    if push is not Push.APPENDED:
+        found = ledger.back_of(task.candle.open_ms)
         if found is None:
             return
         back = found
@@ -256,7 +266,7 @@ def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded
         "open_ms": candle.open_ms,
         "close_ms": candle.close_ms,
         "close": candle.close,
-        "corrected": task.push is not Push.APPENDED,
+        "corrected": is_correction(task),
         "made_at_ms": now_ms,
         "horizons": horizons,
     }
