@@ -25,8 +25,9 @@ from shared.forecasts import Forecast, Horizon
 from shared.headers import cloud_event
 from shared.kafka import KafkaSettings
 from shared.messages import Message
+from shared.score_messages import HorizonScore, Scores
 from shared.topics import DEFAULT_GROUP, Topic, all_topics, market_topics
-from stream_app.publisher import FORECAST_TYPE
+from stream_app.publisher import FORECAST_TYPE, SCORE_TYPE
 from trainer.features import FEATURES
 
 ROOT: Final = Path(__file__).parents[1]
@@ -74,6 +75,37 @@ FORECAST: Final = Forecast(
             predicted_close=441.62,
             quantiles={"0.05": 427.3, "0.5": 441.62, "0.95": 455.8},
             volatility=0.0192,
+            raw_quantiles={"0.05": 425.9, "0.5": 441.62, "0.95": 457.4},
+        ),
+    ),
+)
+SCORES: Final = Scores(
+    id="9b2c66a8d1f34c0f8e5a7d43c1b20f6e",
+    symbol=CANDLE.symbol,
+    interval=CANDLE.interval,
+    open_ms=CANDLE.open_ms + 86_400_000,
+    close_ms=CANDLE.close_ms + 86_400_000,
+    close=430.47,
+    corrected=False,
+    made_at_ms=1_362_182_400_009,
+    horizons=(
+        HorizonScore(
+            forecast_id=FORECAST.id,
+            step=1,
+            as_of_ms=FORECAST.as_of_ms,
+            model_version=FORECAST.model_version,
+            last_close=FORECAST.last_close,
+            predicted_close=441.62,
+            error=-0.025574,
+            persistence_error=-0.025076,
+            pinball=0.007329,
+            raw_pinball=0.007512,
+            baseline_pinball=0.007904,
+            qlike=-6.1997,
+            pit=0.1496,
+            raw_pit=0.1831,
+            inside={"90": True},
+            raw_inside={"90": True},
         ),
     ),
 )
@@ -84,6 +116,7 @@ def documents() -> dict[Path, str]:
     contents = {
         SCHEMAS / "candle.v1.json": _json(schema(Candle, EVENT_TYPE)),
         SCHEMAS / "forecast.v1.json": _json(schema(Forecast, FORECAST_TYPE)),
+        SCHEMAS / "score.v1.json": _json(schema(Scores, SCORE_TYPE)),
         ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
         ROOT / "docs" / "settings.md": reference.settings_page(),
         ROOT / "docs" / "metrics.md": reference.metrics_page(),
@@ -110,7 +143,9 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
     document = model.model_json_schema()
     parts = [(document, model)]
     parts += [
-        (document["$defs"][nested.__name__], nested) for nested in (Horizon,) if "$defs" in document
+        (document["$defs"][nested.__name__], nested)
+        for nested in (Horizon, HorizonScore)
+        if nested.__name__ in document.get("$defs", {})
     ]
     for part, cls in parts:
         for field, comment in comments(cls).items():
@@ -137,14 +172,16 @@ def comments(model: type[Message]) -> dict[str, str]:
 
 def asyncapi() -> dict[str, Any]:
     """Return the AsyncAPI document: topics, keys, headers, messages."""
-    candles, forecasts, dead_letters = market_topics(KafkaSettings.model_construct())  # by default
+    settings = KafkaSettings.model_construct()  # by default
+    candles, forecasts, scores, dead_letters = market_topics(settings)
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Candlecast",
             "version": "1.0.0",
-            "description": "Closed candles in, forecasts out. Times are UTC epoch milliseconds, "
-            "prices are in the quote currency. Delivery is at least once: drop an id seen before.",
+            "description": "Closed candles in, forecasts and their scores out. Times are UTC epoch "
+            "milliseconds, prices are in the quote currency. Delivery is at least once: drop an "
+            "id seen before.",
             "license": {"name": "MIT"},
         },
         "defaultContentType": "application/json",
@@ -152,6 +189,8 @@ def asyncapi() -> dict[str, Any]:
             "candles": _channel(candles, "candle", "Closed candles, in order by symbol."),
             "forecasts": _channel(forecasts, "forecast", "A forecast for each candle of a full "
                                   "window, in order by symbol."),
+            "scores": _channel(scores, "score", "The scores of the forecasts that a candle has "
+                               "settled, in order by symbol."),
             "deadLetters": _channel(dead_letters, "deadLetter",
                                     "Messages that are not valid candles."),
         },
@@ -159,12 +198,15 @@ def asyncapi() -> dict[str, Any]:
             "publishCandle": _operation("send", "candles", "The producer publishes a candle."),
             "takeCandle": _operation("receive", "candles", "The worker takes a candle."),
             "publishForecast": _operation("send", "forecasts", "The worker publishes a forecast."),
+            "publishScores": _operation("send", "scores", "The worker publishes what a candle "
+                                        "settled."),
             "rejectCandle": _operation("send", "deadLetters", "The worker puts a message aside."),
         },
         "components": {
             "messages": {
                 "candle": _message("candle", EVENT_TYPE, CANDLE),
                 "forecast": _message("forecast", FORECAST_TYPE, FORECAST),
+                "score": _message("score", SCORE_TYPE, SCORES),
                 "deadLetter": _dead_letter(),
             }
         },

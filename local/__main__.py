@@ -137,7 +137,8 @@ def run_all(settings: LocalSettings) -> int:
     try:
         if settings.path is not None:
             history.check(settings.path)
-        account = Accounting(bundle.load(settings.model).config.window_length)
+        config = bundle.load(settings.model).config
+        account = Accounting(config.window_length, config.horizons)
         end = _run(settings, account)
     except KeyboardInterrupt:
         end = End.STOPPED_EARLY
@@ -146,7 +147,7 @@ def run_all(settings: LocalSettings) -> int:
     summary = account.summary() if account is not None and account.candles else None
     code = exit_code(end, summary, until_done=settings.exit_when_done)
     if not error and code != Exit.DONE:
-        error = end.value if end is not End.DONE else "candles have no forecast"
+        error = end.value if end is not End.DONE else "candles have no forecast, or no scores"
     _report(summary, error if code else "", as_json=settings.json_summary)
     _say(error if end is End.FAILED else end.value)
     return code
@@ -156,7 +157,7 @@ def exit_code(end: End, summary: Summary | None, *, until_done: bool) -> int:
     """Return the exit code of a run that came to its end."""
     if end in {End.STOPPED, End.STOPPED_EARLY}:
         return Exit.INTERRUPTED if until_done else Exit.DONE
-    missing = summary is not None and summary.missing_forecasts
+    missing = summary is not None and summary.missing_forecasts + summary.missing_scores
     return Exit.FAILED if end is not End.DONE or missing else Exit.DONE
 
 
@@ -216,6 +217,15 @@ def _report(summary: Summary | None, error: str, *, as_json: bool) -> None:
         + ("" if latency.p50 is None else f"; latency {in_words(latency)}"),
         flush=True,
     )
+    if summary.scores_out:
+        raw, calibrated = summary.coverage.raw, summary.coverage.calibrated
+        held = ", ".join(
+            f"{100 * calibrated[name]:.1f} % in {name} % intervals ({100 * raw[name]:.1f} % raw)"
+            for name in calibrated
+        )
+        print(
+            f"{summary.scores_out:,} scores, {summary.missing_scores:,} missing; {held}", flush=True
+        )
 
 
 def _say(text: str) -> None:

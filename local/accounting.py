@@ -1,13 +1,15 @@
-"""Matches candles with their forecasts: missing ones, repeats, latency. In memory, no I/O."""
+"""Matches candles with their forecasts and scores: missing ones, latency, coverage. No I/O."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from shared.candles import Candle
 from shared.forecasts import Forecast
+from shared.score_messages import Scores
 
 REMEMBERED_IDS: Final = 50_000
 """Most forecasts whose repeats are known; after a crash a worker repeats what was in flight."""
@@ -29,6 +31,14 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """Shares of closes within the central intervals, by nominal per cent; empty without scores."""
+
+    raw: dict[str, float]  # of the model's intervals
+    calibrated: dict[str, float]  # of the published ones
+
+
+@dataclass(frozen=True)
 class Summary:
     """The result of a run."""
 
@@ -37,6 +47,9 @@ class Summary:
     dead_letters: int
     missing_forecasts: int  # candles past the warm-up that have none
     latency_ms: Latency
+    scores_out: int  # distinct scored horizons, without those scored again for a correction
+    missing_scores: int  # horizons whose candle is here and that have none
+    coverage: Coverage
 
 
 class LatencyCounts:
@@ -78,13 +91,23 @@ class Accounting:
     """Matches forecasts with the candles that they come from.
 
     The n-th and each later distinct candle of a symbol and interval owes one forecast, n being
-    the candles that the model needs. Messages come in order within a partition, but a forecast
-    may be read before its candle, since they lie in different topics. Memory grows with the
-    number of series and of forecasts that are missing, not with the length of the run.
+    the candles that the model needs, and a score for each horizon whose forecast was owed so many
+    candles before. Messages come in order within a partition, but a forecast or a score may be
+    read before its candle, since they lie in different topics. Memory grows with the number of
+    series and of forecasts and scores that are missing, not with the length of the run.
     """
 
-    def __init__(self, window_length: int) -> None:
+    def __init__(self, window_length: int, horizons: Sequence[int] = ()) -> None:
+        """Take the model's candles in a window, and its horizons in candles ahead."""
         self._window_length = window_length
+        self._horizons = tuple(horizons)
+        self._unscored: dict[_Key, set[int]] = {}  # steps that a candle owes scores of
+        self._early_scores: dict[_Key, set[int]] = {}  # read before their candle
+        self._score_ids: OrderedDict[str, None] = OrderedDict()
+        self._inside: Counter[str] = Counter()
+        self._raw_inside: Counter[str] = Counter()
+        self._intervals: Counter[str] = Counter()
+        self.scores = 0  # distinct horizons
         self._series: dict[tuple[str, str], _Series] = {}
         self._waiting: dict[_Key, int] = {}  # owed -> append of the candle
         self._early: dict[_Key, int] = {}  # read before its candle -> append of the forecast
@@ -110,6 +133,7 @@ class Accounting:
         forecast_append_ms = self._early.pop(key, None)
         if series.candles < self._window_length:
             return
+        self._owe_scores(key, series.candles - self._window_length)
         if forecast_append_ms is None:
             self._waiting[key] = append_ms
         else:
@@ -133,6 +157,36 @@ class Accounting:
         if series is None or forecast.as_of_ms > series.last_close_ms:
             self._early[key] = append_ms
 
+    def _owe_scores(self, key: _Key, forecasts_before: int) -> None:
+        due = {step for step in self._horizons if step <= forecasts_before}
+        due -= self._early_scores.pop(key, set())
+        if due:
+            self._unscored[key] = due
+
+    def score(self, scores: Scores) -> None:
+        """Take the scores of a candle from their topic."""
+        if scores.corrected or scores.id in self._score_ids:
+            return
+        self._score_ids[scores.id] = None
+        if len(self._score_ids) > REMEMBERED_IDS:
+            self._score_ids.popitem(last=False)
+        steps = {horizon.step for horizon in scores.horizons}
+        self.scores += len(steps)
+        for horizon in scores.horizons:
+            self._intervals.update(horizon.inside.keys())
+            self._inside.update(name for name, held in horizon.inside.items() if held)
+            self._raw_inside.update(name for name, held in horizon.raw_inside.items() if held)
+        key = (scores.symbol, scores.interval, scores.close_ms)
+        owed = self._unscored.get(key)
+        if owed is None:
+            series = self._series.get(key[:2])
+            if series is None or scores.close_ms > series.last_close_ms:
+                self._early_scores[key] = steps
+            return
+        owed -= steps
+        if not owed:
+            del self._unscored[key]
+
     def dead_letter(self) -> None:
         """Take a message from the dead-letter topic."""
         self.dead_letters += 1
@@ -143,6 +197,11 @@ class Accounting:
         return len(self._waiting)
 
     @property
+    def missing_scores(self) -> int:
+        """Horizons that are due and have no score yet."""
+        return sum(map(len, self._unscored.values()))
+
+    @property
     def is_ahead(self) -> bool:
         """True when so many candles wait that forecasts should be read first."""
         return len(self._waiting) > MOST_WAITING and not self._early
@@ -150,4 +209,18 @@ class Accounting:
     def summary(self) -> Summary:
         """Return the account as it stands."""
         latency = Latency(*(self._latency.quantile(level) for level in (0.5, 0.95, 0.99)))
-        return Summary(self.candles, self.forecasts, self.dead_letters, self.missing, latency)
+        return Summary(
+            self.candles,
+            self.forecasts,
+            self.dead_letters,
+            self.missing,
+            latency,
+            self.scores,
+            self.missing_scores,
+            Coverage(self._shares(self._raw_inside), self._shares(self._inside)),
+        )
+
+    def _shares(self, inside: Counter[str]) -> dict[str, float]:
+        return {
+            name: round(inside[name] / count, 4) for name, count in sorted(self._intervals.items())
+        }

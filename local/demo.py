@@ -110,7 +110,7 @@ class Demo:
 
     def _note_progress(self) -> None:
         account = self._account
-        progress = account.candles + account.forecasts + account.dead_letters
+        progress = account.candles + account.forecasts + account.scores + account.dead_letters
         if progress != self._progress:
             self._progress = progress
             self._progress_s = time.monotonic()
@@ -119,12 +119,17 @@ class Demo:
             after_s = time.monotonic() - self._began_s
             print(f"the first forecast came after {after_s:.1f} s", file=sys.stderr, flush=True)
 
+    @property
+    def _owes(self) -> int:
+        """Forecasts and scores that are due and missing."""
+        return self._account.missing + self._account.missing_scores
+
     async def _end(self) -> End | None:
         if (
             self._system.is_published
-            and self._account.missing == 0
+            and self._owes == 0
             and await self._follower.has_read_all()
-            and self._account.missing == 0
+            and self._owes == 0
         ):
             return End.DONE
         pause_s = 1 / self._settings.speed if self._settings.speed else 0.0

@@ -15,6 +15,7 @@ from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import KafkaError, KafkaSettings, Partition, Record
 from shared.process import now_ms
+from shared.score_messages import InvalidScore, Scores
 from shared.unusable import UnusableMessages
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _MOST_SYMBOLS: Final = 100
 
 
 class Follower:
-    """Follows the candles, forecasts and dead-letter topics from their beginning.
+    """Follows the candles, forecasts, scores and dead-letter topics from their beginning.
 
     Needs no consumer group, so it leaves no trace in the broker.
     """
@@ -47,7 +48,10 @@ class Follower:
         async with AsyncExitStack() as resources:
             resources.push_async_callback(self._stop)
             await self._consumer.start()
-            topics = (self._kafka.candles_topic, self._kafka.forecasts_topic, self._kafka.dlq_topic)
+            topics = (
+                self._kafka.candles_topic, self._kafka.forecasts_topic, self._kafka.scores_topic,
+                self._kafka.dlq_topic,
+            )  # fmt: skip
             for topic in topics:
                 numbers = range(self._kafka.partitions)
                 self._partitions[topic] = [Partition(topic, number) for number in numbers]
@@ -93,6 +97,8 @@ class Follower:
             self._account.dead_letter()
         elif record.topic == self._kafka.forecasts_topic:
             self._take_forecast(record)
+        elif record.topic == self._kafka.scores_topic:
+            self._take_scores(record)
         else:
             self._take_candle(record, read_ms)
 
@@ -112,6 +118,14 @@ class Follower:
             return
         self._account.forecast(forecast, record.timestamp)
         self._show(forecast)
+
+    def _take_scores(self, record: Record) -> None:
+        try:
+            scores = Scores.decode(record.value)
+        except InvalidScore as error:  # of somebody else: ours are valid
+            self._unusable.note(record, "invalid_score", error)
+            return
+        self._account.score(scores)
 
     def _show(self, forecast: Forecast) -> None:
         self.newest[forecast.symbol] = forecast

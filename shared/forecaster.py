@@ -1,7 +1,7 @@
 """Forecaster: turns windows into distributions by one call of the model's graph, and into prices.
 
-Worker, API and back-test all use ``forecast`` or, for arrays, ``Forecaster.predict`` and
-``to_prices``. Nothing else turns candles into forecasts.
+Worker, API and back-test all use ``distributions`` and ``messages`` or, for arrays,
+``Forecaster.predict`` and ``to_prices``. Nothing else turns candles into forecasts.
 """
 
 from __future__ import annotations
@@ -208,11 +208,10 @@ class OnnxForecaster:
         """
         golden = bundle.golden
         prediction = self.predict(golden.candles, golden.open_ms)
-        prices = to_prices(np.full(len(golden.open_ms), TRIAL_CLOSE), prediction).tolist()
-        writer = HorizonWriter(self.horizons, self.quantile_levels)
-        for row, volatility in zip(prices, prediction.volatility.tolist(), strict=True):
-            due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2))
-            message = _message(due, writer, self.model_version, TRIAL_MS, row, volatility)
+        due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2))
+        for log_return, volatility in zip(*vars(prediction).values(), strict=True):
+            raw = Distribution(self, log_return, volatility)
+            [message] = messages([Calibrated(due, raw, log_return, "0" * 32)], TRIAL_MS)
             try:
                 Forecast.decode(message.encode())
             except InvalidForecast as error:
@@ -233,13 +232,22 @@ class Due:
     window: Window  # exactly the candles that the interval's model needs
 
 
-def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
-    """Return the forecast of each due window, in order, with as few model calls as pay.
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What a model says of one due window."""
+
+    forecaster: Forecaster
+    log_return: Floats  # (H, Q), from the last close, rising along Q
+    volatility: Floats  # (H,), per candle
+
+
+def distributions(models: Models, due: Sequence[Due]) -> list[Distribution]:
+    """Return what the models say of each due window, in order, with as few calls as pay.
 
     Raises:
         ValueError: when a window does not hold exactly the candles that its model needs.
     """
-    forecasts: dict[int, Forecast] = {}
+    answers: dict[int, Distribution] = {}
     rows_of: dict[int, tuple[Forecaster, list[int]]] = {}
     for row, owed in enumerate(due):
         forecaster = models.of(owed.interval, owed.symbol, len(owed.window))
@@ -247,54 +255,111 @@ def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
     for forecaster, rows in rows_of.values():
         for start in range(0, len(rows), CALL_WINDOWS):
             call = rows[start : start + CALL_WINDOWS]
-            messages = _one_call(forecaster, [due[row] for row in call], now_ms)
-            forecasts.update(zip(call, messages, strict=True))
-    return [forecasts[row] for row in range(len(due))]
+            _one_call(forecaster, call, due, answers)
+    return [answers[row] for row in range(len(due))]
 
 
-def _one_call(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
-    for owed in due:
+def _one_call(
+    forecaster: Forecaster, rows: list[int], due: Sequence[Due], answers: dict[int, Distribution]
+) -> None:
+    for row in rows:
+        owed = due[row]
         if len(owed.window) != forecaster.window_length:
             raise ValueError(
                 f"{owed.symbol} {owed.interval}: the model needs {forecaster.window_length} "
                 f"candles, the window holds {len(owed.window)}"
             )
-    prediction = forecaster.predict(*stack([owed.window for owed in due]))
-    prices = to_prices(np.array([owed.last_close for owed in due]), prediction).tolist()
-    writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
-    version = forecaster.model_version
-    return [
-        _message(owed, writer, version, now_ms, row, volatility)
-        for owed, row, volatility in zip(due, prices, prediction.volatility.tolist(), strict=True)
-    ]
+    prediction = forecaster.predict(*stack([due[row].window for row in rows]))
+    for at, row in enumerate(rows):
+        answers[row] = Distribution(
+            forecaster, prediction.log_return[at], prediction.volatility[at]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A due window's distribution with its calibration, and the identity of both."""
+
+    due: Due
+    raw: Distribution
+    log_return: Floats  # (H, Q), calibrated
+    id: str
+
+
+def messages(calibrated: Sequence[Calibrated], now_ms: int) -> list[Forecast]:
+    """Return the forecasts to publish, in order."""
+    made: dict[int, Forecast] = {}
+    rows_of: dict[int, list[int]] = {}
+    for row, one in enumerate(calibrated):
+        rows_of.setdefault(id(one.raw.forecaster), []).append(row)
+    for rows in rows_of.values():
+        group = [calibrated[row] for row in rows]
+        forecaster = group[0].raw.forecaster
+        writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
+        last_close = np.array([one.due.last_close for one in group])
+        raw = prices_of(last_close, np.stack([one.raw.log_return for one in group]))
+        prices = prices_of(last_close, np.stack([one.log_return for one in group]))
+        volatility = np.stack([one.raw.volatility for one in group])
+        lists = prices.tolist(), volatility.tolist(), raw.tolist()
+        for row, one, *numbers in zip(rows, group, *lists, strict=True):
+            made[row] = _message(one, writer, now_ms, *numbers)
+    return [made[row] for row in range(len(calibrated))]
+
+
+def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
+    """Return the forecast of each due window, in order, without a calibration.
+
+    Raises:
+        ValueError: when a window does not hold exactly the candles that its model needs.
+    """
+    plain = [
+        Calibrated(
+            owed,
+            raw,
+            raw.log_return.astype(np.float64),
+            forecast_id(
+                owed.symbol, owed.interval, owed.as_of_ms, owed.window.records,
+                raw.forecaster.model_version,
+            ),
+        )
+        for owed, raw in zip(due, distributions(models, due), strict=True)
+    ]  # fmt: skip
+    return messages(plain, now_ms)
 
 
 def _message(
-    due: Due,
+    one: Calibrated,
     writer: HorizonWriter,
-    model_version: str,
     now_ms: int,
     prices: list[list[float]],
     volatility: list[float],
+    raw: list[list[float]],
 ) -> Forecast:
+    due = one.due
     symbol, interval, as_of_ms = due.symbol, due.interval, due.as_of_ms
     weekends = interval == "1d" and due.window.trades_weekends
     dues = [due_ms(as_of_ms, interval, step, trades_weekends=weekends) for step in writer.steps]
+    rows = writer.rows(prices, volatility, dues, raw)
     return Forecast.trusted(
-        id=forecast_id(symbol, interval, as_of_ms, due.window.records, model_version),
+        id=one.id,
         symbol=symbol,
         interval=interval,
         as_of_ms=as_of_ms,
         last_close=due.last_close,
-        model_version=model_version,
+        model_version=one.raw.forecaster.model_version,
         made_at_ms=now_ms,
-        horizons=tuple([Horizon.trusted(**row) for row in writer.rows(prices, volatility, dues)]),
+        horizons=tuple([Horizon.trusted(**row) for row in rows]),
     )
 
 
 def to_prices(last_close: NDArray[np.float64], prediction: Prediction) -> NDArray[np.float64]:
     """Return the quantiles as prices, (B, H, Q), in the currency of ``last_close`` (B,)."""
-    return last_close[:, None, None] * np.exp(prediction.log_return.astype(np.float64))
+    return prices_of(last_close, prediction.log_return)
+
+
+def prices_of(last_close: NDArray[np.float64], log_return: Floats) -> NDArray[np.float64]:
+    """Return log returns, (B, H, Q), as prices in the currency of ``last_close`` (B,)."""
+    return last_close[:, None, None] * np.exp(log_return.astype(np.float64))
 
 
 class HorizonWriter:
@@ -310,6 +375,7 @@ class HorizonWriter:
         prices: list[list[float]],
         volatility: list[float],
         due: Sequence[int | None] | None = None,
+        raw: list[list[float]] | None = None,
     ) -> list[dict[str, Any]]:
         """Return the fields of each horizon, as ``shared.forecasts.Horizon`` has them.
 
@@ -317,6 +383,7 @@ class HorizonWriter:
             prices: (H, Q), quote currency.
             volatility: (H,), per candle.
             due: nominal closes, (H,), UTC ms; without them the rows have no ``due_ms``.
+            raw: the model's own prices, (H, Q), where ``prices`` are calibrated.
         """
         levels, median = self._levels, self._median
         rows: list[dict[str, Any]] = [
@@ -331,6 +398,9 @@ class HorizonWriter:
         if due is not None:
             for row, due_at in zip(rows, due, strict=True):
                 row["due_ms"] = due_at
+        if raw is not None:
+            for row, own in zip(rows, raw, strict=True):
+                row["raw_quantiles"] = dict(zip(levels, own, strict=True))
         return rows
 
 

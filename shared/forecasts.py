@@ -18,8 +18,8 @@ from shared.messages import Message, PartialValue, contradiction, describe
 MEDIAN: Final = 0.5
 """Level of the median, which every forecast has."""
 
-MAX_FORECAST_BYTES: Final = 16 << 10
-"""Largest message of a forecast: one of 12 horizons with 7 levels is 3 kB."""
+MAX_FORECAST_BYTES: Final = 32 << 10
+"""Largest message of a forecast: one of 12 horizons with 7 levels is 6 kB."""
 
 MAX_HORIZONS: Final = 64
 """Most horizons of a forecast."""
@@ -53,23 +53,33 @@ class Horizon(Message):
     predicted_close: PredictedPrice  # median, quote currency
     quantiles: Annotated[
         dict[str, PredictedPrice], Field(min_length=1, max_length=MAX_LEVELS)
-    ]  # level -> price, quote currency, in rising order
+    ]  # level -> price, quote currency, in rising order; calibrated where raw_quantiles are given
     volatility: Annotated[float, Field(ge=0)]  # deviation of the log return, per candle
+    raw_quantiles: Annotated[
+        dict[str, PredictedPrice] | None, Field(min_length=1, max_length=MAX_LEVELS)
+    ] = None  # what the model said, before the calibration
 
     @model_validator(mode="after")
     def _quantiles_rise(self) -> Self:
-        for level in self.quantiles:
-            if not _LEVEL.fullmatch(level) or float(level) == 0:
-                raise _inconsistent("quantiles", "levels between 0 and 1, as in 0.05", level)
-        for low, high in pairwise(self.quantiles):
-            if float(low) >= float(high):
-                raise _inconsistent("quantiles", f"a level above {low} after it", high)
-        for lower, higher in pairwise(self.quantiles.values()):
-            if lower > higher:
-                raise _inconsistent("quantiles", f"at least {lower} at the next level", higher)
-        if _MEDIAN_LEVEL not in self.quantiles:
-            raise _inconsistent("quantiles", f"the level {_MEDIAN_LEVEL}", list(self.quantiles))
+        _check("quantiles", self.quantiles)
+        if self.raw_quantiles is not None:
+            _check("raw_quantiles", self.raw_quantiles)
         return self
+
+
+def _check(field: str, quantiles: dict[str, float]) -> None:
+    """Raise unless levels and quantiles rise and the median is among them."""
+    for level in quantiles:
+        if not _LEVEL.fullmatch(level) or float(level) == 0:
+            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
+    for low, high in pairwise(quantiles):
+        if float(low) >= float(high):
+            raise _inconsistent(field, f"a level above {low} after it", high)
+    for lower, higher in pairwise(quantiles.values()):
+        if lower > higher:
+            raise _inconsistent(field, f"at least {lower} at the next level", higher)
+    if _MEDIAN_LEVEL not in quantiles:
+        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(quantiles))
 
 
 class Forecast(Message):
@@ -121,7 +131,7 @@ def is_sound(forecast: Forecast) -> bool:
     return all(
         LOW_PRICE <= price <= HIGH_PRICE and 0 <= horizon.volatility < math.inf
         for horizon in forecast.horizons
-        for price in horizon.quantiles.values()
+        for price in (*horizon.quantiles.values(), *(horizon.raw_quantiles or {}).values())
     )
 
 

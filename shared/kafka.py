@@ -124,8 +124,12 @@ class KafkaSettings(AccessSettings):
     bootstrap: str = Field(DEFAULT_BOOTSTRAP, description="Kafka's host:port, several by comma")
     candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
     forecasts_topic: str = Field("market.forecasts.v1", description="topic of forecasts")
+    scores_topic: str = Field("market.scores.v1", description="topic of scores of forecasts")
     partitions: int = Field(
-        8, ge=1, le=1024, description="partitions of the candles, forecasts and window topics"
+        8,
+        ge=1,
+        le=1024,
+        description="partitions of the candles, forecasts, scores and window topics",
     )
     replication: int = Field(
         1, ge=1, le=7, description="replicas of each partition; with several one may be away"

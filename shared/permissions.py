@@ -61,6 +61,7 @@ def of_worker(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permi
     return [
         *_on(settings.candles_topic, "Read"),
         *_on(settings.forecasts_topic, "Write"),
+        *_on(settings.scores_topic, "Write"),
         *_on(settings.dlq_topic, "Write"),
         *_on(changelog_of(group), "Read", "Write"),
         Permission("group", group, "Read"),

@@ -70,10 +70,11 @@ def candles_topic(settings: KafkaSettings) -> Topic:
 
 
 def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
-    """Return the candles, forecasts and dead-letter topics."""
+    """Return the candles, forecasts, scores and dead-letter topics."""
     return (
         candles_topic(settings),
         _market_topic(settings, settings.forecasts_topic, settings.outputs_days),
+        _market_topic(settings, settings.scores_topic, settings.outputs_days),
         _market_topic(settings, settings.dlq_topic, settings.outputs_days),
     )
 

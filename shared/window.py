@@ -62,16 +62,18 @@ class Window:
 
     def push(self, candle: Candle) -> tuple[Window, Push]:
         """Return the window with the candle in its place by time, and the effect."""
-        record = _RECORD.pack(
-            candle.open_ms, candle.open, candle.high, candle.low, candle.close, candle.volume
-        )
+        return self.push_record(record_of(candle))
+
+    def push_record(self, record: bytes) -> tuple[Window, Push]:
+        """Return the window with a candle's record in its place by time, and the effect."""
+        open_ms = int.from_bytes(record[:8], "little", signed=True)
         last = self.last_open_ms
-        if last is None or candle.open_ms > last:
+        if last is None or open_ms > last:
             excess = len(self) + 1 - self.capacity
             kept = self.records[excess * RECORD_BYTES :] if excess > 0 else self.records
             return Window(self.capacity, kept + record), Push.APPENDED
-        if candle.open_ms < last:
-            return self._push_inside(candle.open_ms, record)
+        if open_ms < last:
+            return self._push_inside(open_ms, record)
         if record == self.records[-RECORD_BYTES:]:
             return self, Push.DUPLICATE
         return Window(self.capacity, self.records[:-RECORD_BYTES] + record), Push.REPLACED_NEWEST
@@ -155,6 +157,13 @@ class Window:
 
     def _view(self) -> NDArray[np.void]:
         return np.frombuffer(self.records, dtype=_DTYPE)
+
+
+def record_of(candle: Candle) -> bytes:
+    """Return a candle as windows hold it: 28 bytes."""
+    return _RECORD.pack(
+        candle.open_ms, candle.open, candle.high, candle.low, candle.close, candle.volume
+    )
 
 
 def stack(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

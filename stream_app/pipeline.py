@@ -1,4 +1,4 @@
-"""What the worker does to a batch of messages, without Kafka: decode, step, forecast."""
+"""What the worker does to a batch of messages, without Kafka: decode, step, score, forecast."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.forecaster import Due, Models, forecast
-from shared.forecasts import Forecast, is_sound
+from shared.forecaster import Calibrated, Distribution, Due, Models, distributions, messages
+from shared.forecasts import Forecast
+from shared.score_messages import Encoded
 from shared.window import Push, Window
+from stream_app.ledger import layout_of
 from stream_app.rules import Rules, is_close, is_regular, overlaps, too_many
-from stream_app.state import SymbolState
+from stream_app.scoring import Raw, Series, Task, settle
+from stream_app.state import STALE, Event, SymbolState, effect
 
 REDELIVERED: Final = "redelivered"
 
@@ -27,6 +30,7 @@ class Outcome:
     due: Due | None = None
     gap: bool = False
     moves: bool = False  # the symbol's candles came from another partition before
+    cut_ms: int | None = None  # opening of the candles that it took the place of, from there on
 
     @property
     def label(self) -> str:
@@ -37,7 +41,9 @@ class Outcome:
 def step(
     state: SymbolState, candle: Candle, partition: int, offset: int, models: Models | None
 ) -> tuple[SymbolState, Outcome]:
-    """Advance one symbol by one closed candle. Pure; raises nothing for a valid candle.
+    """Advance one symbol's window by one closed candle. Pure; raises nothing for a valid candle.
+
+    What the candle settles follows for a whole batch at once, see ``stream_app.scoring``.
 
     A newer candle and a correction of the newest one owe a forecast once the window holds the
     candles that a model of the series needs; without ``models`` nothing is owed.
@@ -48,16 +54,20 @@ def step(
     before = make_way(state, candle)
     window, push = (state.window, Push.OVERLAPS) if before is None else before.push(candle)
     # the changelog of another partition may go to another worker, who needs a whole record
-    is_whole = moves or (before is not None and before is not state.window)
-    tail = len(window) if is_whole else _tail(state, candle, push, len(window))
+    cut_ms = None
+    if before is not None and before is not state.window:
+        cut_ms = state.window.next_open_ms(before.last_open_ms or 0) if before.records else 0
+    tail = STALE if moves or cut_ms is not None else state.tail
     order, offsets = state.noting(partition, offset)
-    if push not in {Push.APPENDED, Push.REPLACED_NEWEST}:
-        kept = SymbolState(window, order, offsets, state.close_ms, state.last_close, tail)
-        return kept, Outcome(push, moves=moves)
-    moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail)
+    if push is not Push.APPENDED and push is not Push.REPLACED_NEWEST:
+        kept = SymbolState(
+            window, order, offsets, state.close_ms, state.last_close, tail, state.ledger
+        )
+        return kept, Outcome(push, moves=moves, cut_ms=cut_ms)
+    moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail, state.ledger)
     due = None if models is None else _due(candle, window, models)
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
-    return moved, Outcome(push, due, is_gap, moves)
+    return moved, Outcome(push, due, is_gap, moves, cut_ms)
 
 
 def _due(candle: Candle, window: Window, models: Models) -> Due | None:
@@ -103,16 +113,6 @@ def make_way(state: SymbolState, candle: Candle) -> Window | None:
     )
 
 
-def _tail(before: SymbolState, candle: Candle, push: Push, length: int) -> int:
-    """Return how many of the newest candles the last whole record lacks after a push."""
-    if push in {Push.DUPLICATE, Push.TOO_OLD, Push.OVERLAPS}:
-        return before.tail
-    if push is not Push.APPENDED and before.touches_whole(candle.open_ms):
-        return length
-    grown = push in {Push.APPENDED, Push.INSERTED}
-    return min(before.tail + grown, length)
-
-
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """A message as it came from the candles topic."""
@@ -129,6 +129,7 @@ class BatchResult:
     """What is owed for a batch: indices refer to the batch's messages."""
 
     forecasts: list[tuple[int, Forecast]] = field(default_factory=list)
+    scores: list[tuple[int, Encoded]] = field(default_factory=list)
     rejected: list[tuple[int, InvalidCandle]] = field(default_factory=list)
     states: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # -> partition, state
     records: dict[int, list[Record]] = field(default_factory=dict)  # partition -> for the changelog
@@ -143,7 +144,7 @@ def table_key(candle: Candle) -> bytes:
 
 
 def advance(
-    messages: Sequence[Incoming],
+    incoming: Sequence[Incoming],
     stored: Callable[[bytes], bytes | None],
     models: Models,
     capacity: int,
@@ -152,10 +153,10 @@ def advance(
     rules: Rules | None = None,
     held_series: int = 0,
 ) -> BatchResult:
-    """Apply a batch in order and forecast all that is due by few model calls.
+    """Apply a batch in order, score what it settles, forecast all that is due by few model calls.
 
     Args:
-        messages: in the order of their offsets within each partition.
+        incoming: messages in the order of their offsets within each partition.
         stored: the table's look-up, key to state.
         models: those that are served, by interval and symbol.
         capacity: most candles in a stored window, at least what the models need.
@@ -166,39 +167,100 @@ def advance(
     """
     result = BatchResult()
     held = _States(stored, capacity, rules or Rules(), held_series)
-    states = held.changed
-    changed: dict[bytes, int] = {}  # table key -> partition
-    due: list[tuple[int, Due]] = []
-    for i, message in enumerate(messages):
+    owed: list[Task] = []
+    for i, message in enumerate(incoming):
         try:
             candle = decode_candle(message.key, message.value, message.appended_ms)
-            key, state = held.of(candle)
+            key, one = held.of(candle)
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
-        moved, outcome = step(state, candle, message.partition, message.offset, models)
+        moved, outcome = step(one.state, candle, message.partition, message.offset, models)
         if outcome.push in _REFUSED:
-            result.rejected.append((i, _REFUSED[outcome.push](candle, state)))
-        if outcome.due is not None:
-            due.append((i, outcome.due))
+            result.rejected.append((i, _REFUSED[outcome.push](candle, one.state)))
         result.outcomes[outcome.label] += 1
         result.gaps += outcome.gap
         if outcome.moves:
             result.moved.append((key.decode(), message.partition))
-        states[key] = moved
-        if moved is not state:
-            changed[key] = message.partition
-    made = forecast(models, [owed for _, owed in due], now_ms)
-    for (i, _), forecasted in zip(due, made, strict=True):
-        if is_sound(forecasted):
-            result.forecasts.append((i, forecasted))
-        else:
-            result.rejected.append((i, _no_forecast(forecasted)))
-    for key, partition in changed.items():
-        written, record_key, record = states[key].to_write(key)
-        result.states[key] = (partition, written.encode())
-        result.records.setdefault(partition, []).append((record_key, record))
+        if outcome.push is not None:
+            record = effect(moved.window, outcome.push, candle)
+            task = Task(i, candle, outcome.push, outcome.due, record, outcome.cut_ms)
+            one.note(moved, message.partition, task)
+            if outcome.due is not None:
+                owed.append(task)
+    changed = {key: one for key, one in held.batch.items() if one.orders}
+    _finish(result, changed, owed, models, now_ms)
     return result
+
+
+def _finish(
+    result: BatchResult,
+    batch: dict[bytes, _Batch],
+    owed: list[Task],
+    models: Models,
+    now_ms: int,
+) -> None:
+    """Score and forecast what a batch's candles have changed, and add what is to be written."""
+    due = [task.due for task in owed if task.due is not None]
+    made = distributions(models, due)
+    for task, raw in zip(owed, made, strict=True):
+        task.raw = _raw(raw)
+    settle([one.series for one in batch.values()], now_ms)
+    calibrated = [
+        Calibrated(owing, raw, task.calibrated, task.id)
+        for task, owing, raw in zip(owed, due, made, strict=True)
+        if task.calibrated is not None
+    ]
+    for task, forecast in zip(owed, messages(calibrated, now_ms), strict=True):
+        if task.entry is not None:
+            result.forecasts.append((task.index, forecast))
+        else:
+            result.rejected.append((task.index, _no_forecast(forecast)))
+    for key, one in batch.items():
+        written, record_key, record = one.to_write(key)
+        result.states[key] = (one.partition, written.encode())
+        result.records.setdefault(one.partition, []).append((record_key, record))
+        result.scores += [
+            (task.index, task.scores) for task in one.series.tasks if task.scores is not None
+        ]
+    result.scores.sort(key=_index_of)
+
+
+class _Batch:
+    """What a batch does to one series."""
+
+    def __init__(self, before: SymbolState) -> None:
+        self._before = before
+        self.state = before
+        self.partition = 0
+        self.orders: list[int] = []
+        self.series = Series(before.ledger, before.last_close)
+
+    def note(self, state: SymbolState, partition: int, task: Task) -> None:
+        """Take the state after a message, and what is to be scored and forecast at it."""
+        self.state = state
+        self.partition = partition
+        self.orders.append(state.order)
+        self.series.tasks.append(task)
+
+    def to_write(self, key: bytes) -> tuple[SymbolState, bytes, bytes]:
+        """Return the state after the batch, and the key and value of the record to write."""
+        events = [
+            Event(order, task.record, task.entry or b"")
+            for order, task in zip(self.orders, self.series.tasks, strict=True)
+        ]
+        before = self._before if self._before.order >= 0 else None
+        return self.state.with_ledger(self.series.ledger).to_write(key, before, events)
+
+
+def _raw(made: Distribution) -> Raw:
+    model = made.forecaster
+    layout = layout_of(model.model_version, tuple(model.horizons), tuple(model.quantile_levels))
+    return Raw(layout, made.log_return, made.volatility)
+
+
+def _index_of(scored: tuple[int, Encoded]) -> int:
+    return scored[0]
 
 
 class _States:
@@ -207,25 +269,28 @@ class _States:
     def __init__(
         self, stored: Callable[[bytes], bytes | None], capacity: int, rules: Rules, series: int
     ) -> None:
-        self.changed: dict[bytes, SymbolState] = {}
+        self.batch: dict[bytes, _Batch] = {}
         self._stored = stored
         self._capacity = capacity
         self._rules = rules
         self._series = series
 
-    def of(self, candle: Candle) -> tuple[bytes, SymbolState]:
-        """Return the key and state of a candle's series; raises ``InvalidCandle``."""
+    def of(self, candle: Candle) -> tuple[bytes, _Batch]:
+        """Return the key of a candle's series and its batch; raises ``InvalidCandle``."""
         self._rules.check(candle)
         key = table_key(candle)
-        if key in self.changed:
-            return key, self.changed[key]
+        if key not in self.batch:
+            self.batch[key] = _Batch(self._state(key, candle))
+        return key, self.batch[key]
+
+    def _state(self, key: bytes, candle: Candle) -> SymbolState:
         stored = self._stored(key)
         if stored is not None:
-            return key, SymbolState.decode(stored, self._capacity)
+            return SymbolState.decode(stored, self._capacity)
         if self._series >= self._rules.max_series:
             raise too_many(candle, self._rules.max_series)
         self._series += 1
-        return key, SymbolState(Window(self._capacity))
+        return SymbolState(Window(self._capacity))
 
 
 def _no_forecast(forecast: Forecast) -> InvalidCandle:

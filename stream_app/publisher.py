@@ -1,4 +1,4 @@
-"""Publishes a batch's forecasts, dead letters and window records until acknowledged."""
+"""Publishes a batch's forecasts, scores, dead letters and window records until acknowledged."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ log = logging.getLogger("stream_app")
 
 SOURCE: Final = "candlecast/stream_app"
 FORECAST_TYPE: Final = "market.forecast.v1"
+SCORE_TYPE: Final = "market.score.v1"
 ABOUT_PREFIX: Final = "candlecast-"
 """Prefix of the headers that a dead letter has beyond its original ones."""
 
@@ -56,7 +57,7 @@ class Consumed(Protocol):
 
 
 class Publisher:
-    """Sends forecasts, dead letters and window records; made within a running event loop.
+    """Sends forecasts, scores, dead letters and window records; made within a running event loop.
 
     What the broker does not acknowledge is sent again, by a client made again, for as long as it
     takes: a message that is sent twice is equal, one that is given up is lost. Only what no
@@ -85,7 +86,7 @@ class Publisher:
         await kafka.abandon(self._producer)
 
     async def outputs(self, messages: Sequence[Consumed], result: BatchResult) -> None:
-        """Send a batch's forecasts and dead letters; return when the broker has them.
+        """Send a batch's forecasts, scores and dead letters; return when the broker has them.
 
         Raises:
             FencedError: after a failure.
@@ -95,6 +96,10 @@ class Publisher:
         for i, forecast in result.forecasts:
             headers = cloud_event(forecast.id, FORECAST_TYPE, SOURCE, forecast.made_at_ms)
             records[messages[i].partition].append((messages[i].key, forecast.encode(), headers))
+        scores: dict[int, list[Record]] = defaultdict(list)
+        for i, score in result.scores:
+            headers = cloud_event(score.id, SCORE_TYPE, SOURCE, score.made_at_ms)
+            scores[messages[i].partition].append((messages[i].key, score.value, headers))
 
         async def send() -> None:
             dead: dict[int, list[Record]] = defaultdict(list)
@@ -103,6 +108,7 @@ class Publisher:
                 dead[messages[i].partition].append(letter)
             await asyncio.gather(
                 self._send(self._settings.forecasts_topic, records),
+                self._send(self._settings.scores_topic, scores),
                 self._send(self._settings.dlq_topic, dead),
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from shared import kafka
@@ -259,7 +259,8 @@ class Recovery:
                 better[key] = state
         whole: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
         for key, state in better.items():
-            whole[state.offsets[0][0]].append((key, replace(state, tail=0).encode()))
+            record = self._table.rebuilt(key, state).with_tail(0).encode()
+            whole[state.offsets[0][0]].append((key, record))
         await self._publisher.states(whole)  # a restart would find the source's capacity alone
         for partition, records in whole.items():
             for key, record in records:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import faust
@@ -17,14 +18,16 @@ from shared.candles import INTERVALS_MS
 from shared.messages import SYMBOL_PATTERN, PartialValue
 from stream_app.rebuild import SKIP_KEY, SOURCE_KEY, Source, skip_key
 from stream_app.state import (
-    TAIL_KEY,
     StateError,
     SymbolState,
+    is_span,
     join,
+    series_of,
+    span_keys,
     stored_offsets,
     stored_order,
     validate,
-    validate_candles,
+    validate_content,
 )
 
 log = logging.getLogger("stream_app")
@@ -56,7 +59,7 @@ class WindowStore(Store[bytes, bytes]):
         """Partitions and offsets of messages to put aside unread (``dlq skip``)."""
         self._touched_ms: dict[bytes, int] = {}  # key -> newest candle's append, UTC
         self._read_at: dict[bytes, tuple[int, int]] = {}  # record's key -> partition, offset
-        self._tails: dict[bytes, tuple[int, bytes]] = {}  # key -> partition, record
+        self._spans: dict[bytes, tuple[int, list[bytes]]] = {}  # series -> partition, records
 
     def newest_offsets(self) -> dict[int, int]:
         """Return for each partition the highest source offset that a state remembers."""
@@ -74,7 +77,7 @@ class WindowStore(Store[bytes, bytes]):
         """Drop the series without a candle since a time; return their records' keys."""
         keys: dict[int, list[bytes]] = {}
         for key in [key for key in self.data if self._touched_ms.get(key, before_ms) < before_ms]:
-            keys.setdefault(self._key_partition[key], []).extend((key, key + TAIL_KEY))
+            keys.setdefault(self._key_partition[key], []).extend((key, *span_keys(key)))
             self._forget(key)
         return keys
 
@@ -104,7 +107,7 @@ class WindowStore(Store[bytes, bytes]):
     def take(
         self, key: bytes | None, record: bytes | None, partition: int, offset: int = -1
     ) -> None:
-        """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
+        """Take a record of the changelog: a whole state, or a span that is joined at the end."""
         if isinstance(record, PartialValue) and record.fault:
             raise StateError(f"cannot be read: {record.fault}")
         if key is None:
@@ -118,19 +121,27 @@ class WindowStore(Store[bytes, bytes]):
         if key == SOURCE_KEY:
             self.sources[partition] = Source.decode(record)
             return
-        _check_key(key.removesuffix(TAIL_KEY))
+        series, has_number = series_of(key)
+        _check_key(series)
         validate(record)
+        if is_span(record) is not has_number:
+            raise StateError("expected spans under keys with |tail and their number, and no others")
         # what the client's thread has allocated is in another arena of malloc than what replaces
         # it later, and would stay there empty: 200 MB of 50,000 windows
         record = bytes(memoryview(record))
-        self._read_at[key] = partition, offset
-        if not key.endswith(TAIL_KEY):
+        if has_number:
+            validate_content(record)
+        else:
+            self._read_at[key] = partition, offset
             self.remember(key, record, partition)
+            _, spans = self._spans.get(series, (partition, []))
+            reached = stored_order(self.data[series])
+            spans[:] = [span for span in spans if stored_order(span) > reached]
             return
-        symbol = key.removesuffix(TAIL_KEY)
-        _, held = self._tails.get(symbol, (partition, None))
+        held = self.data.get(series)
         if held is None or stored_order(record) > stored_order(held):
-            self._tails[symbol] = partition, record
+            _, spans = self._spans.get(series, (partition, []))
+            self._spans[series] = partition, [*spans, record]
 
     def _skip(self, key: bytes, record: bytes | None, partition: int) -> None:
         offset = key.removeprefix(SKIP_KEY)
@@ -141,8 +152,9 @@ class WindowStore(Store[bytes, bytes]):
 
     def _forget(self, key: bytes) -> None:
         """Take a tombstone."""
-        self._tails.pop(key.removesuffix(TAIL_KEY), None)
-        if not key.endswith(TAIL_KEY):
+        series, has_number = series_of(key)
+        self._spans.pop(series, None)
+        if not has_number:
             self.bytes_held -= len(self.data.pop(key, b""))
             self._key_partition.pop(key, None)
             self._touched_ms.pop(key, None)
@@ -153,43 +165,42 @@ class WindowStore(Store[bytes, bytes]):
         for key in list(self.data):
             partition = self._key_partition[key]
             if partition in partitions:
-                keys.setdefault(partition, []).extend((key, key + TAIL_KEY))
+                keys.setdefault(partition, []).extend((key, *span_keys(key)))
                 self._forget(key)
         for skip in [skip for skip in self.skips if skip[0] in partitions]:
             keys.setdefault(skip[0], []).append(skip_key(skip[1]))
             self.skips.discard(skip)
         return keys
 
-    def check_candles(self, topic: str) -> None:
-        """Check the candles of all that was read, once it is known which records count.
+    def check_contents(self, topic: str) -> None:
+        """Check the whole records that were read, once it is known which of them count.
 
         Raises:
             StateError: naming the newest record of the key at fault.
         """
         for key, (partition, offset) in self._read_at.items():
-            _, tail = self._tails.get(key.removesuffix(TAIL_KEY), (partition, None))
-            record = tail if key.endswith(TAIL_KEY) else self.data.get(key)
+            record = self.data.get(key)
             if record is not None:
                 with placed(topic, partition, offset, key):
-                    validate_candles(record)
+                    validate_content(record)
         self._read_at.clear()
 
-    def join_tails(self, partitions: set[int], capacity: int) -> None:
-        """Put the tails that were read onto their windows, once all records have been.
+    def join_spans(self, partitions: set[int], capacity: int) -> None:
+        """Put the spans that were read onto their windows, once all records have been.
 
         Args:
             partitions: whose windows are held; a recovery that was broken off has read others.
             capacity: candles in a window.
         """
-        for key, (partition, tail) in self._tails.items():
-            if partition not in partitions:
+        for key, (partition, spans) in self._spans.items():
+            if partition not in partitions or not spans:
                 continue
             whole = self.data.get(key)
             if whole is None:  # the changelog has lost records; the candles topic has them
-                log.warning("%s: its window's record is lost, only a tail is left", key.decode())
+                log.warning("%s: its window's record is lost, only spans are left", key.decode())
                 continue
-            self.remember(key, join(whole, tail, capacity), partition)
-        self._tails.clear()
+            self.remember(key, join(whole, spans, capacity), partition)
+        self._spans.clear()
 
 
 def _rank(state: bytes) -> tuple[int, int]:
@@ -250,6 +261,18 @@ class WindowTable(faust.Table[bytes, bytes]):
         stored = self.store.data.get(key)
         return None if stored is None else SymbolState.decode(stored, capacity)
 
+    def rebuilt(self, key: bytes, state: SymbolState) -> SymbolState:
+        """Return a rebuilt state with what is known of the forecasts of the one that is held.
+
+        The calibration goes on from what is held. What is pending stays only where no candle
+        came in between: places of entries count candles.
+        """
+        held = self.state_of(key, state.window.capacity)
+        if held is None:
+            return state
+        is_same = held.order == state.order
+        return state.with_ledger(held.ledger if is_same else replace(held.ledger, entries=b""))
+
     def put(self, key: bytes, state: bytes, partition: int, appended_ms: int) -> None:
         """Put a rebuilt state, whose record is acknowledged, in the place of what is held."""
         self.store.replace(key, state, partition)
@@ -265,8 +288,8 @@ class WindowTable(faust.Table[bytes, bytes]):
 
     def end_recovery(self, capacity: int) -> None:
         """Make whole windows of what was read."""
-        self.store.check_candles(self.changelog_topic_name)
-        self.store.join_tails(self.held, capacity)
+        self.store.check_contents(self.changelog_topic_name)
+        self.store.join_spans(self.held, capacity)
         self.store.bytes_held = sum(map(len, self.store.data.values()))
 
     def recover(self, message: Message) -> None:
@@ -274,7 +297,7 @@ class WindowTable(faust.Table[bytes, bytes]):
         with placed(message.topic, message.partition, message.offset, message.key):
             self.store.take(message.key, message.value, message.partition, message.offset)
         if message.key is not None and message.value is not None and message.timestamp:
-            key = message.key.removesuffix(TAIL_KEY)
+            key, _ = series_of(message.key)
             if key in self.store.data:
                 self.store.touch(key, round(message.timestamp * 1000))
 

@@ -34,6 +34,7 @@ from shared.forecaster import ModelSet
 from shared.forecasts import Forecast
 from shared.kafka import KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics, ProducerMetrics, WorkerMetrics
+from shared.score_messages import Scores
 from shared.topics import Topic, TopicError
 from stream_app import dlq
 from stream_app.fence import Fence
@@ -237,7 +238,7 @@ class KafkaContract:
         worker = worker_of(kafka)
         changelog = Topic(worker.changelog_topic, PARTITIONS, 1)
 
-        async def batch() -> tuple[BatchResult, list[Record], list[Record], list[Record]]:
+        async def batch() -> tuple[BatchResult, *tuple[list[Record], ...]]:
             await topics.ensure(kafka, [*topics.market_topics(kafka), changelog])
             await publish(kafka, [*walk(5), *walk(4, symbol="MSFT")])
             records = await read(kafka, kafka.candles_topic)
@@ -249,15 +250,22 @@ class KafkaContract:
             await publisher.windows(result)
             written = [
                 await read(kafka, topic)
-                for topic in (worker.forecasts_topic, worker.changelog_topic, worker.dlq_topic)
-            ]
+                for topic in (
+                    worker.forecasts_topic, worker.scores_topic, worker.changelog_topic,
+                    worker.dlq_topic,
+                )
+            ]  # fmt: skip
             await publisher.stop()
-            return result, *written  # type: ignore[return-value]
+            return result, *written
 
-        result, forecasts, windows, letters = within(batch())
+        result, *written = within(batch())
+        forecasts, scores, windows, letters = written
         expected = {forecast.id for _, forecast in result.forecasts}
         assert {Forecast.decode(record.value or b"").id for record in forecasts} == expected
         assert len(expected) == 3 + 2
+        settled = {scores.id for _, scores in result.scores}
+        assert {Scores.decode(record.value).id for record in scores} == settled
+        assert len(settled) == 2 + 1
         assert {record.key for record in windows} >= {b"AAPL|1d", b"MSFT|1d"}
         [letter] = letters
         about = {name: value.decode() for name, value in letter.headers}

@@ -119,7 +119,7 @@ def test_topic_api_and_backtest_agree_and_a_second_replay_repeats_them(
         assert forecast.last_close == answer["last_close"] == newest.close
         for horizon, horizon_answer in zip(forecast.horizons, answer["horizons"], strict=True):
             row = tested[symbol, newest.open_ms, horizon.step]
-            assert horizon_answer["quantiles"] == pytest.approx(horizon.quantiles, rel=RELATIVE)
+            assert horizon_answer["quantiles"] == pytest.approx(horizon.raw_quantiles, rel=RELATIVE)
             assert horizon.predicted_close == pytest.approx(row["predicted_close"], rel=RELATIVE)
             assert horizon.volatility == pytest.approx(row["volatility"], rel=RELATIVE)
             assert horizon_answer["volatility"] == pytest.approx(horizon.volatility, rel=RELATIVE)

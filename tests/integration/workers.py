@@ -35,6 +35,11 @@ class WorkerTopics:
         )
 
     @property
+    def scores(self) -> str:
+        """The topic of scores."""
+        return f"{self.forecasts}.scores"
+
+    @property
     def dlq(self) -> str:
         """The dead-letter topic."""
         return f"{self.candles}.dlq"
@@ -45,6 +50,7 @@ class WorkerTopics:
             "--bootstrap", self.bootstrap,
             "--candles-topic", self.candles,
             "--forecasts-topic", self.forecasts,
+            "--scores-topic", self.scores,
         ]  # fmt: skip
 
 

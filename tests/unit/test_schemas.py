@@ -89,6 +89,7 @@ def test_examples_fit_their_schemas() -> None:
     messages = DOCUMENT["components"]["messages"]
     CANDLE.validate(messages["candle"]["examples"][0]["payload"])
     FORECAST.validate(messages["forecast"]["examples"][0]["payload"])
+    jsonschema.validate(messages["score"]["examples"][0]["payload"], content("score"))
 
 
 def test_every_reference_of_the_document_resolves() -> None:
@@ -111,7 +112,12 @@ def test_every_reference_of_the_document_resolves() -> None:
 
 def test_the_document_names_the_topics() -> None:
     addresses = {channel["address"] for channel in DOCUMENT["channels"].values()}
-    assert addresses == {"market.candles.v1", "market.forecasts.v1", "market.candles.v1.dlq"}
+    assert addresses == {
+        "market.candles.v1",
+        "market.forecasts.v1",
+        "market.scores.v1",
+        "market.candles.v1.dlq",
+    }
 
 
 def test_headers_of_events_fit_the_document() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -16,9 +16,10 @@ from aiokafka.errors import KafkaError
 from shared.candles import Candle
 from shared.forecaster import Models
 from shared.forecasts import Forecast
+from shared.score_messages import Scores
 from stream_app.pipeline import Incoming, advance
 from stream_app.rebuild import SOURCE_KEY
-from stream_app.state import TAIL_KEY, SymbolState, join, stored_order
+from stream_app.state import SymbolState, join, series_of, stored_order
 from tests.candles import walk
 from tests.integration.topics import Record, read
 from tests.integration.workers import WorkerTopics
@@ -159,46 +160,76 @@ def unlike_a_replay(topics: WorkerTopics, models: Models, forecasts: list[Record
     An id follows from everything that the numbers follow from.
     """
     made = {Forecast.decode(one.value).id for one in forecasts if one.value}
-    return made ^ replay(topics, models)[1]
+    return made ^ replay(topics, models).forecasts
 
 
 def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, SymbolState]:
     """Return the windows that a recovery from the changelog gives, by its rule."""
-    held: dict[bytes, bytes] = {}
+    wholes: dict[bytes, bytes] = {}
+    spans: dict[bytes, list[bytes]] = {}
     for one in read(topics.bootstrap, f"{topics.group}-windows-changelog"):
         if one.key is None or one.value is None or one.key == SOURCE_KEY:
             continue
-        if one.key not in held or stored_order(one.value) > stored_order(held[one.key]):
-            held[one.key] = one.value
+        series, is_span = series_of(one.key)
+        if is_span:
+            spans.setdefault(series, []).append(one.value)
+        elif series not in wholes or stored_order(one.value) > stored_order(wholes[series]):
+            wholes[series] = one.value
     return {
-        key: _content(join(whole, held.get(key + TAIL_KEY, whole), capacity), capacity)
-        for key, whole in held.items()
-        if not key.endswith(TAIL_KEY)
+        key: _content(join(whole, spans.get(key, []), capacity), capacity)
+        for key, whole in wholes.items()
     }
 
 
 def replayed_windows(topics: WorkerTopics, models: Models) -> dict[bytes, SymbolState]:
     """Return the windows that a fresh replay of the candles topic gives."""
-    return replay(topics, models)[0]
+    return replay(topics, models).windows
 
 
-def replay(topics: WorkerTopics, models: Models) -> tuple[dict[bytes, SymbolState], set[str]]:
-    """Return the windows and the forecasts' ids that the whole candles topic gives."""
+@dataclass
+class Replay:
+    """What the whole candles topic gives without a fault."""
+
+    windows: dict[bytes, SymbolState]
+    forecasts: set[str]  # ids
+    scores: dict[tuple[str, int], dict[str, object]]  # by forecast and step
+
+
+def replay(topics: WorkerTopics, models: Models) -> Replay:
+    """Return the windows, the forecasts' ids and the scores that the whole candles topic gives."""
     table: dict[bytes, bytes] = {}
     ids: set[str] = set()
+    scores: dict[tuple[str, int], dict[str, object]] = {}
     messages = [
         Incoming(one.key, one.value, one.partition, one.offset, one.timestamp_ms)
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):
-        result = advance(
-            messages[start : start + 512], table.get, models, models.window_length, 1 << 52
-        )
+        result = advance(messages[start : start + 512], table.get, models, models.window_length, 0)
         table.update({key: state for key, (_, state) in result.states.items()})
         ids.update(made.id for _, made in result.forecasts)
-    return {key: _content(state, models.window_length) for key, state in table.items()}, ids
+        for _, encoded in result.scores:
+            scores |= by_horizon(Scores.decode(encoded.value))
+    windows = {key: _content(state, models.window_length) for key, state in table.items()}
+    return Replay(windows, ids, scores)
+
+
+def by_horizon(scores: Scores) -> dict[tuple[str, int], dict[str, object]]:
+    """Return what a message says of each horizon, by forecast and step."""
+    about = scores.model_dump(exclude={"made_at_ms", "horizons", "id"})
+    return {(one.forecast_id, one.step): about | one.model_dump() for one in scores.horizons}
+
+
+def missing_scores(topics: WorkerTopics, expected: Replay) -> int:
+    """Return how many due horizons have no score yet; no score may say else than a replay."""
+    found = set()
+    for record in read(topics.bootstrap, topics.scores):
+        for key, score in by_horizon(Scores.decode(record.value)).items():
+            assert expected.scores.get(key) == score, (key, score, expected.scores.get(key))
+            found.add(key)
+    return len(expected.scores.keys() - found)
 
 
 def _content(stored: bytes, capacity: int) -> SymbolState:
-    """Return a state without what depends on how it was written: the length of its tail."""
-    return replace(SymbolState.decode(stored, capacity), tail=0)
+    """Return a state, its calibration too, without what depends on how it was written."""
+    return SymbolState.decode(stored, capacity).with_tail(0)

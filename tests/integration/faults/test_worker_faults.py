@@ -23,7 +23,14 @@ from local.leash import Leash
 from shared import bundle
 from shared.forecaster import ModelSet, OnnxForecaster
 from stream_app.settings import WorkerSettings
-from tests.integration.faults.load import Account, Load, recovered_windows, replayed_windows, settle
+from tests.integration.faults.load import (
+    Account,
+    Load,
+    missing_scores,
+    recovered_windows,
+    replay,
+    settle,
+)
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import read
 from tests.integration.workers import (
@@ -131,8 +138,10 @@ def account(crew: Crew, load: Load) -> Account:
     counts = {"owed": len(owed), "missing": len(settled.missing), "repeats": settled.repeats}
     print(json.dumps(counts | {"per_second": round(len(owed) / load.seconds)}))
     assert settled.is_clean, settled
-    windows = recovered_windows(crew.topics, MODELS.window_length)
-    assert windows == replayed_windows(crew.topics, MODELS)
+    expected = replay(crew.topics, MODELS)
+    assert recovered_windows(crew.topics, MODELS.window_length) == expected.windows
+    assert len(expected.scores) > 2 * len(owed)
+    assert missing_scores(crew.topics, expected) == 0
     return settled
 
 

@@ -106,11 +106,19 @@ def test_does_all_beside_folders_named_as_ours_and_says_so_as_json(
     assert summary.pop("ok") is True
     assert summary.pop("error") is None
     latency = summary.pop("latency_ms")
+    coverage = summary.pop("coverage")
+    assert coverage.keys() == {"raw", "calibrated"}
+    assert all(0.5 < coverage[name]["90"] <= 1 for name in coverage)
+    due = sum(
+        max(0, FORECASTS - step) for step in bundle.load(bundle.default_path()).config.horizons
+    )
     assert summary == {
         "candles_in": len(SYMBOLS) * rows,
         "forecasts_out": len(SYMBOLS) * FORECASTS,
         "dead_letters": 0,
         "missing_forecasts": 0,
+        "scores_out": len(SYMBOLS) * due,
+        "missing_scores": 0,
     }
     assert 0 <= latency["p50"] <= latency["p95"] <= latency["p99"] < 60_000
 

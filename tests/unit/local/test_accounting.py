@@ -10,11 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local import accounting
-from local.accounting import Accounting, Latency, LatencyCounts
+from local.accounting import Accounting, Coverage, Latency, LatencyCounts
 from shared.candles import DAY_MS, Candle
 from shared.forecasts import Forecast
+from shared.score_messages import HorizonScore, Scores
 
 NEEDED = 3
+NO_SCORES = (0, 0, Coverage({}, {}))
+
+
+def scores(day: int, *steps: int, corrected: bool = False, held: bool = True) -> Scores:
+    horizons = [
+        HorizonScore.model_construct(step=step, inside={"80": held}, raw_inside={"80": False})
+        for step in steps
+    ]
+    return Scores.model_construct(
+        id=f"{day} {steps} {corrected}", symbol="AAPL", interval="1d",
+        close_ms=day * DAY_MS + 60_000, corrected=corrected, horizons=tuple(horizons),
+    )  # fmt: skip
 
 
 def candle(day: int, symbol: str = "AAPL", interval: str = "1d") -> Candle:
@@ -61,7 +74,7 @@ def test_a_forecast_pays_its_candle_and_gives_the_latency() -> None:
     assert account.missing == 1
     account.forecast(forecast(3), append_ms=1023)
     summary = account.summary()
-    assert summary == accounting.Summary(4, 2, 0, 0, Latency(8, 20, 20))
+    assert summary == accounting.Summary(4, 2, 0, 0, Latency(8, 20, 20), *NO_SCORES)
 
 
 def test_repeats_are_counted_once() -> None:
@@ -89,7 +102,9 @@ def test_a_forecast_of_the_warm_up_or_of_a_correction_is_no_early_one() -> None:
 def test_dead_letters_are_counted() -> None:
     account = Accounting(NEEDED)
     account.dead_letter()
-    assert account.summary() == accounting.Summary(0, 0, 1, 0, Latency(None, None, None))
+    assert account.summary() == accounting.Summary(
+        0, 0, 1, 0, Latency(None, None, None), *NO_SCORES
+    )
 
 
 def test_tells_the_reader_to_wait_only_while_forecasts_can_come(
@@ -123,7 +138,7 @@ def test_any_interleaving_gives_the_same_account(
             account.forecast(forecast(day), append_ms=100 * day + 7)
     expected = 7 if made else None
     assert account.summary() == accounting.Summary(
-        days, made, 0, owed_without, Latency(expected, expected, expected)
+        days, made, 0, owed_without, Latency(expected, expected, expected), *NO_SCORES
     )
 
 
@@ -150,3 +165,29 @@ def test_long_latencies_are_rounded() -> None:
     counts = LatencyCounts()
     counts.add(12_345)
     assert counts.quantile(0.5) == 12_300
+
+
+def test_each_candle_owes_a_score_of_every_horizon_that_ends_at_it() -> None:
+    account = Accounting(NEEDED, (1, 2))
+    missing = []
+    for day in range(6):
+        account.candle(candle(day), append_ms=0)
+        missing.append(account.missing_scores)
+    assert missing == [0, 0, 0, 1, 3, 5]
+    account.score(scores(3, 1))
+    account.score(scores(4, 1, 2))
+    account.score(scores(4, 1, 2))
+    account.score(scores(5, 1, held=False))
+    account.score(scores(4, 1, 2, corrected=True))
+    assert (account.missing_scores, account.scores) == (1, 4)
+    assert account.summary().coverage == Coverage({"80": 0.0}, {"80": 0.75})
+
+
+def test_scores_may_be_read_before_their_candle() -> None:
+    account = Accounting(NEEDED, (1, 2))
+    account.score(scores(3, 1))
+    account.score(scores(4, 2))
+    for day in range(5):
+        account.candle(candle(day), append_ms=0)
+    assert account.missing_scores == 1
+    assert not account._early_scores

@@ -25,3 +25,17 @@ def test_one_bad_forecast_does_not_end_the_demo(monkeypatch: pytest.MonkeyPatch,
     follower._take(record(kafka.forecasts_topic, 0, POISON[name][0]), 1)
     follower._take(record(kafka.forecasts_topic, 1, made.encode()), 1)
     assert list(follower.newest.values()) == [made]
+
+
+NOISE = (None, b"", b"{", b"[]", b"\xff" * 99, b'{"id": 1}', b"x" * 99_999)
+
+
+@pytest.mark.parametrize("value", NOISE)
+def test_one_bad_message_of_scores_does_not_end_the_demo(
+    monkeypatch: pytest.MonkeyPatch, value: bytes | None
+) -> None:
+    install(monkeypatch)
+    kafka = KafkaSettings.read([], "tests")
+    follower = Follower(kafka, Accounting(3))
+    follower._take(record(kafka.scores_topic, 0, value), 1)
+    assert follower._account.scores == 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from local.accounting import Latency, Summary
+from local.accounting import Coverage, Latency, Summary
 from local.screen import (
     Addresses,
     Frame,
@@ -44,7 +44,8 @@ def forecast(symbol: str) -> Forecast:
 
 def frame(*forecasts: Forecast, missing: int = 0, dead: int = 0, p50: int | None = 5) -> Frame:
     latency = Latency(p50, p50, p50)
-    return Frame("candles flow", forecasts, Summary(1234, 56, dead, missing, latency), 50.4, 9.0)
+    summary = Summary(1234, 56, dead, missing, latency, 0, 0, Coverage({}, {}))
+    return Frame("candles flow", forecasts, summary, 50.4, 9.0)
 
 
 def shown(what: Frame, width: int = 140) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from local import jars
 from local.__main__ import exit_code, main
-from local.accounting import Latency, Summary
+from local.accounting import Coverage, Latency, Summary
 from local.demo import End, run_folder
 from local.leash import Leash
 from local.ports import free_ports
@@ -26,8 +26,8 @@ def read(*argv: str) -> LocalSettings:
     return LocalSettings.read(argv, "python -m local")
 
 
-def summary(missing: int) -> Summary:
-    return Summary(1, 1, 0, missing, Latency(None, None, None))
+def summary(missing: int, scores: int = 0) -> Summary:
+    return Summary(1, 1, 0, missing, Latency(None, None, None), 0, scores, Coverage({}, {}))
 
 
 def test_a_person_watches_a_stream_and_a_script_wants_it_done() -> None:
@@ -208,3 +208,7 @@ class TestJars:
 
     def test_a_missing_extra_names_what_to_install(self) -> None:
         assert "pip install 'candlecast[local]'" in jars.missing_extra("jgo")
+
+
+def test_a_missing_score_fails_the_run() -> None:
+    assert exit_code(End.DONE, summary(0, scores=1), until_done=True) == Exit.FAILED

@@ -24,6 +24,7 @@ from shared.forecaster import ModelSet
 from shared.forecasts import Forecast
 from shared.kafka import Partition
 from shared.metrics import WorkerMetrics
+from shared.score_messages import Scores
 from stream_app import publisher as publishing
 from stream_app.faust_app import DirectConsumer
 from stream_app.fence import Fence
@@ -41,7 +42,9 @@ NOW_S = 2_000_000_000.0
 SETTINGS = WorkerSettings.read([], "tests").model_copy(
     update={"partitions": PARTITIONS, "max_batch": 4}
 )
-TOPICS = (SETTINGS.forecasts_topic, SETTINGS.dlq_topic, SETTINGS.changelog_topic)
+TOPICS = (
+    SETTINGS.forecasts_topic, SETTINGS.scores_topic, SETTINGS.dlq_topic, SETTINGS.changelog_topic,
+)  # fmt: skip
 CHUNK = 3
 
 KINDS = ("lost", "unacknowledged", "refused", "killed before", "killed after")
@@ -76,17 +79,19 @@ MESSAGES = candles_topic()
 
 
 def owed() -> dict[str, dict[str, Any]]:
-    """Return what one replay without faults forecasts, by identity."""
+    """Return what one replay without faults forecasts and scores, by identity."""
     incoming = [
         Incoming(one.key, one.value, one.partition, one.offset, round(NOW_S * 1000))
         for one in MESSAGES
     ]
     table: dict[bytes, bytes] = {}
     result = advance(incoming, table.get, MODELS, SETTINGS.capacity(MODELS), 0)
-    return {made.id: content(made) for _, made in result.forecasts}
+    made: list[Forecast | Scores] = [forecast for _, forecast in result.forecasts]
+    made += [Scores.decode(scores.value) for _, scores in result.scores]
+    return {one.id: content(one) for one in made}
 
 
-def content(made: Forecast) -> dict[str, Any]:
+def content(made: Forecast | Scores) -> dict[str, Any]:
     return made.model_dump(exclude={"made_at_ms"})
 
 
@@ -271,28 +276,35 @@ def broken_broker(faults: Faults) -> Iterator[World]:
         yield world
 
 
-async def live_through(faults: Faults) -> tuple[list[Forecast], int, int]:
-    """Restart workers until all is done; return the forecasts, the dead letters and the points."""
+async def live_through(faults: Faults) -> tuple[list[Forecast | Scores], int, int]:
+    """Restart workers until all is done.
+
+    Returns:
+        Forecasts and scores, the dead letters and the points.
+    """
     with broken_broker(faults) as world:
         for _ in range(len(faults) + 1):
             if await live(world):
                 break
         else:
             raise AssertionError("it is not done though the faults are over")
-        made = [Forecast.decode(record.value) for record in world.records(SETTINGS.forecasts_topic)]
+        made: list[Forecast | Scores] = [
+            Forecast.decode(record.value) for record in world.records(SETTINGS.forecasts_topic)
+        ]
+        made += [Scores.decode(record.value) for record in world.records(SETTINGS.scores_topic)]
         return made, len(world.records(SETTINGS.dlq_topic)), world.points
 
 
 def assert_accounted(faults: Faults) -> None:
     made, dead, _ = asyncio.run(asyncio.wait_for(live_through(faults), 30))
     wanted = owed()
-    assert {forecast.id for forecast in made} == wanted.keys()
-    for forecast in made:
-        assert content(forecast) == wanted[forecast.id]
+    assert {one.id for one in made} == wanted.keys()
+    for one in made:
+        assert content(one) == wanted[one.id]
     assert dead >= 1
 
 
-def test_without_a_fault_each_owed_candle_has_one_forecast() -> None:
+def test_without_a_fault_each_owed_candle_has_one_forecast_and_one_message_of_scores() -> None:
     made, dead, points = asyncio.run(live_through({}))
     assert len(made) == len(owed())
     assert dead == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,7 +36,7 @@ def run(messages: list[Incoming], table: dict[bytes, bytes] | None = None) -> Ba
 
 def contents(table: dict[bytes, bytes]) -> dict[bytes, SymbolState]:
     """Return the states without what depends on how records are written."""
-    return {key: replace(SymbolState.decode(one, 3), tail=0) for key, one in table.items()}
+    return {key: SymbolState.decode(one, 3).with_tail(0) for key, one in table.items()}
 
 
 def warm(table: dict[bytes, bytes]) -> None:
@@ -125,7 +123,10 @@ def test_a_late_candle_takes_its_place_and_counts_in_the_next_forecast() -> None
     in_order: dict[bytes, bytes] = {}
     days = [candle(0), candle(1), candle(2, 90.0), candle(3), candle(4)]
     [*_, (_, same)] = run(incoming(days), in_order).forecasts
-    assert forecast == same
+    # the calibration knows what was settled on the way, the model sees the same window
+    assert [one.raw_quantiles for one in forecast.horizons] == [
+        one.raw_quantiles for one in same.horizons
+    ]
 
 
 def test_a_forecast_of_no_finite_price_is_not_sent_and_its_candle_stays() -> None:

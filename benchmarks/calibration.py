@@ -1,0 +1,244 @@
+"""Raw against calibrated quantiles on a folder of candles, by class: coverage and pinball.
+
+Each Parquet file of the folder is a class. Its series go through the model and the very functions
+that the worker calls, candle by candle, all series side by side. Series are cut at gaps, and the
+longest part of each is taken. The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shared import bundle
+from shared.calibration import Grid, calibrate, grid_of, learn, quantiles
+from shared.candles import DAY_MS
+from shared.forecaster import CALL_WINDOWS, OnnxForecaster
+
+Floats = NDArray[np.float64]
+
+GAP_DAYS: Final = {"1d": 30, "": 5}
+"""Days without a candle that end a part of a series: of daily candles, of others."""
+
+ROLLING: Final = 250
+"""Candles over which coverage is looked at as it rolls on."""
+
+WITHIN: Final = 0.04
+"""How far a rolling coverage may be from its nominal one."""
+
+SETTLING: Final = 500
+"""Candles after which the worst series counts."""
+
+FIRST: Final = 100
+"""Candles of a series that count as its first ones."""
+
+YEARS: Final = (2008, 2020)
+"""Years that are shown apart."""
+
+
+@dataclass
+class Panel:
+    """Forecasts and outcomes of a class: S series of up to T candles, NaN where there is none."""
+
+    raw: NDArray[np.float32]  # (S, T, H, Q)
+    outcome: Floats  # (S, T, H), log return from the candle's close
+    year: NDArray[np.int16]  # (S, T)
+
+
+def series_of(path: Path, most: int, candles: int, part: str) -> Iterator[pd.DataFrame]:
+    """Yield the longest unbroken part of a file's series, by a hash of their names."""
+    frame = pd.read_parquet(path)
+    names = sorted(frame["symbol"].unique(), key=lambda name: zlib.crc32(str(name).encode()[::-1]))
+    wanted = {"validation": (1, 2), "test": (0,), "all": (0, 1, 2)}[part]
+    names = [name for name in names if zlib.crc32(str(name).encode()) % 3 in wanted]
+    daily = path.name.startswith("daily")
+    gap_ms = GAP_DAYS["1d" if daily else ""] * DAY_MS
+    found = 0
+    for name in names:
+        rows = frame[frame["symbol"] == name].sort_values("open_ms")
+        rows = rows[(rows[["open", "high", "low", "close"]] > 0).all(axis=1)]
+        cuts = np.flatnonzero(np.diff(rows["open_ms"].to_numpy()) > gap_ms) + 1
+        starts, ends = np.r_[0, cuts], np.r_[cuts, len(rows)]
+        at = int(np.argmax(ends - starts))
+        rows = rows.iloc[starts[at] : ends[at]].tail(candles)
+        if len(rows) >= ROLLING * 2:
+            found += 1
+            yield rows
+        if found >= most:
+            return
+
+
+def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace) -> Panel | None:
+    """Return the forecasts and outcomes of a file's series; None when it has none long enough."""
+    length, steps = forecaster.window_length, forecaster.horizons
+    parts = []
+    for rows in series_of(path, options.series, options.candles, options.part):
+        times = rows["open_ms"].to_numpy(np.int64)
+        held = rows[["open", "high", "low", "close", "volume"]].to_numpy(np.float32)
+        candles = held.astype(np.float64)
+        windows = np.lib.stride_tricks.sliding_window_view(candles, length, axis=0)
+        openings = np.lib.stride_tricks.sliding_window_view(times, length)
+        answers = [
+            forecaster.predict(
+                np.ascontiguousarray(windows[at : at + CALL_WINDOWS].transpose(0, 2, 1)),
+                np.ascontiguousarray(openings[at : at + CALL_WINDOWS]),
+            ).log_return
+            for at in range(0, len(windows), CALL_WINDOWS)
+        ]
+        close = np.log(candles[length - 1 :, 3])
+        outcome = np.full((len(close), len(steps)), np.nan)
+        for at, step in enumerate(steps):
+            outcome[:-step, at] = close[step:] - close[:-step]
+        joined = np.concatenate(answers)
+        outcome[~np.isfinite(joined).all(axis=(1, 2))] = np.nan
+        years = times[length - 1 :].astype("datetime64[ms]").astype("datetime64[Y]")
+        if np.isfinite(outcome).any():
+            parts.append((joined, outcome, years.astype(int) + 1970))
+    if not parts:
+        return None
+    longest = max(len(joined) for joined, _, _ in parts)
+    shape = (len(parts), longest, len(steps))
+    raw = np.zeros((*shape, len(forecaster.quantile_levels)), dtype=np.float32)
+    panel = Panel(raw, np.full(shape, np.nan), np.zeros(shape[:2], dtype=np.int16))
+    for at, (joined, outcome, year) in enumerate(parts):
+        panel.raw[at, : len(joined)] = joined
+        panel.outcome[at, : len(joined)] = outcome
+        panel.year[at, : len(joined)] = year
+    return panel
+
+
+def walk(grid: Grid, panel: Panel) -> Floats:
+    """Return the calibrated quantiles, (S, T, H, Q), each from what was known at its candle."""
+    count, candles, _ = panel.outcome.shape
+    state = np.repeat(grid.start()[None], count, axis=0)  # (S, H, W)
+    calibrated = np.empty(panel.raw.shape)
+    for at in range(candles):
+        for row, step in enumerate(grid.steps):
+            if at < step:
+                continue
+            outcome = panel.outcome[:, at - step, row]
+            known = np.isfinite(outcome)
+            horizon = np.full(int(known.sum()), row)
+            state[known, row] = learn(
+                grid, state[known, row], horizon, outcome[known],
+                panel.raw[known, at - step, row], np.zeros(len(horizon)),
+            )  # fmt: skip
+        codes = calibrate(grid, state, panel.raw[:, at])
+        calibrated[:, at] = quantiles(grid, panel.raw[:, at], codes)
+    return calibrated
+
+
+def figures(grid: Grid, panel: Panel, made: Floats) -> dict[str, Any]:
+    """Return the figures of some quantiles, by step."""
+    by_step: dict[str, Any] = {}
+    for row, step in enumerate(grid.steps):
+        outcome, quantile = panel.outcome[:, :, row], made[:, :, row]
+        known = np.isfinite(outcome)
+        result: dict[str, Any] = {}
+        for name, low, high in (("80", 0.1, 0.9), ("90", 0.05, 0.95)):
+            inside = (outcome >= quantile[..., grid.levels.index(low)]) & (
+                outcome <= quantile[..., grid.levels.index(high)]
+            )
+            result[f"coverage_{name}"] = percent(inside[known].mean())
+            if name == "90":
+                result |= rolling(inside, known, 0.9)
+                for year in YEARS:
+                    chosen = known & (panel.year == year)
+                    if chosen.sum() > ROLLING:
+                        result[f"coverage_90_in_{year}"] = percent(inside[chosen].mean())
+        by_step[str(step)] = result
+    return by_step
+
+
+def rolling(inside: NDArray[np.bool_], known: NDArray[np.bool_], nominal: float) -> dict[str, Any]:
+    """Return how steady coverage is in time, and how far the worst series is off."""
+    near, windows, worst = 0, 0, 0.0
+    for row, of in zip(inside, known, strict=True):
+        sums = np.r_[0, np.cumsum(row[of])]
+        shares = (sums[ROLLING:] - sums[:-ROLLING]) / ROLLING
+        near += int((np.abs(shares - nominal) <= WITHIN).sum())
+        windows += len(shares)
+        if of.sum() > 2 * SETTLING:
+            worst = max(worst, row[of][SETTLING:].mean() - nominal, key=abs)
+    return {
+        "rolling_within_4": percent(near / max(windows, 1)),
+        "worst_series": percent(worst),
+    }
+
+
+def pinball_change(
+    grid: Grid, panel: Panel, made: Floats, until: int | None = None
+) -> dict[str, float]:
+    """Return by how much less pinball calibrated quantiles lose than raw ones, per cent, by step.
+
+    Each series weighs as its own size of moves says, so that none outweighs the others.
+    """
+    change = {}
+    for row, step in enumerate(grid.steps):
+        outcome = panel.outcome[:, :until, row]
+        with np.errstate(invalid="ignore"):
+            size = np.array([np.nanmean(np.abs(one)) for one in panel.outcome[:, :, row]])
+        lost = [
+            np.nansum(pinball(grid, outcome, quantile[:, :until, row]) / size[:, None])
+            for quantile in (made, panel.raw)
+        ]
+        change[str(step)] = round(100 * (1 - lost[0] / lost[1]), 2)
+    return change
+
+
+def pinball(grid: Grid, outcome: Floats, quantile: NDArray[Any]) -> Floats:
+    """Return the mean pinball loss over the levels."""
+    error = outcome[..., None] - quantile
+    return np.asarray(np.maximum(grid.level * error, (grid.level - 1) * error).mean(axis=-1))
+
+
+def percent(share: float) -> float:
+    """Return a share as per cent with two decimals."""
+    return round(100 * float(share), 2)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; the last line printed is one JSON object."""
+    parser = argparse.ArgumentParser("python -m benchmarks calibration", description=__doc__)
+    parser.add_argument("folder", type=Path, help="Parquet files with symbol, open_ms, OHLCV")
+    parser.add_argument("--only", help="names of files without .parquet, by comma")
+    parser.add_argument("--model", type=Path, default=bundle.default_path(), help="a bundle")
+    parser.add_argument("--series", type=int, default=40, help="most series of a class")
+    parser.add_argument("--candles", type=int, default=6000, help="newest candles of each")
+    parser.add_argument(
+        "--part", choices=("validation", "test", "all"), default="validation",
+        help="two thirds of the symbols by a hash of their names, the other third, or all",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
+    forecaster = OnnxForecaster(bundle.load(options.model))
+    grid = grid_of(tuple(forecaster.horizons), tuple(forecaster.quantile_levels))
+    only = options.only.split(",") if options.only else None
+    report: dict[str, Any] = {}
+    for path in sorted(options.folder.glob("*.parquet")):
+        if only is not None and path.stem not in only:
+            continue
+        panel = panel_of(path, forecaster, options)
+        if panel is None:
+            continue
+        made = walk(grid, panel)
+        report[path.stem] = {
+            "series": len(panel.raw),
+            "forecasts": int(np.isfinite(panel.outcome[:, :, 0]).sum()),
+            "raw": figures(grid, panel, panel.raw.astype(np.float64)),
+            "calibrated": figures(grid, panel, made),
+            "pinball_better_percent": pinball_change(grid, panel, made),
+            "pinball_better_percent_first_100": pinball_change(grid, panel, made, FIRST),
+        }
+        print(path.stem, json.dumps(report[path.stem]), file=sys.stderr, flush=True)
+    print(json.dumps({"model": forecaster.model_version, "part": options.part, "classes": report}))
+    return 0

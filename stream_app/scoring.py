@@ -1,0 +1,341 @@
+"""Settles what was forecast, calibrates what is forecast now: many series at once, without Kafka.
+
+A batch may hold several candles of a series, and each calibration follows from the scores before.
+So a batch goes round by round: the first candle of each series, then the second. Within a round
+all series share each call of numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from shared import calibration
+from shared.candles import Candle
+from shared.forecaster import Due, prices_of
+from shared.forecasts import HIGH_PRICE, LOW_PRICE, forecast_id
+from shared.score_messages import (
+    Encoded,
+    mean_pinball,
+    qlike,
+    scores_id,
+    transforms,
+)
+from shared.window import Push
+from stream_app.ledger import Layout, Ledger, layouts_in, rows_of, settled_by
+
+_SETTLING: Final = (Push.APPENDED, Push.REPLACED, Push.REPLACED_NEWEST)
+"""What a candle does to its window when it settles horizons."""
+
+
+@dataclass(slots=True)
+class Raw:
+    """The model's distribution for a due window."""
+
+    layout: Layout
+    log_return: NDArray[np.floating[Any]]  # (H, Q); an entry holds 32 bits, as graphs give
+    volatility: NDArray[np.floating[Any]]  # (H,)
+
+
+@dataclass(slots=True)
+class Task:
+    """A candle that was applied to its series, and what it gives."""
+
+    index: int  # of its message in the batch
+    candle: Candle
+    push: Push
+    due: Due | None
+    record: bytes  # what it changed of the window
+    cut_ms: int | None = None  # opening of the candles that it took the place of, from there on
+    raw: Raw | None = None
+    scores: Encoded | None = None
+    id: str = ""  # of its forecast
+    calibrated: NDArray[np.float64] | None = None  # log returns, (H, Q)
+    entry: bytes | None = None
+
+
+@dataclass(slots=True)
+class Series:
+    """One series in a batch: its ledger, which moves on, and its candles in order."""
+
+    ledger: Ledger
+    last_close: float  # before the batch
+    tasks: list[Task] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Settled:
+    """A horizon whose candle is here."""
+
+    owner: int  # place of its series in the round
+    horizon: int  # place of its step in the layout
+    step: int
+    learns: bool  # corrections are scored and teach nothing
+    entry: bytes
+
+
+def settle(series: Sequence[Series], now_ms: int) -> None:
+    """Score what the candles of a batch settle, and calibrate what is forecast at them.
+
+    Args:
+        series: each once; their tasks get scores, ids, calibrated quantiles and entries, their
+            ledgers move on.
+        now_ms: the current time, UTC.
+    """
+    longest = max((len(one.tasks) for one in series), default=0)
+    for number in range(longest):
+        now = [one for one in series if number < len(one.tasks)]
+        _round(now, [one.tasks[number] for one in now], now_ms)
+
+
+def _round(series: list[Series], tasks: list[Task], now_ms: int) -> None:
+    for one, task in zip(series, tasks, strict=True):
+        if task.cut_ms is not None:
+            one.ledger = one.ledger.before(task.cut_ms)
+    _settle(series, tasks, now_ms)
+    for one, task in zip(series, tasks, strict=True):
+        _follow(one, task)
+    due: dict[int, tuple[Layout, list[Series], list[Task]]] = {}
+    for one, task in zip(series, tasks, strict=True):
+        if task.raw is not None:
+            layout = task.raw.layout
+            one.ledger = one.ledger.using(layout)
+            _, owners, owed = due.setdefault(layout.number, (layout, [], []))
+            owners.append(one)
+            owed.append(task)
+    for layout, owners, owed in due.values():
+        _calibrate(layout, owners, owed)
+    for one, task in zip(series, tasks, strict=True):
+        one.ledger = one.ledger.noting(task.push, task.candle.open_ms, task.entry)
+
+
+def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
+    by_layout: dict[int, tuple[Layout, list[_Settled]]] = {}
+    for owner, (one, task) in enumerate(zip(series, tasks, strict=True)):
+        _add_settled(by_layout, owner, one.ledger, task)
+    scored: dict[int, list[dict[str, Any]]] = {}
+    learned: dict[int, NDArray[np.float32]] = {}
+    for layout, group in by_layout.values():
+        _score(layout, group, series, tasks, scored, learned)
+    for owner, horizons in scored.items():
+        tasks[owner].scores = _message(tasks[owner], horizons, now_ms)
+    for owner, state in learned.items():
+        one = series[owner]
+        one.ledger = one.ledger.learned(state.tobytes(), one.ledger.variance)
+
+
+def is_correction(task: Task) -> bool:
+    """Tell whether a candle takes the place of another, whose horizons were scored before."""
+    return task.push is not Push.APPENDED or task.cut_ms is not None
+
+
+def _add_settled(
+    by_layout: dict[int, tuple[Layout, list[_Settled]]], owner: int, ledger: Ledger, task: Task
+) -> None:
+    """Add the horizons that a candle settles, before the ledger has moved on to it."""
+    push = task.push
+    if not ledger.entries or push not in _SETTLING:
+        return
+    learns = not is_correction(task)
+    back = -1  # a new candle comes one behind the newest entry
+    if push is not Push.APPENDED:
+        found = ledger.back_of(task.candle.open_ms)
+        if found is None:
+            return
+        back = found
+    entries, size = ledger.entries, ledger.entry_bytes
+    end = len(entries) - (back + 1) * size
+    for step, at, layout in settled_by(ledger.layouts):
+        start = end - step * size
+        if start >= 0 and entries.startswith(layout.mark, start):
+            entry = entries[start : start + layout.size]
+            _, group = by_layout.setdefault(layout.number, (layout, []))
+            group.append(_Settled(owner, at, step, learns, entry))
+
+
+def _score(
+    layout: Layout,
+    group: list[_Settled],
+    series: list[Series],
+    tasks: list[Task],
+    scored: dict[int, list[dict[str, Any]]],
+    learned: dict[int, NDArray[np.float32]],
+) -> None:
+    """Score settled horizons of one layout, and learn from them."""
+    grid = layout.grid
+    rows = rows_of(layout, [one.entry for one in group])
+    horizon = np.array([one.horizon for one in group])
+    step = np.array([one.step for one in group])
+    every = np.arange(len(group))
+    last = rows["last_close"]
+    close = np.array([tasks[one.owner].candle.close for one in group])
+    outcome = np.log(close / last)
+    raw = rows["raw"][every, horizon].astype(np.float64)  # (N, Q)
+    sigma = rows["sigma"].astype(np.float64)
+    calibrated = calibration.quantiles(grid, raw, rows["calibrated"][every, horizon])
+    baseline = calibration.baseline_quantiles(
+        grid, rows["baseline"][every, horizon], sigma, horizon
+    )
+    median = raw[:, grid.median]
+    as_of = rows["open_ms"] + rows["lasts_ms"].astype(np.int64)
+    columns = (
+        as_of,
+        last,
+        last * np.exp(median),
+        outcome - median,
+        outcome,
+        mean_pinball(grid.level, outcome, calibrated),
+        mean_pinball(grid.level, outcome, raw),
+        mean_pinball(grid.level, outcome, baseline),
+        qlike(outcome, rows["volatility"][every, horizon], step),
+        transforms(grid.level, outcome, calibrated),
+        transforms(grid.level, outcome, raw),
+    )
+    identities = rows["id"].tobytes().hex()
+    held = layout.ends.inside(outcome, calibrated), layout.ends.inside(outcome, raw)
+    for at, (one, *values) in enumerate(
+        zip(group, *(column.tolist() for column in columns), *held, strict=True)
+    ):
+        scored.setdefault(one.owner, []).append(
+            {
+                "forecast_id": identities[32 * at : 32 * at + 32],
+                "step": one.step,
+                "as_of_ms": values[0],
+                "model_version": layout.model_version,
+                "last_close": values[1],
+                "predicted_close": values[2],
+                "error": values[3],
+                "persistence_error": values[4],
+                "pinball": values[5],
+                "raw_pinball": values[6],
+                "baseline_pinball": values[7],
+                "qlike": values[8],
+                "pit": values[9],
+                "raw_pit": values[10],
+                "inside": values[11],
+                "raw_inside": values[12],
+            }
+        )
+    _learn(layout, group, series, (horizon, outcome, raw, sigma), learned)
+
+
+def _learn(
+    layout: Layout,
+    group: list[_Settled],
+    series: list[Series],
+    given: tuple[NDArray[Any], ...],
+    learned: dict[int, NDArray[np.float32]],
+) -> None:
+    grid = layout.grid
+    at = [
+        place
+        for place, one in enumerate(group)
+        if one.learns and layouts_in(series[one.owner].ledger.layouts)[0].grid is grid
+    ]
+    if not at:
+        return
+    owners = [group[place].owner for place in at]
+    for owner in owners:
+        if owner not in learned:
+            learned[owner] = series[owner].ledger.state().copy()
+    horizons = [group[place].horizon for place in at]
+    state = np.stack([learned[o][h] for o, h in zip(owners, horizons, strict=True)])
+    horizon, outcome, raw, sigma = (array[at] for array in given)
+    after = calibration.learn(grid, state, horizon, outcome, raw, sigma)
+    for owner, place, row in zip(owners, horizons, after, strict=True):
+        learned[owner][place] = row
+
+
+def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded:
+    """Return the message about a candle; its fields are those of ``Scores``."""
+    candle = task.candle
+    if len(horizons) > 1:
+        horizons.sort(key=_step_of)
+    settled = "".join([one["forecast_id"] for one in horizons]).encode()
+    identity = scores_id(candle.symbol, candle.interval, candle.open_ms, candle.close, settled)
+    body = {
+        "id": identity,
+        "symbol": candle.symbol,
+        "interval": candle.interval,
+        "open_ms": candle.open_ms,
+        "close_ms": candle.close_ms,
+        "close": candle.close,
+        "corrected": is_correction(task),
+        "made_at_ms": now_ms,
+        "horizons": horizons,
+    }
+    # an encoder's result holds on to a buffer of 4 kB
+    return Encoded(identity, now_ms, bytes(memoryview(orjson.dumps(body))))
+
+
+def _step_of(horizon: dict[str, Any]) -> int:
+    step: int = horizon["step"]
+    return step
+
+
+def _follow(one: Series, task: Task) -> None:
+    """Move the baseline's variance on by a new candle; begin it with the first full window."""
+    variance = one.ledger.variance
+    if task.push is Push.APPENDED:
+        if variance > 0 and one.last_close > 0:
+            move = math.log(task.candle.close / one.last_close)
+            variance = calibration.next_variance(variance, move)
+        one.last_close = task.candle.close
+    elif task.push is Push.REPLACED_NEWEST:
+        one.last_close = task.candle.close
+    if variance <= 0 and task.due is not None:
+        variance = calibration.first_variance(task.due.window.ohlcv()[:, 3].tolist())
+    if variance != one.ledger.variance:
+        one.ledger = one.ledger.learned(one.ledger.calibration, variance)
+
+
+def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
+    """Calibrate the forecasts made at these candles, and make their entries."""
+    grid = layout.grid
+    states = np.frombuffer(
+        b"".join([one.ledger.calibration for one in series]), dtype=np.float32
+    ).reshape(len(series), *grid.shape)
+    raws = [task.raw for task in tasks if task.raw is not None]
+    dues = [task.due for task in tasks if task.due is not None]
+    raw = np.stack([one.log_return for one in raws]).astype(np.float32)
+    codes = calibration.calibrate(grid, states, raw)
+    calibrated = calibration.quantiles(grid, raw, codes)
+    rows = np.zeros(len(tasks), dtype=layout.dtype)
+    rows["layout"] = layout.number
+    rows["open_ms"] = [task.candle.open_ms for task in tasks]
+    rows["lasts_ms"] = [task.candle.close_ms - task.candle.open_ms for task in tasks]
+    rows["last_close"] = [task.candle.close for task in tasks]
+    rows["sigma"] = np.sqrt([one.ledger.variance for one in series])
+    rows["volatility"] = [one.volatility for one in raws]
+    rows["raw"] = raw
+    rows["calibrated"] = codes
+    rows["baseline"] = calibration.baseline_codes(grid, states)
+    coded = codes.tobytes()
+    share = len(coded) // len(tasks)
+    for at, (task, due) in enumerate(zip(tasks, dues, strict=True)):
+        task.calibrated = calibrated[at]
+        task.id = forecast_id(
+            due.symbol, due.interval, due.as_of_ms,
+            due.window.records + coded[at * share : (at + 1) * share], layout.model_version,
+        )  # fmt: skip
+    identities = b"".join([bytes.fromhex(task.id) for task in tasks])
+    rows["id"] = np.frombuffer(identities, dtype="V16")
+    entries, size = rows.tobytes(), layout.dtype.itemsize
+    sound = _are_prices(rows["last_close"], raw) & _are_prices(rows["last_close"], calibrated)
+    is_sound = (sound & (rows["volatility"] < np.inf).all(axis=1)).tolist()
+    for at, task in enumerate(tasks):
+        if is_sound[at]:  # else nothing is published, as ``is_sound`` of a forecast says
+            task.entry = entries[at * size : (at + 1) * size]
+
+
+def _are_prices(last_close: NDArray[np.float64], log_return: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell whether each forecast's quantiles are prices well within what a message may hold."""
+    prices = prices_of(last_close, log_return)
+    within = (prices >= LOW_PRICE) & (prices <= HIGH_PRICE)
+    return np.asarray(within.all(axis=(1, 2)))
