@@ -24,10 +24,11 @@ import pytest
 from aiokafka.record.util import calc_crc32c
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
-from rich.console import Console
 
 from local.leash import Leash
 from local.ports import HOST
+from local.screen import forecasts_table
+from local.tail import Rows
 from shared import bundle, kafka
 from shared.bundle import BundleError
 from shared.candles import InvalidCandle, decode_candle
@@ -36,6 +37,7 @@ from shared.forecasts import Forecast, InvalidForecast
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
 from shared.status import Health, StatusServer
+from shared.terminal import Console
 from shared.topics import ensure, market_topics
 from stream_app import dlq
 from stream_app.dlq import DeadLetter
@@ -423,6 +425,11 @@ def test_forecast(tries: Try[Any]) -> None:
         except InvalidForecast as error:
             return refused(error)
         assert Forecast.decode(made.encode()) == made
+        shown = io.StringIO()
+        out = Console(file=shown, width=100)
+        Rows(out).show(record(FORECASTS, 0, b"AAPL", value))
+        out.print(forecasts_table([made], out))
+        assert shown.getvalue().replace("\n", "").isprintable()
         return "forecast"
 
     tries(body, forecast_values())
