@@ -1,7 +1,8 @@
 """One message of every hostile kind on every topic, under load, with all processes running.
 
 Every good candle has its forecast and the trainer reads it, probes tell the truth, memory stays,
-and each hostile message is accounted for. Candles come from a client that is not aiokafka, in each of Kafka's codecs.
+and each hostile message is accounted for. Candles come from a client that is not aiokafka, in each
+of Kafka's codecs.
 """
 
 from __future__ import annotations
