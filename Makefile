@@ -81,6 +81,7 @@ $(BIN)/python:
 	  || { echo "Candlecast needs Python 3.11 or later: make PYTHON=python3.11 ..."; exit 1; }
 	$(call say,making the environment $(VENV): some seconds)
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade --constraint constraints.txt pip setuptools 1>&2
 
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
 .venv-peers/.done: benchmarks/peers/requirements.txt $(VENV)/.dev

@@ -113,7 +113,7 @@ def _is_chosen(record: Record, settings: TailSettings) -> bool:
 def print_json(record: Record) -> None:
     """Print a forecast as a line of JSON, in ASCII where it holds what may control a terminal.
 
-    What is no forecast is named on standard error, and no line of the output.
+    Any other message is named on standard error, and has no line in the output.
     """
     try:
         Forecast.decode(record.value)

@@ -139,7 +139,9 @@ async def _run(settings: DlqSettings, console: Console) -> None:
     assert isinstance(settings, LetterSettings)  # noqa: S101 - there are no others
     check(settings)
     sends = isinstance(settings, ReplaySettings) and not settings.dry_run
-    needed = [right for right in permissions.of_letters(settings) if sends or right.operation == "Read"]
+    needed = [
+        right for right in permissions.of_letters(settings) if sends or right.operation == "Read"
+    ]
     await _check_when_reachable(settings, needed)
     if isinstance(settings, ReplaySettings):
         await _replay(settings, console)
