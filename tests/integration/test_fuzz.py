@@ -1,7 +1,8 @@
 """Whatever comes in from outside, spoilt by Hypothesis: read or refused in words, never a fault.
 
 Each test tries examples for its share of ``CANDLECAST_FUZZ_SECONDS``, by default a bounded part of
-CI's time; ``make fuzz`` takes an hour. Counts are printed. ``CANDLECAST_FUZZ_SEED`` repeats a run.
+CI's time; ``make fuzz`` takes an hour. Counts are printed at the end. ``CANDLECAST_FUZZ_SEED``
+repeats a run.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from stream_app.settings import ListSettings, ReplaySettings, ShowSettings
 from stream_app.state import StateError, SymbolState
 from tests import bundles, reader_fuzz
 from tests.candles import candle, walk
+from tests.conftest import COUNTS
 from tests.forecasters import LastMove
 from tests.fuzzing import BYTES, fuzz, in_words, spoilt, spoilt_documents
 from tests.integration.api.test_safety import ENVELOPES, HEAD, VALUES, start
@@ -82,14 +84,14 @@ Try = Callable[[Callable[[T], str], st.SearchStrategy[T]], Counter[str]]
 
 @pytest.fixture(name="tries")
 def fixture_tries(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> Callable[..., Counter[str]]:
     """Try examples for a share of the time, and print how they ended."""
 
     def tries(body: Callable[[T], str], examples: st.SearchStrategy[T]) -> Counter[str]:
         ends = fuzz(body, examples, SECONDS / TARGETS, SEED)
-        with capsys.disabled():
-            print(f"\n{request.node.name}: {ends.total():,} tried: {in_words(ends)}")
+        counts = f"{request.node.name}: {ends.total():,} tried: {in_words(ends)}"
+        record_property(COUNTS, counts)
         assert len(ends) > 1, "all examples end alike: the corpus or the spoiling is of no use"
         return ends
 
