@@ -72,7 +72,7 @@ pytestmark = [
 
 T = TypeVar("T")
 
-SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "66"))
+SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "54"))
 SEED: Final = int(os.environ.get("CANDLECAST_FUZZ_SEED", time.time_ns() % 10**9))
 TARGETS: Final = 12
 NOW_MS: Final = 2_000_000_000_000
