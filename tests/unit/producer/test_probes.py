@@ -20,7 +20,7 @@ def probes(waiting_s: float = 0.0) -> producer._Probes:
 
 
 def test_an_event_loop_that_stands_still_fails_liveness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The status port has a thread of its own, and would answer well for ever."""
+    """The status port has a thread of its own, and would answer well forever."""
     monkeypatch.setattr(producer, "STALE_LOOP_S", 0.1)
     monkeypatch.setattr(producer, "PULSE_S", 0.01)
     watched = probes()
