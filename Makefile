@@ -7,13 +7,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 COMMA  := ,
+FUZZ_SECONDS ?= 3600
 # on a terminal pip shows what it fetches
 PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker soak check format docs screenshots bench train release clean
+.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train release clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ faults-broker: $(VENV)/.dev  ## Cut connections, take brokers and disks away, ch
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults/test_brokers.py \
 	  tests/integration/faults/test_network.py tests/integration/faults/test_topics_changed.py \
 	  tests/integration/faults/test_clocks.py $(ARGS)
+
+fuzz: $(VENV)/.dev  ## Spoil whatever comes in from outside, for an hour (FUZZ_SECONDS=600 for ten minutes)
+	CANDLECAST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/integration/test_fuzz.py $(ARGS)
 
 soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (10 minutes)
 	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/producer/yahoo/test_soak.py $(ARGS)
@@ -77,6 +81,7 @@ $(BIN)/python:
 	  || { echo "Candlecast needs Python 3.11 or later: make PYTHON=python3.11 ..."; exit 1; }
 	$(call say,making the environment $(VENV): some seconds)
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade --constraint constraints.txt pip setuptools 1>&2
 
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
 .venv-peers/.done: benchmarks/peers/requirements.txt $(VENV)/.dev

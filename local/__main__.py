@@ -14,8 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from local.accounting import Accounting, Summary
 from local.broker import REPLICATION, BrokerError, first_port
 from local.cluster import Cluster
@@ -36,6 +34,7 @@ from shared import bundle, history, permissions, process, topics
 from shared.files.series import HistoryError
 from shared.kafka import KafkaError, KafkaSettings
 from shared.process import Exit
+from shared.terminal import Console
 
 _EXPECTED: Final = (
     BrokerError, PartFailed, bundle.BundleError, HistoryError, topics.TopicError, KafkaError,

@@ -17,8 +17,8 @@ from typing import ClassVar, Final, Literal
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from local import jars
 from local.ports import is_free
@@ -30,6 +30,7 @@ from shared.forecaster import OnnxForecaster
 from shared.kafka import KafkaSettings, Partition
 from shared.process import Exit, now_ms
 from shared.settings import installed_version, own
+from shared.terminal import Console
 
 PROCESS: Final = "doctor"
 """The command's name in its variables and log lines."""
@@ -271,11 +272,7 @@ def clock(stamp_ms: int, here_ms: int) -> Finding:
     return Finding("clock", "ok", f"the newest forecast is {max(-ahead_ms, 0) / 1000:.0f} s old")
 
 
-_MARKS: Final[dict[Verdict, str]] = {
-    "ok": "[green]ok[/]",
-    "note": "[yellow]note[/]",
-    "wrong": "[bold red]wrong[/]",
-}
+_STYLES: Final[dict[Verdict, str]] = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
 def _print(findings: Sequence[Finding]) -> None:
@@ -285,7 +282,7 @@ def _print(findings: Sequence[Finding]) -> None:
     table.add_column()
     for finding in findings:
         detail = finding.detail + (f"\n→ {finding.remedy}" if finding.remedy else "")
-        table.add_row(_MARKS[finding.verdict], finding.what, detail)
+        table.add_row(Text(finding.verdict, _STYLES[finding.verdict]), finding.what, detail)
     Console(soft_wrap=False).print(table)
     wrong = sum(finding.verdict == "wrong" for finding in findings)
     print("nothing is wrong" if not wrong else f"{wrong} wrong: the arrows say what to do")

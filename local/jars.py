@@ -1,7 +1,8 @@
-"""Apache Kafka's jars: resolved from Maven Central once, then kept in a cache."""
+"""Apache Kafka's jars: resolved from Maven Central once, checked, then kept in a cache."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -28,6 +29,9 @@ _COORDINATES: Final = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
     "org.slf4j:slf4j-simple:1.7.36",  # Kafka's own dependencies bring no slf4j backend, so no log
 )
+HASHES: Final = Path(__file__).with_name("jars.sha512")
+"""SHA-512 of each jar, as ``sha512sum`` writes and checks them."""
+
 _DOWNLOADS: Final = 8  # at once
 _TIMEOUT_S: Final = 30
 _MEGABYTES: Final = 43  # of the jars of this version
@@ -53,7 +57,8 @@ def kafka_jars(cache: Path) -> Path:
     of its own and renames it when whole.
 
     Raises:
-        JarsError: when the download fails, or the ``local`` extra is not installed.
+        JarsError: when the download fails, is not what was tested, or the ``local`` extra is not
+            installed.
     """
     jars = cache / f"kafka-{KAFKA_VERSION}"
     if jars.is_dir():
@@ -85,8 +90,39 @@ def _download(scratch: Path) -> Path:
     with ThreadPoolExecutor(_DOWNLOADS) as pool:
         for path in pool.map(lambda artifact: artifact.resolve(), artifacts):
             shutil.move(path, whole / path.name)
+    check(whole)
     progress.finish()
     return whole
+
+
+def hashes() -> dict[str, str]:
+    """Return the SHA-512 that each jar must have, by name."""
+    lines = (line.split() for line in HASHES.read_text("ascii").splitlines())
+    return {name: digest for digest, name in lines}
+
+
+def check(folder: Path) -> None:
+    """Compare jars with our list, whatever the place that they come from says of them.
+
+    Raises:
+        JarsError: when one is missing, is not on the list, or has other content; names it.
+    """
+    expected = hashes()
+    found = {path.name: path for path in folder.iterdir()}
+    if found.keys() != expected.keys():
+        odd = ", ".join(sorted(found.keys() ^ expected.keys()))
+        raise JarsError(
+            f"Apache Kafka {KAFKA_VERSION}: expected the {len(expected)} jars of {HASHES.name}, "
+            f"got {len(found)}; on one side only: {odd}"
+        )
+    for name, path in found.items():
+        digest = hashlib.sha512(path.read_bytes()).hexdigest()
+        if digest != expected[name]:
+            raise JarsError(
+                f"{name}: expected SHA-512 {expected[name]}, got {digest}; it is not what was "
+                "tested, so it is not run: look at the mirror or proxy that Maven Central is "
+                "reached by"
+            )
 
 
 def _resolve(repository: Path, progress: _Progress) -> list[Artifact]:

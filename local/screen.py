@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +22,7 @@ from local.accounting import Latency, Summary
 from shared.candles import DAY_MS
 from shared.forecasts import Forecast, Horizon
 from shared.kafka import DEFAULT_BOOTSTRAP
+from shared.terminal import Console
 
 LINE_EVERY_S: Final = 5.0
 _RATE_OVER_S: Final = 5.0

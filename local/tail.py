@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from pydantic import Field
-from rich.console import Console
 from rich.table import Table
 
 from local.screen import close_time, interval_name, price
@@ -18,6 +18,7 @@ from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import KafkaSettings, Partition, Record
 from shared.process import Exit
 from shared.settings import CommaSeparated, own
+from shared.terminal import Console
 
 PROCESS: Final = "tail"
 """The command's name in its variables and log lines."""
@@ -110,9 +111,24 @@ def _is_chosen(record: Record, settings: TailSettings) -> bool:
 
 
 def print_json(record: Record) -> None:
-    """Print a record's value, which is JSON without line breaks, as it is."""
-    sys.stdout.write((record.value or b"").decode(errors="replace") + "\n")
+    """Print a forecast as a line of JSON, in ASCII where it holds what may control a terminal.
+
+    Any other message is named on standard error, and has no line in the output.
+    """
+    try:
+        Forecast.decode(record.value)
+    except InvalidForecast as error:
+        print(_place(record, error), file=sys.stderr, flush=True)
+        return
+    line = (record.value or b"").decode()
+    if not line.isprintable():
+        line = json.dumps(json.loads(line))
+    sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def _place(record: Record, error: InvalidForecast) -> str:
+    return f"{record.partition}/{record.offset}: {error}"
 
 
 class Rows:
@@ -127,7 +143,7 @@ class Rows:
         try:
             forecast = Forecast.decode(record.value)
         except InvalidForecast as error:
-            self._console.print(f"{record.partition}/{record.offset}: {error}", style="red")
+            self._console.print(_place(record, error), style="red")
             return
         self._console.print(row(forecast, with_head=not self._has_head))
         self._has_head = True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
@@ -29,6 +31,11 @@ STALLED_S: Final = 30.0
 """Time without an acknowledgement from which /readyz reports the broker as stalled."""
 
 
+STALE_LOOP_S: Final = 30.0
+"""Time without a turn of the event loop, once it publishes, after which /livez fails."""
+
+PULSE_S: Final = 1.0
+
 _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
 """Sources whose candles close while they run."""
 
@@ -49,9 +56,21 @@ class _Probes:
     """State behind the probes; read by the status server's thread."""
 
     sink: KafkaSink | None = None
+    pulse_s = 0.0  # the event loop's last turn, monotonic
 
     def live(self) -> Health:
-        return Health(ok=True, detail=f"{self.sink.published if self.sink else 0} candles")
+        if self.sink is None:
+            return Health(ok=True, detail="starting")
+        silent_s = time.monotonic() - self.pulse_s
+        if silent_s > STALE_LOOP_S:
+            return Health(ok=False, detail=f"the event loop last ran {silent_s:.1f} s ago")
+        return Health(ok=True, detail=f"{self.sink.published} candles")
+
+    async def beat(self) -> None:
+        """Note the turns of the event loop, until cancelled."""
+        while True:
+            self.pulse_s = time.monotonic()
+            await asyncio.sleep(PULSE_S)
 
     def ready(self) -> Health:
         if self.sink is None:
@@ -130,11 +149,17 @@ async def _publish(
             source.interval,
             since_ms=_resume_from_ms(source),
         )
+        beat = asyncio.create_task(probes.beat())
+        await asyncio.sleep(0)
         probes.sink = sink
-        async with aclosing(source.candles(published)) as publications:
-            async for publication in publications:
-                await sink.publish(publication)
-        await sink.flush()
+        try:
+            async with aclosing(source.candles(published)) as publications:
+                async for publication in publications:
+                    await sink.publish(publication)
+            await sink.flush()
+        finally:
+            beat.cancel()
+            probes.sink = None
         log.info(
             "done: %d candles published to %s at %.0f a second",
             sink.published, settings.candles_topic, sink.rate(),

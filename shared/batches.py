@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record import util
+from aiokafka.record.control_record import ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
 
 from shared import codecs
@@ -39,6 +40,7 @@ _HEAD: Final = struct.Struct(">qiibIhiqqqhii")
 _MAGIC_AT: Final = 16
 _VERSION: Final = 2
 _CODEC, _APPEND_TIME = 0x07, 0x08  # in a batch's attributes
+_ABORT: Final = bytes(4)  # key of the marker of an aborted transaction: version 0, kind 0
 _LONGEST_BATCH: Final = 1 << 31  # most offsets that one may span
 
 _varint: Final[Callable[[bytes, int], tuple[int, int]]] = cast("Any", util.decode_varint)
@@ -165,7 +167,19 @@ class SafeBatch:
         return True
 
     def __next__(self) -> Any:
-        return next(self._batch)
+        """Return the marker of a control batch, which is all that aiokafka takes in this way.
+
+        One that cannot be read counts as a transaction's abort: it ends the dropping of the
+        producer's records, if there was any, and any other marker cannot come then.
+        """
+        try:
+            marker = next(self._batch)
+            ControlRecord.parse(marker.key)
+        except Exception as error:  # noqa: BLE001 - see above
+            last = self.next_offset - 1
+            self._say(last, last, f"a transaction's marker: {error!r}")
+            return SafeRecord(last, 0, 0, _ABORT, None, ())
+        return marker
 
     def __iter__(self) -> Iterator[Any]:
         if self._fault is not None:

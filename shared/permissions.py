@@ -74,15 +74,19 @@ def of_api(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permissi
     return [*_on(settings.candles_topic, "Read"), *_on(settings.forecasts_topic, "Read")]
 
 
-def of_dlq(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
+def of_letters(settings: KafkaSettings) -> list[Permission]:
     """Return what the commands on dead letters need; Write only to send them back."""
-    del group
     return [*_on(settings.dlq_topic, "Read"), *_on(settings.candles_topic, "Write")]
 
 
 def of_skip(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
-    """Return what ``dlq skip`` needs, which a worker's user has."""
+    """Return what ``dlq skip`` needs, which a worker's user has too."""
     return [*_on(settings.candles_topic, "Read"), *_on(changelog_of(group), "Write")]
+
+
+def of_dlq(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
+    """Return what all commands of ``dlq`` need."""
+    return [*of_letters(settings), *of_skip(settings, group)]
 
 
 def of_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
-from rich.console import Console
 from rich.table import Table
 
 from shared import kafka, process
@@ -25,6 +24,7 @@ from shared.kafka import (
 )
 from shared.process import Exit
 from shared.settings import own
+from shared.terminal import Console
 from shared.topic_ids import describe
 from shared.topics import DEFAULT_GROUP, Topic, TopicError, all_topics, ensure
 

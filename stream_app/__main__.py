@@ -11,7 +11,6 @@ from contextlib import suppress
 from itertools import count
 
 from prometheus_client import CollectorRegistry
-from rich.console import Console
 
 from shared import bundle, permissions, process, topics
 from shared.kafka import AccessError, KafkaError
@@ -20,6 +19,7 @@ from shared.model_store import StoreError
 from shared.model_watch import ModelWatch
 from shared.process import Exit, now_ms
 from shared.status import Health, StatusPortError, StatusServer, since
+from shared.terminal import Console
 from stream_app import dlq
 from stream_app.fence import Fence
 from stream_app.publisher import Publisher

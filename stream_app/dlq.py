@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from rich.console import Console
-
 from shared import kafka, permissions, process
 from shared.candles import RejectReason
 from shared.kafka import Consumer, Partition, Producer, SilentError
 from shared.messages import printable
+from shared.terminal import Console
 from shared.topics import partitions_of
 from stream_app.publisher import ABOUT_PREFIX
 from stream_app.rebuild import skip_key
@@ -140,7 +139,9 @@ async def _run(settings: DlqSettings, console: Console) -> None:
     assert isinstance(settings, LetterSettings)  # noqa: S101 - there are no others
     check(settings)
     sends = isinstance(settings, ReplaySettings) and not settings.dry_run
-    needed = [right for right in permissions.of_dlq(settings) if sends or right.operation == "Read"]
+    needed = [
+        right for right in permissions.of_letters(settings) if sends or right.operation == "Read"
+    ]
     await _check_when_reachable(settings, needed)
     if isinstance(settings, ReplaySettings):
         await _replay(settings, console)

@@ -18,6 +18,18 @@ settings.register_profile(
 settings.load_profile("candlecast")
 
 
+COUNTS = "counts"
+"""Property of a test: a line for the end of the run, whichever process the test was in."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have counted."""
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == COUNTS:
+                terminalreporter.write_line(line)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
-from rich.console import Console
 
 from api.stream.follower import Follower as ApiFollower
 from api.stream.follower import StreamView
@@ -35,6 +34,7 @@ from shared.forecasts import Forecast
 from shared.kafka import KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics, ProducerMetrics, WorkerMetrics
 from shared.score_messages import Scores
+from shared.terminal import Console
 from shared.topics import Topic, TopicError
 from stream_app import dlq
 from stream_app.fence import Fence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -14,6 +15,8 @@ from shared import batches
 
 HEAD_BYTES: Final = 61
 _CRC_AT, _ATTRIBUTES_AT, _MAGIC_AT = 17, 21, 16
+
+_NOT_YET: Final = (3, 5, 6)  # a topic that was just made has no leader, or not here
 
 Header = tuple[bytes, bytes | None]
 Message = tuple[bytes | None, bytes | None, Sequence[Header]]
@@ -38,20 +41,26 @@ def record(delta: int, message: Message) -> bytes:
 
 
 def batch(
-    messages: Iterable[Message], *, base: int = 0, codec: int = 0, payload: bytes | None = None
+    messages: Iterable[Message],
+    *,
+    base: int = 0,
+    codec: int = 0,
+    payload: bytes | None = None,
+    producer: int = -1,
 ) -> bytes:
     """Return a batch of format 2 with a right checksum.
 
     Args:
         messages: keys, values and headers.
         base: offset of the first.
-        codec: number of the codec in the attributes.
+        codec: the attributes: number of the codec; 16 and 32 for transactions and their markers.
         payload: what stands behind the head, instead of the records.
+        producer: id of the producer.
     """
     records = [record(delta, message) for delta, message in enumerate(messages)]
     behind = b"".join(records) if payload is None else payload
     last = max(len(records) - 1, 0)
-    checked = struct.pack(">hiqqqhii", codec, last, 7, 7, -1, -1, -1, len(records)) + behind
+    checked = struct.pack(">hiqqqhii", codec, last, 7, 7, producer, -1, -1, len(records)) + behind
     head = struct.pack(">qiibI", base, 9 + len(checked), 0, 2, calc_crc32c(checked))
     return head + checked
 
@@ -66,11 +75,19 @@ def with_format(sent: bytes, magic: int) -> bytes:
     return sent[:_MAGIC_AT] + bytes([magic]) + sent[_MAGIC_AT + 1 :]
 
 
-def read(data: bytes, offset: int = 0) -> list[batches.SafeRecord]:
-    """Return what aiokafka's fetcher makes of an answer, in our reading of it."""
+def read(
+    data: bytes, offset: int = 0, aborted: Sequence[tuple[int, int]] = ()
+) -> list[batches.SafeRecord]:
+    """Return what aiokafka's fetcher makes of an answer, in our reading of it.
+
+    Args:
+        data: the answer's batches.
+        offset: that was requested.
+        aborted: producers and first offsets of transactions, as the broker says them.
+    """
     place = TopicPartition("topic", 3)
     options = (None, None, True, 1)
-    reader = batches.SafePartition(place, batches.SafeBatches(data), [], offset, *options)
+    reader = batches.SafePartition(place, batches.SafeBatches(data), aborted, offset, *options)
     return list(reader)
 
 
@@ -78,13 +95,21 @@ async def send(bootstrap: str, topic: str, partition: int, sent: bytes) -> None:
     """Send a batch to a partition as it is, whatever our client would think of it."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         await producer.partitions_for(topic)
-        node = producer.client.cluster.leader_for_partition(TopicPartition(topic, partition))
         request = ProduceRequest(
             transactional_id=None,
             required_acks=-1,
             timeout=10_000,
             topics=[(topic, [(partition, sent)])],
         )
-        answer = await producer.client.send(node, request)
-    [(_, [(_, code, *_)])] = answer.topics
+        async with asyncio.timeout(30):
+            while True:
+                node = producer.client.cluster.leader_for_partition(
+                    TopicPartition(topic, partition)
+                )
+                answer = await producer.client.send(node, request)
+                [(_, [(_, code, *_)])] = answer.topics
+                if code not in _NOT_YET:
+                    break
+                await asyncio.sleep(0.1)
+                await producer.client.force_metadata_update()
     assert code == 0, f"the broker refuses it: {code}"

@@ -6,6 +6,7 @@ command imports its libraries itself, since they take seconds.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -331,7 +332,7 @@ def _inspect(settings: InspectSettings) -> None:
     loaded = load(settings.path)
     OnnxForecaster(loaded)  # repeats the golden forecasts
     if settings.as_json:
-        print(loaded.config.model_dump_json(indent=2))
+        print(json.dumps(loaded.config.model_dump(mode="json"), indent=2))
     else:
         console.print_bundle(loaded.config)
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,8 +19,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from shared.bundle import BundleConfig, Setting, TensorSpec
+from shared.terminal import Console, plain
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 def progress(*, shown: bool) -> Iterator[Progress]:
     """Yield a display of progress bars; it is silent unless ``shown``."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as display:
         yield display
@@ -50,16 +50,21 @@ def progress(*, shown: bool) -> Iterator[Progress]:
 def working(what: str, *, shown: bool) -> Iterator[None]:
     """Show that something of unknown length goes on; silent unless ``shown``."""
     console = Console(stderr=True, quiet=not shown)
-    with console.status(what):
+    with console.status(Text(plain(what))):
         yield
 
 
 @contextmanager
 def bytes_read(what: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """Yield what to call with the bytes read and all; silent unless ``shown``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as display:
-        task = display.add_task(what, total=None)
+        task = display.add_task(plain(what), total=None)
         yield lambda done, total: display.update(task, completed=done, total=total)
 
 
@@ -129,7 +134,7 @@ def print_sentences(sentences: Sequence[str]) -> None:
     out = _out()
     out.print("What the forecasts are worth on the test, which training did not see:", style="bold")
     for sentence in sentences:
-        out.print(f"- {escape(sentence)}")
+        out.print(f"- {sentence}")
 
 
 def print_next_steps(out: Path, data: Path | None, tracking_uri: str, *, has_test: bool) -> None:
@@ -151,7 +156,7 @@ def print_next_steps(out: Path, data: Path | None, tracking_uri: str, *, has_tes
         ),
     ):
         if command:
-            console.print(f"  {what:<18}{escape(command)}", soft_wrap=True, highlight=False)
+            console.print(f"  {what:<18}{command}", soft_wrap=True, highlight=False)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -183,12 +188,12 @@ def _out() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=110)
 
 
-def _skill(comparison: Comparison) -> str:
+def _skill(comparison: Comparison) -> Text:
     colour = "green" if comparison.low > 0 else "red" if comparison.high < 0 else "default"
     skill, low, high = (
         100 * value for value in (comparison.skill, comparison.low, comparison.high)
     )
-    return f"[{colour}]{skill:+.2f}[/] ({low:+.2f}, {high:+.2f})"
+    return Text.assemble((f"{skill:+.2f}", colour), f" ({low:+.2f}, {high:+.2f})")
 
 
 def print_trials(trials: Sequence[FrozenTrial]) -> None:
@@ -236,7 +241,7 @@ def print_bundle(config: BundleConfig) -> None:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows.items():
-            table.add_row(name, escape(value))
+            table.add_row(name, value)
         console.print(table)
 
 

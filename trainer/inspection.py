@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from shared.files import findings
 from shared.files.findings import Finding, in_words
 from shared.files.series import History, HistoryError, SymbolRows
 from shared.intervals import closes_of
+from shared.terminal import Console
 
 SHOWN: Final = 20
 """Symbols that are shown one by one."""
@@ -34,30 +33,28 @@ _ENDINGS: Final = (".parquet", ".csv")
 def print_history(history: History, odd: Sequence[Finding]) -> None:
     """Print how the file was understood, its symbols, what is odd, and the first one's closes."""
     console = Console()
-    about = Table(
-        title=escape(history.name), title_justify="left", box=box.SIMPLE, show_header=False
-    )
+    about = Table(title=history.name, title_justify="left", box=box.SIMPLE, show_header=False)
     about.add_column(style="bold", no_wrap=True)
     about.add_column(overflow="fold")
     for name, value in _about(history).items():
-        about.add_row(name, escape(value))
+        about.add_row(name, value)
     console.print(about)
     symbols = Table(title="symbols", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("symbol", "candles", "first", "last", "low", "high"):
         symbols.add_column(name, justify="left" if name == "symbol" else "right")
     for rows in history.series[:SHOWN]:
-        symbols.add_row(*(escape(str(value)) for value in _symbol(rows).values()))
+        symbols.add_row(*(str(value) for value in _symbol(rows).values()))
     if len(history.series) > SHOWN:
         symbols.add_row(f"and {len(history.series) - SHOWN:,} more", "", "", "", "", "")
     console.print(symbols)
     told = list(findings.lines(history, odd))
     for line in told or ["nothing odd was found"]:
-        console.print(f"  {escape(line)}", highlight=False)
+        console.print(f"  {line}", highlight=False)
     if history.series:
         rows = history.series[0]
-        console.print(f"\n  close of {escape(rows.symbol)}")
+        console.print(f"\n  close of {rows.symbol}")
         for line in plot(rows.candles[:, 3]):
-            console.print(f"  {line}", highlight=False, markup=False, no_wrap=True)
+            console.print(f"  {line}", highlight=False, no_wrap=True)
 
 
 def as_json(history: History, odd: Sequence[Finding]) -> str:
@@ -70,7 +67,6 @@ def as_json(history: History, odd: Sequence[Finding]) -> str:
             "left_out": dict(history.left_out),
             "findings": list(findings.lines(history, odd)),
         },
-        ensure_ascii=False,
         indent=2,
     )
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from shared import bundle
@@ -20,6 +18,7 @@ from shared.bundle import CONFIG_NAME, Bundle, BundleConfig
 from shared.catalogue import Catalogue, catalogue
 from shared.champions import ANY
 from shared.model_store import Decision, ModelStore, Removal
+from shared.terminal import Console
 from trainer.settings import (
     CollectSettings,
     CompareSettings,
@@ -49,7 +48,7 @@ def models(settings: ModelsSettings) -> None:
             raise ValueError(f"{settings.version}: expected a version of {found.store}, got none")
         found = found.model_copy(update={"versions": tuple(wanted)})
     if settings.as_json:
-        print(found.model_dump_json(indent=2))
+        print(json.dumps(found.model_dump(mode="json"), indent=2))
     else:
         _print_catalogue(found, details=bool(settings.version))
 
@@ -237,14 +236,14 @@ def _print_catalogue(found: Catalogue, *, details: bool) -> None:
         made = entry.champion
         champions.add_row(
             _series(entry.interval, entry.symbols), made.version, _day(made.at_ms), made.by,
-            escape(made.why), ", ".join(former.version for former in entry.before[:3]),
+            made.why, ", ".join(former.version for former in entry.before[:3]),
         )  # fmt: skip
     versions = _table(
         "version", "digest", "champion of", "trained on", "candles", "symbols", "until", "figures"
     )
     for version in found.versions:
         versions.add_row(
-            version.version or escape(version.fault), version.digest[:12],
+            version.version or version.fault, version.digest[:12],
             ", ".join(version.champion_of), ", ".join(version.intervals), f"{version.candles:,}",
             str(version.symbols), _day(version.last_ms), _figures(version.metrics),
         )  # fmt: skip
@@ -277,7 +276,7 @@ def _out() -> Console:
 
 
 def _plain(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _change(before: object, after: object) -> str:

@@ -145,12 +145,15 @@ class JoinedWrites:
         self._transport = transport
         self._head = b""
         self._head_is_next = True
+        self._has_ended = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write, or hold back a head."""
+        """Write, or hold back a head; behind the end, drop it."""
+        if self._has_ended:
+            return
         if self._head_is_next and data != _CONTINUE:
             self._head_is_next = False
             self._head = data
@@ -170,6 +173,12 @@ class JoinedWrites:
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
+
+    def write_eof(self) -> None:
+        """Write what is held back, and end: requests at work may still write, to nobody."""
+        self.flush()
+        self._has_ended = True
+        self._transport.write_eof()
 
     def close(self) -> None:
         """Write what is held back, then close."""
@@ -292,6 +301,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self.cycle is not None:
             self.cycle.disconnected = True  # what it still has to say, nobody would understand
+        self.pipeline.clear()
         self.transport.write(_TOO_LARGE if self._is_head_too_large else _INVALID)
         self._joined.flush()
         if not self.transport.can_write_eof():

@@ -120,8 +120,11 @@ def test_every_process_works_with_the_least_acls(
     )  # fmt: skip
     listed = run("stream_app", "dlq", "list", env=secured.environment("dlq", "SCRAM-SHA-256"))
     assert "0 dead letters" in listed
-    watched = asyncio.run(first_forecast(settings_of(secured, "local")))
+    watched, partition = asyncio.run(first_forecast(settings_of(secured, "local")))
     assert watched.symbol == "AAPL"
+    skip = ("dlq", "skip", "--partition", str(partition), "--offset", "0")  # its candles' too
+    skipped = run("stream_app", *skip, env=secured.environment("dlq", "SCRAM-SHA-256"))
+    assert "put it aside unread" in skipped
     for process in (worker.process, api.process):
         assert process.stop(15.0) == 0
         password = secured.password_file("worker").read_text().strip()
@@ -135,10 +138,11 @@ def settings_of(secured: Secured, user: str, *flags: str) -> KafkaSettings:
     return KafkaSettings.read([*secured.flags(user), *flags], "tests")
 
 
-async def first_forecast(kafka: KafkaSettings) -> Forecast:
+async def first_forecast(kafka: KafkaSettings) -> tuple[Forecast, int]:
     async with asyncio.timeout(30), connected(consumer(kafka)) as reader:
         reader.subscribe([kafka.forecasts_topic])
-        return Forecast.decode((await reader.getone()).value)
+        record = await reader.getone()
+        return Forecast.decode(record.value), record.partition
 
 
 @pytest.mark.usefixtures("locked")

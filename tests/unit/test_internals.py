@@ -47,7 +47,7 @@ SUBCLASSES: Final[dict[type[Any], str]] = {
     Server: "__init__ config lifespan server_state shutdown startup",
     LimitedProtocol: "connection_lost connection_made cycle data_received headers loop on_body "
     "on_header on_headers_complete on_message_begin on_message_complete on_response_complete "
-    "pause_writing resume_writing send_400_response timeout_keep_alive_task transport",
+    "pause_writing pipeline resume_writing send_400_response timeout_keep_alive_task transport",
 }
 """What each of our classes overrides or uses of the library's class that it derives from."""
 

@@ -1,7 +1,8 @@
 """One message of every hostile kind on every topic, under load, with all processes running.
 
-Every good candle has its forecast, probes tell the truth, memory stays, and each hostile message
-is accounted for. Candles come from a client that is not aiokafka, in each of Kafka's codecs.
+Every good candle has its forecast and the trainer reads it, probes tell the truth, memory stays,
+and each hostile message is accounted for. Candles come from a client that is not aiokafka, in each
+of Kafka's codecs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cramjam
@@ -23,25 +25,29 @@ from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 
 from local.broker import Broker
+from local.ports import free_ports
 from shared.candles import Candle
 from shared.forecasts import Forecast, InvalidForecast
+from shared.kafka import KafkaSettings
 from shared.topics import ensure, market_topics
 from tests import record_batches
-from tests.candles import candle, walk
+from tests.candles import candle, values_of, walk
 from tests.integration.api.test_serving import Api
 from tests.integration.api.test_stream import get, start
 from tests.integration.processes import Processes, wait_until
-from tests.integration.stream_app.test_worker import WARM_UP, bad_messages, given, owed
+from tests.integration.stream_app.test_worker import WARM_UP, bad_messages, given, interleaved, owed
 from tests.integration.topics import count, read, write
-from tests.integration.workers import WorkerTopics, start_worker
+from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
 from tests.kafka import kafka_at
 from tests.poison import POISON
 from tests.record_batches import Message, batch
+from trainer import snapshot
 
 pytestmark = pytest.mark.integration
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 DONE_S = 90.0
+SPEED = 30  # candles a second of our own producer
 MEMORY = 1.3  # times as much as before, at most
 GOOD = candle(symbol="UNREAD").encode()
 
@@ -129,6 +135,24 @@ class Scene:
 
         asyncio.run(send())
 
+    def send_hostile(
+        self,
+        plain: Sequence[tuple[bytes | None, bytes | None]],
+        batches: Sequence[bytes],
+        between: tuple[Iterable[Candle], Iterable[Candle]],
+    ) -> None:
+        """Send every hostile message to candles and forecasts, between good candles."""
+        bootstrap, candles, forecasts = (
+            self.topics.bootstrap, self.topics.candles, self.topics.forecasts,
+        )  # fmt: skip
+        write(bootstrap, candles, plain)
+        self.send(candles, batches[:5])
+        send_candles(bootstrap, candles, between[0])
+        self.send(candles, batches[5:])
+        write(bootstrap, forecasts, [(b"AAPL", value) for value, _ in POISON.values()])
+        self.send(forecasts, batches)
+        send_candles(bootstrap, candles, between[1])
+
     def damage(self, topic: str) -> int:
         """Damage batches of a topic in ways that no client can; return how many."""
         self.send(topic, [batch([(b"DISK", b"x" * 50, [])] * 4)] * 17)  # three of partition 0
@@ -142,6 +166,43 @@ class Scene:
             with suppress(InvalidForecast):
                 found.append(Forecast.decode(record.value))
         return found
+
+    def start_producer(self, path: Path, candles: Iterable[Candle]) -> RunningWorker:
+        """Start our own producer on a file of candles, at a pace that lasts."""
+        rows = [
+            f"{datetime.fromtimestamp(made.open_ms / 1000, UTC):%Y-%m-%d},{made.symbol},"
+            + ",".join(map(str, values_of(made)))
+            for made in candles
+        ]
+        path.write_text("\n".join(["Date,Symbol,Open,High,Low,Close,Volume", *rows]) + "\n")
+        port = free_ports(1)[0]
+        process = self.processes.start(
+            "producer", *self.topics.flags(), "--metrics-port", str(port), "--path", str(path),
+            "--speed", str(SPEED),
+        )  # fmt: skip
+        return RunningWorker(process, port)
+
+    def check_snapshot(self, root: Path, candles: Sequence[Candle], rejected: int) -> None:
+        """Read the topic as the trainer does: all of the candles, and nothing else."""
+        folder = snapshot.update(self.topics_as_settings(), root)
+        assert sum(snapshot.State.read(folder).rejected.values()) == rejected
+        found = {
+            (rows.symbol, open_ms, values[3])
+            for rows in snapshot.history(folder, "1d").series
+            for open_ms, values in zip(
+                rows.open_ms.tolist(), rows.candles.tolist(), strict=True
+            )
+        }  # fmt: skip
+        assert found == {(made.symbol, made.open_ms, made.close) for made in candles}
+
+    def topics_as_settings(self) -> KafkaSettings:
+        """Return the settings of whoever uses the topics."""
+        return kafka_at(self.topics.bootstrap).model_copy(
+            update={
+                "candles_topic": self.topics.candles,
+                "forecasts_topic": self.topics.forecasts,
+            }
+        )
 
     def use_tools(self) -> None:
         """Run the tools that read the candles and the dead letters."""
@@ -169,15 +230,46 @@ def shown_by(api: Api) -> dict[str, int]:
     return {latest["symbol"]: latest["as_of_ms"] for latest in found["forecasts"]}
 
 
+@dataclass(frozen=True)
+class Running:
+    """The processes that must go on."""
+
+    worker: RunningWorker
+    api: Api
+    producer: RunningWorker
+
+    def memory(self) -> list[int]:
+        """Return the bytes that worker and API hold."""
+        return [memory_of(process.pid) for process in (self.worker.process, self.api.process)]
+
+    def are_well(self) -> bool:
+        """Tell that all say that they work, which they do; the producer until it is done."""
+        for path in ("/livez", "/readyz"):
+            assert self.worker.probe(path) == 200, path
+            assert self.api.ask("GET", path)[0] == 200, path
+            if self.producer.process.exit_code is None and self.producer.probe(path) != 200:
+                assert self.producer.process.wait(5) == 0, path
+        return True
+
+    def stop(self) -> None:
+        """End them in order."""
+        assert self.producer.process.wait(15) == 0
+        assert self.worker.process.stop(15) == 0
+        assert self.api.process.stop(15) == 0
+
+
+def scored_by(api: Api) -> set[str]:
+    """Return the symbols whose forecasts have scores."""
+    return {summary["symbol"] for summary in get(api, "/v1/scores")["series"]}
+
+
 def test_no_message_stops_a_process_or_costs_a_candle(
-    broker: Broker, processes: Processes, unique_name: Callable[[str], str]
+    broker: Broker, processes: Processes, unique_name: Callable[[str], str], tmp_path: Path
 ) -> None:
     broker.wait_ready()
     topics = WorkerTopics.make(broker.bootstrap, unique_name)
     scene = Scene(broker, topics, processes)
-    kafka = kafka_at(topics.bootstrap).model_copy(
-        update={"candles_topic": topics.candles, "forecasts_topic": topics.forecasts}
-    )
+    kafka = scene.topics_as_settings()
     asyncio.run(ensure(kafka, market_topics(kafka)))
     on_disk = [scene.damage(topic) for topic in (topics.candles, topics.forecasts)]
     plain_batches = 17 - 3  # of four messages that are not JSON
@@ -195,40 +287,41 @@ def test_no_message_stops_a_process_or_costs_a_candle(
         DONE_S, "forecasts of candles in every codec", process=worker.process,
     )  # fmt: skip
     wait_until(lambda: len(shown_by(api)) == len(symbols), 30, "the API shows them")
-    before = [memory_of(process.pid) for process in (worker.process, api.process)]
+    load = interleaved([f"LOAD{i}" for i in range(4)], WARM_UP + 60)
+    producer = scene.start_producer(tmp_path / "load.csv", load)
+    wait_until(lambda: producer.probe("/readyz") == 200, 30, "the producer is ready")
+    good = [candle for candles in series for candle in candles] + load
+
+    running = Running(worker, api, producer)
+    before = running.memory()
 
     plain = [message for ten in bad_messages().values() for message in ten[:1]]
     hostile = [*HOSTILE.values(), *bombs()]
-    write(topics.bootstrap, topics.candles, plain)
-    scene.send(topics.candles, hostile[:5])
-    send_candles(topics.bootstrap, topics.candles, more)
-    scene.send(topics.candles, hostile[5:])
-    write(topics.bootstrap, topics.forecasts, [(b"AAPL", value) for value, _ in POISON.values()])
-    scene.send(topics.forecasts, hostile)
-    send_candles(topics.bootstrap, topics.candles, rest)
-
+    scene.send_hostile(plain, hostile, between=(more, rest))
     expected = len(plain) + len(hostile) + on_disk[0] + 4 * plain_batches
     wait_until(
-        lambda: count(topics.bootstrap, topics.dlq) >= expected,
+        lambda: running.are_well() and count(topics.bootstrap, topics.dlq) >= expected,
         DONE_S, f"{expected} dead letters", process=worker.process,
     )  # fmt: skip
-    newest = {candles[0].symbol: candles[-1].close_ms for candles in series}
-    wait_until(lambda: shown_by(api) == newest, DONE_S, "the API has the newest forecasts")
-    assert given(scene.forecasts()) == owed([candle for candles in series for candle in candles])
+    assert producer.process.exit_code is None, "the load was over before the messages were read"
+    newest = {candle.symbol: candle.close_ms for candle in good}
+    wait_until(
+        lambda: running.are_well() and shown_by(api) == newest,
+        DONE_S, "the API has the newest forecasts", process=worker.process,
+    )  # fmt: skip
+    assert given(scene.forecasts()) == owed(good)
+    assert scored_by(api) == newest.keys()
     letters = read(topics.bootstrap, topics.dlq)
     reasons = Counter(letter.headers["candlecast-reason"].decode() for letter in letters)
     assert reasons.total() == expected
     assert reasons["unreadable"] == on_disk[0] + 1 + 2, "on the disk, a header's name, two bombs"
     of_forecasts = len(POISON) + len(hostile) + on_disk[1] + 4 * plain_batches
     assert ignored_by(api) == expected + of_forecasts
-    after = [memory_of(process.pid) for process in (worker.process, api.process)]
-    assert all(now < MEMORY * then for now, then in zip(after, before, strict=True)), (
-        before,
-        after,
-    )
-    for path in ("/livez", "/readyz"):
-        assert worker.probe(path) == 200
-        assert api.ask("GET", path)[0] == 200
+    after = running.memory()
+    grown = [now / then for now, then in zip(after, before, strict=True)]
+    assert max(grown) < MEMORY, grown
+    assert running.are_well()
+    scene.check_snapshot(tmp_path, good, expected)
+    scene.send(topics.dlq, hostile)
     scene.use_tools()
-    assert worker.process.stop(15) == 0
-    assert api.process.stop(15) == 0
+    running.stop()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from local import jars
 from local.broker import Broker, BrokerError
 from local.leash import Leash
 from local.process import Process
@@ -19,6 +20,11 @@ from tests.integration.processes import runs, wait_until
 from tests.kafka import kafka_at
 
 pytestmark = pytest.mark.integration
+
+
+def test_the_jars_that_run_are_those_of_the_list(broker: Broker) -> None:
+    broker.wait_ready()
+    jars.check(jars.kafka_jars(jars.cache_dir()))
 
 
 async def _publish(bootstrap: str, topic: str, value: bytes) -> None:

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console
 
 from local.ports import free_ports
+from shared.terminal import Console
 from stream_app.dlq import run
 from stream_app.settings import ListSettings
 from tests.candles import candle

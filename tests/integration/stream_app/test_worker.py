@@ -18,7 +18,9 @@ from shared import bundle
 from shared.batches import MAX_VALUE_BYTES
 from shared.candles import FUTURE_TOLERANCE_MS, Candle, RejectReason
 from shared.forecasts import Forecast
+from shared.topics import BROKERS_TIME, Topic, changelog_of, ensure
 from stream_app.settings import WorkerSettings
+from stream_app.state import TAIL_KEY
 from tests.candles import candle, walk
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import (
@@ -34,6 +36,7 @@ from tests.integration.workers import (
     launch_worker,
     start_worker,
 )
+from tests.kafka import kafka_at
 
 pytestmark = pytest.mark.integration
 
@@ -369,3 +372,56 @@ def test_a_signal_ends_a_worker_that_waits_for_a_broker(processes: Processes) ->
     lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
     keys = {"timestamp", "level", "logger", "message", "process"}
     assert all(set(line) >= keys and line["process"] == "worker" for line in lines)
+
+
+def test_a_series_that_is_silent_for_long_is_forgotten_with_its_records(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    first = start_worker(processes, topics)
+    write_candles(topics.bootstrap, topics.candles, walk(2, symbol="OLD"))
+    wait_until(
+        lambda: first.metrics()["candlecast_windows"] == 1,
+        DONE_S, "a window", process=first.process,
+    )  # fmt: skip
+    assert first.process.stop(15) == 0
+    sent_s = time.monotonic()
+    wait_until(lambda: time.monotonic() - sent_s > 2, DONE_S, "the silence")
+    second = start_worker(processes, topics, "--forget-days", f"{1 / 86_400:.9f}")
+    write_candles(topics.bootstrap, topics.candles, walk(1, symbol="NEW"))
+
+    def sees() -> tuple[float, float]:
+        metrics = second.metrics()
+        return metrics["candlecast_series_forgotten_total"], metrics["candlecast_windows"]
+
+    wait_until(
+        lambda: sees() == (1, 1), DONE_S, "OLD is gone, NEW is there", process=second.process
+    )
+    records = read(topics.bootstrap, changelog_of(topics.group))
+    tombstones = [record.key for record in records if record.value is None]
+    assert tombstones == [b"OLD|1d", b"OLD|1d" + TAIL_KEY]
+    assert second.process.stop(15) == 0
+
+
+def test_topics_that_take_little_do_not_stop_the_worker(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    """Batches become smaller, down to a message; dead letters go without their values."""
+    for name, most in ((topics.forecasts, 1_500), (topics.dlq, 900)):
+        small = Topic(name, 8, 1, {"max.message.bytes": str(most), **BROKERS_TIME})
+        asyncio.run(ensure(kafka_at(topics.bootstrap), [small]))
+    worker = start_worker(processes, topics)
+    large = [(b"AAPL", b"{" + os.urandom(5_000)) for _ in range(20)]
+    candles = interleaved(["AAPL", "MSFT", "IBM"], WARM_UP + 20)
+    write(topics.bootstrap, topics.candles, large)
+    write_candles(topics.bootstrap, topics.candles, candles)
+    assert given(wait_for_forecasts(worker, topics, candles)) == owed(candles)
+    wait_until(
+        lambda: count(topics.bootstrap, topics.dlq) >= len(large),
+        DONE_S, "dead letters", process=worker.process,
+    )  # fmt: skip
+    letters = read(topics.bootstrap, topics.dlq)
+    hashes = {letter.headers["candlecast-value-sha256"].decode() for letter in letters}
+    assert hashes == {sha256(value).hexdigest() for _, value in large}
+    assert {letter.value for letter in letters} == {b""}
+    assert worker.probe("/readyz") == 200
+    assert worker.process.stop(15) == 0

@@ -6,7 +6,6 @@ import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from local.accounting import Coverage, Latency, Summary
 from local.screen import (
@@ -21,6 +20,7 @@ from local.screen import (
     to_try,
 )
 from shared.forecasts import Forecast, Horizon
+from shared.terminal import Console
 
 MIDNIGHT_MS = 951_782_400_000  # 2000-02-29T00:00Z
 ADDRESSES = Addresses(

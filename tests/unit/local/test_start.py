@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,34 @@ class TestJars:
         with pytest.raises(jars.JarsError, match=r"Maven Central.*network is unreachable"):
             jars.kafka_jars(tmp_path)
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("spoil", "words"),
+        [
+            (lambda folder: (folder / "a.jar").write_bytes(b"other"), "a.jar: expected SHA-512"),
+            (lambda folder: (folder / "a.jar").unlink(), "on one side only: a.jar"),
+            (lambda folder: (folder / "c.jar").touch(), "on one side only: c.jar"),
+        ],
+    )
+    def test_other_jars_are_not_run(
+        self,
+        spoil: Callable[[Path], object],
+        words: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        listed = tmp_path / "list"
+        folder = tmp_path / "jars"
+        folder.mkdir()
+        for name in ("a.jar", "b.jar"):
+            (folder / name).write_bytes(name.encode())
+        digests = {name: hashlib.sha512(name.encode()).hexdigest() for name in ("a.jar", "b.jar")}
+        listed.write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+        monkeypatch.setattr(jars, "HASHES", listed)
+        jars.check(folder)
+        spoil(folder)
+        with pytest.raises(jars.JarsError, match=words):
+            jars.check(folder)
 
     def test_a_missing_extra_names_what_to_install(self) -> None:
         assert "pip install 'candlecast[local]'" in jars.missing_extra("jgo")

@@ -6,10 +6,9 @@ import io
 from types import SimpleNamespace
 from typing import cast
 
-from rich.console import Console
-
 from local.tail import Rows, expected_move
 from shared.kafka import Record
+from shared.terminal import Console
 from tests.unit.local.test_screen import forecast
 
 

@@ -150,6 +150,24 @@ def test_a_last_batch_that_is_cut_off_is_left_for_the_next_answer() -> None:
     assert [got.offset for got in read(batch(GOOD) + NEXT[:-1])] == [0, 1, 2, 3, 4]
 
 
+MARKERS: Final[dict[str, bytes]] = {
+    "abort": batch([(bytes(4), bytes(6), [])], base=5, codec=0x30, producer=9),
+    "none": batch([], base=5, codec=0x30, producer=9),
+    "noise": batch(GOOD[:1], base=5, codec=0x30, producer=9, payload=b"\xff" * 30),
+    "short key": batch([(b"\0", b"", [])], base=5, codec=0x30, producer=9),
+    "null key": batch([(None, None, [])], base=5, codec=0x30, producer=9),
+}
+
+
+@pytest.mark.parametrize("name", MARKERS)
+def test_a_transactions_marker_that_cannot_be_read_ends_it(name: str) -> None:
+    """Where it stopped the reader, or left the transaction open, all that follows was lost."""
+    aborted = batch(GOOD, codec=0x10, producer=9)
+    committed = batch(GOOD[:2], base=6, codec=0x10, producer=9)
+    records = read(aborted + MARKERS[name] + committed, aborted=[(9, 0)])
+    assert [got.offset for got in records] == [6, 7]
+
+
 @given(st.binary(max_size=300), st.integers(0, 70))
 def test_noise_never_stops_a_reader_nor_takes_it_back(noise: bytes, at: int) -> None:
     sent = bytearray(batch(GOOD))

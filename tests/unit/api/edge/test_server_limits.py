@@ -212,3 +212,36 @@ def test_handshakes_are_within_the_limits(tls: Tls, run: Callable[[Any], None]) 
                 writer.close()
 
     run(shake())
+
+
+def test_noise_behind_requests_at_work_is_no_fault_of_theirs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The connection ends at once; what they still write goes nowhere, without an error."""
+    faults: list[Exception] = []
+    answered = asyncio.Event()
+    is_refused = asyncio.Event()
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        del receive
+        await is_refused.wait()
+        try:
+            for kind in ({"type": "http.response.start", "status": 200}, {"body": b"late"}):
+                await send({"type": "http.response.body", **kind})
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            faults.append(error)
+        answered.set()
+
+    async def run() -> None:
+        async with served(app) as connect:
+            reader, writer = await connect()
+            writer.write(REQUEST + REQUEST + b"\x00\x01 noise\r\n\r\n")
+            async with asyncio.timeout(WAIT_S):
+                assert b" 400 " in await reader.read()
+                is_refused.set()
+                await answered.wait()
+            writer.close()
+
+    asyncio.run(run())
+    assert faults == []
+    assert not [entry for entry in caplog.records if entry.levelname == "ERROR"]

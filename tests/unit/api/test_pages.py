@@ -1,0 +1,29 @@
+"""The pages load what was tested, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import Final
+
+import pytest
+
+from api.pages import load_assets
+
+THIRD_PARTY: Final = {
+    "dashboard.html": {"lightweight-charts.js"},
+    "docs.html": {"swagger-ui-bundle.js", "swagger-ui.css"},
+}
+
+
+@pytest.mark.parametrize("page", THIRD_PARTY)
+def test_scripts_of_others_are_pinned_by_hash(page: str) -> None:
+    """A browser does not run what has another hash; a new version of a package needs a new one."""
+    assets = load_assets()
+    text = assets[page].content.decode()
+    pinned = dict(re.findall(r'/assets/([\w.-]+)" integrity="sha384-([^"]+)"', text))
+    assert pinned.keys() == THIRD_PARTY[page]
+    for name, digest in pinned.items():
+        found = hashlib.sha384(assets[name].content).digest()
+        assert base64.b64encode(found).decode() == digest, name
