@@ -6,7 +6,7 @@ Worker, API and back-test all use ``distributions`` and ``messages`` or, for arr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -95,8 +95,19 @@ class Models(Protocol):
         """Candles that the longest window of any model holds."""
         ...
 
-    def of(self, interval: str) -> Forecaster:
-        """Return the model for candles of an interval; every interval has one."""
+    def all(self) -> Iterable[Forecaster]:
+        """Return every model that may serve some series."""
+        ...
+
+    def of(self, interval: str, symbol: str = "", held: int | None = None) -> Forecaster:
+        """Return the model of a series; every series has one.
+
+        Args:
+            interval: of its candles.
+            symbol: empty for any.
+            held: candles in its window; where the best model needs more, the best of those that
+                do not is returned, or the one that needs least. By default any number.
+        """
         ...
 
 
@@ -109,9 +120,13 @@ class ModelSet:
 
     @property
     def window_length(self) -> int:
-        return max(model.window_length for model in (self.default, *self.by_interval.values()))
+        return max(model.window_length for model in self.all())
 
-    def of(self, interval: str) -> Forecaster:
+    def all(self) -> Iterable[Forecaster]:
+        return (self.default, *self.by_interval.values())
+
+    def of(self, interval: str, symbol: str = "", held: int | None = None) -> Forecaster:
+        del symbol, held
         return self.by_interval.get(interval, self.default)
 
 
@@ -133,7 +148,8 @@ class OnnxForecaster:
             BundleError: when ONNX Runtime refuses the graph, or it gives other numbers.
         """
         self._watch = watch
-        config = bundle.config
+        self._golden = bundle.golden
+        self.config = config = bundle.config
         self.model_version = config.model_version
         self.window_length = config.window_length
         self.horizons = config.horizons
@@ -159,6 +175,10 @@ class OnnxForecaster:
         outputs = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
         self._watch(perf_counter() - started_s)
         return Prediction(*outputs)
+
+    def call_once(self) -> None:
+        """Call the graph with one window: the first call of a size takes longer."""
+        self.predict(self._golden.candles[:1], self._golden.open_ms[:1])
 
     def _repeat_golden(self, bundle: Bundle) -> None:
         """Raise ``BundleError`` unless the graph repeats the golden forecasts."""
@@ -230,7 +250,7 @@ def distributions(models: Models, due: Sequence[Due]) -> list[Distribution]:
     answers: dict[int, Distribution] = {}
     rows_of: dict[int, tuple[Forecaster, list[int]]] = {}
     for row, owed in enumerate(due):
-        forecaster = models.of(owed.interval)
+        forecaster = models.of(owed.interval, owed.symbol, len(owed.window))
         rows_of.setdefault(id(forecaster), (forecaster, []))[1].append(row)
     for forecaster, rows in rows_of.values():
         for start in range(0, len(rows), CALL_WINDOWS):

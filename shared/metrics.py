@@ -104,7 +104,24 @@ def declared(group: type[MetricGroup]) -> Iterator[tuple[str, Metric]]:
 class ModelMetrics(MetricGroup):
     """The metrics that every process has that serves a model."""
 
-    model = info("candlecast_model", "The version of the model that is served.")
+    model = info(
+        "candlecast_model", "The version of the model that serves daily candles of any symbol."
+    )
+    champion = gauge(
+        "candlecast_champion",
+        "1 for each champion of the model store that is served; without any the built-in model is.",
+        "interval",
+        "symbols",
+        "version",
+    )
+    generation = gauge(
+        "candlecast_champions_generation", "Generation of the champions file that is served."
+    )
+    swaps = counter("candlecast_model_swaps", "Times that other models were taken into service.")
+    store_fault = gauge(
+        "candlecast_model_store_fault",
+        "1 while the model store or a champion in it cannot be used; the models before serve.",
+    )
 
 
 class ProducerMetrics(MetricGroup):
@@ -304,9 +321,34 @@ class ApiMetrics(ModelMetrics):
     scores = counter("candlecast_scores", "Horizons scored against the candles that followed.")
 
 
+class TrainerMetrics(MetricGroup):
+    """The metrics of ``trainer watch``."""
+
+    attempts = counter(
+        "candlecast_trainings",
+        "Challengers trained, by interval and outcome: promoted, refused or failed.",
+        "interval",
+        "outcome",
+    )
+    skill = gauge(
+        "candlecast_challenger_skill",
+        "Share of the champion's pinball loss that the last challenger saved on unseen candles.",
+        "interval",
+    )
+    training_seconds = histogram(
+        "candlecast_training_seconds",
+        "Time of one training.",
+        (10, 30, 60, 120, 300, 600, 1200, 2400, 4800, 9600),
+    )
+    looked = gauge(
+        "candlecast_trainer_looked_timestamp_seconds", "When the stream was last looked at, UTC."
+    )
+
+
 GROUPS: Final[dict[str, type[MetricGroup]]] = {
     "producer": ProducerMetrics,
     "worker": WorkerMetrics,
     "api": ApiMetrics,
+    "trainer": TrainerMetrics,
 }
 """The groups of metrics by process."""

@@ -39,14 +39,14 @@ class Outcome:
 
 
 def step(
-    state: SymbolState, candle: Candle, partition: int, offset: int, needed: int
+    state: SymbolState, candle: Candle, partition: int, offset: int, models: Models | None
 ) -> tuple[SymbolState, Outcome]:
     """Advance one symbol's window by one closed candle. Pure; raises nothing for a valid candle.
 
     What the candle settles follows for a whole batch at once, see ``stream_app.scoring``.
 
     A newer candle and a correction of the newest one owe a forecast once the window holds the
-    ``needed`` candles of the interval's model.
+    candles that a model of the series needs; without ``models`` nothing is owed.
     """
     if state.has_applied(partition, offset):
         return state, Outcome(None)
@@ -65,13 +65,18 @@ def step(
         )
         return kept, Outcome(push, moves=moves, cut_ms=cut_ms)
     moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail, state.ledger)
-    due = None
-    if len(window) >= needed:
-        due = Due(
-            candle.symbol, candle.interval, candle.close_ms, candle.close, window.newest(needed)
-        )
+    due = None if models is None else _due(candle, window, models)
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
     return moved, Outcome(push, due, is_gap, moves, cut_ms)
+
+
+def _due(candle: Candle, window: Window, models: Models) -> Due | None:
+    """Return what is owed after a candle; None while the window is too short for every model."""
+    needed = models.of(candle.interval, candle.symbol, len(window)).window_length
+    if len(window) < needed:
+        return None
+    newest = window.newest(needed)
+    return Due(candle.symbol, candle.interval, candle.close_ms, candle.close, newest)
 
 
 def make_way(state: SymbolState, candle: Candle) -> Window | None:
@@ -153,7 +158,7 @@ def advance(
     Args:
         incoming: messages in the order of their offsets within each partition.
         stored: the table's look-up, key to state.
-        models: those that are served, by interval.
+        models: those that are served, by interval and symbol.
         capacity: most candles in a stored window, at least what the models need.
         now_ms: the current time, UTC; whether a candle is in the future is for the broker's clock
             to say, which stamped its message.
@@ -170,8 +175,7 @@ def advance(
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
-        needed = models.of(candle.interval).window_length
-        moved, outcome = step(one.state, candle, message.partition, message.offset, needed)
+        moved, outcome = step(one.state, candle, message.partition, message.offset, models)
         if outcome.push in _REFUSED:
             result.rejected.append((i, _REFUSED[outcome.push](candle, one.state)))
         result.outcomes[outcome.label] += 1

@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shared.candles import MAX_CANDLES, MAX_NUMBER, MIN_PRICE, Candle
@@ -167,6 +167,16 @@ class SymbolState:
         offsets = ((pairs[0], pairs[1]), (pairs[2], pairs[3]))[:known]
         window = Window.from_records(capacity, stored[at:])
         return cls(window, order, offsets, close_ms, last_close, tail, ledger)
+
+    def lengthened(self, records: bytes, capacity: int) -> SymbolState:
+        """Return the state with older candles too, from the same topic; its next record is whole.
+
+        Args:
+            records: a window of the series as of an earlier message; what this one holds wins.
+            capacity: most candles in the window.
+        """
+        window = Window.from_records(capacity, union(records, self.window.records))
+        return replace(self, window=window, tail=STALE)
 
     def to_write(
         self, key: bytes, before: SymbolState | None, events: Sequence[Event]
@@ -394,3 +404,21 @@ def join(whole: bytes, spans: Iterable[bytes], capacity: int) -> bytes:
 def _previous_and_order(span: bytes) -> tuple[int, int]:
     _, _, order, previous = _HEAD.unpack_from(span)[:4]
     return previous, order
+
+
+def union(older: bytes, newer: bytes) -> bytes:
+    """Return the candles of two windows, sorted; of one opening time that of the newer window."""
+    of_time = _by_time(older) | _by_time(newer)
+    return b"".join(of_time[open_ms] for open_ms in sorted(of_time))
+
+
+def _by_time(records: bytes) -> dict[int, bytes]:
+    return {
+        _opening(records, at): records[at : at + RECORD_BYTES]
+        for at in range(0, len(records), RECORD_BYTES)
+    }
+
+
+def _opening(records: bytes, at: int) -> int:
+    """Return when the candle at a position of some records opened."""
+    return int.from_bytes(records[at : at + 8], "little", signed=True)

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import faust
@@ -18,7 +17,6 @@ from shared.candles import INTERVALS_MS
 from shared.messages import SYMBOL_PATTERN, PartialValue
 from stream_app.rebuild import SKIP_KEY, SOURCE_KEY, Source, skip_key
 from stream_app.state import (
-    STALE,
     StateError,
     SymbolState,
     is_span,
@@ -83,9 +81,12 @@ class WindowStore(Store[bytes, bytes]):
         return keys
 
     def remember(self, key: bytes, state: bytes, partition: int) -> None:
-        """Store a state of the changelog's partition, unless a later one is held."""
+        """Store a state of the changelog's partition, unless a later one is held.
+
+        Of two states after the same message the longer one wins: a rebuild has lengthened it.
+        """
         held = self.data.get(key)
-        if held is None or stored_order(state) > stored_order(held):
+        if held is None or _rank(state) > _rank(held):
             self.replace(key, state, partition)
 
     def replace(self, key: bytes, state: bytes, partition: int) -> None:
@@ -201,6 +202,10 @@ class WindowStore(Store[bytes, bytes]):
         self._spans.clear()
 
 
+def _rank(state: bytes) -> tuple[int, int]:
+    return stored_order(state), len(state)
+
+
 @contextmanager
 def placed(topic: str, partition: int, offset: int, key: bytes | None) -> Iterator[None]:
     """Add a record's place, and what to do, to a ``StateError`` about it."""
@@ -255,20 +260,9 @@ class WindowTable(faust.Table[bytes, bytes]):
         stored = self.store.data.get(key)
         return None if stored is None else SymbolState.decode(stored, capacity)
 
-    def put(self, key: bytes, state: SymbolState, appended_ms: int) -> None:
-        """Put a rebuilt state in the place of what is held; its next record is a whole one.
-
-        The calibration goes on from what is held. What is pending stays only where no candle
-        came in between: places of entries count candles.
-        """
-        held = self.state_of(key, state.window.capacity)
-        ledger = state.ledger
-        if held is not None:
-            ledger = held.ledger
-            if held.order != state.order:
-                ledger = replace(ledger, entries=b"")
-        whole = replace(state, tail=STALE, ledger=ledger).encode()
-        self.store.replace(key, whole, state.offsets[0][0])
+    def put(self, key: bytes, state: bytes, partition: int, appended_ms: int) -> None:
+        """Put a rebuilt state, whose record is acknowledged, in the place of what is held."""
+        self.store.replace(key, state, partition)
         self.store.touch(key, appended_ms)
 
     def forget(self, partitions: set[int]) -> dict[int, list[bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -16,9 +17,10 @@ from shared.candles import Candle
 from shared.forecaster import ModelSet, Prediction
 from shared.score_messages import Scores
 from shared.window import Window
-from stream_app.pipeline import Incoming, Record, advance
+from stream_app.pipeline import Incoming, Record, advance, step
 from stream_app.state import (
     SPANS,
+    STALE,
     StateError,
     SymbolState,
     join,
@@ -245,3 +247,26 @@ def test_a_record_that_is_cut_short_is_refused(cut: int) -> None:
     [(_, record)] = advance([message], lambda _: None, MODELS, CAPACITY, NOW_MS).records[0]
     with pytest.raises(StateError, match="expected"):
         SymbolState.decode(record[:-cut], CAPACITY)
+
+
+@given(st.data())
+def test_a_window_that_grows_and_gets_its_older_candles_is_as_if_it_had_always_been_long(
+    data: st.DataObject,
+) -> None:
+    small, large = 3, 7
+    days = data.draw(st.lists(st.integers(0, 12), min_size=3, max_size=25))
+    closes = data.draw(st.lists(st.sampled_from([90.0, 100.0, 110.0]), min_size=len(days)))
+    candles = [candle(day, close) for day, close in zip(days, closes, strict=False)]
+    grown, read = sorted(data.draw(st.tuples(*[st.integers(0, len(candles))] * 2)))
+    live, rebuilt, always = (SymbolState(Window(size)) for size in (small, large, large))
+    for offset, one in enumerate(candles):
+        if offset == grown:
+            live = replace(live, window=Window(large, live.window.records))
+        live, _ = step(live, one, 0, offset, None)
+        always, _ = step(always, one, 0, offset, None)
+        if offset < read:
+            rebuilt = always
+    grew = live.lengthened(rebuilt.window.records, large)
+    assert grew.window.records == always.window.records
+    assert grew.tail == STALE
+    assert grew.order == live.order
