@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shared import kafka
@@ -256,10 +256,10 @@ class Recovery:
         for key, state in found.states.items():
             held = self._table.state_of(key, self._capacity)
             if held is None or (state.order, len(state.window)) > (held.order, len(held.window)):
-                better[key] = state
+                better[key] = state if held is None else _with_ledger(state, held)
         whole: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
         for key, state in better.items():
-            record = self._table.rebuilt(key, state).with_tail(0).encode()
+            record = state.with_tail(0).encode()
             whole[state.offsets[0][0]].append((key, record))
         await self._publisher.states(whole)  # a restart would find the source's capacity alone
         for partition, records in whole.items():
@@ -275,3 +275,13 @@ class Recovery:
     def _needed(self, key: bytes) -> int:
         symbol, _, interval = key.decode().rpartition("|")
         return self._models.of(interval, symbol).window_length
+
+
+def _with_ledger(state: SymbolState, held: SymbolState) -> SymbolState:
+    """Return a rebuilt state that goes on with the calibration of the one that is held.
+
+    What is pending stays only where no candle came in between: places of entries count candles.
+    """
+    if held.order == state.order:
+        return state.with_ledger(held.ledger)
+    return state.with_ledger(replace(held.ledger, entries=b""))

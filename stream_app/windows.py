@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import faust
@@ -260,18 +259,6 @@ class WindowTable(faust.Table[bytes, bytes]):
         """Return the state of a key, if there is one."""
         stored = self.store.data.get(key)
         return None if stored is None else SymbolState.decode(stored, capacity)
-
-    def rebuilt(self, key: bytes, state: SymbolState) -> SymbolState:
-        """Return a rebuilt state with what is known of the forecasts of the one that is held.
-
-        The calibration goes on from what is held. What is pending stays only where no candle
-        came in between: places of entries count candles.
-        """
-        held = self.state_of(key, state.window.capacity)
-        if held is None:
-            return state
-        is_same = held.order == state.order
-        return state.with_ledger(held.ledger if is_same else replace(held.ledger, entries=b""))
 
     def put(self, key: bytes, state: bytes, partition: int, appended_ms: int) -> None:
         """Put a rebuilt state, whose record is acknowledged, in the place of what is held."""
