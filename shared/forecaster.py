@@ -6,6 +6,7 @@ The worker, the API and the back-test all come through ``forecast`` or, for arra
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -16,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
+from shared.candles import INTERVALS_MS
 from shared.forecasts import MEDIAN, Forecast, Horizon, due_ms, forecast_id
 from shared.window import Window, stack
 
@@ -47,7 +49,15 @@ class Forecaster(Protocol):
     def model_version(self) -> str: ...
     @property
     def window_length(self) -> int:
-        """Candles that a window must hold, T."""
+        """Candles that a window must hold at least."""
+        ...
+
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        """Return the lengths that a window of an interval's candles may have, rising.
+
+        A forecast is made of the newest candles, as many as the longest of these that is held:
+        more of them say more. The first is ``window_length``.
+        """
         ...
 
     @property
@@ -70,12 +80,18 @@ class Forecaster(Protocol):
         ...
 
 
+def length_of(lengths: Sequence[int], held: int) -> int:
+    """Return the longest of rising lengths that ``held`` candles fill; 0 if they fill none."""
+    at = bisect_right(lengths, held)
+    return lengths[at - 1] if at else 0
+
+
 class Models(Protocol):
     """The models that a process serves."""
 
     @property
     def window_length(self) -> int:
-        """Candles that the longest window of any model holds."""
+        """Candles that the longest window of any model holds, of any interval."""
         ...
 
     def of(self, interval: str) -> Forecaster:
@@ -92,7 +108,7 @@ class ModelSet:
 
     @property
     def window_length(self) -> int:
-        return max(model.window_length for model in (self.default, *self.by_interval.values()))
+        return max(self.of(interval).lengths(interval)[-1] for interval in INTERVALS_MS)
 
     def of(self, interval: str) -> Forecaster:
         return self.by_interval.get(interval, self.default)
@@ -119,6 +135,7 @@ class OnnxForecaster:
         config = bundle.config
         self.model_version = config.model_version
         self.window_length = config.window_length
+        self._lengths = config.window_lengths
         self.horizons = config.horizons
         self.quantile_levels = config.quantile_levels
         options = ort.SessionOptions()
@@ -134,6 +151,9 @@ class OnnxForecaster:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
             raise BundleError(f"{bundle.path}: ONNX Runtime refuses the graph: {error}") from error
+
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        return self._lengths.get(interval, (self.window_length,))
 
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         started_s = perf_counter()
@@ -171,20 +191,21 @@ class Due:
     interval: str
     as_of_ms: int  # close of the window's last candle, UTC
     last_close: float  # of that candle, in 64 bits; the window holds 32
-    window: Window  # exactly the candles that the interval's model needs
+    window: Window  # exactly as many candles as one of the lengths of the interval's model
 
 
 def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
     """Return the forecast of each due window, in order, by as few model calls as are good.
 
     Raises:
-        ValueError: when a window does not hold exactly the candles that its model needs.
+        ValueError: when a window is of no length that its model takes.
     """
     made: dict[int, Forecast] = {}
-    rows_of: dict[int, tuple[Forecaster, list[int]]] = {}
+    rows_of: dict[tuple[int, int], tuple[Forecaster, list[int]]] = {}
     for row, owed in enumerate(due):
         forecaster = models.of(owed.interval)
-        rows_of.setdefault(id(forecaster), (forecaster, []))[1].append(row)
+        key = id(forecaster), len(owed.window)
+        rows_of.setdefault(key, (forecaster, []))[1].append(row)
     for forecaster, rows in rows_of.values():
         for start in range(0, len(rows), CALL_WINDOWS):
             some = rows[start : start + CALL_WINDOWS]
@@ -195,9 +216,10 @@ def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
 
 def _forecast_some(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
     for owed in due:
-        if len(owed.window) != forecaster.window_length:
+        lengths = forecaster.lengths(owed.interval)
+        if len(owed.window) not in lengths:
             raise ValueError(
-                f"{owed.symbol} {owed.interval}: the model needs {forecaster.window_length} "
+                f"{owed.symbol} {owed.interval}: the model needs {' or '.join(map(str, lengths))} "
                 f"candles, the window holds {len(owed.window)}"
             )
     prediction = forecaster.predict(*stack([owed.window for owed in due]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.forecaster import Due, Models, forecast
+from shared.forecaster import Due, Models, forecast, length_of
 from shared.forecasts import Forecast
 from shared.window import Push, Window
 from stream_app.state import SymbolState
@@ -34,12 +34,12 @@ class Outcome:
 
 
 def step(
-    state: SymbolState, candle: Candle, partition: int, offset: int, needed: int
+    state: SymbolState, candle: Candle, partition: int, offset: int, lengths: Sequence[int]
 ) -> tuple[SymbolState, Outcome]:
     """Advance one symbol by one closed candle. Pure; raises nothing for a valid candle.
 
     A newer candle and a correction of the newest one owe a forecast once the window holds the
-    ``needed`` candles of the interval's model.
+    first of the ``lengths`` of the interval's model; it is made of the longest that is held.
     """
     if state.has_applied(partition, offset):
         return state, Outcome(None)
@@ -53,9 +53,9 @@ def step(
         return kept, Outcome(push, moves=moves)
     moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail)
     due = None
-    if len(window) >= needed:
+    if length := length_of(lengths, len(window)):
         due = Due(
-            candle.symbol, candle.interval, candle.close_ms, candle.close, window.newest(needed)
+            candle.symbol, candle.interval, candle.close_ms, candle.close, window.newest(length)
         )
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
     return moved, Outcome(push, due, is_gap, moves)
@@ -113,7 +113,7 @@ def advance(
         messages: in the order of their offsets within each partition.
         stored: the table's look-up, key to state.
         models: those that are served, by interval.
-        capacity: most candles in a stored window, at least what the models need.
+        capacity: most candles in a stored window; never fewer than the interval's model reads.
         now_ms: the current time, UTC; whether a candle is in the future is for the broker's clock
             to say, which stamped its message.
     """
@@ -128,9 +128,9 @@ def advance(
             result.rejected.append((i, error))
             continue
         key = table_key(candle)
-        state = states.get(key) or _load(stored(key), capacity)
-        needed = models.of(candle.interval).window_length
-        moved, outcome = step(state, candle, message.partition, message.offset, needed)
+        lengths = models.of(candle.interval).lengths(candle.interval)
+        state = states.get(key) or _load(stored(key), max(capacity, lengths[-1]))
+        moved, outcome = step(state, candle, message.partition, message.offset, lengths)
         if outcome.push is Push.TOO_OLD:
             result.rejected.append((i, _too_old(candle, state.window)))
         if outcome.due is not None:

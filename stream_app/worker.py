@@ -50,6 +50,7 @@ class CandleWorker:
     ) -> None:
         self._models = models
         self._capacity = settings.capacity(models)
+        self._least_capacity = settings.window or 0  # an interval's model may ask for more
         self._publisher = publisher
         self._metrics = metrics
         self._max_batch = settings.max_batch
@@ -157,7 +158,9 @@ class CandleWorker:
             for m in batch
         ]
         with self._metrics.seconds.time():
-            result = advance(incoming, self.table.data.get, self._models, self._capacity, now_ms())
+            result = advance(
+                incoming, self.table.data.get, self._models, self._least_capacity, now_ms()
+            )
         with self._metrics.send_seconds.time():
             await self._publisher.outputs(batch, result)
             if not await self._is_ours_still(batch, started_s):

@@ -111,10 +111,35 @@ def _train(settings: TrainSettings) -> None:
 
 
 def _fit(settings: FitSettings) -> None:
+    if settings.data and settings.data.is_dir():
+        _fit_folder(settings, settings.data)
+        return
     source = _source(settings)
     _, newest = source.span_ms()
     stop_ms = midnight_ms(settings.until) if settings.until else newest + 1
     _fit_until(settings, source, stop_ms, settings.out)
+
+
+def _fit_folder(settings: FitSettings, folder: Path) -> None:
+    """Train a bundle on a folder of candles of many symbols and intervals."""
+    from trainer import training  # noqa: PLC0415
+
+    config = settings.config()
+    with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
+        run.params({**asdict(config), "seed": settings.seed, "data": str(folder)})
+        with console.progress(shown=settings.progress) as display:
+            epochs = console.epochs(display, config.max_epochs, "Training")
+            files = console.steps(display, "Windows", 3 * len(list(folder.glob("*.parquet"))))
+            fitted, data = training.fit_folder(folder, config, settings.seed, epochs, files)
+            console.finish(display)
+        run.curves(training.curves(fitted))
+        with console.working("Exporting the graph and checking it", shown=settings.progress):
+            exported = training.export_folder(fitted, data)
+        best = fitted.history[fitted.epochs - 1]
+        metrics = {"validation_pinball": best.pinball, "validation_volatility": best.volatility}
+        saved = exported.write(settings.out, metrics)
+        _record(run, settings.out, metrics, None)
+    log.info("wrote %s to %s", saved.model_version, settings.out)
 
 
 def _fit_until(
@@ -129,7 +154,7 @@ def _fit_until(
     with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
         run.params({**asdict(config), "seed": settings.seed, "data": source.name})
         with console.progress(shown=settings.progress) as display:
-            show = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
+            show = console.epochs(display, config.max_epochs, "Training")
             fitted = fit(past, config, settings.seed, show)
             console.finish(display)
         run.curves(training.curves(fitted))
@@ -164,7 +189,9 @@ def _backtest(settings: BacktestSettings) -> None:
     started = time.perf_counter()
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Back-test", len(source.symbols))
-        table = backtest.run(OnnxForecaster(bundle), source.symbols, advance=done)
+        table = backtest.run(
+            OnnxForecaster(bundle), source.symbols, advance=done, interval=settings.interval
+        )
     forecast_table.write(table, settings.out)
     made = len(table) // len(bundle.config.horizons)
     candles = sum(len(one.open_ms) for one in source.symbols.values())
@@ -227,7 +254,7 @@ def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> F
     start_ms = first + (last - first) // 2 if start_ms is None else start_ms
     stop_ms = last + 1 if stop_ms is None else stop_ms
     origins = protocol.origins(start_ms, stop_ms, settings.folds)
-    epochs = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
+    epochs = console.epochs(display, config.max_epochs, "Training")
     folds = console.steps(display, "Folds", settings.folds)
     return protocol.of_rolling_origins(source, config, origins, settings.seed, epochs, folds)
 

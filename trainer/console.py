@@ -46,14 +46,12 @@ def working(what: str, *, shown: bool) -> Iterator[None]:
         yield
 
 
-def epochs(display: Progress, nets: int, max_epochs: int, title: str) -> Callable[[Epoch], None]:
-    """Return what to call with each epoch; a net that stops early fills its part of the bar."""
-    task = display.add_task(title, total=nets * max_epochs, note="")
+def epochs(display: Progress, max_epochs: int, title: str) -> Callable[[Epoch], None]:
+    """Return what to call with each epoch."""
+    task = display.add_task(title, total=max_epochs, note="")
 
     def show(epoch: Epoch) -> None:
-        done = (epoch.net * max_epochs + epoch.epoch + 1) % (nets * max_epochs + 1)
-        note = f"net {epoch.net + 1} of {nets}, {epoch.scaling}: validation {epoch.pinball:.4f}"
-        display.update(task, completed=done, note=note)
+        display.update(task, completed=epoch.epoch + 1, note=f"validation {epoch.pinball:.4f}")
 
     return show
 
@@ -147,7 +145,7 @@ def print_bundle(config: BundleConfig) -> None:
     about = {
         "version": config.model_version,
         "for candles of": ", ".join(config.intervals),
-        "window": f"{config.window_length} candles",
+        **{f"window, {name}": _lengths(of) for name, of in config.window_lengths.items()},
         "horizons": ", ".join(map(str, config.horizons)),
         "quantile levels": ", ".join(f"{level:g}" for level in config.quantile_levels),
         **{f"input {name}": _tensor(spec) for name, spec in config.inputs.items()},
@@ -169,6 +167,10 @@ def print_bundle(config: BundleConfig) -> None:
         for name, value in rows.items():
             table.add_row(name, escape(value))
         console.print(table)
+
+
+def _lengths(lengths: Sequence[int]) -> str:
+    return f"{' or '.join(map(str, lengths))} candles"
 
 
 def _tensor(spec: TensorSpec) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,11 +36,13 @@ from shared.bundle import (
     Golden,
     hashes_of,
 )
+from shared.candles import MAX_CANDLES
 from shared.forecaster import TOLERANCE, Forecaster, OnnxForecaster, Prediction
 from shared.forecasts import MEDIAN
 from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
 from trainer.network import Model, Shape
+from trainer.registry import TILE
 
 OPSET: Final = 20
 LSTM_INPUTS: Final = 4  # input, weights, recurrent weights, biases
@@ -62,14 +64,16 @@ class ExportError(Exception):
 
 
 @torch.no_grad()
-def to_onnx(model: Model, window_length: int) -> bytes:
+def to_onnx(model: Model) -> bytes:
     """Return the graph ``candles`` (B, T, 5), ``open_ms`` (B, T) -> log returns, volatilities.
 
     The same weights give the same bytes: what the exporter notes of source files is taken out.
     """
-    candles = torch.ones(2, window_length, 5, dtype=torch.float64)
-    open_ms = torch.arange(window_length).expand(2, -1).contiguous()
+    length = model.length + 7 * TILE  # an example; T is left open
+    candles = torch.ones(2, length, 5, dtype=torch.float64)
+    open_ms = torch.arange(length).expand(2, -1).contiguous()
     batch = torch.export.Dim("B")
+    candle = torch.export.Dim("T", min=model.length, max=MAX_CANDLES)
     with _quiet():
         program = torch.onnx.export(
             model,
@@ -77,7 +81,7 @@ def to_onnx(model: Model, window_length: int) -> bytes:
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamic_shapes=({0: batch, 1: candle}, {0: batch, 1: candle}),
             dynamo=True,
             verbose=False,
         )
@@ -140,10 +144,8 @@ def rebuild(made: Bundle) -> Model:
     config, training = made.config, made.config.training
     names, steps = tuple(config.features), int(str(training["sequence_length"]))
     window_length(names, steps)
-    scalings = training["scalings"]
     shape = Shape(
         features=len(names),
-        members=len(scalings) if isinstance(scalings, list) else 1,
         hidden=int(str(training["hidden"])),
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
@@ -221,7 +223,7 @@ def export(
     seen: Callable[[int], Windows],
     check_on: Callable[[int], Windows],
     name: str,
-    interval: str,
+    intervals: Sequence[str],
     data: DataSpan,
 ) -> Exported:
     """Return a fitted model as a graph that is known to compute what the model does.
@@ -233,13 +235,13 @@ def export(
         check_on: gives all windows, such as the test set's, in batches of the given size, on which
             PyTorch and ONNX Runtime must agree within ``TOLERANCE``.
         name: the model's, without a version.
-        interval: of the candles.
+        intervals: of the candles that it is for.
         data: what it was trained on.
 
     Raises:
         ExportError: when they do not agree.
     """
-    graph = to_onnx(fitted.model, fitted.config.window_length)
+    graph = to_onnx(fitted.model)
     golden = _golden(graph, next(iter(seen(GOLDEN))))
     contents = {
         ONNX_NAME: graph,
@@ -247,7 +249,7 @@ def export(
         SCALERS_NAME: _saved(partial(joblib.dump, fitted.scalers)),
         GOLDEN_NAME: golden.to_bytes(),
     }
-    config = _config(fitted, name, interval, data, hashes_of(contents))
+    config = _config(fitted, name, intervals, data, hashes_of(contents))
     try:
         forecaster = OnnxForecaster(Bundle(Path(config.model_version), config, graph, golden))
     except BundleError as error:
@@ -274,7 +276,7 @@ def _golden(graph: bytes, windows: tuple[NDArray[np.float64], NDArray[np.int64]]
 def _config(
     fitted: Fitted,
     name: str,
-    interval: str,
+    intervals: Sequence[str],
     data: DataSpan,
     files: dict[str, str],
 ) -> BundleConfig:
@@ -282,10 +284,11 @@ def _config(
     return BundleConfig(
         name=name,
         model_version=bundle.version_of(name, files),
-        intervals=(interval,),
-        inputs=bundle.tensor_inputs(config.window_length),
+        intervals=tuple(intervals),
+        inputs=bundle.tensor_inputs(),
         outputs=bundle.tensor_outputs(len(config.horizons), len(config.quantile_levels)),
         window_length=config.window_length,
+        window_lengths={name: config.window_lengths(name) for name in intervals},
         horizons=config.horizons,
         quantile_levels=config.quantile_levels,
         features={name: FEATURES[name].description for name in config.features},
@@ -306,7 +309,7 @@ def _training(fitted: Fitted) -> dict[str, bundle.Setting]:
             key: list(value) if isinstance(value, tuple) else value for key, value in config.items()
         },
         "seed": fitted.seed,
-        "epochs": [best + 1 for best in fitted.best_epochs],
+        "epochs": fitted.epochs,
         "train_samples": fitted.train_samples,
         "validation_samples": fitted.validation_samples,
     }

@@ -1,9 +1,9 @@
-"""Samples to a fitted ensemble: early stopping on validation, seeded."""
+"""Samples to a fitted model: steps over windows drawn by class, early stopping, seeded."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -14,27 +14,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.dataset import Samples, cut_at, split
-from trainer.fit_config import LEVEL, FitConfig, Scaling
+from trainer.fit_config import FitConfig
 from trainer.network import CLIP, Model, Network, Shape
-from trainer.scaling import Array, Scalers, fit_scalers, log_scales, relative
+from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
 
 MAX_LOG_RATIO: Final = 3.0
 MIN_LOG_RATIO: Final = -2.0
 """Realised over forecast volatility beyond these teaches nothing but instability."""
 
-MIN_RATIO: Final = 1e-4
-"""Keeps the logarithm of a candle without a range finite."""
-
-MAX_RATIO: Final = 30.0
-"""Realised over forecast variance counts as no more when the mean is made right."""
+CHUNK: Final = 8192
+"""Windows of one call outside of training."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of one net."""
+    """Some steps of training, and the losses after them."""
 
-    net: int
-    scaling: Scaling
     epoch: int  # from 0
     train_loss: float
     pinball: float  # on validation, of scaled targets
@@ -50,10 +45,9 @@ class Fitted:
     model: Model  # in evaluation mode
     scalers: Scalers
     history: tuple[Epoch, ...]
-    best_epochs: tuple[int, ...]  # of each net, from 0
+    epochs: int  # of the model itself
     train_samples: int
     validation_samples: int
-    cut_ms: int  # opening time of the first validation window's last candle
 
 
 def fit(
@@ -62,11 +56,11 @@ def fit(
     seed: int = 0,
     on_epoch: Callable[[Epoch], object] | None = None,
 ) -> Fitted:
-    """Train one net for each scaling and return their ensemble.
+    """Train a network, and return it with its scaling as one model.
 
     The newest ``validation_share`` of the times decides when to stop, with an embargo as long as
-    the longest horizon before it; then each net is trained again for as many epochs on all
-    samples, so that the newest are not wasted. Scalers are fitted on the training part only.
+    the longest horizon before it; then the network and its scalers are trained again for as many
+    epochs on all samples, so that the newest are not wasted.
 
     Args:
         samples: by ``dataset.samples_of`` with the config's features, length and horizons.
@@ -77,14 +71,36 @@ def fit(
     Raises:
         ValueError: when there are too few samples for two parts.
     """
-    cut_ms = cut_at(samples, 1.0 - config.validation_share)
-    train, validation = split(samples, cut_ms)
+    train, validation = split(samples, cut_at(samples, 1.0 - config.validation_share))
+    return fit_parts(train, validation, lambda: samples, config, seed, on_epoch)
+
+
+def fit_parts(
+    train: Samples,
+    validation: Samples,
+    final: Callable[[], Samples],
+    config: FitConfig,
+    seed: int = 0,
+    on_epoch: Callable[[Epoch], object] | None = None,
+) -> Fitted:
+    """Train a network as ``fit`` does, on parts that are given.
+
+    Args:
+        train: to look for the number of epochs.
+        validation: which chooses it.
+        final: gives what the network is then trained on; called when the search is over.
+        config: how.
+        seed: as in ``fit``.
+        on_epoch: as in ``fit``.
+
+    Raises:
+        ValueError: when there are too few samples.
+    """
     if min(len(train), len(validation)) < 2 * len(config.quantile_levels):
         raise ValueError(
             f"samples: expected more, got {len(train)} for training and "
             f"{len(validation)} for validation"
         )
-    scalers = fit_scalers(train, config)
     history: list[Epoch] = []
 
     def record(epoch: Epoch) -> None:
@@ -92,52 +108,36 @@ def fit(
         if on_epoch is not None:
             on_epoch(epoch)
 
-    nets, best_epochs = [], []
+    scalers = fit_scalers(train, config)
     with _repeatable():
-        for number in range(len(config.scalings)):
-            trainer = _Trainer(config, scalers, number, seed)
-            best = trainer.search(train, validation, record)
-            nets.append(trainer.train(samples, best + 1))
-            best_epochs.append(best)
-    return Fitted(
-        config=config,
-        seed=seed,
-        model=assemble(nets, scalers, config),
-        scalers=scalers,
-        history=tuple(history),
-        best_epochs=tuple(best_epochs),
-        train_samples=len(train),
-        validation_samples=len(validation),
-        cut_ms=cut_ms,
-    )
+        epochs = _Trainer(config, scalers, seed).search(train, validation, record) + 1
+    sizes = len(train), len(validation)
+    del train, validation
+    samples = final()
+    scalers = fit_scalers(samples, config)
+    with _repeatable():
+        network = _Trainer(config, scalers, seed).train(samples, epochs)
+    model = assemble(network, scalers, config)
+    return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes)
 
 
-def assemble(networks: Sequence[Network], scalers: Scalers, config: FitConfig) -> Model:
-    """Return the trained networks as one model, their scalings folded into it."""
-    model = Model(config.features, config.sequence_length, shape_of(config, len(networks)))
+def assemble(network: Network, scalers: Scalers, config: FitConfig) -> Model:
+    """Return a trained network as a model, its scaling folded into it."""
+    model = Model(config.features, config.sequence_length, shape_of(config))
     mean, deviation = scalers.inputs.mean_, scalers.inputs.scale_
     _set(model, "input_weight", relative(config) / deviation)
     _set(model, "input_bias", -mean / deviation)
-    scales = [log_scales(scaling, scalers, config) for scaling in config.scalings]
-    strangeness = np.zeros((len(config.features), 1))
-    strangeness[config.index(LEVEL)] = 1.0 / scalers.level[1]
-    maps = [spread for spread, _ in scales] + [volatility for _, volatility in scales]
-    _set(model, "scale_weight", np.hstack([*[one.weight for one in maps], strangeness]))
-    offset = [-scalers.level[0] / scalers.level[1]]
-    _set(model, "scale_bias", np.concatenate([*[one.bias for one in maps], offset]))
-    away = -0.5 / config.reach**2
-    distrust = [away if scaling == "absolute" else 0.0 for scaling in config.scalings]
-    _set(model, "distrust", np.array(distrust))
-    for number, network in enumerate(networks):
-        model.network.place(number, network)
+    spread, volatility = log_scales(scalers, config)
+    _set(model, "scale_weight", np.hstack([spread.weight, volatility.weight]))
+    _set(model, "scale_bias", np.concatenate([spread.bias, volatility.bias]))
+    model.network.load_state_dict(network.state_dict())
     return model.eval()
 
 
-def shape_of(config: FitConfig, members: int) -> Shape:
-    """Return the sizes of a network of so many members."""
+def shape_of(config: FitConfig) -> Shape:
+    """Return the sizes of a network."""
     return Shape(
         features=len(config.features),
-        members=members,
         hidden=config.hidden,
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
@@ -165,44 +165,59 @@ def _repeatable() -> Iterator[None]:
 class _Tensors:
     inputs: Tensor  # (N, L, F), standardised
     returns: Tensor  # (N, H), in units of the spread
-    variance: Tensor  # (N, H), in units of the squared volatility
-    weight: Tensor  # (N, H), of the pinball loss
+    log_ratio: Tensor  # (N, H), realised volatility in units of the scale
+    weight: Tensor  # (N,), how often a window is drawn
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def take(self, rows: Tensor) -> _Tensors:
         return _Tensors(
-            self.inputs[rows], self.returns[rows], self.variance[rows], self.weight[rows]
+            self.inputs[rows], self.returns[rows], self.log_ratio[rows], self.weight[rows]
         )
+
+    def draw(self, count: int) -> _Tensors:
+        """Return windows drawn by weight."""
+        return self.take(torch.multinomial(self.weight, count, replacement=True))
+
+    def chunks(self) -> Iterator[_Tensors]:
+        """Yield all windows in order, some at a time."""
+        for rows in torch.arange(len(self)).split(CHUNK):
+            yield self.take(rows)
 
 
 class _Trainer:
-    """Trains the net of one scaling."""
+    """Trains the network."""
 
-    def __init__(self, config: FitConfig, scalers: Scalers, number: int, seed: int) -> None:
+    def __init__(self, config: FitConfig, scalers: Scalers, seed: int) -> None:
         self.config = config
         self.scalers = scalers
-        self.number = number
-        self.seed = 1000 * seed + number
+        self.seed = seed
         self.levels = torch.tensor(config.quantile_levels)
-        self.scaling: Scaling = config.scalings[number]
-        self.spread, self.volatility = log_scales(self.scaling, scalers, config)
+        self.spread, self.volatility = log_scales(scalers, config)
 
     def search(self, train: Samples, held_out: Samples, record: Callable[[Epoch], None]) -> int:
         """Return the epoch whose averaged weights do best on the samples held out."""
         data, validation = self._tensors(train), self._tensors(held_out)
         best, best_epoch = float("inf"), 0
         for epoch, train_loss, net in self._epochs(data):
-            with torch.no_grad():
-                pinball, volatility = (float(one) for one in self._losses(net, validation))
-            record(Epoch(self.number, self.scaling, epoch, train_loss, pinball, volatility))
+            pinball, volatility = self._validate(net, validation)
+            record(Epoch(epoch, train_loss, pinball, volatility))
             loss = pinball + self.config.stop_weight * volatility
             if loss < best:
                 best, best_epoch = loss, epoch
             elif epoch - best_epoch >= self.config.patience:
                 break
         return best_epoch
+
+    @torch.no_grad()
+    def _validate(self, net: Network, data: _Tensors) -> tuple[float, float]:
+        """Return the mean losses over windows, each by its weight."""
+        totals = np.zeros(2)
+        for some in data.chunks():
+            totals += [float((one * some.weight).sum()) for one in self._losses(net, some)]
+        pinball, volatility = totals / float(data.weight.sum())
+        return pinball, volatility
 
     def train(self, samples: Samples, epochs: int) -> Network:
         """Return the averaged net after so many epochs, its variance right in the mean."""
@@ -216,17 +231,17 @@ class _Trainer:
     def _tensors(self, samples: Samples) -> _Tensors:
         shape = samples.features.shape
         newest = samples.features[:, -1].astype(np.float64)  # (N, F)
-        flat = samples.features.reshape(-1, shape[2]).astype(np.float64) @ relative(self.config)
-        inputs = np.clip(self.scalers.inputs.transform(flat), -CLIP, CLIP)
-        spread = np.exp(self.spread(newest))  # (N, H)
-        weight = np.ones_like(spread)
-        if self.scaling == "level":  # errors count as they do in returns
-            weight = spread / spread.mean(axis=0)
+        mean, deviation = self.scalers.inputs.mean_, self.scalers.inputs.scale_
+        weight = (relative(self.config) / deviation).astype(np.float32)
+        inputs = samples.features.reshape(-1, shape[2]) @ weight
+        inputs -= (mean / deviation).astype(np.float32)
+        np.clip(inputs, -CLIP, CLIP, out=inputs)
+        log_variance = np.log(floored(samples, self.config))
         return _Tensors(
-            _tensor(inputs.reshape(shape)),
-            _tensor(samples.log_return / spread),
-            _tensor(samples.variance / np.exp(2.0 * self.volatility(newest))),
-            _tensor(weight),
+            torch.from_numpy(inputs.reshape(shape)),
+            _tensor(samples.log_return / np.exp(self.spread(newest))),
+            _tensor(0.5 * log_variance - self.volatility(newest)),
+            _tensor(samples.weight),
         )
 
     def _epochs(self, data: _Tensors) -> Iterator[tuple[int, float, Network]]:
@@ -239,13 +254,11 @@ class _Trainer:
         batch = min(config.batch, len(data))
         step = 0
         for epoch in range(config.max_epochs):
-            total, batches = 0.0, len(data) // batch
+            total = 0.0
             net.train()
-            order = torch.randperm(len(data))
-            for i in range(batches):
-                some = data.take(order[i * batch : (i + 1) * batch])
-                pinball, volatility = self._losses(net, some)
-                loss = pinball + config.volatility_weight * volatility
+            for _ in range(config.epoch_steps):
+                pinball, volatility = self._losses(net, data.draw(batch))
+                loss = (pinball + config.volatility_weight * volatility).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -253,42 +266,38 @@ class _Trainer:
                 step += 1
                 _blend(average, net, 1.0 - min(config.average, step / (step + 10)))
                 total += float(loss.detach())
-            yield epoch, total / batches, average
+            yield epoch, total / config.epoch_steps, average
 
     def _net(self, data: _Tensors) -> Network:
         config = self.config
-        unit = torch.quantile(data.returns, self.levels, dim=0).T  # (H, Q)
-        location = config.drift_share * unit[:, config.median]
-        network = Network(shape_of(config, 1), config.dropout)
-        network.start_from(unit, location)
+        some = data.draw(min(len(data), 100_000))
+        unit = torch.quantile(some.returns, self.levels, dim=0).T  # (H, Q)
+        network = Network(shape_of(config), config.dropout)
+        network.start_from(unit, config.drift_share * unit[:, config.median])
         return network
 
     def _losses(self, net: Network, data: _Tensors) -> tuple[Tensor, Tensor]:
-        """Return the mean pinball loss, and the mean squared error of the log volatility.
+        """Return the pinball loss of each window, and the squared error of its log volatility.
 
         Of the logarithm, as in HAR's: realised variance is nearly log-normal (Andersen et al.
         2003), so that it teaches more than QLIKE does, whose few largest ratios rule the rest.
         """
-        quantiles, log_volatility = _alone(net, data.inputs)
+        quantiles, log_volatility = net(data.inputs.transpose(0, 1))
         error = data.returns[..., None] - quantiles  # (N, H, Q)
-        pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean(-1)
-        log_ratio = 0.5 * torch.log(data.variance + MIN_RATIO) - log_volatility  # (N, H)
-        squared = log_ratio.clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
-        return (pinball * data.weight).mean(), squared.mean()
+        pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean((1, 2))
+        squared = (data.log_ratio - log_volatility).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
+        return pinball, squared.mean(1)
 
 
+@torch.no_grad()
 def _log_bias(net: Network, data: _Tensors) -> Tensor:
     """Return by how much log volatility is too low, (H,): a mean logarithm is no log of a mean."""
-    with torch.no_grad():
-        _, log_volatility = _alone(net, data.inputs)
-        ratio = data.variance / torch.exp(2.0 * log_volatility)
-        return 0.5 * torch.log(ratio.clamp_max(MAX_RATIO).mean(0))
-
-
-def _alone(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the quantiles (N, H, Q) and log volatilities (N, H) of a network of one member."""
-    quantiles, log_volatility = network(inputs.transpose(0, 1))
-    return quantiles[:, 0], log_volatility[:, 0]
+    total = torch.zeros(data.log_ratio.shape[1])
+    for some in data.chunks():
+        _, log_volatility = net(some.inputs.transpose(0, 1))
+        ratio = torch.exp(2.0 * (some.log_ratio - log_volatility)).clamp_max(MAX_RATIO)
+        total += (ratio * some.weight[:, None]).sum(0)
+    return 0.5 * torch.log(total / data.weight.sum())
 
 
 def _optimizer(net: Network, config: FitConfig) -> torch.optim.Optimizer:

@@ -29,7 +29,6 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Inputs that a trial takes or leaves together; the others are required."""
 
-SCALINGS: Final = ("har", "level", "absolute", "har,level", "har,absolute", "har,level,absolute")
 
 MAX_STEPS: Final = 30
 """Most steps of the LSTM that are tried."""
@@ -88,7 +87,6 @@ def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
     """Return the config of a trial."""
     groups = [name for name in GROUPS if trial.suggest_categorical(name, [True, False])]
     features = (*REQUIRED, *(one for name in groups for one in GROUPS[name]))
-    scalings = str(trial.suggest_categorical("scalings", SCALINGS))
     return replace(
         config,
         features=features,
@@ -96,7 +94,6 @@ def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
         learning_rate=trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
         hidden=trial.suggest_int("hidden", 4, 64, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.7),
-        scalings=tuple(scalings.split(",")),  # type: ignore[arg-type]  # of SCALINGS
     )
 
 
@@ -140,7 +137,7 @@ def run(
     study: optuna.Study, task: Task, trials: int, parent: Run, done: Callable[[str], object]
 ) -> None:
     """Add trials to a study; the first of a new one is the config as it is, if it can be."""
-    if not study.trials and ",".join(task.config.scalings) in SCALINGS:
+    if not study.trials:
         study.enqueue_trial(_as_trial(task.config), skip_if_exists=True)
     study.optimize(objective(task, parent, done), n_trials=trials)
 
@@ -149,7 +146,6 @@ def _as_trial(config: FitConfig) -> dict[str, object]:
     taken = {name: set(group) <= set(config.features) for name, group in GROUPS.items()}
     return {
         **taken,
-        "scalings": ",".join(config.scalings),
         "sequence_length": config.sequence_length,
         "learning_rate": config.learning_rate,
         "hidden": config.hidden,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Final, Self, get_args
+from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,7 +15,7 @@ from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from trainer.evaluate.baselines import NAMES
-from trainer.fit_config import FitConfig, Scaling
+from trainer.fit_config import FitConfig
 from trainer.tracking import DEFAULT_URI
 
 PROCESS: Final = "trainer"
@@ -28,8 +28,6 @@ COLUMNS: Final = (
 
 MAX_STEPS: Final = 256
 """Most steps of the LSTM."""
-
-SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
 CONFIGURATIONS_TRIED: Final = 138
 """On validation data, before the defaults of ``FitConfig`` were chosen."""
@@ -76,7 +74,6 @@ Levels = Annotated[tuple[float, ...], NoDecode, SplitByComma, AfterValidator(_le
 Steps = Annotated[tuple[int, ...], NoDecode, SplitByComma, AfterValidator(_steps)]
 Features = Annotated[CommaSeparated, AfterValidator(_features)]
 Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
-Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
 
 class DataSettings(ServiceSettings):
@@ -117,17 +114,13 @@ class ModelSettings(DataSettings):
         description="inputs of the network, by comma: names in docs/features.md, FILE.py:NAME for "
         "your own, default for the default ones",
     )
-    scalings: Scalings = Field(
-        _DEFAULT.scalings,
-        description=f"what targets are divided by, one net each, by comma: {', '.join(SCALINGS)}",
-    )
     sequence_length: int = Field(
         _DEFAULT.sequence_length,
         ge=1,
         le=MAX_STEPS,
         description=f"steps of the LSTM; a window holds {MAX_CANDLES} candles at most",
     )
-    hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of each net's state")
+    hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of the network's state")
     dropout: float = Field(
         _DEFAULT.dropout, ge=0, lt=1, description="share of it dropped in training"
     )
@@ -147,7 +140,6 @@ class ModelSettings(DataSettings):
             sequence_length=self.sequence_length,
             horizons=self.horizons,
             quantile_levels=self.quantiles,
-            scalings=self.scalings,  # type: ignore[arg-type]  # checked against SCALINGS
             hidden=self.hidden,
             dropout=self.dropout,
             learning_rate=self.learning_rate,

@@ -176,9 +176,7 @@ def replayed_windows(topics: WorkerTopics, models: Models) -> dict[bytes, Symbol
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):
-        result = advance(
-            messages[start : start + 512], table.get, models, models.window_length, 1 << 52
-        )
+        result = advance(messages[start : start + 512], table.get, models, 0, 1 << 52)
         table.update({key: state for key, (_, state) in result.states.items()})
     return {key: _content(state, models.window_length) for key, state in table.items()}
 

@@ -52,7 +52,7 @@ def truth(messages: list[Incoming]) -> dict[tuple[bytes, int], SymbolState]:
         decoded = Candle.model_validate_json(one.value or b"")
         key = table_key(decoded)
         states[key], _ = step(
-            states.get(key, SymbolState(Window(CAPACITY))), decoded, 0, one.offset, CAPACITY
+            states.get(key, SymbolState(Window(CAPACITY))), decoded, 0, one.offset, (CAPACITY,)
         )
         found[key, one.offset] = replace(states[key], tail=0)
     return found

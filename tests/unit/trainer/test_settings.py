@@ -35,14 +35,14 @@ def test_settings_reach_the_config() -> None:
     settings = FitSettings.read(
         [
             "--out", "b", "--horizons", "3,1", "--quantiles", "0.9,0.1,0.5", "--seed", "7",
-            "--features", ",".join(features), "--scalings", "har", "--hidden", "8",
+            "--features", ",".join(features), "--hidden", "8",
             "--sequence-length", "12", "--dropout", "0.1", "--learning-rate", "0.01",
             "--max-epochs", "3", "--until", "2010-01-01",
         ],
         "x",
     )  # fmt: skip
     assert settings.config() == FitConfig(
-        features=features, horizons=(1, 3), quantile_levels=(0.1, 0.5, 0.9), scalings=("har",),
+        features=features, horizons=(1, 3), quantile_levels=(0.1, 0.5, 0.9),
         hidden=8, sequence_length=12, dropout=0.1, learning_rate=0.01, max_epochs=3,
     )  # fmt: skip
     assert (settings.seed, settings.until) == (7, date(2010, 1, 1))
