@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.progress import Progress
 
 from shared import process
-from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
+from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, default_path, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import OnnxForecaster
 from shared.history import HistoryError
@@ -40,6 +40,7 @@ from trainer.tracking import Run, TrackingError
 
 if TYPE_CHECKING:
     from trainer.dataset import Source
+    from trainer.fit import Epoch
     from trainer.protocol import Forecasts
     from trainer.training import Test
 
@@ -128,7 +129,17 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
     with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
         run.params({**asdict(config), "seed": settings.seed, "data": str(folder)})
         with console.progress(shown=settings.progress) as display:
-            epochs = console.epochs(display, config.max_epochs, "Training")
+            show = console.epochs(display, config.max_epochs, "Training")
+
+            def epochs(epoch: Epoch) -> None:
+                show(epoch)
+                log.info(
+                    "epoch %d: pinball %.5f, log volatility %.5f",
+                    epoch.epoch,
+                    epoch.pinball,
+                    epoch.volatility,
+                )
+
             files = console.steps(display, "Windows", 3 * len(list(folder.glob("*.parquet"))))
             fitted, data = training.fit_folder(folder, config, settings.seed, epochs, files)
             console.finish(display)
@@ -207,6 +218,9 @@ def _evaluate(settings: EvaluateSettings) -> None:
     from trainer import protocol  # noqa: PLC0415
     from trainer.evaluate import report  # noqa: PLC0415
 
+    if settings.all_data:
+        _evaluate_all(settings, settings.all_data)
+        return
     bundle = load(settings.model) if settings.model else None
     if bundle and settings.unused_with_model:
         log.warning(
@@ -233,6 +247,25 @@ def _evaluate(settings: EvaluateSettings) -> None:
         run.artifact(numbers)
     console.print_evaluation(made.evaluation)
     log.info("wrote %s and %s", page, numbers)
+
+
+def _evaluate_all(settings: EvaluateSettings, folder: Path) -> None:
+    """Measure a bundle on every class of candles in a folder."""
+    from trainer import panels  # noqa: PLC0415
+    from trainer.evaluate import matrix, matrix_report  # noqa: PLC0415
+    from trainer.training import KEPT_OUT  # noqa: PLC0415
+
+    forecaster = OnnxForecaster(load(settings.model or default_path()))
+    with console.working(f"Reading {folder}", shown=settings.progress):
+        data = panels.read(folder)
+    with console.progress(shown=settings.progress) as display:
+        done = console.steps(display, "Classes", len(data))
+        found = matrix.evaluate(
+            forecaster, data, settings.part, settings.baselines, KEPT_OUT,
+            int(time.time() * 1000), done,
+        )  # fmt: skip
+    for path in matrix_report.write(found, settings.out):
+        log.info("wrote %s", path)
 
 
 def _span(settings: EvaluateSettings) -> tuple[int | None, int | None]:

@@ -167,18 +167,18 @@ class _Tensors:
     returns: Tensor  # (N, H), in units of the spread
     log_ratio: Tensor  # (N, H), realised volatility in units of the scale
     weight: Tensor  # (N,), how often a window is drawn
+    edges: Tensor  # (N,), float64: the running sum of the weights
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def take(self, rows: Tensor) -> _Tensors:
-        return _Tensors(
-            self.inputs[rows], self.returns[rows], self.log_ratio[rows], self.weight[rows]
-        )
+        return _Tensors(*(tensor[rows] for tensor in vars(self).values()))
 
     def draw(self, count: int) -> _Tensors:
         """Return windows drawn by weight."""
-        return self.take(torch.multinomial(self.weight, count, replacement=True))
+        at = torch.rand(count, dtype=torch.float64) * self.edges[-1]
+        return self.take(torch.searchsorted(self.edges, at).clamp_max(len(self) - 1))
 
     def chunks(self) -> Iterator[_Tensors]:
         """Yield all windows in order, some at a time."""
@@ -242,6 +242,7 @@ class _Trainer:
             _tensor(samples.log_return / np.exp(self.spread(newest))),
             _tensor(0.5 * log_variance - self.volatility(newest)),
             _tensor(samples.weight),
+            torch.from_numpy(np.cumsum(samples.weight)),
         )
 
     def _epochs(self, data: _Tensors) -> Iterator[tuple[int, float, Network]]:

@@ -75,20 +75,20 @@ class FitConfig:
     quantile_levels: tuple[float, ...] = (
         0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99,
     )  # fmt: skip
-    hidden: int = 32
+    hidden: int = 48
     dropout: float = 0.2
     learning_rate: float = 4e-3
     weight_decay: float = 0.2  # AdamW's: decoupled, times the learning rate a step
     batch: int = 1024  # windows of a step, drawn by class
     epoch_steps: int = 100  # steps between two looks at the validation loss
-    max_epochs: int = 25
+    max_epochs: int = 20
     patience: int = 5  # epochs without a better validation loss before training stops
     average: float = 0.99  # decay of the moving average of the weights, which is what is kept
     volatility_weight: float = 0.5  # of log volatility's squared error, beside the pinball loss
     stop_weight: float = 0.3  # of it in the validation loss
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
-    windows: int = 600_000  # drawn of a folder of many symbols
+    windows: int = 500_000  # drawn of a folder of many symbols
     validation_share: float = 0.15  # newest share of the times, for early stopping
 
     def __post_init__(self) -> None:

@@ -74,6 +74,12 @@ class Panel:
     validation_ms: int  # training is before, validation from then on
     test_ms: int  # test from then on
     trains: bool  # False: validation alone
+    weekends: bool = False  # whether its markets trade on Saturdays
+
+    @property
+    def title(self) -> str:
+        """The file's name, with a note where it holds two kinds of markets."""
+        return f"{self.name}, every day" if self.weekends else self.name
 
     @property
     def group(self) -> str:
@@ -116,12 +122,14 @@ def _panels(path: Path) -> Iterator[Panel]:
         weekends = bool((open_ms // DAY_MS % 7 == 2).mean() > 0.1)  # Saturdays: a seventh, or none
         islands[weekends] += islands_of(str(symbol), SymbolCandles(open_ms, candles), interval)
     trains = not path.name.startswith("validation-")
-    for some in islands.values():
+    for weekends, some in islands.items():
         if some:
             times = np.concatenate([island.candles.open_ms for island in some])
             shares = [1.0 - TEST_SHARE - VALIDATION_SHARE, 1.0 - TEST_SHARE]
             cuts = np.quantile(times, shares).astype(np.int64) if trains else (0, 1 << 62)
-            yield Panel(path.stem, interval, tuple(some), int(cuts[0]), int(cuts[1]), trains)
+            yield Panel(
+                path.stem, interval, tuple(some), int(cuts[0]), int(cuts[1]), trains, weekends
+            )
 
 
 def _valid(table: pd.DataFrame) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -238,9 +238,21 @@ class EvaluateSettings(ModelSettings, Tracked):
       python -m trainer evaluate                                  bundled candles, 2006 to 2012
       python -m trainer evaluate --model shared/models/default --data candles.parquet
       python -m trainer evaluate --data candles.csv --start 2018-01-01 --end 2024-01-01 --folds 6
+
+    With --all: a bundle, by default the built-in one, against the baselines on every class of
+    candles in a folder, at times and on symbols that "fit --data FOLDER" has not seen; writes
+    matrix.html and matrix.json.
+      python -m trainer evaluate --all candles/ --baselines har,har-time,ewma,garch
     """
 
-    model_config = own(PROCESS, "evaluate")
+    all_data: Path | None = Field(
+        None, description="folder of Parquet files of candles, one an interval and market"
+    )
+    part: Literal["validation", "test"] = Field(
+        "test", description="which symbols and times of the folder, with --all"
+    )
+
+    model_config = own(PROCESS, "evaluate") | SettingsConfigDict(cli_shortcuts={"all-data": "all"})
 
     model: Path | None = Field(
         None, description="folder of a frozen bundle; by default networks are trained"

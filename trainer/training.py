@@ -111,7 +111,7 @@ def fit_folder(
         partial(panels.draw, data, config, part, count, seed, KEPT_OUT, on_panel)
         for part, count in (
             ("train", config.windows),
-            ("validation", config.windows // 4),
+            ("validation", config.windows // 6),
             ("all", config.windows),
         )
     )

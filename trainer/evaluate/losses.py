@@ -20,6 +20,10 @@ LOSSES: Final = ("pinball", "crps", "qlike", "squared", "absolute")
 """Columns of ``losses``: what skill is measured in."""
 
 
+MAX_QLIKE: Final = 20.0
+"""Most that one forecast's QLIKE counts."""
+
+
 class Symbol(Protocol):
     """One symbol's candles."""
 
@@ -136,10 +140,10 @@ def qlike(realised: NDArray[np.float64], forecast: NDArray[np.float64]) -> NDArr
 
     Patton, "Volatility forecast comparison using imperfect volatility proxies" (2011): its
     ranking survives the noise of the proxy. A market that stood still over the whole step has
-    no variance to score: NaN.
+    no variance to score: NaN. At most ``MAX_QLIKE``, so that one forecast cannot rule a mean.
     """
     ratio = np.where(realised > 0, realised, np.nan) / forecast
-    return ratio - np.log(ratio) - 1
+    return np.minimum(ratio - np.log(ratio) - 1, MAX_QLIKE)
 
 
 def central_intervals(levels: Sequence[float]) -> dict[int, tuple[float, float]]:

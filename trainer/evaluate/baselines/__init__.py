@@ -10,6 +10,7 @@ NAMES: Final = (
     "garch",
     "gjr",
     "har",
+    "har-time",
     "har-levels",
     "lstm",
     "arima",
