@@ -48,7 +48,7 @@ docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the pages of
 bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="stream --quick"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-train: $(VENV)/.train  ## Train the default bundle anew from the bundled candles
+train: $(VENV)/.train  ## Train a bundle on the bundled daily candles, into the folder bundle
 	$(BIN)/python -m trainer $(ARGS)
 
 clean:  ## Remove the environment, caches and everything made here

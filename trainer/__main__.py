@@ -50,10 +50,10 @@ PROG: Final = "python -m trainer"
 
 HELP: Final = f"""usage: {PROG} [COMMAND] [OPTIONS]
 
-Trains, tests and searches for models; without a command it trains the default bundle anew.
+Trains, tests and searches for models; without a command it trains one on the bundled candles.
 
-  train      train the default bundle on the bundled candles, and show how good it is
-  fit        train a bundle on any candles: --data PATH --until DATE --out BUNDLE
+  train      train a bundle on the bundled daily candles, and show how good it is
+  fit        train a bundle on any candles, or on a folder of them: --data PATH --out BUNDLE
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N

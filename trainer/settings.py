@@ -165,24 +165,21 @@ class Tracked(ServiceSettings):
 
 
 class TrainSettings(ModelSettings, Tracked):
-    """Trains the default bundle on the bundled candles, and shows how good it is.
+    """Trains a bundle on the bundled daily candles, and shows how good it is.
 
     The newest candles are kept for the test: training sees no outcome that reaches them. Prints
     the errors of the point forecast against persistence and drift. The run, with its curves and
     files, goes to MLflow: mlflow ui --backend-store-uri sqlite:///mlflow.db
 
     Examples:
-      python -m trainer                               the default bundle, anew
+      python -m trainer                               into the folder bundle
       python -m trainer train --out my-bundle --seed 7
       python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9 --out my-bundle
     """
 
     model_config = own(PROCESS, "train")
 
-    out: Path = Field(
-        default_factory=default_path,
-        description="folder of the bundle to write (default: the built-in one)",
-    )
+    out: Path = Field(Path("bundle"), description="folder of the bundle to write")
     test_share: float = Field(
         0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
     )
@@ -194,8 +191,13 @@ class FitSettings(ModelSettings, Tracked):
     Training sees the candles before --until alone; those from then on, if there are any, are the
     test. Rows that are no valid candles are reported by row and rule, and left out.
 
+    Of a folder of Parquet files, one an interval and market, one model of all intervals is trained,
+    as the built-in one was: a third of the symbols, by a hash of their names, and the newest fifth
+    of each file's candles are left for "evaluate --all". Files named validation-* never train.
+
     Examples:
       python -m trainer fit --data candles.parquet --out my-bundle
+      python -m trainer fit --data candles/ --out my-bundle
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
     """
 

@@ -293,23 +293,31 @@ def default() -> bundle.Bundle:
 def windows(default: bundle.Bundle) -> tuple[np.ndarray, np.ndarray]:
     """Return 500 real windows of all symbols, candles (B, T, 5) and times (B, T)."""
     source = Source("bundled", "1d", dataset.load(None).symbols)
-    parts = list(source.windows(default.config.window_length, 0, 4096))
+    parts = list(source.windows((default.config.window_length,), 0, 4096))
     candles, open_ms = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     rows = np.linspace(0, len(candles) - 1, 500).astype(int)
     return candles[rows], open_ms[rows]
 
 
-def test_the_default_bundle_is_small_and_of_the_bundled_candles(default: bundle.Bundle) -> None:
-    assert sum(path.stat().st_size for path in default.path.iterdir()) < 500_000
-    assert default.config.data.source == "bokeh_sampledata/_data/stocks.csv.gz"
-    assert default.config.data.symbols == ("AAPL", "GOOG", "IBM", "MSFT")
+def test_the_default_bundle_is_small_and_for_minutes_to_days(default: bundle.Bundle) -> None:
+    config = default.config
+    assert sum(path.stat().st_size for path in default.path.iterdir()) < 1_000_000
+    assert {"1m", "5m", "15m", "1h", "1d"} <= set(config.intervals)
+    assert config.quantile_levels[0] == 0.01
+    assert config.quantile_levels[-1] == 0.99
+    assert len(config.data.parts) >= 7
+    assert sum(part.candles for part in config.data.parts) == config.data.candles > 1_000_000
+
+
+def test_no_symbol_of_the_bundled_candles_trained_the_default(default: bundle.Bundle) -> None:
+    assert not set(dataset.load(None).symbols) & set(default.config.data.symbols)
 
 
 def test_the_default_bundle_is_rebuilt_from_its_weights(
     default: bundle.Bundle, windows: tuple[np.ndarray, np.ndarray]
 ) -> None:
     model = export.rebuild(default)
-    assert export.to_onnx(model, default.config.window_length) == default.onnx
+    assert export.to_onnx(model) == default.onnx
     apart = export.largest_difference(model, OnnxForecaster(default), [windows])
     assert apart <= TOLERANCE
 

@@ -27,7 +27,7 @@ FIRST = next(iter(FEATURES))
 def test_the_default_settings_are_the_default_config() -> None:
     settings = TrainSettings.read([], "x")
     assert settings.config() == FitConfig()
-    assert settings.out == default_path()
+    assert settings.out == Path("bundle")
 
 
 def test_settings_reach_the_config() -> None:

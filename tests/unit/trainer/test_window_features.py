@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from shared.candles import WEEKEND
 from shared.window import held
 from trainer.evaluate.realised import range_variances
 from trainer.features import FEATURES, Candles, extract
@@ -43,7 +44,8 @@ SESSIONS = {  # class -> minutes of a candle, candles of a day, days of a week
 
 def times(kind: str, count: int) -> NDArray[np.int64]:
     minutes, of_day, of_week = SESSIONS[kind]
-    days = [day for day in range(4000) if day % 7 < of_week][: count // of_day + 2]
+    trading = [day for day in range(4000) if of_week == 7 or day % 7 not in WEEKEND]
+    days = trading[: count // of_day + 2]
     start = 0 if of_day * minutes == 1440 else 14 * 60 + 30
     opened = [day * 1440 + start + i * minutes for day in days for i in range(of_day)]
     return np.array(opened[-count:], dtype=np.int64) * MINUTE_MS
