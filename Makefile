@@ -10,10 +10,10 @@ ARGS   ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast faults soak check format docs bench train clean
+.PHONY: help demo test test-fast faults faults-broker soak check format docs screenshots bench train default clean
 
 help:  ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Options for a command go into ARGS: make demo ARGS="--exit-when-done --json"'
 
 demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the forecasts
@@ -27,6 +27,9 @@ test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 
 faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests do, and count (20 minutes)
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
+
+faults-broker: $(VENV)/.dev  ## Reset, silence and half-open connections, change topics, and count (10 minutes)
+	$(BIN)/python -m pytest tests/integration/faults/test_network.py tests/integration/faults/test_topics_changed.py $(ARGS)
 
 soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (10 minutes)
 	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/producer/yahoo/test_soak.py $(ARGS)
@@ -42,14 +45,20 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## Write the schemas, the AsyncAPI document and the pages of reference again
+docs: $(VENV)/.dev  ## Write the documents that follow from the code: schemas, AsyncAPI, file tree, features
 	$(BIN)/python docs/generate.py
+
+screenshots: $(VENV)/.dev  ## Take the README's pictures of the dashboard (needs Chromium)
+	$(BIN)/python docs/screenshots.py
 
 bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="stream --quick"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-train: $(VENV)/.train  ## Train a bundle on the bundled daily candles, into the folder bundle
+train: $(VENV)/.train  ## Train a bundle on the bundled daily candles, into the folder my-bundle
 	$(BIN)/python -m trainer $(ARGS)
+
+default: $(VENV)/.train  ## Train the built-in bundle again: DATA=FOLDER of the candles that docs/model.md names
+	$(BIN)/python -m trainer fit --all $(DATA) --replace-default $(ARGS)
 
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from api import PROCESS
 from api.app import Options, create_app
+from api.background import Background
 from api.edge import keys_command, logs
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFileError, WatchedKeys
@@ -87,7 +88,7 @@ async def serve(
     """
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
-    live = StreamView(Market(), Hub())
+    live = StreamView(Market(forgotten=metrics.forgotten.inc), Hub())
     follower = Follower(settings, live, metrics, settings.lookback)
     options = Options(
         config=config,
@@ -101,13 +102,20 @@ async def serve(
         over_tls=settings.tls_certificate is not None,
         log=logs.AccessLog(sys.stderr) if settings.access_log else None,
         live=live,
-        background=(follower.run, *((lambda: watch(keys),) if keys else ())),
+        background=Background(
+            {"the stream's follower": follower.run}
+            | ({"the watch of the key file": lambda: watch(keys)} if keys else {})
+        ),
     )
     app = create_app(models, metrics, registry, options)
-    limits = SocketLimits(settings.max_connections, settings.receive_seconds, settings.send_seconds)
+    limits = SocketLimits(
+        settings.max_connections,
+        settings.max_connections_an_address,
+        settings.receive_seconds,
+        settings.send_seconds,
+    )
     try:
         server_config = make_config(app, limits, tls_of(settings))
-        server_config.load()
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         raise TlsError(f"TLS: {error}") from error
     process.calm_collector()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 from fastapi import FastAPI
@@ -14,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from api.background import Background
 from api.edge.access import Access, AccessRules
 from api.edge.logs import AccessLog
 from api.edge.middleware import Measure
@@ -36,6 +35,7 @@ from shared.bundle import BundleConfig
 from shared.forecaster import Models
 from shared.metrics import ApiMetrics
 from shared.process import now_ms
+from shared.status import Health
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Options:
     over_tls: bool = False
     log: AccessLog | None = None
     live: StreamView = field(default_factory=lambda: StreamView(Market(), Hub()))
-    background: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()  # while it serves
+    background: Background = field(default_factory=Background)  # while it serves
 
 
 def create_app(
@@ -66,7 +66,7 @@ def create_app(
     slicer = Slicer()
     described = [
         predict_routes(predictor, slicer, card),
-        status_routes(predictor, registry, card),
+        status_routes(predictor, registry, card, lambda: _health(options)),
         stream_routes(options.live, metrics, card, options.streams),
         inference_routes(predictor, slicer, name_of(forecaster, options.config)),
     ]
@@ -78,18 +78,22 @@ def create_app(
     return _surrounded(dispatch, metrics, options)
 
 
+def _health(options: Options) -> Health:
+    """Return what /livez says: of the work beside the requests, then of the stream."""
+    health = options.background.health()
+    return health if not health.ok else options.live.health()
+
+
 def _described_app(described: Sequence[Routes], options: Options) -> FastAPI:
     """Return FastAPI's application, which has the life span and makes the OpenAPI document."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work()) for work in options.background]
+        options.background.start()
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await options.background.stop()
             if options.log is not None:
                 options.log.flush()
 

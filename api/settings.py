@@ -44,6 +44,9 @@ class ApiSettings(KafkaSettings, ServingSettings):
     )
     access_log: bool = Field(default=True, description="write a line for each request")
     max_connections: int = Field(1_000, ge=1, description="connections at once")
+    max_connections_an_address: int = Field(
+        200, ge=1, description="connections at once of one address; behind a proxy, of all clients"
+    )
     max_streams: int = Field(200, ge=1, description="event streams at once")
     max_streams_a_client: int = Field(
         20, ge=1, description="event streams at once of one key, without keys of one address"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import Request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -10,12 +12,14 @@ from starlette.responses import Response
 
 from api.edge.keys import Scope
 from api.edge.openapi import METRICS, PROBE
-from api.edge.requests import answer
+from api.edge.requests import JSON, answer
 from api.edge.routing import OPEN, Routes
 from api.forecast.bodies import ModelCard
 from api.forecast.predict import Predictor
 from api.forecast.routes import MakeCard
 from shared.messages import Message
+from shared.metrics import known_format
+from shared.status import Health
 
 
 class HealthAnswer(Message):
@@ -33,8 +37,13 @@ class ProbeAnswer(Message):
     detail: str
 
 
-def status_routes(predictor: Predictor, registry: CollectorRegistry, card: MakeCard) -> Routes:
-    """Return the routes for operators and probes."""
+def status_routes(
+    predictor: Predictor,
+    registry: CollectorRegistry,
+    card: MakeCard,
+    liveness: Callable[[], Health],
+) -> Routes:
+    """Return the routes for operators and probes; ``liveness`` is what /livez says."""
     routes = Routes("status")
 
     @routes.get("/", scope=Scope.READ, response_model=HealthAnswer)
@@ -50,13 +59,13 @@ def status_routes(predictor: Predictor, registry: CollectorRegistry, card: MakeC
 
     @routes.get("/livez", scope=OPEN, response_model=ProbeAnswer, openapi_extra=PROBE)
     async def live(_: Request) -> Response:
-        """Say that the process answers."""
-        return answer(ProbeAnswer(ok=True, detail="the event loop answers"))
+        """Say whether the process does its work; if not, why and since when."""
+        return _probe(liveness())
 
     @routes.get("/readyz", scope=OPEN, response_model=ProbeAnswer, openapi_extra=PROBE)
     async def ready(_: Request) -> Response:
-        """Say that requests can be answered."""
-        return answer(ProbeAnswer(ok=True, detail="the model is loaded"))
+        """Say that requests can be answered, and how the stream is."""
+        return _probe(Health(ok=True, detail=f"the model is loaded; {liveness().detail}"))
 
     @routes.get("/v1/model", scope=Scope.READ, response_model=ModelCard)
     async def model(_: Request) -> Response:
@@ -66,7 +75,12 @@ def status_routes(predictor: Predictor, registry: CollectorRegistry, card: MakeC
     @routes.get("/metrics", scope=Scope.ADMIN, response_class=Response, openapi_extra=METRICS)
     async def metrics(request: Request) -> Response:
         """Give this process's metrics to Prometheus."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = choose_encoder(known_format(request.headers.get("accept", "")))
         return Response(encode(registry), headers={"content-type": content_type})
 
     return routes
+
+
+def _probe(health: Health) -> Response:
+    said = ProbeAnswer(ok=health.ok, detail=health.detail)
+    return Response(said.encode(), 200 if health.ok else 503, media_type=JSON)

@@ -1,1 +1,1 @@
-"""Benchmarks, each a module with a main: ``python -m benchmarks NAME``."""
+"""Benchmarks: ``python -m benchmarks NAME`` runs the module of that name."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 def names() -> list[str]:
     """Return the benchmarks that there are."""
-    here = pkgutil.iter_modules([str(Path(__file__).parent)])
-    found = (one.name for one in here if not one.ispkg)  # packages and a_b.py help the others
-    return sorted(one for one in found if "_" not in one)
+    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
+    # packages, and modules with an underscore in their name, are parts of benchmarks
+    return sorted(m.name for m in modules if not m.ispkg and "_" not in m.name)
 
 
 def main(argv: Sequence[str]) -> int:

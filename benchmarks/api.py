@@ -94,7 +94,7 @@ class _Client(asyncio.Protocol):
 
 @dataclass
 class Load:
-    """What one round of load has measured."""
+    """Measurements of one round of load."""
 
     requests: int = 0
     seconds: float = 0.0
@@ -138,7 +138,7 @@ async def pace(port: int, request: bytes, rate: float, connections: int, seconds
             await _timed(client, load)
             due += gap
 
-    await asyncio.gather(*(run(i, one) for i, one in enumerate(clients)))
+    await asyncio.gather(*(run(i, client) for i, client in enumerate(clients)))
     load.seconds = time.perf_counter() - started
     for client in clients:
         client.close()
@@ -239,20 +239,22 @@ def compare(
 ) -> dict[str, Any]:
     """Return requests a second, CPU and latencies of the services, by connections."""
     history = example_history(length)
-    rates: Found = {name: {} for name in services}
-    cpu: Found = {name: {} for name in services}
-    delays: Found = {name: {} for name in services}
-    for one in services.values():
-        asyncio.run(saturate(one.port, request_of(history, one.port), 4, 1.0))  # warm
+    rates: Samples = {name: {} for name in services}
+    cpu: Samples = {name: {} for name in services}
+    delays: Samples = {name: {} for name in services}
+    for service in services.values():
+        asyncio.run(saturate(service.port, request_of(history, service.port), 4, 1.0))  # warm
     for _ in range(rounds):
         for connections in CONNECTIONS:
-            for name, one in services.items():
-                before = one.cpu_s()
-                request = request_of(history, one.port)
-                load = asyncio.run(saturate(one.port, request, connections, seconds))
+            for name, service in services.items():
+                before = service.cpu_s()
+                request = request_of(history, service.port)
+                load = asyncio.run(saturate(service.port, request, connections, seconds))
                 key = str(connections)
                 rates[name].setdefault(key, []).append(load.rate)
-                cpu[name].setdefault(key, []).append((one.cpu_s() - before) * 1e3 / load.requests)
+                cpu[name].setdefault(key, []).append(
+                    (service.cpu_s() - before) * 1e3 / load.requests
+                )
                 delays[name].setdefault(key, []).extend(load.client_ms)
     return {
         "requests_per_second": _medians(rates, 1),
@@ -264,13 +266,13 @@ def compare(
     }
 
 
-Found = dict[str, dict[str, list[float]]]
+Samples = dict[str, dict[str, list[float]]]
 
 
-def _medians(found: Found, digits: int) -> dict[str, dict[str, float]]:
+def _medians(samples: Samples, digits: int) -> dict[str, dict[str, float]]:
     return {
         name: {key: round(statistics.median(values), digits) for key, values in by.items()}
-        for name, by in found.items()
+        for name, by in samples.items()
     }
 
 
@@ -327,7 +329,7 @@ def _send_batches(port: int, request: bytes, done: Any) -> None:
 
 def model_path(forecaster: Forecaster, rounds: int) -> dict[str, float]:
     """Return histories a second of CPU in the model path, 1,000 of them at once."""
-    candle = np.array([list(one.values()) for one in example_history(forecaster.window_length)])
+    candle = np.array([list(row.values()) for row in example_history(forecaster.window_length)])
     noise = np.random.default_rng(0).uniform(0.9, 1.1, (HISTORIES, 1, 1))
     windows = candle[None] * noise  # (B, T, 5)
     best = float("inf")
@@ -343,7 +345,7 @@ def model_path(forecaster: Forecaster, rounds: int) -> dict[str, float]:
 def quantiles(values: list[float]) -> dict[str, float]:
     """Return the median, the 95th and the 99th per cent."""
     at = np.quantile(values, [0.5, 0.95, 0.99])
-    return dict(zip(("p50", "p95", "p99"), (round(float(one), 3) for one in at), strict=True))
+    return dict(zip(("p50", "p95", "p99"), (round(float(value), 3) for value in at), strict=True))
 
 
 def against(checkout: Path, length: int, rounds: int, seconds: float) -> dict[str, Any]:
@@ -351,10 +353,10 @@ def against(checkout: Path, length: int, rounds: int, seconds: float) -> dict[st
     ports = free_ports(2)
     argv = [["-m", "api", "--port", str(port)] for port in ports]
     with served(argv[0], ports[0]) as this, served(argv[1], ports[1], checkout) as that:
-        found = compare({"this": this, "that": that}, length, rounds, seconds)
-    rates = found["requests_per_second"]
+        report = compare({"this": this, "that": that}, length, rounds, seconds)
+    rates = report["requests_per_second"]
     ratio = {key: round(rates["this"][key] / rates["that"][key], 3) for key in rates["this"]}
-    return found | {"ratio": ratio}
+    return report | {"ratio": ratio}
 
 
 def main(argv: Sequence[str]) -> int:

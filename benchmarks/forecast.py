@@ -1,4 +1,4 @@
-"""Time of the model path alone: one window and many at once, beside another checkout if asked.
+"""Times the model path: one window and many at once, also beside another checkout.
 
 ``python -m benchmarks forecast`` prints JSON in microseconds a window: the least and the median
 of many calls on one thread. ``--against DIR`` measures the checkout in DIR too, by turns with

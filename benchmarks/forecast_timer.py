@@ -1,4 +1,4 @@
-"""Times the model path of the checkout that it runs in, as often as standard input asks.
+"""Times the model path of one checkout, once for each line of standard input.
 
 Each line ``SIZE CALLS`` is answered by a line of JSON. It imports what any version of the project
 has, so that versions can be compared.
@@ -21,11 +21,11 @@ from shared import bundle, forecaster
 
 def predictor() -> tuple[Any, Callable[..., object]]:
     """Return the default bundle's forecaster and a call of it on windows (B, T, 5)."""
-    made: Any = getattr(forecaster, "OnnxForecaster", None)
-    if made is None:  # before features were part of the graph
+    forecaster_class: Any = getattr(forecaster, "OnnxForecaster", None)
+    if forecaster_class is None:  # before features were part of the graph
         old: Any = vars(forecaster)["LstmForecaster"](bundle.load(bundle.default_path()))
         return old, old.predict
-    new = made(bundle.load(bundle.default_path()))
+    new = forecaster_class(bundle.load(bundle.default_path()))
 
     def predict(candles: NDArray[np.float64]) -> object:
         return new.predict(candles, times(candles))
@@ -46,8 +46,8 @@ def windows(count: int, length: int) -> NDArray[np.float64]:
     opened = close * np.exp(rng.normal(0, 0.005, close.shape))
     high, low = np.maximum(opened, close) * 1.005, np.minimum(opened, close) / 1.005
     volume = np.exp(rng.normal(14, 0.5, close.shape))
-    made = np.stack([opened, high, low, close, volume], axis=2)
-    return made.astype(np.float32).astype(np.float64)
+    candles = np.stack([opened, high, low, close, volume], axis=2)
+    return candles.astype(np.float32).astype(np.float64)
 
 
 def main() -> None:

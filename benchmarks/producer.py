@@ -1,4 +1,4 @@
-"""Polls of many symbols beside ``yf.download`` with threads, on the local stand-in of Yahoo.
+"""Times polls of many symbols beside ``yf.download`` with threads, on the stand-in of Yahoo.
 
 The stand-in runs in a process of its own and delays each response. ``process`` is ``python -m
 producer --once`` from its start to its end, with Kafka: of each symbol the window's candles are

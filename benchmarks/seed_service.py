@@ -1,4 +1,4 @@
-"""A service as such projects often begin: the measure that ``benchmarks/api.py`` compares with.
+"""Service in the style that such projects often begin with; ``benchmarks/api.py`` compares it.
 
 pandas for features, a scikit-learn scaler, PyTorch at batch 1, a synchronous FastAPI route with
 pydantic bodies, one uvicorn worker with uvicorn's defaults. Its LSTM has the size that is common
@@ -93,7 +93,7 @@ def make_app() -> FastAPI:
     @app.post("/predict")
     def predict(request: Request) -> Answer:
         started = time.perf_counter()
-        candles = pd.DataFrame([one.model_dump() for one in request.history])
+        candles = pd.DataFrame([candle.model_dump() for candle in request.history])
         features = features_of(candles).dropna()
         if len(features) < STEPS:
             raise HTTPException(422, f"at least {STEPS} candles after the warm-up are needed")

@@ -1,4 +1,4 @@
-"""Memory and recovery of one worker: many symbols, many candles, killed and started again.
+"""Measures memory and recovery of one worker with many symbols and candles, killed once.
 
 ``python -m benchmarks soak`` prints JSON: resident memory along the way, bytes of changelog a
 candle, and the time that a worker which was killed needs to have all windows back.

@@ -1,4 +1,4 @@
-"""The stream worker against other ways to do its work, on the embedded broker, in one run.
+"""Measures the stream worker beside other ways to do its work, on the embedded broker.
 
 All get the same candles (500 symbols whose windows are full) and the same bundle. Each process is
 measured by its own CPU time, so that the broker, the sender and other work on the machine do not
@@ -35,7 +35,7 @@ SYMBOLS: Final = 500
 WORKER: Final = CONTENDERS[0]
 AGAINST_ROUNDS: Final = 3
 JOIN_S: Final = 6.0
-"""For the group to share its partitions out among two workers."""
+"""Time that a group gets to assign its partitions to two workers."""
 
 FULL: Final = Plan(
     backlog_days=120,
@@ -57,7 +57,7 @@ QUICK: Final = Plan(
 
 @dataclass(frozen=True)
 class Bench:
-    """All that a run needs, made once."""
+    """Broker clients, market and plan of a run."""
 
     place: Place
     market: Market
@@ -144,19 +144,21 @@ async def against(bench: Bench, checkout: Path) -> dict[str, Any]:
         tell(f"this {rates[0]}, that {rates[1]} candles/s a core")
         rounds.append(rates)
     this, that = (statistics.median(rates) for rates in zip(*rounds, strict=True))
-    ratio = statistics.median(one / other for one, other in rounds)
+    ratio = statistics.median(rate / other for rate, other in rounds)
     return {"this": this, "that": that, "ratio": round(ratio, 3), "rounds": rounds}
 
 
 async def measure_all(bench: Bench, names: Sequence[str], *, quick: bool) -> dict[str, Any]:
     """Return the results of the contenders named."""
     results = {}
-    for one in CONTENDERS:
-        if one.name in names:
-            results[one.name] = await bench.measure(one, with_latency=one is WORKER or not quick)
+    for contender in CONTENDERS:
+        if contender.name in names:
+            results[contender.name] = await bench.measure(
+                contender, with_latency=contender is WORKER or not quick
+            )
     report: dict[str, Any] = {
         "candles_per_second": {
-            name: one["candles_per_cpu_second"] for name, one in results.items()
+            name: result["candles_per_cpu_second"] for name, result in results.items()
         },
         "latency_ms": results.get("worker", {}).get("latency_ms"),
         "burst": results.get("worker", {}).get("burst"),
@@ -170,24 +172,25 @@ async def measure_all(bench: Bench, names: Sequence[str], *, quick: bool) -> dic
 async def two_workers(bench: Bench) -> dict[str, Any]:
     """Return what a second worker adds, by the clock and by the CPU time of each candle."""
     try:
-        one, two = await bench.crew(1), await bench.crew(2)
+        single, pair = await bench.crew(1), await bench.crew(2)
     except BenchmarkError as error:
         return {"error": str(error)}
-    tell(f"one worker {one}\ntwo workers {two}")
+    tell(f"one worker {single}\ntwo workers {pair}")
     by_clock = {
-        how: times(one[how], two[how], "candles_per_wall_second") for how in one.keys() & two.keys()
+        how: times(single[how], pair[how], "candles_per_wall_second")
+        for how in single.keys() & pair.keys()
     }
     return {
         "times_one_by_clock": by_clock,
-        "times_one_by_cpu": 2 * times(one["free"], two["free"], "candles_per_cpu_second"),
-        "one": one,
-        "two": two,
+        "times_one_by_cpu": 2 * times(single["free"], pair["free"], "candles_per_cpu_second"),
+        "one": single,
+        "two": pair,
     }
 
 
-def times(one: dict[str, float], two: dict[str, float], name: str) -> float:
-    """Return how many times the first result's figure the second's is."""
-    return round(two[name] / one[name], 2)
+def times(first: dict[str, float], second: dict[str, float], name: str) -> float:
+    """Return the ratio of the second result's figure to the first's."""
+    return round(second[name] / first[name], 2)
 
 
 def ratios(rates: dict[str, float]) -> dict[str, Any]:
@@ -226,7 +229,7 @@ async def run(options: argparse.Namespace, folder: Path, broker: Broker, leash: 
         await producer.stop()
         await consumer.stop()
     return report | {
-        "machine": {"cores": os.cpu_count(), "load": [round(one, 1) for one in os.getloadavg()]},
+        "machine": {"cores": os.cpu_count(), "load": [round(load, 1) for load in os.getloadavg()]},
     }
 
 
@@ -235,7 +238,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks stream", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="in less than two minutes")
     parser.add_argument(
-        "--only", default=",".join(one.name for one in CONTENDERS), help="names, by comma"
+        "--only",
+        default=",".join(contender.name for contender in CONTENDERS),
+        help="names, by comma",
     )
     parser.add_argument(
         "--peers-python",

@@ -1,4 +1,4 @@
-"""Who takes part in the stream benchmark, and how each is started."""
+"""Contenders of the stream benchmark and their command lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending candles and reading what became of them, by clients of the benchmark's own."""
+"""Kafka clients of the stream benchmark: one sends candles, one counts and times forecasts."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ class Feed:
     def _batches(self, messages: Iterable[Message]) -> list[Any]:
         batches: list[Any] = []
         size = BATCH_BYTES
-        for one in messages:
-            if size + len(one.value) > BATCH_BYTES:
+        for message in messages:
+            if size + len(message.value) > BATCH_BYTES:
                 batches.append(self._producer.create_batch())
                 size = 0
-            batches[-1].append(key=one.key, value=one.value, timestamp=None)
-            size += len(one.value) + 40
+            batches[-1].append(key=message.key, value=message.value, timestamp=None)
+            size += len(message.value) + 40
         return batches
 
     async def _send(self, topic: str, partition: int, batches: Sequence[Any]) -> None:
@@ -95,8 +95,8 @@ class Feed:
         while done < len(messages):
             await asyncio.sleep(TICK_S)
             due = min(len(messages), int((time.monotonic() - start) * rate))
-            for partition, one in messages[done:due]:
-                await self._producer.send(topic, one.value, one.key, partition)
+            for partition, message in messages[done:due]:
+                await self._producer.send(topic, message.value, message.key, partition)
             done = max(due, done)
         await self._producer.flush()
 
@@ -120,7 +120,12 @@ class Watch:
 
     async def size(self, start: Offsets) -> int:
         """Return the bytes of keys and values since some offsets."""
-        return sum([len(one.key or b"") + len(one.value or b"") async for one in self._read(start)])
+        return sum(
+            [
+                len(record.key or b"") + len(record.value or b"")
+                async for record in self._read(start)
+            ]
+        )
 
     async def appended_ms(self, start: Offsets, time_field: str) -> dict[tuple[str, int], int]:
         """Return for each candle since some offsets when it, or its forecast, was appended.
@@ -130,9 +135,9 @@ class Watch:
             time_field: that identifies the candle beside its symbol.
         """
         appended: dict[tuple[str, int], int] = {}
-        async for one in self._read(start):
-            body = orjson.loads(one.value or b"{}")
-            appended.setdefault((body["symbol"], body[time_field]), one.timestamp)
+        async for record in self._read(start):
+            body = orjson.loads(record.value or b"{}")
+            appended.setdefault((body["symbol"], body[time_field]), record.timestamp)
         return appended
 
     async def _read(self, start: Offsets) -> AsyncIterator[Any]:
@@ -144,6 +149,6 @@ class Watch:
             self._consumer.seek(tp, start[tp])
         while left:
             for records in (await self._consumer.getmany(timeout_ms=500)).values():
-                for one in records:
-                    yield one
+                for record in records:
+                    yield record
             left = {tp for tp in left if await self._consumer.position(tp) < ends[tp]}

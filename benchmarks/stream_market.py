@@ -1,4 +1,4 @@
-"""The candles of the stream benchmark: random walks of many symbols, their windows full."""
+"""Market of the stream benchmark: random walks of many symbols whose windows are full."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Market:
 
     def day(self, number: int) -> list[Message]:
         """Return the candles of a day that is sent, counted from 0, one for each symbol."""
-        return [self._message(one, number) for one in range(self.symbols)]
+        return [self._message(row, number) for row in range(self.symbols)]
 
     def _message(self, symbol: int, day: int) -> Message:
         candle = self._candle(symbol, self.window_length + day)
@@ -90,7 +90,7 @@ class Market:
     @cached_property
     def windows(self) -> NDArray[np.uint8]:
         """The records of the known days, shape (S, 28 T)."""
-        return np.stack([self._records(one) for one in range(self.symbols)])
+        return np.stack([self._records(row) for row in range(self.symbols)])
 
     def _records(self, symbol: int) -> NDArray[np.uint8]:
         window = Window(self.window_length)

@@ -1,4 +1,4 @@
-"""One contender's run: a backlog for throughput, paced candles for latency, bursts."""
+"""Run of one contender: a backlog for throughput, paced candles for latency, bursts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ START_S: Final = 60.0
 DONE_S: Final = 60.0
 POLL_S: Final = 0.02
 SLICE_S: Final = 0.02
-"""For which workers that share a core run by turns."""
+"""Turn of a worker that shares a core with another."""
 
 
 class BenchmarkError(Exception):
-    """A contender that does not do its work."""
+    """A contender that ended or fell behind."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """Amount of candles that a run measures."""
 
     backlog_days: int
     crew_days: int  # of one worker's and two workers' backlog
-    by_turns: bool  # whether they are measured at half a core each too
+    by_turns: bool  # measure them at half a core each too
     paced: dict[int, int]  # candles a second -> days
     bursts: int
     burst_days: int
@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Usage:
-    """What processes have used and made up to a moment."""
+    """CPU time and forecasts of the processes up to a moment."""
 
     wall_s: float
     cpu_s: float
@@ -62,15 +62,15 @@ class Usage:
 
     def rates_since(self, start: Usage) -> dict[str, float]:
         """Return rates from ``start`` on: by the processes' CPU time, and by the clock."""
-        made = self.forecasts - start.forecasts
+        forecasts = self.forecasts - start.forecasts
         cpu_s, wall_s = self.cpu_s - start.cpu_s, self.wall_s - start.wall_s
         broker_cpu_s = self.broker_cpu_s - start.broker_cpu_s
         return {
-            "candles": made,
-            "candles_per_cpu_second": round(made / cpu_s, 1),
-            "candles_per_wall_second": round(made / wall_s, 1),
-            "cpu_us_per_candle": round(cpu_s / made * 1e6, 1),
-            "broker_us_per_candle": round(broker_cpu_s / made * 1e6, 1),
+            "candles": forecasts,
+            "candles_per_cpu_second": round(forecasts / cpu_s, 1),
+            "candles_per_wall_second": round(forecasts / wall_s, 1),
+            "cpu_us_per_candle": round(cpu_s / forecasts * 1e6, 1),
+            "broker_us_per_candle": round(broker_cpu_s / forecasts * 1e6, 1),
             "cores_used": round(cpu_s / wall_s, 2),
         }
 
@@ -80,41 +80,42 @@ class Group:
 
     def __init__(self, processes: Sequence[Process]) -> None:
         self._processes = processes
-        self._measured = [psutil.Process(one.pid) for one in processes]
+        self._measured = [psutil.Process(process.pid) for process in processes]
 
     def cpu_s(self) -> float:
         """Return the CPU time used, user and system."""
-        return sum(cpu_s(one) for one in self._measured)
+        return sum(cpu_s(process) for process in self._measured)
 
     def resident_mb(self) -> float:
         """Return the resident memory."""
-        return round(sum(one.memory_info().rss for one in self._measured) / 1e6, 1)
+        return round(sum(process.memory_info().rss for process in self._measured) / 1e6, 1)
 
     def check(self) -> None:
         """Raise ``BenchmarkError`` when one has ended."""
-        for one in self._processes:
-            if one.exit_code is not None:
+        for process in self._processes:
+            if process.exit_code is not None:
                 raise BenchmarkError(
-                    f"{one.name} ended with {one.exit_code}; its log ends:\n{one.log_tail()}"
+                    f"{process.name} ended with {process.exit_code}; "
+                    f"its log ends:\n{process.log_tail()}"
                 )
 
     def let_run(self, turn: int) -> None:
         """Let every second process run, from the one at ``turn`` on, and stop the others."""
-        for number, one in enumerate(self._measured):
+        for number, process in enumerate(self._measured):
             if number % 2 == turn:
-                one.resume()
+                process.resume()
             else:
-                one.suspend()
+                process.suspend()
 
     def resume(self) -> None:
         """Let all of them go on."""
-        for one in self._measured:
-            one.resume()
+        for process in self._measured:
+            process.resume()
 
     def stop(self) -> None:
         """End them."""
-        for one in self._processes:
-            one.stop(10.0)
+        for process in self._processes:
+            process.stop(10.0)
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -158,7 +159,7 @@ class Run:
         """Make the topics and put the known windows where the contender looks for them."""
         self.names = Names.of(f"{self._contender.name}{label}")
         config = {"message.timestamp.type": "LogAppendTime"}
-        made = [
+        needed = [
             topics.Topic(name, PARTITIONS, 1, config)
             for name in (
                 self.names.candles, f"{self.names.candles}.dlq", self.names.forecasts
@@ -166,9 +167,9 @@ class Run:
         ]  # fmt: skip
         changelog = topics.Topic(self.names.changelog, PARTITIONS, 1, {"cleanup.policy": "compact"})
         if self._contender.has_changelog:
-            made.append(changelog)
+            needed.append(changelog)
         settings = KafkaSettings.read(["--bootstrap", self._place.bootstrap], "benchmarks")
-        await topics.ensure(settings, made)
+        await topics.ensure(settings, needed)
         if self._contender.has_changelog:
             await self._feed.seed(self.names.changelog)
         return self
@@ -215,13 +216,13 @@ class Run:
         await self._until(group, self._sent, START_S)
 
     async def is_done(self) -> bool:
-        """Tell whether every candle that was sent has its forecast."""
+        """Return True when every candle that was sent has its forecast."""
         return await self._watch.count(self.names.forecasts) >= self._sent
 
     async def throughput(self, group: Group, seconds: float) -> dict[str, float]:
         """Measure what was sent, from the second day on, for at most some seconds."""
-        made = await self._watch.count(self.names.forecasts)
-        start = await self._until(group, max(made, self._market.symbols), START_S)
+        forecasts = await self._watch.count(self.names.forecasts)
+        start = await self._until(group, max(forecasts, self._market.symbols), START_S)
         end = await self._until(group, self._sent, seconds, stop_at_timeout=True)
         return {**end.rates_since(start), "resident_mb": group.resident_mb()}
 
@@ -253,14 +254,16 @@ class Run:
 
     async def paced(self, group: Group, rate: int, days: int) -> dict[str, float]:
         """Measure latency from append to append while candles come evenly."""
-        before = [await self._watch.ends(one) for one in (self.names.candles, self.names.forecasts)]
+        before = [
+            await self._watch.ends(topic) for topic in (self.names.candles, self.names.forecasts)
+        ]
         written = await self._changelog_ends()
         start = self._usage(group, self._sent)
         await self._feed.paced(self.names.candles, self._next_days(days), rate)
         end = await self._until(group, self._sent, DONE_S)
-        came = await self._watch.appended_ms(before[0], "close_ms")
-        made = await self._watch.appended_ms(before[1], "as_of_ms")
-        latencies = np.array([made[one] - at for one, at in came.items()])  # ms
+        candle_ms = await self._watch.appended_ms(before[0], "close_ms")
+        forecast_ms = await self._watch.appended_ms(before[1], "as_of_ms")
+        latencies = np.array([forecast_ms[candle] - at for candle, at in candle_ms.items()])  # ms
         changelog_bytes = await self._watch.size(written)
         p50, p99, p999 = np.percentile(latencies, [50, 99, 99.9])
         return {
@@ -275,12 +278,14 @@ class Run:
 
     async def burst(self, group: Group, days: int) -> float:
         """Return the seconds from a burst's first candle to its last forecast."""
-        before = [await self._watch.ends(one) for one in (self.names.candles, self.names.forecasts)]
+        before = [
+            await self._watch.ends(topic) for topic in (self.names.candles, self.names.forecasts)
+        ]
         await self.send(days)
         await self._until(group, self._sent, DONE_S)
-        came = await self._watch.appended_ms(before[0], "close_ms")
-        made = await self._watch.appended_ms(before[1], "as_of_ms")
-        return (max(made.values()) - min(came.values())) / 1000
+        candle_ms = await self._watch.appended_ms(before[0], "close_ms")
+        forecast_ms = await self._watch.appended_ms(before[1], "as_of_ms")
+        return (max(forecast_ms.values()) - min(candle_ms.values())) / 1000
 
 
 def tell(text: str) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Writes what follows from the code: JSON Schemas, AsyncAPI, reference pages, the README's files.
+"""Generates documents from the code: JSON Schemas, AsyncAPI, lists of features and of files.
 
-``python docs/generate.py`` writes the files again, ``--check`` fails when one is stale.
+``python docs/generate.py`` writes the files, ``--check`` fails when one is stale.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,8 @@ sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
 from docs import reference  # noqa: E402
 
-README: Final = ROOT / "README.md"
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+DECISIONS: Final = ROOT / "docs" / "decisions"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
 FEATURES_PAGE: Final = ROOT / "docs" / "features.md"
@@ -73,7 +75,7 @@ FORECAST: Final = Forecast(
 
 def documents() -> dict[Path, str]:
     """Return every generated file and what it should hold."""
-    found = {
+    contents = {
         SCHEMAS / "candle.v1.json": _json(schema(Candle, EVENT_TYPE)),
         SCHEMAS / "forecast.v1.json": _json(schema(Forecast, FORECAST_TYPE)),
         ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
@@ -82,17 +84,21 @@ def documents() -> dict[Path, str]:
         ROOT / "docs" / "errors.md": reference.errors_page(ROOT),
     }
     if FEATURES_PAGE.exists():
-        found[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
-    if README.exists():
-        found[README] = replace(README.read_text(), "files", file_tree())
-    return found
+        contents[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
+    page = replace(ARCHITECTURE.read_text(), "contracts", contracts())
+    contents[ARCHITECTURE] = replace(page, "files", file_tree())
+    index = DECISIONS / "README.md"
+    contents[index] = replace(index.read_text(), "decisions", decisions())
+    return contents
 
 
 def schema(model: type[Message], event_type: str) -> dict[str, Any]:
     """Return the JSON Schema of a message type, described by the comments beside its fields."""
-    made = model.model_json_schema()
-    parts = [(made, model)]
-    parts += [(made["$defs"][one.__name__], one) for one in (Horizon,) if "$defs" in made]
+    document = model.model_json_schema()
+    parts = [(document, model)]
+    parts += [
+        (document["$defs"][nested.__name__], nested) for nested in (Horizon,) if "$defs" in document
+    ]
     for part, cls in parts:
         for field, comment in comments(cls).items():
             part["properties"][field].setdefault("description", comment)
@@ -102,18 +108,18 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:candlecast:{event_type}",
     }
-    return head | made
+    return head | document
 
 
 def comments(model: type[Message]) -> dict[str, str]:
     """Return the comment beside each field of a message type, inherited ones first."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if issubclass(cls, Message):
-            found |= re.findall(
+            descriptions |= re.findall(
                 r"^    (\w+): [^#\n]+  # (.+)$", inspect.getsource(cls), re.MULTILINE
             )
-    return found
+    return descriptions
 
 
 def asyncapi() -> dict[str, Any]:
@@ -133,7 +139,8 @@ def asyncapi() -> dict[str, Any]:
             "candles": _channel(candles, "candle", "Closed candles, in order by symbol."),
             "forecasts": _channel(forecasts, "forecast", "A forecast for each candle of a full "
                                   "window, in order by symbol."),
-            "deadLetters": _channel(dead_letters, "deadLetter", "What is not a valid candle."),
+            "deadLetters": _channel(dead_letters, "deadLetter",
+                                    "Messages that are not valid candles."),
         },
         "operations": {
             "publishCandle": _operation("send", "candles", "The producer publishes a candle."),
@@ -224,9 +231,11 @@ def _key(key: dict[str, Any]) -> dict[str, Any]:
 
 
 def feature_list() -> str:
-    """Return every feature with its docstring and its plot."""
+    """Return every built-in feature with its docstring and its plot."""
     parts = []
     for name, known in FEATURES.items():
+        if not known.function.__module__.startswith("trainer."):
+            continue  # a user's own, which a test of this process has loaded
         text = inspect.getdoc(known.function)
         parts.append(
             f"### {name}\n\n{text}\n\nLookback: {known.lookback}.\n\n"
@@ -237,7 +246,7 @@ def feature_list() -> str:
 
 def file_tree() -> str:
     """Return the packages' files, each with the first line of its docstring."""
-    lines = ["```"]
+    lines = ["```text"]
     for package in PACKAGES:
         lines.append(_leaf(f"{package}/", ROOT / package / "__init__.py"))
         lines += [
@@ -250,7 +259,22 @@ def file_tree() -> str:
 
 def _leaf(name: str, path: Path) -> str:
     first, *_ = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines() or [""]
-    return f"{name:<26} {first}".rstrip()
+    return f"{name:<39} {first}".rstrip()
+
+
+def contracts() -> str:
+    """Return the import contracts of ``pyproject.toml`` as a list."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return "\n".join(f"- {item['name']}." for item in project["tool"]["importlinter"]["contracts"])
+
+
+def decisions() -> str:
+    """Return a table of the decisions: number, title and date, newest last."""
+    rows = ["| decision | date |", "|---|---|"]
+    for path in sorted(DECISIONS.glob("[0-9]*.md")):
+        title, _, date, *_ = path.read_text().splitlines()
+        rows.append(f"| [{title.removeprefix('# ')}]({path.name}) | {date} |")
+    return "\n".join(rows)
 
 
 def replace(text: str, mark: str, content: str) -> str:

@@ -23,10 +23,11 @@ from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
 from shared.setting_words import default_in_words, type_in_words
 from shared.settings import ServiceSettings, flags, owner, sub_commands, variable
+from shared.table_settings import TableSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
 
-SHARED: Final = (ServiceSettings, KafkaSettings, ServingSettings)
+SHARED: Final = (ServiceSettings, KafkaSettings, ServingSettings, TableSettings)
 """Settings that processes share."""
 
 PROCESSES: Final[dict[str, type[ServiceSettings]]] = {

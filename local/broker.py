@@ -16,6 +16,7 @@ import tempfile
 import time
 import uuid
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -44,9 +45,9 @@ _JVM: Final = (
 _PROPERTIES: Final = """\
 process.roles=broker,controller
 node.id=1
-listeners=BROKER://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=BROKER://{host}:{port}
-listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=BROKER://{host}:{port},CONTROLLER://{host}:{controller_port}{proxied_listener}
+advertised.listeners=BROKER://{host}:{port}{advertised_proxy}
+listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
 controller.quorum.bootstrap.servers={host}:{controller_port}
@@ -71,13 +72,21 @@ num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
 """
 _LISTENERS: Final = re.compile(
-    r"^listeners=BROKER://[^:]+:(?P<port>\d+),CONTROLLER://[^:]+:(?P<controller>\d+)$",
+    r"^listeners=BROKER://[^:]+:(?P<port>\d+),CONTROLLER://[^:]+:(?P<controller>\d+)(?:,|$)",
     re.MULTILINE,
 )
 
 
 class BrokerError(Exception):
     """The broker cannot start or has ended; with the end of its log where there is one."""
+
+
+@dataclass(frozen=True)
+class Proxied:
+    """A second listener, known to its clients by the port of a proxy before it."""
+
+    port: int
+    proxy_port: int
 
 
 class Broker:
@@ -92,6 +101,7 @@ class Broker:
         data_dir: Path | None = None,
         *,
         port: int | None = None,
+        proxied: Proxied | None = None,
         heap_mb: int = 384,
         cache_dir: Path | None = None,
         leash: Leash | None = None,
@@ -101,12 +111,14 @@ class Broker:
         Args:
             data_dir: where topics, settings and log are kept; None for a temporary folder.
             port: on loopback; None for a free one, or that of the data folder's last run.
+            proxied: a second listener, for clients that come through a proxy.
             heap_mb: Java heap in megabytes; the process takes some 150 more.
             cache_dir: where Kafka's jars are kept; None for the user's cache.
             leash: ends the broker if this process is killed; None for one of its own.
         """
         self._given_dir = data_dir
         self._given_port = port
+        self._proxied = proxied
         self._heap_mb = heap_mb
         self._cache_dir = cache_dir
         self._leash = leash
@@ -258,9 +270,17 @@ class Broker:
                 port=self._port,
                 controller_port=controller_port,
                 log_dir=self._dir / "kafka",
+                proxied_listener=self._proxied_at("port"),
+                advertised_proxy=self._proxied_at("proxy_port"),
             )
         )
         return path
+
+    def _proxied_at(self, which: str) -> str:
+        """Return the listener behind the proxy, at its own port or at the proxy's."""
+        if self._proxied is None:
+            return ""
+        return f",PROXIED://{HOST}:{getattr(self._proxied, which)}"
 
     def _cluster(self) -> str:
         """Return the id that formatting gave the storage."""

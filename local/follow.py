@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -11,9 +12,12 @@ from typing import Final, Self
 from local.accounting import Accounting
 from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
-from shared.forecasts import Forecast
+from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import KafkaError, KafkaSettings, Partition, Record
 from shared.process import now_ms
+from shared.unusable import UnusableMessages
+
+log = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 5.0
 _MOST_SYMBOLS: Final = 100
@@ -35,6 +39,7 @@ class Follower:
         self._consumer = clients.consumer(kafka)
         self._partitions: dict[str, list[Partition]] = {}
         self._paused = False
+        self._unusable = UnusableMessages(log)
         self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -87,9 +92,7 @@ class Follower:
         if record.topic == self._kafka.dlq_topic:
             self._account.dead_letter()
         elif record.topic == self._kafka.forecasts_topic:
-            forecast = Forecast.decode(record.value or b"")
-            self._account.forecast(forecast, record.timestamp)
-            self._show(forecast)
+            self._take_forecast(record)
         else:
             self._take_candle(record, read_ms)
 
@@ -100,6 +103,15 @@ class Follower:
             return  # owes no forecast, but a dead letter
         self.source = candle.source
         self._account.candle(candle, record.timestamp)
+
+    def _take_forecast(self, record: Record) -> None:
+        try:
+            forecast = Forecast.decode(record.value)
+        except InvalidForecast as error:  # of somebody else: ours are valid
+            self._unusable.note(record, "invalid_forecast", error)
+            return
+        self._account.forecast(forecast, record.timestamp)
+        self._show(forecast)
 
     def _show(self, forecast: Forecast) -> None:
         self.newest[forecast.symbol] = forecast

@@ -18,9 +18,9 @@ from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
 from shared import process, topics
-from shared.history import HistoryError
 from shared.metrics import ProducerMetrics
 from shared.process import Exit, now_ms
+from shared.series import HistoryError
 from shared.status import Health, StatusPortError, StatusServer
 
 log = logging.getLogger("producer")

@@ -31,7 +31,7 @@ class Tail:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the newest candle of every symbol is known."""
+        """True when the newest candle of every symbol is known."""
         return not self._missing
 
     def read(self, messages: Iterable[tuple[bytes | None, bytes | None]]) -> None:
@@ -87,14 +87,20 @@ async def newest_published(
         interval: of the candles to look for.
         since_ms: time before which appended candles are not read.
 
+    Waits for the brokers, and says so in the log.
+
     Raises:
-        ResumeError: when the topic cannot be read.
+        ResumeError: when the topic cannot be read, whatever the brokers do.
     """
     topic = settings.candles_topic
     by_partition = _symbols_by_partition(topic, partitions, symbols)
-    try:
+
+    async def read() -> dict[str, list[Candle]]:
         async with kafka.connected(kafka.consumer(settings)) as consumer:
             return await _newest(consumer, by_partition, interval, since_ms)
+
+    try:
+        return await kafka.when_reachable(settings, read)
     except KafkaError as error:
         raise ResumeError(f"topic {topic}: its end cannot be read: {error!r}") from error
 

@@ -9,11 +9,12 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from producer.yahoo import Span, default_poll_ms, why_impossible
+from producer.yahoo import INTERVALS, Span, default_poll_ms, why_impossible
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Interval
 from shared.kafka import KafkaSettings
 from shared.process import now_ms
 from shared.settings import CommaSeparated, own
+from shared.table_settings import PATH, TableSettings
 
 PROCESS: Final = "producer"
 """The process's name in its variables, log lines and metrics."""
@@ -43,7 +44,7 @@ Time = Annotated[str | None, AfterValidator(_time)]
 """Date or time in ISO 8601, as a setting."""
 
 
-class ProducerSettings(KafkaSettings):
+class ProducerSettings(KafkaSettings, TableSettings):
     """Publishes closed candles to Kafka, keyed by symbol.
 
     After a stop, even by kill -9, it resumes after the last candle in the topic.
@@ -52,6 +53,7 @@ class ProducerSettings(KafkaSettings):
       python -m producer                                  the bundled real candles, at once
       python -m producer --speed 50 --symbols AAPL,MSFT   50 candles a second
       python -m producer --path candles.csv --interval 1m
+      python -m producer --path 'prices/*.csv' --timezone Europe/Warsaw
       python -m producer --source yfinance --symbols AAPL,^GSPC,BTC-USD --interval 1m
       python -m producer --source live --symbols-file nasdaq.txt --interval 1m
       python -m producer --source backfill --interval 1h --start 2026-01-01
@@ -81,8 +83,11 @@ class ProducerSettings(KafkaSettings):
     )
     path: Path | None = Field(
         None,
-        description="for replay: CSV or Parquet file with the columns symbol, date (or open_ms), "
-        "open, high, low, close, volume, and perhaps adj_close; by default the bundled candles",
+        description=f"for replay: {PATH}; by default the bundled candles",
+    )
+    again: bool = Field(
+        default=False,
+        description="for replay: publish also what is not newer than the topic, as corrections",
     )
     speed: float | None = Field(
         None, gt=0, description="for replay: candles a second; by default as fast as possible"
@@ -174,6 +179,10 @@ class ProducerSettings(KafkaSettings):
         replays = self.source == "replay" or self.fallback == "replay"
         if replays and self.path is None and self.interval != "1d":
             raise _inconsistent(f"interval: the bundled candles are 1d, got {self.interval!r}")
+        if self.source != "replay" and self.interval not in INTERVALS:
+            raise _inconsistent(
+                f"interval: Yahoo has candles of {', '.join(INTERVALS)}, got {self.interval!r}"
+            )
         if self.source == "live" and INTERVALS_MS[self.interval] >= DAY_MS:
             raise _inconsistent(f"interval: live makes candles below a day, got {self.interval!r}")
         if self.source == "backfill":

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -13,7 +16,7 @@ from producer.source import Kind, Publication
 from shared import kafka
 from shared.candles import Candle
 from shared.headers import cloud_event
-from shared.kafka import KafkaError, KafkaSettings, KafkaTimeoutError
+from shared.kafka import KafkaError, KafkaSettings, KafkaTimeoutError, Producer
 from shared.metrics import ProducerMetrics
 from shared.process import now_ms
 
@@ -25,6 +28,10 @@ MAX_RECORDS_BYTES: Final = 1 << 17
 CLOSE_TIMEOUT_S: Final = 7.0
 """Longest wait for acknowledgements at the end of the process; SIGTERM allows 10 s."""
 
+FIRST_WAIT_S: Final = 0.1
+LONGEST_WAIT_S: Final = 2.0
+"""Pauses before a new client sends what the last one gave up."""
+
 _SLOW_S: Final = 2.0
 
 EVENT_TYPE: Final = "market.candle.v1"
@@ -35,6 +42,18 @@ class PublishError(Exception):
     """A candle that the broker refused, or a broker that cannot be reached."""
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A candle that the broker has not acknowledged."""
+
+    number: int
+    publication: Publication
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    since_s: float
+
+
 class KafkaSink:
     """Publishes candles in the order given; use as an async context manager.
 
@@ -42,7 +61,11 @@ class KafkaSink:
     so the candles of a symbol arrive in order and without holes: a restart resumes after the
     newest in the topic. After a refusal nothing more is sent, for the same reason.
 
-    While Kafka does not answer it buffers a bounded number of candles; then ``publish`` waits,
+    A client gives up a batch after a while without a leader or a broker. Then a new one sends
+    all that is not acknowledged, in order and for as long as it takes. What the broker had taken
+    without an acknowledgement is repeated so.
+
+    While Kafka does not answer it holds a bounded number of candles; then ``publish`` waits,
     and with it the source. A restart publishes what the topic then lacks.
     """
 
@@ -64,32 +87,48 @@ class KafkaSink:
             buffered: most candles handed over and not acknowledged; 5,000 are about 3 MB.
             measure_lag: whether the candles close while they are published.
         """
+        self._settings = settings
         self._topic = settings.candles_topic
         self._buffered = buffered
         self._measure_from_ms = now_ms() if measure_lag else None
         self._metrics = metrics
         self._event_source = f"candlecast/producer/{source}"
         self._acknowledged = metrics.candles.labels(source)
-        self._producer = kafka.producer(settings, max_batch_bytes=MAX_RECORDS_BYTES)
+        self._producer = self._new_producer()
         self._loop = asyncio.get_running_loop()
-        self._in_flight = 0
-        metrics.buffered.set_function(lambda: self._in_flight)
+        self._numbers = count(1)
+        self._held: dict[int, _Held] = {}  # by number, so in order
+        metrics.buffered.set_function(lambda: len(self._held))
         self._room = asyncio.Event()  # set while another candle may be handed over
         self._room.set()
-        self._idle = asyncio.Event()  # set while nothing is in flight
+        self._idle = asyncio.Event()  # set while nothing is held
         self._idle.set()
         self._failure: BaseException | None = None
+        self._broken: BaseException | None = None  # what the client gave up for
+        self._sending = asyncio.Lock()  # one candle after the other
+        self._renewal: asyncio.Task[None] | None = None
         self._first_s = 0.0
         self._last_ack_s = 0.0
         self.published = 0
 
+    def _new_producer(self) -> Producer:
+        return kafka.producer(self._settings, max_batch_bytes=MAX_RECORDS_BYTES)
+
     async def __aenter__(self) -> Self:
+        """Connect, and wait for a broker."""
         try:
-            await self._producer.start()
+            await kafka.when_reachable(self._settings, self._connect)
         except KafkaError as error:
-            await self._producer.stop()
             raise PublishError(f"no connection to Kafka: {error}") from error
         return self
+
+    async def _connect(self) -> None:
+        try:
+            await self._producer.start()
+        except BaseException:
+            await kafka.abandon(self._producer)
+            self._producer = self._new_producer()
+            raise
 
     async def __aexit__(
         self,
@@ -98,26 +137,30 @@ class KafkaSink:
         traceback: TracebackType | None,
     ) -> None:
         """Wait a while for acknowledgements, unless the broker has refused a candle."""
-        if self._failure is not None:
-            await self._producer.client.close()
-        try:
-            timeout_s = CLOSE_TIMEOUT_S if self._failure is None else 0.1
-            await asyncio.wait_for(self._producer.stop(), timeout_s)
-        except TimeoutError:
+        if self._failure is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), CLOSE_TIMEOUT_S)
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+        await kafka.abandon(self._producer)
+        if self._held and self._failure is None:
             log.warning(
-                "%d candles are not acknowledged; the next start publishes them", self._in_flight
+                "%d candles are not acknowledged; the next start publishes them", len(self._held)
             )
 
     async def partitions(self) -> list[int]:
-        """Return the numbers of the topic's partitions.
-
-        Waits a while for a new topic, of which not all brokers know yet.
+        """Return the numbers of the topic's partitions; waits for the brokers.
 
         Raises:
-            PublishError: when it is still unknown.
+            PublishError: when the topic is unknown, whatever the brokers do.
         """
         try:
-            return sorted(await self._producer.partitions_for(self._topic))
+            return sorted(
+                await kafka.when_reachable(
+                    self._settings, lambda: self._producer.partitions_for(self._topic)
+                )
+            )
         except KafkaError as error:
             raise PublishError(f"topic {self._topic}: {error!r}") from error
 
@@ -130,17 +173,11 @@ class KafkaSink:
         if not self._room.is_set():
             await self._wait_for_room()
         self._check()
-        candle = publication.candle
-        value = candle.encode()
-        headers = cloud_event(
-            _event_id(candle, value),
-            EVENT_TYPE,
-            self._event_source,
-            candle.close_ms,
-            **extensions(publication),
-        )
-        future = await self._send(candle.symbol.encode(), value, headers)
-        self._track(future, publication)
+        held = self._hold(publication)
+        if self._renewal is None:
+            async with self._sending:
+                await self._send(held)
+        self._check()
 
     async def _wait_for_room(self) -> None:
         # a fast source fills the buffer of a broker in good health too
@@ -165,68 +202,135 @@ class KafkaSink:
 
     def waiting_s(self) -> float:
         """Return how long candles have waited for the broker, in seconds."""
-        return self._loop.time() - self._last_ack_s if self._in_flight else 0.0
+        return self._loop.time() - self._last_ack_s if self._held else 0.0
 
     def rate(self) -> float:
         """Return candles a second, from the first one handed over to the newest acknowledged."""
         seconds = self._last_ack_s - self._first_s
         return self.published / seconds if seconds > 0 else 0.0
 
-    async def _send(
-        self, key: bytes, value: bytes, headers: list[tuple[str, bytes]]
-    ) -> asyncio.Future[Any]:
-        while True:
-            try:
-                sent: asyncio.Future[Any] = await self._producer.send(
-                    self._topic, value, key, headers=headers
-                )
-                return sent
-            except KafkaTimeoutError:
-                # the client's buffer is full and the candle not in it, so it is sent again
-                log.warning("Kafka has not taken a candle for a while; waiting")
-            except KafkaError as error:
-                self._fail(error)
-                self._check()
-
-    def _track(self, future: asyncio.Future[Any], publication: Publication) -> None:
+    def _hold(self, publication: Publication) -> _Held:
+        candle = publication.candle
+        value = candle.encode()
+        headers = cloud_event(
+            _event_id(candle, value),
+            EVENT_TYPE,
+            self._event_source,
+            candle.close_ms,
+            **extensions(publication),
+        )
         now_s = self._loop.time()
-        if self._in_flight == 0:
+        held = _Held(
+            next(self._numbers), publication, candle.symbol.encode(), value, headers, now_s
+        )
+        if not self._held:
             self._first_s = self._first_s or now_s
             self._last_ack_s = now_s
             self._idle.clear()
-        self._in_flight += 1
-        if self._in_flight >= self._buffered:
+        self._held[held.number] = held
+        if len(self._held) >= self._buffered:
             self._room.clear()
-        future.add_done_callback(partial(self._done, publication, now_s))
+        return held
 
-    def _done(self, publication: Publication, sent_s: float, future: asyncio.Future[Any]) -> None:
-        self._in_flight -= 1
+    async def _send(self, held: _Held) -> None:
+        """Hand a candle to the client; one that it does not take stays held."""
+        client = self._producer
+        while self._broken is None and self._failure is None:
+            try:
+                future = await client.send(self._topic, held.value, held.key, headers=held.headers)
+            except KafkaTimeoutError:
+                # the client's buffer is full and the candle not in it, so it is sent again
+                log.warning("Kafka has not taken a candle for a while; waiting")
+            except kafka.TRANSIENT as error:
+                self._judge(error)
+            else:
+                future.add_done_callback(partial(self._done, held, client))
+                return
+
+    def _done(self, held: _Held, client: Producer, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
-        if error is not None:
-            self._fail(error)
-        elif not future.cancelled():
-            self._count(publication, sent_s)
-        if self._in_flight < self._buffered:
+        if error is None and not future.cancelled():
+            self._release(held)
+        elif error is not None and client is self._producer:
+            self._judge(error)
+
+    def _release(self, held: _Held) -> None:
+        if self._held.pop(held.number, None) is None:
+            return  # a repeat
+        self._count(held)
+        if len(self._held) < self._buffered:
             self._room.set()
-        if self._in_flight == 0:
+        if not self._held:
             self._idle.set()
 
-    def _count(self, publication: Publication, sent_s: float) -> None:
-        candle = publication.candle
+    def _count(self, held: _Held) -> None:
+        candle = held.publication.candle
         self._last_ack_s = self._loop.time()
         self.published += 1
         self._acknowledged.inc()
-        self._metrics.publish_seconds.observe(self._last_ack_s - sent_s)
-        if publication.kind in {Kind.CLOSED, Kind.PROVISIONAL}:
+        self._metrics.publish_seconds.observe(self._last_ack_s - held.since_s)
+        if held.publication.kind in {Kind.CLOSED, Kind.PROVISIONAL}:
             self._metrics.newest_close.labels(candle.symbol).set(candle.close_ms / 1000)
             if self._measure_from_ms is not None and candle.close_ms >= self._measure_from_ms:
                 lag_s = (now_ms() - candle.close_ms) / 1000
                 self._metrics.publish_lag_seconds.observe(lag_s)
 
+    def _judge(self, error: BaseException) -> None:
+        """Begin again with a new client, or end, by what an error says."""
+        if not kafka.is_transient(error):
+            self._fail(error)
+        elif self._failure is None:
+            kafka.silence(self._producer)  # at once: later candles must not overtake
+            self._broken = self._broken or error
+            if self._renewal is None:
+                self._renewal = asyncio.create_task(self._renew())
+
     def _fail(self, error: BaseException) -> None:
+        kafka.silence(self._producer)
         self._failure = self._failure or error
         self._room.set()
         self._idle.set()
+
+    async def _renew(self) -> None:
+        try:
+            await self._send_again()
+        except Exception as error:  # noqa: BLE001 - else nobody would ever send again
+            self._fail(error)
+        self._renewal = None
+
+    async def _send_again(self) -> None:
+        """Send all that is held by a new client, again and again until one takes it."""
+        wait_s, next_line_s = FIRST_WAIT_S, 0.0
+        async with self._sending:
+            while self._broken is not None and self._failure is None:
+                if self._loop.time() >= next_line_s:
+                    log.warning(
+                        "waiting for Kafka at %s, %d candles wait: %r",
+                        self._settings.bootstrap, len(self._held), self._broken,
+                    )  # fmt: skip
+                    next_line_s = self._loop.time() + kafka.SAY_S
+                await kafka.abandon(self._producer)
+                self._producer = self._new_producer()
+                try:
+                    await self._producer.start()
+                except kafka.TRANSIENT as error:
+                    self._judge(error)
+                else:
+                    self._broken = None
+                    await self._send_held()
+                if self._broken is None:
+                    break  # at once: whatever is held from now on is sent by ``publish``
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _send_held(self) -> None:
+        newest = 0
+        while fresh := [held for held in self._held.values() if held.number > newest]:
+            for held in fresh:
+                if self._broken is not None or self._failure is not None:
+                    return
+                await self._send(held)
+                newest = held.number
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -13,9 +13,13 @@ from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
 from producer.source import CandleSource, SourceError
 from producer.yahoo import cookies
-from shared.history import BUNDLED_SYMBOLS, History, bundled, from_file
+from shared import findings
+from shared.candles import RejectReason
+from shared.collector import DUPLICATE
+from shared.history import BUNDLED_SYMBOLS, bundled, from_file
 from shared.metrics import ProducerMetrics
 from shared.process import now_ms
+from shared.series import History
 
 log = logging.getLogger(__name__)
 
@@ -38,25 +42,23 @@ def open_source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterato
 
 
 def replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource:
-    """Return the replay of a file, or of the bundled candles; logs the rows that it leaves out."""
+    """Return the replay of a file, or of the bundled candles; logs what is odd about them."""
     history = _history(settings)
-    for row in history.rejected[:10]:
-        log.warning("%s: row %d: %s: left out", history.name, row.row, row.detail)
-    for row in history.rejected:
-        metrics.rejects.labels(row.reason.value).inc()
-    if history.rejected:
-        log.warning(
-            "%s: %d rows left out, %d candles", history.name, len(history.rejected),
-            len(history.candles),
-        )  # fmt: skip
-    return ReplaySource(history, settings.interval, settings.speed)
+    for note in history.notes:
+        log.info("%s: %s", history.name, note)
+    for line in findings.lines(history, findings.of_history(history)):
+        log.warning("%s: %s", history.name, line)
+    for rule, count in history.left_out.items():
+        reason = RejectReason.INCONSISTENT if rule == DUPLICATE else RejectReason(rule)
+        metrics.rejects.labels(reason.value).inc(count)
+    return ReplaySource(history, settings.speed, again=settings.again)
 
 
 def _history(settings: ProducerSettings) -> History:
     symbols = _symbols(settings)
     if settings.path is None:
         return bundled(symbols or BUNDLED_SYMBOLS)
-    return from_file(settings.path, settings.interval, symbols)
+    return from_file(settings.path, settings.interval, settings.read_options(symbols))
 
 
 def _symbols(settings: ProducerSettings) -> tuple[str, ...]:

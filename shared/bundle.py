@@ -1,4 +1,4 @@
-"""A model on disk: its graph, what it was trained on, and how to run it; loading verifies all."""
+"""Bundle: a model on disk, with its provenance and golden forecasts; loading verifies it all."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ FILE_NAMES: Final = (ONNX_NAME, WEIGHTS_NAME, SCALERS_NAME, GOLDEN_NAME)
 FORMAT: Final = 3
 
 MAX_FILE_BYTES: Final = 64 << 20
-"""Largest file of a bundle that is read; the default bundle's graph is 0.3 MB."""
+"""Largest file of a bundle; the default bundle's graph has 0.3 MB."""
 
 INPUTS: Final = ("candles", "open_ms")
+"""Names of the graph's input tensors."""
+
 OUTPUTS: Final = ("log_return", "volatility")
-"""Names of the tensors of a bundle's graph."""
+"""Names of the graph's output tensors."""
 
 
 Setting = str | int | float | bool | list[int] | list[float] | list[str] | None
-"""How a model was trained: a value of any setting, for people."""
+"""Value of a setting of the training, for people to read."""
 
 
 class BundleError(Exception):
@@ -171,7 +173,7 @@ class Golden:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Golden:
-        """Return what an archive holds; raises ``ValueError`` or ``KeyError`` for another one."""
+        """Return an archive's content; raises ``ValueError`` or ``KeyError`` for another one."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls.__annotations__})
 
@@ -233,10 +235,10 @@ def load(path: Path) -> Bundle:
 def _read_config(path: Path) -> BundleConfig:
     data = _read(path)
     try:
-        found = _Format.model_validate_json(data)
-        if found.format != FORMAT:
+        version = _Format.model_validate_json(data).format
+        if version != FORMAT:
             raise BundleError(
-                f"{path}: expected format {FORMAT}, got {found.format}, which another version of "
+                f"{path}: expected format {FORMAT}, got {version}, which another version of "
                 "Candlecast made. Make a new bundle: python -m trainer fit --data CANDLES --out "
                 "BUNDLE"
             )
@@ -246,7 +248,7 @@ def _read_config(path: Path) -> BundleConfig:
 
 
 class _Format(BaseModel):
-    """What a config of any version has."""
+    """Field that the config of any version has."""
 
     format: int
 
@@ -255,7 +257,7 @@ def _read(path: Path) -> bytes:
     """Return a regular file of bounded size; a FIFO or a device would never end."""
     try:
         if path.exists() and not path.is_file():
-            raise BundleError(f"{path}: expected a regular file, found another kind")
+            raise BundleError(f"{path}: expected a regular file, got another kind")
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Final, Self
@@ -9,7 +10,15 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.messages import Message, contradiction, describe, shown
+from shared.messages import (
+    END_MS,
+    FIRST_MS,
+    SYMBOL_PATTERN,
+    Message,
+    contradiction,
+    describe,
+    shown,
+)
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 86_400_000
@@ -24,17 +33,35 @@ WEEKEND: Final = (2, 3)
 INTERVALS_MS: Final[dict[str, int]] = {
     "1m": MINUTE_MS,
     "2m": 2 * MINUTE_MS,
+    "3m": 3 * MINUTE_MS,
     "5m": 5 * MINUTE_MS,
     "15m": 15 * MINUTE_MS,
     "30m": 30 * MINUTE_MS,
     "60m": 60 * MINUTE_MS,
     "90m": 90 * MINUTE_MS,
     "1h": 60 * MINUTE_MS,
+    "4h": 240 * MINUTE_MS,
     "1d": DAY_MS,
     "5d": 5 * DAY_MS,
     "1wk": 7 * DAY_MS,
+    "1mo": 31 * DAY_MS,
 }
-"""Length of each interval in milliseconds; the names are yfinance's."""
+"""Length of each interval in milliseconds, of a month the longest; the names are yfinance's."""
+
+_UNITS: Final[dict[str, str]] = {
+    spelling: unit
+    for unit, spellings in {
+        "m": "m min mins minute minutes t",
+        "h": "h hr hour hours hourly",
+        "d": "d day days daily",
+        "wk": "w wk week weeks weekly",
+        "mo": "mo mon mn month months monthly",
+    }.items()
+    for spelling in spellings.split()
+}
+_SAME: Final = {"240m": "4h", "24h": "1d", "7d": "1wk", "1440m": "1d"}
+_COUNT_FIRST: Final = re.compile(r"(\d{0,4})[ _-]?([A-Za-z]+)|(\d{1,4})")
+_UNIT_FIRST: Final = re.compile(r"(M|H|D|W|MN)(\d{1,3})")
 
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
@@ -44,12 +71,33 @@ def midnight_ms(day: date) -> int:
     return (day.toordinal() - _EPOCH_DAY) * DAY_MS
 
 
+def interval_named(text: str) -> str | None:
+    """Return the interval that a usual name means, such as 1D, 60min, 1w, H4; or None.
+
+    A capital M is a month after a number (Binance, pandas) and minutes before one (MetaTrader).
+    """
+    plain = text.strip()
+    if plain in INTERVALS_MS:
+        return plain
+    if turned := _UNIT_FIRST.fullmatch(plain):
+        unit, count = turned[1].lower(), turned[2]
+    elif spelt := _COUNT_FIRST.fullmatch(plain):
+        count, unit = spelt[1] or spelt[3] or "1", spelt[2] or "m"
+        unit = "mo" if unit in {"M", "ME", "MS"} else unit.lower()
+    else:
+        return None
+    name = f"{int(count)}{_UNITS.get(unit, unit)}"
+    name = _SAME.get(name, name)
+    return name if name in INTERVALS_MS else None
+
+
 def known_interval(value: str) -> str:
-    """Return the name of an interval; a validator that refuses unknown ones."""
-    if value not in INTERVALS_MS:
+    """Return the name of an interval in any spelling; a validator that refuses unknown ones."""
+    interval = interval_named(value)
+    if interval is None:
         rule = f"expected one of {', '.join(INTERVALS_MS)}"
         raise PydanticCustomError("rule", "{rule}", {"rule": rule})
-    return value
+    return interval
 
 
 Interval = Annotated[str, AfterValidator(known_interval)]
@@ -94,8 +142,9 @@ MIN_PRICE: Final = 1e-30
 """Smallest price, for the same reason."""
 
 Price = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
-Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9^=.\-_/&:]{1,32}$")]
-Millis = Annotated[int, Field(ge=0, lt=1 << 53)]
+Symbol = Annotated[str, Field(pattern=SYMBOL_PATTERN)]
+Millis = Annotated[int, Field(ge=FIRST_MS, lt=END_MS)]
+"""A time, UTC epoch milliseconds: of 1900 to 2199, so that seconds or microseconds show."""
 
 
 class Ohlcv(Message):

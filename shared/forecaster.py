@@ -1,7 +1,7 @@
-"""Windows to forecasts: one call of the model's graph, and back to prices.
+"""Forecaster: turns windows into distributions by one call of the model's graph, and into prices.
 
-The worker, the API and the back-test all come through ``forecast`` or, for arrays, through
-``Forecaster.predict`` and ``to_prices``; nothing else turns candles into numbers.
+Worker, API and back-test all use ``forecast`` or, for arrays, ``Forecaster.predict`` and
+``to_prices``. Nothing else turns candles into forecasts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from shared.window import Window, stack
 Floats = NDArray[np.floating[Any]]
 
 CALL_WINDOWS: Final = 128
-"""Most windows in one model call: more of them outgrow the processor's cache, and cost more."""
+"""Most windows in one model call; more outgrow the processor's cache and cost more each."""
 
 TOLERANCE: Final = 1e-5
-"""Largest difference of a golden forecast, in log return or volatility, between two machines."""
+"""Largest difference of a golden forecast between machines, in log return or volatility."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Prediction:
 
 
 class Forecaster(Protocol):
-    """Anything that turns full windows into distributions.
+    """Port of models: turns full windows into distributions.
 
-    ``predict`` is pure, accepts any batch of at least one window, and gives a window the same
-    numbers, bit for bit, whatever else is in the batch: repeats after a fault must be equal.
+    ``predict`` takes a batch of at least one window and has no effect but its answer. It gives a
+    window the same numbers, bit for bit, whatever else is in the batch: repeats after a fault must
+    be equal.
     """
 
     @property
@@ -115,7 +116,7 @@ class ModelSet:
 
 
 Watch = Callable[[float], object]
-"""Takes the seconds that a model call took."""
+"""Function that takes the duration of a model call, in seconds."""
 
 
 class OnnxForecaster:
@@ -157,18 +158,18 @@ class OnnxForecaster:
 
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         started_s = perf_counter()
-        found = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
+        outputs = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
         self._watch(perf_counter() - started_s)
-        return Prediction(*found)
+        return Prediction(*outputs)
 
     def _repeat_golden(self, bundle: Bundle) -> None:
         """Raise ``BundleError`` unless the graph repeats the golden forecasts."""
         golden = bundle.golden
-        found = self.predict(golden.candles, golden.open_ms)
+        repeated = self.predict(golden.candles, golden.open_ms)
         sizes = (len(self.horizons), len(self.quantile_levels))
         for name, got, expected, shape in (
-            ("log_return", found.log_return, golden.log_return, sizes),
-            ("volatility", found.volatility, golden.volatility, sizes[:1]),
+            ("log_return", repeated.log_return, golden.log_return, sizes),
+            ("volatility", repeated.volatility, golden.volatility, sizes[:1]),
         ):
             if got.shape != (len(golden.candles), *shape) or expected.shape != got.shape:
                 raise BundleError(
@@ -185,7 +186,7 @@ class OnnxForecaster:
 
 @dataclass(frozen=True)
 class Due:
-    """A window whose forecast is owed, and what identifies it."""
+    """A window to forecast from, and the identity of its forecast."""
 
     symbol: str
     interval: str
@@ -195,12 +196,12 @@ class Due:
 
 
 def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
-    """Return the forecast of each due window, in order, by as few model calls as are good.
+    """Return the forecast of each due window, in order, with as few model calls as pay.
 
     Raises:
         ValueError: when a window is of no length that its model takes.
     """
-    made: dict[int, Forecast] = {}
+    forecasts: dict[int, Forecast] = {}
     rows_of: dict[tuple[int, int], tuple[Forecaster, list[int]]] = {}
     for row, owed in enumerate(due):
         forecaster = models.of(owed.interval)
@@ -208,13 +209,13 @@ def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
         rows_of.setdefault(key, (forecaster, []))[1].append(row)
     for forecaster, rows in rows_of.values():
         for start in range(0, len(rows), CALL_WINDOWS):
-            some = rows[start : start + CALL_WINDOWS]
-            messages = _forecast_some(forecaster, [due[row] for row in some], now_ms)
-            made.update(zip(some, messages, strict=True))
-    return [made[row] for row in range(len(due))]
+            call = rows[start : start + CALL_WINDOWS]
+            messages = _one_call(forecaster, [due[row] for row in call], now_ms)
+            forecasts.update(zip(call, messages, strict=True))
+    return [forecasts[row] for row in range(len(due))]
 
 
-def _forecast_some(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
+def _one_call(forecaster: Forecaster, due: list[Due], now_ms: int) -> list[Forecast]:
     for owed in due:
         lengths = forecaster.lengths(owed.interval)
         if len(owed.window) not in lengths:

@@ -1,44 +1,113 @@
-"""The forecast: its message, its identity and the nominal times of its horizons."""
+"""Forecast: the message, its rules, its identity and the nominal close of each horizon."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+import re
+from itertools import pairwise
+from typing import Annotated, Final, Self
 
-from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Millis, Symbol
-from shared.messages import Message
+from pydantic import Field, ValidationError, model_validator
+
+from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, WEEKEND, Interval, Millis, Symbol
+from shared.intervals import MONTH, later_month_ms
+from shared.messages import Message, contradiction, describe
 
 MEDIAN: Final = 0.5
-"""The quantile level that every forecast has."""
+"""Level of the median, which every forecast has."""
+
+MAX_FORECAST_BYTES: Final = 16 << 10
+"""Largest message of a forecast: one of 12 horizons with 7 levels is 3 kB."""
+
+MAX_HORIZONS: Final = 64
+"""Most horizons of a forecast."""
+
+MAX_LEVELS: Final = 99
+"""Most quantile levels of a horizon."""
+
+_LEVEL: Final = re.compile(r"0\.[0-9]{1,12}|[1-9](\.[0-9]{1,6})?e-[0-9]{1,2}", re.ASCII)
+_MEDIAN_LEVEL: Final = f"{MEDIAN:g}"
+
+PredictedPrice = Annotated[float, Field(ge=1e-60, le=1e60)]
+"""A price that a model expects: a candle's lies within 1e-30 and 1e30, and what is beyond twice
+those orders of magnitude would overflow in a ratio of prices."""
+
+
+class InvalidForecast(ValueError):
+    """A message that is not a valid forecast; its text names the rule that it breaks."""
 
 
 class Horizon(Message):
     """The forecast of one candle ahead."""
 
-    step: int  # candles ahead, from 1
+    step: Annotated[int, Field(ge=1, le=MAX_CANDLES)]  # candles ahead
     due_ms: Millis  # nominal close of the candle being forecast, UTC; see due_ms()
-    predicted_close: float  # median, quote currency
-    quantiles: dict[str, float]  # level -> price, quote currency, in rising order
-    volatility: float  # range-based standard deviation of the log return, per candle
+    predicted_close: PredictedPrice  # median, quote currency
+    quantiles: Annotated[
+        dict[str, PredictedPrice], Field(min_length=1, max_length=MAX_LEVELS)
+    ]  # level -> price, quote currency, in rising order
+    volatility: Annotated[float, Field(ge=0)]  # deviation of the log return, per candle
+
+    @model_validator(mode="after")
+    def _quantiles_rise(self) -> Self:
+        for level in self.quantiles:
+            if not _LEVEL.fullmatch(level) or float(level) == 0:
+                raise _inconsistent("quantiles", "levels between 0 and 1, as in 0.05", level)
+        for low, high in pairwise(self.quantiles):
+            if float(low) >= float(high):
+                raise _inconsistent("quantiles", f"a level above {low} after it", high)
+        for lower, higher in pairwise(self.quantiles.values()):
+            if lower > higher:
+                raise _inconsistent("quantiles", f"at least {lower} at the next level", higher)
+        if _MEDIAN_LEVEL not in self.quantiles:
+            raise _inconsistent("quantiles", f"the level {_MEDIAN_LEVEL}", list(self.quantiles))
+        return self
 
 
 class Forecast(Message):
-    """What one window of closed candles says about the candles after it."""
+    """Forecast of the candles after a window of closed candles."""
 
-    id: str  # same window and model -> same id and same numbers
+    id: Annotated[str, Field(max_length=64)]  # same window and model -> same id and same numbers
     symbol: Symbol
-    interval: str
+    interval: Interval
     as_of_ms: Millis  # close of the last candle used, UTC
-    last_close: float  # quote currency
-    model_version: str
+    last_close: PredictedPrice  # quote currency
+    model_version: Annotated[str, Field(max_length=128)]
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
-    horizons: tuple[Horizon, ...]
+    horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        for before, after in pairwise(self.horizons):
+            if before.step >= after.step:
+                raise _inconsistent("horizons", f"a step above {before.step} after it", after.step)
+        return self
 
     @classmethod
-    def decode(cls, value: bytes) -> Forecast:
-        """Return the forecast in a message's value; raises ``ValidationError``."""
-        forecast: Forecast = cls.__pydantic_validator__.validate_json(value)
+    def decode(cls, value: bytes | None) -> Forecast:
+        """Return the forecast in a message's value.
+
+        Whoever may write to the topic may write anything, so each rule is checked here; what our
+        own code makes is ``trusted`` and is not checked again.
+
+        Raises:
+            InvalidForecast: naming the first rule that the value breaks.
+        """
+        if not value:
+            raise InvalidForecast("value: expected a forecast, got nothing")
+        if len(value) > MAX_FORECAST_BYTES:
+            raise InvalidForecast(
+                f"value: expected at most {MAX_FORECAST_BYTES} bytes, got {len(value)}"
+            )
+        try:
+            forecast: Forecast = cls.__pydantic_validator__.validate_json(value)
+        except ValidationError as error:
+            raise InvalidForecast(describe(error.errors(include_url=False)[0])) from None
         return forecast
+
+
+def _inconsistent(field: str, expected: str, got: object) -> Exception:
+    return contradiction("inconsistent", field, expected, got)
 
 
 def forecast_id(
@@ -55,10 +124,12 @@ def forecast_id(
 def due_ms(as_of_ms: int, interval: str, step: int, *, trades_weekends: bool) -> int:
     """Return the nominal close of the candle ``step`` candles after one closed at ``as_of_ms``.
 
-    No exchange calendar is asked: daily candles skip Saturdays and Sundays unless the symbol
+    Without an exchange calendar: daily candles skip Saturdays and Sundays unless the symbol
     trades then; holidays and the night between two sessions of an intraday series are not
     skipped. The true close is never earlier.
     """
+    if interval == MONTH:
+        return later_month_ms(as_of_ms, step)
     length = INTERVALS_MS[interval]
     if interval != "1d" or trades_weekends:
         return as_of_ms + step * length

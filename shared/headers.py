@@ -1,4 +1,4 @@
-"""The headers of every message: content type and CloudEvents in Kafka's binary mode."""
+"""Kafka headers of every message: content type and CloudEvents attributes in binary mode."""
 
 from __future__ import annotations
 

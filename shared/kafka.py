@@ -6,7 +6,9 @@ No other module makes a client (Faust makes its own), so what every client needs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import logging
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
@@ -18,6 +20,7 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    LeaderNotAvailableError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
     ProducerFenced,
@@ -38,6 +41,7 @@ __all__ = [
     "KafkaError",
     "KafkaSettings",
     "KafkaTimeoutError",
+    "LeaderNotAvailableError",
     "NewTopic",
     "Partition",
     "Producer",
@@ -56,8 +60,13 @@ __all__ = [
     "partition_of",
     "producer",
     "read_to_end",
+    "silence",
+    "when_reachable",
 ]
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 Consumer = AIOKafkaConsumer
 Producer = AIOKafkaProducer
 Partition = TopicPartition
@@ -70,6 +79,12 @@ POLL_MS: Final = 200
 REQUEST_S: Final = 15.0
 """Longest wait for an answer of the broker: a half-open connection shows no other way."""
 
+RETRY_S: Final = 1.0
+"""Pause before what needs a broker is tried again."""
+
+SAY_S: Final = 10.0
+"""Time between two lines of the log while a broker is waited for."""
+
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
 
@@ -79,6 +94,8 @@ SILENCE_S: Final = 10.0
 
 class SilentError(KafkaError):
     """A topic of which nothing comes though it has more."""
+
+    retriable = True
 
 
 class KafkaSettings(ServiceSettings):
@@ -166,8 +183,41 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError | RuntimeError | TimeoutError)
 
 
+async def when_reachable(
+    kafka: KafkaSettings, work: Callable[[], Awaitable[T]], *, timeout_s: float = math.inf
+) -> T:
+    """Repeat work until the broker lets it succeed; return its result.
+
+    Raises:
+        Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
+    """
+    loop = asyncio.get_running_loop()
+    deadline, next_line_s = loop.time() + timeout_s, 0.0
+    while True:
+        try:
+            return await work()
+        except TRANSIENT as error:
+            if not is_transient(error) or loop.time() >= deadline:
+                raise
+            if loop.time() >= next_line_s:
+                log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
+                next_line_s = loop.time() + SAY_S
+        await asyncio.sleep(RETRY_S)
+
+
+def silence(client: Producer) -> None:
+    """Let a producer begin no further batch, from now on."""
+    sender = client._sender  # noqa: SLF001 - ``stop`` waits for it to send everything
+    if sender is not None and sender.sender_task is not None:
+        sender.sender_task.cancel()
+
+
 async def abandon(client: Producer) -> None:
-    """Close a producer without sending what it still holds; whatever fails is over anyway."""
+    """Close a producer without sending what it still holds; whatever fails is over anyway.
+
+    Its sender ends first: it would connect again, and send after the client that follows.
+    """
+    silence(client)
     with suppress(*TRANSIENT):
         async with asyncio.timeout(CLOSE_S):
             await client.client.close()

@@ -39,6 +39,9 @@ class Message(BaseModel):
 Place = tuple[int | str, ...]
 """A place in a JSON document: names of fields and numbers in arrays."""
 
+MAX_DEPTH: Final = 8
+"""Most parts of a place that are put in words; no message of ours is as deep."""
+
 
 @dataclass(frozen=True)
 class BrokenRule:
@@ -48,6 +51,22 @@ class BrokenRule:
     rule: str  # by pydantic's name, as in greater_than, or our own
     message: str  # as in "expected more than 0, got -1"
 
+
+FIRST_MS: Final = -2_208_988_800_000
+"""Earliest time of any message: the start of 1900, UTC epoch milliseconds."""
+
+END_MS: Final = 7_258_118_400_000
+"""The time before which all others lie: the start of 2200, UTC epoch milliseconds."""
+
+_CHARACTER: Final = r"A-Za-z0-9^=.\-_/&:!$+#@*'()"
+SYMBOL_PATTERN: Final = rf"^[{_CHARACTER}](?:[{_CHARACTER} ]{{0,30}}[{_CHARACTER}])?$"
+"""What a symbol may be; a comma it may not have, since that separates symbols in queries."""
+
+_IN_WORDS: Final[dict[str, str]] = {
+    SYMBOL_PATTERN: "1 to 32 letters of English, digits, spaces inside, or any of "
+    ". - _ ^ = / & : ! $ + # @ * ' ( )",
+}
+"""What a pattern means."""
 
 _EXPECTED: Final[dict[str, str]] = {
     "missing": "a value",
@@ -65,7 +84,7 @@ _EXPECTED: Final[dict[str, str]] = {
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
-    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_pattern_mismatch": "{pattern}",
     "string_too_long": "text of at most {max_length} characters",
     "too_long": "an array of at most {max_length}",
     "too_short": "an array of at least {min_length}",
@@ -85,9 +104,12 @@ def broken_rule(error: ErrorDetails) -> BrokenRule:
     if "field" in context:
         return BrokenRule((*place, context["field"]), rule, context["message"])
     got = _got(error)
-    if rule in _EXPECTED:
+    if FIRST_MS in context.values() or END_MS in context.values():
+        expected = f"expected {TIME_EXPECTED}"
+        got = shown(error["input"]) + unit_hint(error["input"])
+    elif rule in _EXPECTED:
         limits = {
-            name: limit if isinstance(limit, str) else shown(limit)
+            name: _IN_WORDS.get(limit, limit) if isinstance(limit, str) else shown(limit)
             for name, limit in context.items()
         }
         expected = f"expected {_EXPECTED[rule].format_map(limits)}"
@@ -96,6 +118,17 @@ def broken_rule(error: ErrorDetails) -> BrokenRule:
     else:
         expected = error["msg"].replace("Input should be", "expected", 1)
     return BrokenRule(place, rule, f"{expected}, got {got}" if got else expected)
+
+
+TIME_EXPECTED: Final = "a time from 1900 to 2199 in UTC milliseconds"
+
+
+def unit_hint(value: object) -> str:
+    """Return the unit that a time may have instead of milliseconds, as a question; or nothing."""
+    for unit, divisor in (("microseconds", 1000), ("nanoseconds", 1_000_000)):
+        if isinstance(value, int) and FIRST_MS <= value // divisor < END_MS:
+            return f": {unit}? divide by {divisor}"
+    return ""
 
 
 def contradiction(
@@ -115,11 +148,19 @@ def describe(error: ErrorDetails) -> str:
 
 
 def field_name(place: Place) -> str:
-    """Return a place in words: ``("history", 17, "high")`` is ``history[17].high``."""
+    """Return a place in words: ``("history", 17, "high")`` is ``history[17].high``.
+
+    A name may be of a client's making and of any length, so it is shortened.
+    """
     name = ""
-    for part in place:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}"
+    for part in place[:MAX_DEPTH]:
+        name += f"[{part}]" if isinstance(part, int) else f".{short(part)}"
     return name.removeprefix(".")
+
+
+def short(text: str, most: int = 60) -> str:
+    """Return text of at most ``most`` characters, the end left off where it is longer."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def shown(value: object) -> str:
@@ -131,7 +172,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"an array of {len(value)}"
     text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return short(text)
 
 
 def _got(error: ErrorDetails) -> str:

@@ -33,6 +33,18 @@ FLOW_SECONDS: Final = (
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets for the members of a batch."""
 
+OPEN_METRICS: Final = "application/openmetrics-text"
+"""The media type of the newer of the two formats that Prometheus reads."""
+
+
+def known_format(accept: str) -> str:
+    """Return an Accept header that ``prometheus_client`` can read, for any that a client sends.
+
+    It fails on versions and escapings that it does not know, and
+    echoes those that it does.
+    """
+    return f"{OPEN_METRICS};version=1.0.0" if OPEN_METRICS in accept else ""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -271,6 +283,12 @@ class ApiMetrics(ModelMetrics):
         "candlecast_stream_ignored",
         "Messages of the topics that could not be used, by reason.",
         "reason",
+    )
+    series = gauge("candlecast_stream_series", "Series of the stream that are in memory.")
+    series_bytes = gauge("candlecast_stream_series_bytes", "Size of these series, about.")
+    forgotten = counter(
+        "candlecast_stream_series_forgotten",
+        "Series that went from memory, silent for longest, as the others took all of its room.",
     )
     subscribers = gauge("candlecast_subscribers", "Clients of the event stream.")
     dropped = counter(

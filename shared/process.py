@@ -138,6 +138,16 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def is_being_cancelled() -> bool:
+    """Return True when the current task itself is being cancelled.
+
+    A ``CancelledError`` without that comes from a future that somebody else cancelled: aiokafka
+    cancels what waits for a connection that it closes.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def in_words(error: BaseException) -> str:
     """Return an error as one line; a file's with its name, one without words with its type's."""
     if isinstance(error, OSError) and error.filename:

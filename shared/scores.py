@@ -1,7 +1,7 @@
-"""The score: what one horizon of a forecast was worth, once its candle has come. Pure.
+"""Scores of forecasts: error, pinball loss, PIT and coverage of each horizon. Pure.
 
 Errors and losses are of log returns from the last close, so that symbols of any price can be
-pooled, and so is the forecast that they are compared with: no change, ``ln(close / last_close)``.
+pooled. The baseline is "no change": its error is ``ln(close / last_close)``.
 """
 
 from __future__ import annotations
@@ -20,36 +20,39 @@ from shared.messages import Message
 INTERVALS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {"50": ("0.25", "0.75"), "80": ("0.1", "0.9"), "90": ("0.05", "0.95")}
 )
-"""Central intervals: nominal per cent -> the levels of their ends."""
+"""Central intervals: nominal per cent -> levels of the two ends."""
 
 KOLMOGOROV_5_PERCENT: Final = 1.358
-"""The statistic of Kolmogorov and Smirnov exceeds this over the root of n in 5 % of samples."""
+"""Kolmogorov and Smirnov's statistic exceeds this over the root of n in 5 % of samples."""
 
 DRIFT_LEVELS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-ROUNDING: Final = 1e-9  # of a transform at a level
+"""Levels at which the transforms are compared with the uniform distribution."""
+
+ROUNDING: Final = 1e-9
+"""Rounding error of a transform that equals a level."""
 
 
 class Score(Message):
-    """One horizon of one forecast against the candle that it awaited."""
+    """One horizon of a forecast against the candle that it forecast."""
 
     forecast_id: str
     symbol: Symbol
     interval: str
     as_of_ms: Millis  # close of the last candle that the forecast used, UTC
     step: int  # candles ahead, from 1
-    close_ms: Millis  # close of the candle that came, UTC
+    close_ms: Millis  # close of the candle forecast, UTC
     model_version: str
-    close: float  # of the candle that came, quote currency
+    close: float  # of the candle forecast, quote currency
     predicted_close: float  # median, quote currency
     error: float  # ln(close / predicted_close)
-    baseline_error: float  # ln(close / last_close): of expecting no change
+    baseline_error: float  # ln(close / last_close): the error of "no change"
     pinball: float  # mean over the levels, of log returns
-    pit: float  # share of the forecast distribution below what came, 0 to 1
-    inside: dict[str, bool]  # nominal per cent of a central interval -> whether it held
+    pit: float  # probability integral transform: forecast probability of a lower close
+    inside: dict[str, bool]  # nominal per cent of a central interval -> close inside it
 
 
 def score(forecast: Forecast, horizon: Horizon, close: float, close_ms: int) -> Score:
-    """Return the score of a horizon whose candle closed at ``close``; raises nothing."""
+    """Return the score of a horizon whose candle closed at ``close``."""
     quantiles = horizon.quantiles
     levels = [float(level) for level in quantiles]
     outcome = math.log(close / forecast.last_close)
@@ -90,7 +93,7 @@ def pinball(outcome: float, quantiles: Sequence[float], levels: Sequence[float])
 
 
 def pit(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
-    """Return the probability integral transform: the forecast's probability of less than came.
+    """Return the probability integral transform: the forecast probability of a lower outcome.
 
     Linear between the quantiles. Beyond the outer ones, about which the forecast says nothing,
     it is the middle of what is left. Dawid, "The prequential approach" (1984).
@@ -106,7 +109,7 @@ def pit(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> 
 
 
 class Scored(Protocol):
-    """As much of a score as a summary looks at."""
+    """Fields of a score that a summary reads."""
 
     @property
     def step(self) -> int: ...
@@ -132,12 +135,12 @@ class Drift:
 
 @dataclass(frozen=True)
 class Summary:
-    """The scores of one step, taken together."""
+    """Means over the scores of one step."""
 
     step: int
     count: int
     mean_absolute_error: float  # of log returns
-    baseline_mean_absolute_error: float  # of expecting no change
+    baseline_mean_absolute_error: float  # of "no change"
     skill: float | None  # 1 - error / baseline's; None where the price never moved
     pinball: float
     coverage: dict[str, float]  # nominal per cent -> share of outcomes inside
@@ -145,10 +148,10 @@ class Summary:
 
 
 def summarise(scores: Sequence[Scored]) -> Summary:
-    """Return the summary of at least one score, all of one step."""
+    """Return the summary of scores of one step; there must be one at least."""
     count = len(scores)
-    error = sum(abs(one.error) for one in scores) / count
-    baseline = sum(abs(one.baseline_error) for one in scores) / count
+    error = sum(abs(score.error) for score in scores) / count
+    baseline = sum(abs(score.baseline_error) for score in scores) / count
     percents = scores[-1].inside
     return Summary(
         step=scores[-1].step,
@@ -156,17 +159,17 @@ def summarise(scores: Sequence[Scored]) -> Summary:
         mean_absolute_error=error,
         baseline_mean_absolute_error=baseline,
         skill=1 - error / baseline if baseline > 0 else None,
-        pinball=sum(one.pinball for one in scores) / count,
+        pinball=sum(score.pinball for score in scores) / count,
         coverage={
-            percent: sum(one.inside.get(percent, False) for one in scores) / count
+            percent: sum(score.inside.get(percent, False) for score in scores) / count
             for percent in percents
         },
-        drift=drift([one.pit for one in scores], scores[-1].step),
+        drift=drift([score.pit for score in scores], scores[-1].step),
     )
 
 
 def drift(transforms: Sequence[float], step: int) -> Drift:
-    """Return the drift magnitude of at least one probability integral transform.
+    """Return the drift of probability integral transforms; there must be one at least.
 
     The statistic of Kolmogorov and Smirnov against the uniform distribution, taken at the ends
     of the central intervals and the median: between quantiles a forecast says nothing. Forecasts

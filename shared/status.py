@@ -6,18 +6,31 @@ A thread, so that the answer comes even while the event loop is stuck, and says 
 from __future__ import annotations
 
 import json
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from socketserver import ThreadingMixIn
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from shared.metrics import known_format
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
+
+MOST_THREADS: Final = 16
+"""Most connections at once, each of which has a thread; others are closed."""
+
+CONNECTION_S: Final = 10.0
+"""Longest time of a connection, however slowly its client sends or reads."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,11 @@ class Health:
 
     ok: bool
     detail: str
+
+
+def since(at_ms: int) -> str:
+    """Return when a state began, in words for a probe: ``since 2026-01-31T12:00:00Z``."""
+    return f"since {datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 class StatusPortError(Exception):
@@ -80,6 +98,7 @@ class StatusServer:
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
+            environ["HTTP_ACCEPT"] = known_format(environ.get("HTTP_ACCEPT", ""))
             page: Iterable[bytes] = self._metrics(environ, start_response)
             return page
         probe = self._probes.get(path)
@@ -96,11 +115,47 @@ def _json(start_response: StartResponse, status: str, body: object) -> list[byte
 
 
 class _ThreadingServer(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, within bounds of number and time."""
+
     daemon_threads = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._since_s: dict[Any, float] = {}  # by connection; its methods run in many threads
+        self._lock = threading.Lock()
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            has_room = len(self._since_s) < MOST_THREADS
+            if has_room:
+                self._since_s[request] = time.monotonic()
+        if has_room:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._since_s.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End what takes too long; called twice a second."""
+        oldest_s = time.monotonic() - CONNECTION_S
+        with self._lock:
+            for request, since_s in self._since_s.items():
+                if since_s < oldest_s:
+                    with suppress(OSError):  # its thread then finds it closed
+                        request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep clients that leave in the middle out of the log."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10  # seconds that a silent connection may hold a thread
+    timeout = CONNECTION_S  # seconds that a silent connection may hold a thread
 
     def log_message(self, *_: Any) -> None:
         """Keep probes and scrapes out of the log."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from shared import kafka
 from shared.kafka import (
     AIOKafkaAdminClient,
-    KafkaConnectionError,
     KafkaSettings,
+    LeaderNotAvailableError,
     NewTopic,
     TopicAlreadyExistsError,
     for_code,
 )
 
 log = logging.getLogger(__name__)
+
+LEADERS_S: Final = 5.0
+"""Longest wait for leaders before the brokers are asked by a client made again."""
 
 
 class TopicError(Exception):
@@ -50,20 +54,32 @@ def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
 
 
 async def ensure(
-    settings: KafkaSettings, topics: Iterable[Topic], *, timeout_s: float = 60.0
+    settings: KafkaSettings, topics: Iterable[Topic], *, timeout_s: float = math.inf
 ) -> None:
     """Create the topics that are missing and check the partition counts of the others.
 
-    Waits up to ``timeout_s`` seconds for a broker.
+    Waits up to ``timeout_s`` seconds for the brokers, and says so in the log.
 
     Raises:
-        TopicError: when no broker answers in time, the broker refuses a topic, or one exists
-            with another partition count.
+        TopicError: when they do not answer in time or refuse a topic, or when one exists with
+            another partition count.
     """
-    admin = await _connect(settings, timeout_s)
+    wanted = tuple(topics)
     try:
+        await kafka.when_reachable(settings, lambda: _ensure(settings, wanted), timeout_s=timeout_s)
+    except kafka.TRANSIENT as error:
+        within = f" within {timeout_s:g} s" if kafka.is_transient(error) else ""
+        raise TopicError(
+            f"the topics cannot be made at {settings.bootstrap}{within}: {error!r}"
+        ) from error
+
+
+async def _ensure(settings: KafkaSettings, topics: Iterable[Topic]) -> None:
+    admin = kafka.admin(settings)
+    try:
+        await admin.start()
         for topic in topics:
-            await _ensure_one(admin, topic, timeout_s)
+            await _ensure_one(admin, topic)
     finally:
         await admin.close()
 
@@ -83,25 +99,7 @@ async def partitions_of(settings: KafkaSettings, name: str) -> list[int]:
         await admin.close()
 
 
-async def _connect(settings: KafkaSettings, timeout_s: float) -> AIOKafkaAdminClient:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    while True:
-        admin = kafka.admin(settings)
-        try:
-            await admin.start()
-            return admin
-        except (KafkaConnectionError, OSError) as error:
-            await admin.close()
-            if loop.time() >= deadline:
-                raise TopicError(
-                    f"no Kafka broker answered at {settings.bootstrap} within {timeout_s:g} s"
-                ) from error
-            log.info("waiting for a Kafka broker at %s", settings.bootstrap)
-            await asyncio.sleep(1.0)
-
-
-async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic, timeout_s: float) -> None:
+async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic) -> None:
     new = NewTopic(
         topic.name, topic.partitions, topic.replication, topic_configs=dict(topic.config)
     )
@@ -109,9 +107,11 @@ async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic, timeout_s: float
     name, code, message = response.topic_errors[0][:3]
     if code == 0:
         log.info("created topic %s with %d partitions", name, topic.partitions)
+    elif for_code(code).retriable:
+        raise for_code(code)(message)
     elif code != TopicAlreadyExistsError.errno:
         raise TopicError(f"topic {name}: {for_code(code).__name__}: {message}")
-    got = await _visible_partitions(admin, name, timeout_s)
+    got = await _visible_partitions(admin, name)
     if got != topic.partitions:
         raise TopicError(
             f"topic {name}: expected {topic.partitions} partitions, got {got}; the candles, "
@@ -119,19 +119,19 @@ async def _ensure_one(admin: AIOKafkaAdminClient, topic: Topic, timeout_s: float
         )
 
 
-async def _visible_partitions(admin: AIOKafkaAdminClient, name: str, timeout_s: float) -> int:
+async def _visible_partitions(admin: AIOKafkaAdminClient, name: str) -> int:
     """Return the partitions of a topic once the broker's metadata shows them all with leaders.
 
     A broker answers the creation before its metadata has the topic; a consumer that subscribes
     in between gets no partition of it, and idles forever.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
+    deadline = loop.time() + LEADERS_S
     while True:
         [described] = await admin.describe_topics([name])
         partitions = described["partitions"]
         if partitions and all(part["leader"] >= 0 for part in partitions):
             return len(partitions)
         if loop.time() >= deadline:
-            raise TopicError(f"topic {name}: has no leaders within {timeout_s:g} s")
+            raise LeaderNotAvailableError(f"topic {name} has partitions without a leader")
         await asyncio.sleep(0.05)

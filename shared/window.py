@@ -1,4 +1,4 @@
-"""The bounded, ordered candles of one symbol and interval, as compact bytes."""
+"""Window: the newest candles of one symbol and interval, in order and bounded, as bytes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _RECORD: Final = struct.Struct("<q5f")
 _OPENING: Final = struct.Struct("<q20x")
 _DTYPE: Final = np.dtype([("open_ms", "<i8"), ("ohlcv", "<f4", 5)])
 RECORD_BYTES: Final = _RECORD.size
-"""Bytes of one candle: its opening time and five floats of 32 bits."""
+"""Size of a candle: its opening time and five floats of 32 bits."""
 
 
 class Push(Enum):
-    """What a candle did to a window."""
+    """Effect of a candle on a window."""
 
     APPENDED = "appended"  # newer than all
     REPLACED_NEWEST = "replaced_newest"  # a correction of the newest candle
@@ -53,11 +53,11 @@ class Window:
 
     @property
     def is_full(self) -> bool:
-        """Whether the window holds ``capacity`` candles."""
+        """True when the window holds ``capacity`` candles."""
         return len(self.records) >= self.capacity * RECORD_BYTES
 
     def push(self, candle: Candle) -> tuple[Window, Push]:
-        """Return the window with the candle in its place by time, and what that did."""
+        """Return the window with the candle in its place by time, and the effect."""
         record = _RECORD.pack(
             candle.open_ms, candle.open, candle.high, candle.low, candle.close, candle.volume
         )
@@ -111,7 +111,7 @@ class Window:
 
     @property
     def trades_weekends(self) -> bool:
-        """Whether one of the last seven candles opened on a Saturday or Sunday (UTC).
+        """True when one of the last seven candles opened on a Saturday or Sunday (UTC).
 
         A symbol that trades every day has one among any seven daily candles.
         """
@@ -141,7 +141,7 @@ def held(candles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def even_times(windows: int, candles: int, interval: str | None = None) -> NDArray[np.int64]:
-    """Return opening times for windows that came without any, (windows, candles), UTC ms.
+    """Return opening times for windows without any, (windows, candles), UTC ms.
 
     They are evenly spaced by the interval, by default a day, and begin at the epoch: a model that
     reads times sees neither gaps nor a season.

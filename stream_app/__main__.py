@@ -17,8 +17,8 @@ from shared import bundle, process, topics
 from shared.forecaster import ModelSet, OnnxForecaster
 from shared.kafka import KafkaError
 from shared.metrics import WorkerMetrics
-from shared.process import Exit
-from shared.status import Health, StatusPortError, StatusServer
+from shared.process import Exit, now_ms
+from shared.status import Health, StatusPortError, StatusServer, since
 from stream_app import dlq
 from stream_app.fence import Fence
 from stream_app.publisher import Publisher
@@ -43,6 +43,9 @@ WATCH_SECONDS = 2.0
 
 TOPIC_TURNS = 5
 """Looks at lag and progress for each look at the topic's identity and partitions."""
+
+SILENCE_SECONDS = 8.0
+"""Time without an answer of the broker after which /readyz fails."""
 
 RECOVERY_SECONDS = 300.0
 """Longest recovery of the windows; then /livez fails."""
@@ -76,11 +79,15 @@ class WorkerHealth:
         return self.worker.progress.health()
 
     def ready(self) -> Health:
-        """Succeed while the windows are recovered and no rebalance is under way."""
+        """Succeed while windows are recovered, Kafka answers and no rebalance is under way."""
         if self.worker is None or not self.worker.recovered:
-            return Health(ok=False, detail="recovering the windows")
+            seconds = 0.0 if self.worker is None else self.worker.recovering_s()
+            return Health(ok=False, detail=f"recovering the windows for {seconds:.0f} s")
         if self.worker.app.rebalancing or self.worker.app.in_recovery:
             return Health(ok=False, detail="partitions are being reassigned")
+        silent_ms = self.worker.progress.silent_since_ms
+        if silent_ms is not None and now_ms() - silent_ms > SILENCE_SECONDS * 1000:
+            return Health(ok=False, detail=f"Kafka does not answer {since(silent_ms)}")
         return Health(ok=True, detail="windows recovered")
 
 
@@ -140,6 +147,8 @@ async def _watch(worker: CandleWorker) -> None:
                 await worker.check_topic()
         except ObserveError as error:
             log.warning("the broker does not say how far the partitions are: %s", error)
+        except Exception:  # else nothing would be watched from here on
+            log.exception("a look at lag and progress failed")
 
 
 async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:

@@ -223,7 +223,8 @@ class DirectConsumer(driver.Consumer):
             for tp, fetched in records.items()
             for record in fetched
         )
-        await self._look_for_holes(records)
+        if rebalances == self._rebalances == self._sought_in:
+            await self._look_for_holes(records)
         while chunk := list(islice(messages, CHUNK)):
             if not self.flow_active or rebalances != self._rebalances:
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.status import Health
+from shared.status import Health, since
 
 
 @dataclass(slots=True)
@@ -24,10 +24,17 @@ class Progress:
     """
 
     stall_s: float
+    silent_since_ms: int | None = None  # UTC; None while the broker answers
     _partitions: dict[int, _Partition] = field(default_factory=dict)
 
+    def note_silence(self, now_ms: int) -> None:
+        """Take that the broker does not answer: the offsets are of the past from then on."""
+        if self.silent_since_ms is None:
+            self.silent_since_ms = now_ms
+
     def assign(self, partitions: set[int]) -> None:
-        """Forget the partitions that went to another worker."""
+        """Take that the broker answers; forget the partitions that went to another worker."""
+        self.silent_since_ms = None
         self._partitions = {n: held for n, held in self._partitions.items() if n in partitions}
 
     def note(self, partition: int, *, end: int, committed: int, now_s: float) -> None:
@@ -57,4 +64,6 @@ class Progress:
         age_s = self.age_s()
         lag = sum(self.lags().values())
         detail = f"lag {lag}, oldest uncommitted work waits for {age_s:.1f} s"
+        if self.silent_since_ms is not None:
+            detail = f"Kafka does not answer {since(self.silent_since_ms)}; before: {detail}"
         return Health(age_s < self.stall_s, detail)

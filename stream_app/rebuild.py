@@ -65,7 +65,7 @@ class Rebuilt:
             return
         key = table_key(candle)
         state = self.states.get(key) or SymbolState(Window(capacity))
-        self.states[key], _ = step(state, candle, record.partition, record.offset, NEVER)
+        self.states[key], _ = step(state, candle, record.partition, record.offset, (NEVER,))
         self.candles += 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
 from shared.forecaster import Models
-from shared.kafka import KafkaError
+from shared.kafka import TRANSIENT
 from shared.metrics import WorkerMetrics
 from shared.process import calm_collector, now_ms
 from stream_app.faust_app import DirectConsumer, make_app
@@ -229,12 +230,19 @@ class CandleWorker:
         log.info("%d windows recovered in %.1f s", len(self.table.data.data), seconds)
 
     async def observe(self) -> None:
-        """Ask the broker how far the partitions are, and note it; raises ``ObserveError``."""
+        """Ask the broker how far the partitions are, and note it.
+
+        Raises:
+            ObserveError: when it does not answer; the metrics then have no value.
+        """
         try:
             consumer = self._consumer
             async with asyncio.timeout(OBSERVE_SECONDS):
                 ends = await consumer.ends()
-        except (TimeoutError, KafkaError, ConsumerNotStarted) as error:
+        except (*TRANSIENT, ConsumerNotStarted) as error:
+            self.progress.note_silence(now_ms())
+            self._metrics.lag.clear()
+            self._metrics.commit_age_seconds.set(math.nan)
             raise ObserveError(repr(error)) from error
         now_s = time.monotonic()
         self.progress.assign({tp.partition for tp in ends})
@@ -253,7 +261,7 @@ class CandleWorker:
             await self._recovery.check_topic()
         except StateError as error:
             await self.fail(error)
-        except (TimeoutError, OSError, KafkaError) as error:
+        except TRANSIENT as error:
             raise ObserveError(repr(error)) from error
 
     async def drain(self) -> None:

@@ -61,11 +61,11 @@ def ohlcv(draw: st.DrawFn) -> tuple[float, float, float, float, float]:
 @st.composite
 def candles_at(draw: st.DrawFn, days: Sequence[int]) -> list[Candle]:
     """Draw one candle for each of the given days."""
-    made = []
+    candles = []
     for day in days:
         opened, high, low, closed, volume = draw(ohlcv())
         open_ms = START_MS + day * DAY_MS
-        made.append(
+        candles.append(
             Candle(
                 symbol="AAPL",
                 interval="1d",
@@ -79,4 +79,4 @@ def candles_at(draw: st.DrawFn, days: Sequence[int]) -> list[Candle]:
                 source="test",
             )
         )
-    return made
+    return candles

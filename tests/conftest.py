@@ -1,4 +1,4 @@
-"""What all tests share: reproducible Hypothesis profiles, and skips that CI does not accept."""
+"""Configuration of all tests: reproducible Hypothesis profiles; skips that fail in CI."""
 
 from __future__ import annotations
 

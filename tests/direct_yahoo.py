@@ -1,4 +1,4 @@
-"""The stand-in's responses without the network: for many polls in little time."""
+"""Responses of the stand-in of Yahoo without the network, for many polls in little time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forecasters whose numbers tests can foretell."""
+"""Forecasters with numbers that tests can compute themselves."""
 
 from __future__ import annotations
 

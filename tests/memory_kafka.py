@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
@@ -42,6 +43,7 @@ class MemoryTopic:
 
     partitions: list[list[Record]]
     max_message_bytes: int = 1 << 20
+    identity: UUID = field(default_factory=uuid4)
 
 
 @dataclass
@@ -117,6 +119,17 @@ class MemoryAdmin(_Client):
             )
         return described
 
+    async def _send_request(self, request: Any) -> Any:
+        """Answer the one request that ``shared.topic_ids`` makes."""
+        self._broker.check()
+        return SimpleNamespace(
+            topics=[
+                (0, name, self._broker.topics[name].identity)
+                for name in request._topics
+                if name in self._broker.topics
+            ]
+        )
+
 
 class MemoryBatch:
     """Records that go to one partition together."""
@@ -146,6 +159,7 @@ class MemoryProducer(_Client):
         self._limit_bytes = max_batch_size
         self._pick = DefaultPartitioner()
         self.client = _Client(broker)
+        self._sender = None
 
     async def partitions_for(self, topic: str) -> set[int]:
         if topic not in self._broker.topics:

@@ -1,4 +1,4 @@
-"""Times and shares of New York, around Thanksgiving 2026."""
+"""Times and trading sessions of New York around Thanksgiving 2026."""
 
 from __future__ import annotations
 

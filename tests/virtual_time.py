@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: nobody waits for time, only for work."""
+"""Event loop in virtual time: its clock jumps to the next timer instead of waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What yfinance 1.7 keeps in the process, and how tests undo it."""
+"""Resets the global state of yfinance 1.7 between tests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``python -m trainer``: train, fit, backtest, evaluate, search, inspect; wiring only.
+"""``python -m trainer``: the commands train, fit, backtest, evaluate, search and inspect.
 
-Each command has settings of its own, each setting a flag and an environment variable, as those of
-the services. The libraries of a command are imported by it: they take seconds.
+Each command has settings of its own: flags and environment variables, as those of the services. A
+command imports its libraries itself, since they take seconds.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import Progress
 
-from shared import process
+from shared import findings, process
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, default_path, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.forecaster import OnnxForecaster
-from shared.history import HistoryError
+from shared.history import from_file, interval_of
 from shared.process import Exit
+from shared.series import HistoryError
 from shared.settings import ServiceSettings
-from trainer import console, quality, tracking
+from trainer import console, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
     PROCESS,
@@ -50,25 +51,27 @@ PROG: Final = "python -m trainer"
 
 HELP: Final = f"""usage: {PROG} [COMMAND] [OPTIONS]
 
-Trains, tests and searches for models; without a command it trains one on the bundled candles.
+Trains, tests and searches for models; without a command it trains on the bundled candles.
 
-  train      train a bundle on the bundled daily candles, and show how good it is
+  train      train a bundle on the bundled candles, and show how good it is
   fit        train a bundle on any candles, or on a folder of them: --data PATH --out BUNDLE
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N
-  inspect    show what is in a bundle: inspect BUNDLE
+  inspect    show what is in a bundle, or what would be read of a file: inspect PATH
 
 {PROG} COMMAND --help shows a command's options and examples."""
 
 BUNDLED_START: Final = date(2006, 1, 1)
+"""First date of the rolling origins over the bundled candles; validation lies before it."""
+
 BUNDLED_END: Final = date(2013, 1, 1)
-"""Span of the rolling origins over the bundled candles; validation lies before it."""
+"""Date before which the rolling origins over the bundled candles end."""
 
 YEAR_MS: Final = 365 * DAY_MS
 
 BEST: Final = 10
-"""Trials that a search shows."""
+"""Most trials that a search shows."""
 
 EXPECTED: Final = (
     BundleError,
@@ -78,7 +81,7 @@ EXPECTED: Final = (
     ValueError,  # what the candles or the settings cannot give
     OSError,
 )
-"""Errors that one line explains, without a traceback."""
+"""Errors of the input, logged as one line without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,13 +115,13 @@ def _train(settings: TrainSettings) -> None:
 
 
 def _fit(settings: FitSettings) -> None:
-    if settings.data and settings.data.is_dir():
-        _fit_folder(settings, settings.data)
+    if settings.all_data:
+        _fit_folder(settings, settings.all_data)
         return
     source = _source(settings)
     _, newest = source.span_ms()
     stop_ms = midnight_ms(settings.until) if settings.until else newest + 1
-    _fit_until(settings, source, stop_ms, settings.out)
+    _fit_until(settings, source, stop_ms, settings.folder)
 
 
 def _fit_folder(settings: FitSettings, folder: Path) -> None:
@@ -148,9 +151,9 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
             exported = training.export_folder(fitted, data)
         best = fitted.history[fitted.epochs - 1]
         metrics = {"validation_pinball": best.pinball, "validation_volatility": best.volatility}
-        saved = exported.write(settings.out, metrics)
-        _record(run, settings.out, metrics, None)
-    log.info("wrote %s to %s", saved.model_version, settings.out)
+        saved = exported.write(settings.folder, metrics)
+        _record(run, settings.folder, metrics, None)
+    log.info("wrote %s to %s", saved.model_version, settings.folder)
 
 
 def _fit_until(
@@ -171,24 +174,24 @@ def _fit_until(
         run.curves(training.curves(fitted))
         with console.working("Exporting the graph and checking it", shown=settings.progress):
             exported = training.export(fitted, source, stop_ms)
-        found = None
+        test = None
         if len(later):
-            found = training.test(exported.forecaster, source, stop_ms)
-            console.print_errors(found)
-        metrics = training.metrics_of(found) if found else {}
+            test = training.test(exported.forecaster, source, stop_ms)
+            console.print_errors(test)
+        metrics = training.metrics_of(test) if test else {}
         saved = exported.write(out, metrics)
-        _record(run, out, metrics, found)
+        _record(run, out, metrics, test)
     log.info("wrote %s to %s", saved.model_version, out)
 
 
-def _record(run: Run, out: Path, metrics: Mapping[str, float], found: Test | None) -> None:
+def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:
     from trainer.evaluate import figures  # noqa: PLC0415
 
     run.metrics(metrics)
     for name in (*FILE_NAMES, CONFIG_NAME):
         run.artifact(out / name, "bundle")
-    if found:
-        run.figure(figures.against_what_came(found.joined, 1), "forecasts.png")
+    if test:
+        run.figure(figures.against_outcomes(test.joined, 1), "forecasts.png")
 
 
 def _backtest(settings: BacktestSettings) -> None:
@@ -203,13 +206,19 @@ def _backtest(settings: BacktestSettings) -> None:
         table = backtest.run(
             OnnxForecaster(bundle), source.symbols, advance=done, interval=settings.interval
         )
+    forecasts = len(table) // len(bundle.config.horizons)
+    if not forecasts:
+        longest = max(len(symbol.open_ms) for symbol in source.symbols.values())
+        raise ValueError(
+            f"{source.name}: no forecast: expected a symbol with at least "
+            f"{bundle.config.window_length} candles, got at most {longest}"
+        )
     forecast_table.write(table, settings.out)
-    made = len(table) // len(bundle.config.horizons)
-    candles = sum(len(one.open_ms) for one in source.symbols.values())
+    candles = sum(len(symbol.open_ms) for symbol in source.symbols.values())
     log.info(
         "%s: %d rows of %d symbols in %.1f s, to %s: after %d of %d candles, the others have less "
         "than %d to look back on", bundle.config.model_version, len(table),
-        table["symbol"].nunique(), time.perf_counter() - started, settings.out, made, candles,
+        table["symbol"].nunique(), time.perf_counter() - started, settings.out, forecasts, candles,
         bundle.config.window_length,
     )  # fmt: skip
 
@@ -224,28 +233,28 @@ def _evaluate(settings: EvaluateSettings) -> None:
     bundle = load(settings.model) if settings.model else None
     if bundle and settings.unused_with_model:
         log.warning(
-            "%s is as it was trained: not used: %s", bundle.config.model_version,
+            "%s is frozen; these settings have no effect: %s", bundle.config.model_version,
             ", ".join(settings.unused_with_model),
         )  # fmt: skip
     source = _source(settings, bundle.config if bundle else None)
     with tracking.run(settings.tracking_uri, settings.experiment, "evaluate") as run:
         with console.progress(shown=settings.progress) as display:
-            found = (
+            forecasts = (
                 protocol.of_bundle(source, bundle, *_span(settings))
                 if bundle
                 else _rolling(settings, source, display)
             )
             total = len(settings.baselines) * len(source.symbols)
             done = console.steps(display, "Baselines", total)
-            made = protocol.assess(
-                source, found, settings.baselines, settings.configurations_tried, done
+            result = protocol.assess(
+                source, forecasts, settings.baselines, settings.configurations_tried, done
             )
-        page, numbers = report.write(made, found.table, source.symbols, settings.out)
-        run.params({"data": source.name, "kind": found.kind})
-        run.metrics(protocol.metrics_of(made.evaluation))
+        page, numbers = report.write(result, forecasts.table, source.symbols, settings.out)
+        run.params({"data": source.name, "kind": forecasts.kind})
+        run.metrics(protocol.metrics_of(result.evaluation))
         run.artifact(page)
         run.artifact(numbers)
-    console.print_evaluation(made.evaluation)
+    console.print_evaluation(result.evaluation)
     log.info("wrote %s and %s", page, numbers)
 
 
@@ -307,7 +316,7 @@ def _search(settings: SearchSettings) -> None:
             with console.progress(shown=settings.progress) as display:
                 done = console.steps(display, "Trials", settings.trials)
                 search.run(study, task, settings.trials, run, done)
-        finally:  # a search that is stopped shows what it has found
+        finally:  # a search that is stopped shows its best trials too
             for path in search.write(study, settings.out):
                 run.artifact(path)
             best = search.completed(study)[:BEST]
@@ -317,6 +326,9 @@ def _search(settings: SearchSettings) -> None:
 
 
 def _inspect(settings: InspectSettings) -> None:
+    if not (settings.path / CONFIG_NAME).exists():
+        _inspect_file(settings)
+        return
     loaded = load(settings.path)
     OnnxForecaster(loaded)  # repeats the golden forecasts
     if settings.as_json:
@@ -325,27 +337,48 @@ def _inspect(settings: InspectSettings) -> None:
         console.print_bundle(loaded.config)
 
 
+def _inspect_file(settings: InspectSettings) -> None:
+    from trainer import inspection  # noqa: PLC0415
+
+    options = settings.read_options()
+    interval = settings.interval or interval_of(settings.path, options)
+    with console.bytes_read(f"Reading {settings.path}", shown=settings.progress) as advance:
+        history = from_file(settings.path, interval, options, advance)
+    odd = findings.of_history(history)
+    if settings.to:
+        inspection.write(history, settings.to)
+        log.info("wrote %s candles to %s", f"{history.count:,}", settings.to)
+    if settings.bad_rows:
+        findings.write(settings.bad_rows, history, odd)
+    if settings.as_json:
+        print(inspection.as_json(history, odd))
+    else:
+        inspection.print_history(history, odd)
+
+
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
-    """Return the candles of a data set, after telling what is wrong or odd about them."""
+    """Return the candles of a data set, after logging which rows are invalid or odd."""
     from trainer import dataset  # noqa: PLC0415
     from trainer.dataset import Source  # noqa: PLC0415
 
-    with console.working(
+    with console.bytes_read(
         f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
-    ):
-        found = dataset.load(settings.data, settings.interval)
-    odd = found.findings + (dataset.too_short(found, model.window_length) if model else ())
-    for line in quality.lines(found.rejected, odd, found.unused_columns):
-        log.warning("%s: %s", found.name, line)
+    ) as advance:
+        data = dataset.load(settings.data, settings.interval, settings.read_options(), advance)
+    odd = data.findings + (dataset.too_short(data, model.window_length) if model else ())
+    for note in data.history.notes:
+        log.info("%s: %s", data.name, note)
+    for line in findings.lines(data.history, odd):
+        log.warning("%s: %s", data.name, line)
     if settings.bad_rows:
-        quality.write(settings.bad_rows, found.rejected, odd)
-        log.info("wrote every row told of to %s", settings.bad_rows)
+        findings.write(settings.bad_rows, data.history, odd)
+        log.info("wrote every invalid or odd row to %s", settings.bad_rows)
     if model and settings.interval not in model.intervals:
         log.warning(
             "%s was trained on candles of %s, not %s", model.model_version,
             ", ".join(model.intervals), settings.interval,
         )  # fmt: skip
-    return Source(found.name, settings.interval, found.symbols)
+    return Source(data.name, settings.interval, data.symbols)
 
 
 COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]]] = {

@@ -1,4 +1,4 @@
-"""What the trainer shows: progress bars on standard error, tables on standard output."""
+"""Console output of the trainer: progress bars on standard error, tables on standard output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from shared.bundle import BundleConfig, Setting, TensorSpec
@@ -46,6 +53,15 @@ def working(what: str, *, shown: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def bytes_read(what: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield what to call with the bytes read and all; silent unless ``shown``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as display:
+        task = display.add_task(what, total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
+
+
 def epochs(display: Progress, max_epochs: int, title: str) -> Callable[[Epoch], None]:
     """Return what to call with each epoch."""
     task = display.add_task(title, total=max_epochs, note="")
@@ -72,7 +88,7 @@ def steps(display: Progress, title: str, total: int) -> Callable[[str], None]:
     return show
 
 
-def print_errors(found: Test) -> None:
+def print_errors(test: Test) -> None:
     """Print the errors of the predicted close by horizon and method."""
     table = _table("Error of the predicted close, in the quote currency and of the log return in %")
     table.add_column("ahead", justify="right")
@@ -80,27 +96,31 @@ def print_errors(found: Test) -> None:
     for name in ("MSE", "RMSE", "MAE", "RMSE, %", "MAE, %"):
         table.add_column(name, justify="right")
     before = None
-    for one in found.errors:
-        step = "" if one.step == before else str(one.step)
-        prices = [f"{value:.4f}" for value in (one.mse, one.rmse, one.mae)]
-        returns = [f"{100 * value:.4f}" for value in (one.return_rmse, one.return_mae)]
-        table.add_row(step, one.method, *prices, *returns)
-        before = one.step
+    for row in test.errors:
+        step = "" if row.step == before else str(row.step)
+        prices = [f"{value:.4f}" for value in (row.mse, row.rmse, row.mae)]
+        returns = [f"{100 * value:.4f}" for value in (row.return_rmse, row.return_mae)]
+        table.add_row(step, row.method, *prices, *returns)
+        before = row.step
     _out().print(table)
 
 
-def print_evaluation(found: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
     """Print the network's skills against each baseline, a table a loss."""
     rows: dict[str, dict[str, dict[int, Comparison]]] = {}
-    for one in found.comparisons:
-        rows.setdefault(one.loss, {}).setdefault(one.baseline, {})[one.step] = one
+    for comparison in evaluation.comparisons:
+        rows.setdefault(comparison.loss, {}).setdefault(comparison.baseline, {})[
+            comparison.step
+        ] = comparison
     for loss, by_baseline in rows.items():
         table = _table(f"{loss}: % lower than the baseline's, with 95 % interval")
         table.add_column("against")
-        for step in found.horizons:
+        for step in evaluation.horizons:
             table.add_column(f"{step} ahead", justify="right")
         for baseline, by_step in by_baseline.items():
-            cells = [_skill(by_step[step]) if step in by_step else "" for step in found.horizons]
+            cells = [
+                _skill(by_step[step]) if step in by_step else "" for step in evaluation.horizons
+            ]
             table.add_row(baseline, *cells)
         _out().print(table)
 
@@ -114,9 +134,11 @@ def _out() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=110)
 
 
-def _skill(one: Comparison) -> str:
-    colour = "green" if one.low > 0 else "red" if one.high < 0 else "default"
-    skill, low, high = (100 * value for value in (one.skill, one.low, one.high))
+def _skill(comparison: Comparison) -> str:
+    colour = "green" if comparison.low > 0 else "red" if comparison.high < 0 else "default"
+    skill, low, high = (
+        100 * value for value in (comparison.skill, comparison.low, comparison.high)
+    )
     return f"[{colour}]{skill:+.2f}[/] ({low:+.2f}, {high:+.2f})"
 
 
@@ -125,9 +147,9 @@ def print_trials(trials: Sequence[FrozenTrial]) -> None:
     table = _table("Best trials")
     for name in ("trial", "relative pinball", "settings"):
         table.add_column(name)
-    for one in trials:
-        given = ", ".join(f"{name} {_plain(value)}" for name, value in one.params.items())
-        table.add_row(str(one.number), f"{one.value:.5f}", given)
+    for trial in trials:
+        settings = ", ".join(f"{name} {_plain(value)}" for name, value in trial.params.items())
+        table.add_row(str(trial.number), f"{trial.value:.5f}", settings)
     _out().print(table)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -13,14 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shared import findings
 from shared.bundle import DataSpan
-from shared.candles import Candle
-from shared.history import History, RejectedRow, bundled, from_file
+from shared.findings import Finding
+from shared.history import Progress, ReadOptions, bundled, from_file
+from shared.series import History
 from shared.window import held
-from trainer import features, quality
+from trainer import features
 from trainer.evaluate.realised import mean_ahead, range_variances
 from trainer.fit_config import FitConfig
-from trainer.quality import Finding, SymbolRows
 
 TRIED: Final = 2
 """Windows on which every feature is tried first."""
@@ -45,14 +45,16 @@ class SymbolCandles:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a table holds, by symbol, and what is wrong or odd about it."""
+    """What a table holds, by symbol, and what is odd about it."""
 
-    name: str
+    history: History
     symbols: Mapping[str, SymbolCandles]
-    rejected: tuple[RejectedRow, ...]  # rows that are no candles: left out
     findings: tuple[Finding, ...]
-    unused_columns: tuple[str, ...]
-    tables: Mapping[str, SymbolRows]  # the same candles with their rows
+
+    @property
+    def name(self) -> str:
+        """The name of the table."""
+        return self.history.name
 
 
 @dataclass(frozen=True)
@@ -84,35 +86,32 @@ class Samples:
         return cls(*(np.concatenate(array) for array in arrays))
 
 
-def load(path: Path | None, interval: str = "1d") -> Dataset:
-    """Return the candles in a CSV or Parquet file, or the bundled ones for None.
+def load(
+    path: Path | None,
+    interval: str = "1d",
+    options: ReadOptions | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Return the candles in a file of any form, or the bundled ones for None.
 
     Raises:
         HistoryError: when the table cannot be read as candles at all.
     """
-    return of_history(bundled() if path is None else from_file(path, interval))
+    if path is not None:
+        return of_history(from_file(path, interval, options, progress))
+    chosen = options.symbols if options else ()
+    return of_history(bundled(chosen) if chosen else bundled())
 
 
 def of_history(history: History) -> Dataset:
     """Return a history as arrays by symbol, with what is odd about them."""
-    rows = history.rows or (0,) * len(history.candles)
-    pairs = sorted(zip(rows, history.candles, strict=True), key=_symbol_of)  # stable: times rise
-    tables = {name: _rows(name, list(found)) for name, found in groupby(pairs, _symbol_of)}
-    return Dataset(
-        history.name,
-        {name: SymbolCandles(one.open_ms, one.candles) for name, one in tables.items()},
-        history.rejected,
-        quality.of_all(tables, history.candles[0].interval) if history.candles else (),
-        history.unused_columns,
-        tables,
-    )
+    symbols = {rows.symbol: SymbolCandles(rows.open_ms, rows.candles) for rows in history.series}
+    return Dataset(history, symbols, findings.of_history(history))
 
 
 def too_short(dataset: Dataset, window_length: int) -> tuple[Finding, ...]:
-    """Return a finding for each symbol that never fills one window."""
-    return tuple(
-        found for one in dataset.tables.values() for found in quality.too_short(one, window_length)
-    )
+    """Return a finding of the symbols that never fill one window, if there are any."""
+    return findings.too_short(dataset.history, window_length)
 
 
 def samples_of(symbols: Mapping[str, SymbolCandles], config: FitConfig, interval: str) -> Samples:
@@ -213,19 +212,6 @@ def cut_at(samples: Samples, share: float) -> int:
     """Return the opening time before which ``share`` of the samples' distinct times lie."""
     times = np.unique(samples.open_ms)
     return int(times[min(int(len(times) * share), len(times) - 1)])
-
-
-def _symbol_of(pair: tuple[int, Candle]) -> str:
-    return pair[1].symbol
-
-
-def _rows(name: str, pairs: list[tuple[int, Candle]]) -> SymbolRows:
-    return SymbolRows(
-        name,
-        np.array([row for row, _ in pairs], dtype=np.int64),
-        np.array([one.open_ms for _, one in pairs], dtype=np.int64),
-        np.array([(one.open, one.high, one.low, one.close, one.volume) for _, one in pairs]),
-    )
 
 
 def windows(

@@ -1,4 +1,4 @@
-"""A fitted model to a bundle: its ONNX graph, weights, scalers, golden windows and config."""
+"""Exports a fitted model as a bundle: ONNX graph, weights, scalers, golden windows, config."""
 
 from __future__ import annotations
 
@@ -45,14 +45,19 @@ from trainer.network import Model, Shape
 from trainer.registry import TILE
 
 OPSET: Final = 20
-LSTM_INPUTS: Final = 4  # input, weights, recurrent weights, biases
+"""Version of the ONNX operators in the graph."""
+
 IR_VERSION: Final = 10
+"""Version of the ONNX file format, that of ONNX 1.16."""
+
+LSTM_INPUTS: Final = 4
+"""Inputs that the LSTM node keeps: input, weights, recurrent weights, biases."""
 
 GOLDEN: Final = 4
-"""Windows that travel with a bundle, with their forecasts, to be repeated when it is loaded."""
+"""Number of golden windows: a bundle holds their forecasts, and loading it repeats them."""
 
 BATCH: Final = 128
-"""Windows of one call while the graph is checked."""
+"""Number of windows in one model call while the graph is checked."""
 
 
 Windows = Iterable[tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -135,13 +140,13 @@ def _bare(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def rebuild(made: Bundle) -> Model:
+def rebuild(loaded: Bundle) -> Model:
     """Return the PyTorch model of a bundle, from its weights; custom features must be registered.
 
     Raises:
         ValueError: when a feature of it is not known here.
     """
-    config, training = made.config, made.config.training
+    config, training = loaded.config, loaded.config.training
     names, steps = tuple(config.features), int(str(training["sequence_length"]))
     window_length(names, steps)
     shape = Shape(
@@ -152,7 +157,7 @@ def rebuild(made: Bundle) -> Model:
         median=config.quantile_levels.index(MEDIAN),
     )
     model = Model(names, steps, shape)
-    model.load_state_dict(torch.load(made.path / WEIGHTS_NAME, weights_only=True))
+    model.load_state_dict(torch.load(loaded.path / WEIGHTS_NAME, weights_only=True))
     return model.eval()
 
 
@@ -226,7 +231,7 @@ def export(
     intervals: Sequence[str],
     data: DataSpan,
 ) -> Exported:
-    """Return a fitted model as a graph that is known to compute what the model does.
+    """Return a fitted model as a graph, after checking that both compute the same.
 
     Args:
         fitted: the model, with what explains it.
@@ -300,7 +305,7 @@ def _config(
 
 
 def _training(fitted: Fitted) -> dict[str, bundle.Setting]:
-    """Return how the model was trained, for people."""
+    """Return how the model was trained, for people to read."""
     config = asdict(fitted.config)
     for name in ("features", "horizons", "quantile_levels"):
         del config[name]

@@ -182,7 +182,7 @@ class _Tensors:
 
     def chunks(self) -> Iterator[_Tensors]:
         """Yield all windows in order, some at a time."""
-        for rows in torch.arange(len(self)).split(CHUNK):
+        for rows in torch.split(torch.arange(len(self)), CHUNK):
             yield self.take(rows)
 
 

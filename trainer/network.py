@@ -92,7 +92,7 @@ class Network(nn.Module):
         logs, gaps = torch.split(out, [2 * h, h * (q - 1)], dim=1)
         logs = logs.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).view(-1, 2, h)
         if q == 1:
-            return self.location[:, None].expand(len(out), h, 1), logs[:, 1]
+            return self.location[:, None].expand(out.shape[0], h, 1), logs[:, 1]
         # twice squareplus, (x + sqrt(x^2 + 4)) / 2: positive; Barron, "Squareplus" (2021)
         heights = (gaps + torch.sqrt(gaps * gaps + 4.0)).view(-1, h, q - 1)
         distances = heights @ self.spans  # (B, H, Q), from the median

@@ -1,4 +1,4 @@
-"""Protocols of evaluation: rolling origins or a frozen bundle, beside the baselines."""
+"""Protocols of evaluation: rolling origins, or a frozen bundle; both beside the baselines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainer.training import NAME, split_at
 
 @dataclass(frozen=True)
 class Forecasts:
-    """The network's forecasts, and how they were come by."""
+    """The network's forecasts, and how they were made."""
 
     table: pd.DataFrame
     folds: list[Fold]
@@ -79,8 +79,8 @@ class TorchForecaster:
 
     @torch.no_grad()
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        found = self._model(torch.from_numpy(candles), torch.from_numpy(open_ms))
-        return Prediction(*(values.numpy() for values in found))
+        outputs = self._model(torch.from_numpy(candles), torch.from_numpy(open_ms))
+        return Prediction(*(tensor.numpy() for tensor in outputs))
 
 
 def rolling(
@@ -100,7 +100,7 @@ def rolling(
         config: how to train.
         origins_ms: rising, UTC; the last one ends the last fold.
         seed: of all that is random.
-        on_epoch: told of every epoch.
+        on_epoch: called with every epoch.
 
     Raises:
         ValueError: when there are too few candles before an origin.
@@ -197,31 +197,31 @@ def of_bundle(
 
 def assess(
     source: Source,
-    found: Forecasts,
+    forecasts: Forecasts,
     baselines: Sequence[str],
     configurations_tried: int,
     advance: Callable[[str], object],
 ) -> Report:
     """Return the report of forecasts against baselines; raises ``NothingToCompare``."""
-    tables = forecast_all(baselines, source.symbols, found.walk, advance)
+    tables = forecast_all(baselines, source.symbols, forecasts.walk, advance)
     protocol = Protocol(
         source=source.name,
         sha256=candles_hash(source.symbols),
-        kind=found.kind,
-        separation=found.separation,
+        kind=forecasts.kind,
+        separation=forecasts.separation,
         configurations_tried=configurations_tried,
-        folds=found.folds,
+        folds=forecasts.folds,
     )
     return Report(
         made_at_ms=int(time.time() * 1000),
         protocol=protocol,
-        evaluation=evaluation.evaluate({MODEL: found.table, **tables}, source.symbols),
+        evaluation=evaluation.evaluate({MODEL: forecasts.table, **tables}, source.symbols),
     )
 
 
-def metrics_of(found: Evaluation) -> dict[str, float]:
+def metrics_of(result: Evaluation) -> dict[str, float]:
     """Return the skills by name, such as ``pinball_skill_1_HAR``."""
     return {
-        f"{one.loss}_skill_{one.step}_{one.baseline.replace(' ', '_')}": one.skill
-        for one in found.comparisons
+        f"{row.loss}_skill_{row.step}_{row.baseline.replace(' ', '_')}": row.skill
+        for row in result.comparisons
     }

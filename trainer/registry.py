@@ -122,7 +122,7 @@ class Candles:
         stream's prices have 32 bits, so that their differences lose nothing.
         """
         prices = self._all[:, :, :4].to(torch.float32).transpose(1, 2)  # (B, 4, W)
-        opened, high, low, close = prices.split(1, dim=1)  # (B, 1, W)
+        opened, high, low, close = torch.split(prices, 1, dim=1)  # (B, 1, W)
         gaps = functional.pad(_log_ratio(opened[:, :, 1:], close[:, :, :-1]), (1, 0))
         variance = range_variance(gaps, _log_ratio(close, opened), _log_ratio(high, low))
         return variance[:, 0]

@@ -1,4 +1,4 @@
-"""Search for better settings: Optuna's TPE on rolling windows, hopeless trials pruned."""
+"""Hyperparameter search: Optuna's TPE on rolling origins, with hopeless trials pruned."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "volume": ("log-volume",),
     "quarters": QUARTER,
 }
-"""Inputs that a trial takes or leaves together; the others are required."""
+"""Groups of features that a trial takes or leaves together; the others are required."""
 
 
 MAX_STEPS: Final = 30
-"""Most steps of the LSTM that are tried."""
+"""Most steps of the LSTM that a trial takes."""
 
 HEARTBEAT_SECONDS: Final = 15
-"""A trial silent for twice as long has died with its process."""
+"""Time between signs of life of a trial; after two without any its process has died."""
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -45,7 +45,7 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched on."""
+    """The data and the fixed settings of a search."""
 
     source: Source  # no candle from the last origin on
     config: FitConfig  # what is not searched
@@ -54,7 +54,7 @@ class Task:
 
 
 def open_study(storage: str, name: str, seed: int) -> optuna.Study:
-    """Return the study of that name, with the trials that it has.
+    """Return the study of that name with its trials, a new study if there is none.
 
     Raises:
         SearchError: when the storage cannot be used.
@@ -63,9 +63,9 @@ def open_study(storage: str, name: str, seed: int) -> optuna.Study:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         kept = _storage(storage)
-        found = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
-        # a resumed search must not propose the first one's trials again
-        sampler = optuna.samplers.TPESampler(seed=seed + len(found.trials))
+        study = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
+        # a resumed search must not propose the trials of the first part again
+        sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
         return optuna.load_study(storage=kept, study_name=name, sampler=sampler, pruner=pruner)
     except Exception as error:  # SQLAlchemy's own, which share no public class with Optuna's
@@ -74,9 +74,9 @@ def open_study(storage: str, name: str, seed: int) -> optuna.Study:
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
-    """Return a storage in which a trial whose process was killed fails, and does not run for ever.
+    """Return a storage that fails a trial whose process was killed instead of running it forever.
 
-    The process that resumes the search finds it silent.
+    The process that resumes the search sees that the trial is silent.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -86,7 +86,7 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
 def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
     """Return the config of a trial."""
     groups = [name for name in GROUPS if trial.suggest_categorical(name, [True, False])]
-    features = (*REQUIRED, *(one for name in groups for one in GROUPS[name]))
+    features = (*REQUIRED, *(feature for name in groups for feature in GROUPS[name]))
     return replace(
         config,
         features=features,
@@ -136,7 +136,7 @@ def relative_pinball(table: pd.DataFrame, source: Source) -> float:
 def run(
     study: optuna.Study, task: Task, trials: int, parent: Run, done: Callable[[str], object]
 ) -> None:
-    """Add trials to a study; the first of a new one is the config as it is, if it can be."""
+    """Add trials to a study; the first of a new study is the config as it is, if it can be."""
     if not study.trials:
         study.enqueue_trial(_as_trial(task.config), skip_if_exists=True)
     study.optimize(objective(task, parent, done), n_trials=trials)
@@ -156,7 +156,7 @@ def _as_trial(config: FitConfig) -> dict[str, object]:
 def completed(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that ran to their end, best first."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(trials, key=lambda one: one.value or 0.0)
+    return sorted(trials, key=lambda trial: trial.value or 0.0)
 
 
 def write(study: optuna.Study, folder: Path) -> list[Path]:
@@ -167,14 +167,14 @@ def write(study: optuna.Study, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     best = completed(study)
-    found = {
+    summary = {
         "trials": len(study.trials),
         "complete": len(best),
         "value": best[0].value if best else None,
         "params": best[0].params if best else None,
     }
     files = [folder / "best.json"]
-    files[0].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    files[0].write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     if len(best) > 1:
         files += _plots(study, folder)
     return files
@@ -184,7 +184,7 @@ def _plots(study: optuna.Study, folder: Path) -> list[Path]:
     plots: dict[str, Callable[..., Any]] = {
         "parallel-coordinate.html": optuna.visualization.plot_parallel_coordinate
     }
-    if len({one.value for one in completed(study)}) > 1:  # equal values have no importance
+    if len({trial.value for trial in completed(study)}) > 1:  # equal values have no importance
         plots["importance.html"] = optuna.visualization.plot_param_importances
     files = []
     for name, plot in plots.items():

@@ -1,4 +1,4 @@
-"""The settings of each command of the trainer."""
+"""Settings of the trainer's commands, and their help."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
+from shared.table_settings import PATH, TableSettings
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig
 from trainer.tracking import DEFAULT_URI
@@ -21,16 +22,11 @@ from trainer.tracking import DEFAULT_URI
 PROCESS: Final = "trainer"
 """The process's name in its variables and log lines."""
 
-COLUMNS: Final = (
-    "CSV (also .csv.gz) or Parquet file with the columns symbol, date (or open_ms), open, high, "
-    "low, close, volume, and perhaps adj_close; any number of symbols"
-)
-
 MAX_STEPS: Final = 256
 """Most steps of the LSTM."""
 
 CONFIGURATIONS_TRIED: Final = 138
-"""On validation data, before the defaults of ``FitConfig`` were chosen."""
+"""Number of configurations tried on validation data before ``FitConfig`` got its defaults."""
 
 _DEFAULT: Final = FitConfig()
 
@@ -41,7 +37,7 @@ def _wrong(rule: str) -> PydanticCustomError:
 
 
 def _levels(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not all(0 < one < 1 for one in values) or 0.5 not in values:
+    if not all(0 < level < 1 for level in values) or 0.5 not in values:
         raise _wrong("expected levels between 0 and 1, 0.5 among them")
     return tuple(sorted(set(values)))
 
@@ -76,19 +72,19 @@ Features = Annotated[CommaSeparated, AfterValidator(_features)]
 Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 
 
-class DataSettings(ServiceSettings):
+class DataSettings(TableSettings):
     """Which candles."""
 
     model_config = own(PROCESS)
 
-    data: Path | None = Field(None, description=f"{COLUMNS}; by default the bundled candles")
+    data: Path | None = Field(None, description=f"{PATH}; by default the bundled candles")
     interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
     bad_rows: Path | None = Field(
         None,
         description="CSV file to write every bad or odd row to, with the rule it breaks; "
-        "the log tells the first of each",
+        "the log shows the first of each",
     )
     progress: bool = Field(default=True, description="show a progress bar")
 
@@ -165,21 +161,21 @@ class Tracked(ServiceSettings):
 
 
 class TrainSettings(ModelSettings, Tracked):
-    """Trains a bundle on the bundled daily candles, and shows how good it is.
+    """Trains a bundle on the bundled candles, and shows how good it is.
 
     The newest candles are kept for the test: training sees no outcome that reaches them. Prints
     the errors of the point forecast against persistence and drift. The run, with its curves and
     files, goes to MLflow: mlflow ui --backend-store-uri sqlite:///mlflow.db
 
     Examples:
-      python -m trainer                               into the folder bundle
-      python -m trainer train --out my-bundle --seed 7
-      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9 --out my-bundle
+      python -m trainer                               the bundle goes to my-bundle
+      python -m trainer train --out other-bundle --seed 7
+      python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9
     """
 
     model_config = own(PROCESS, "train")
 
-    out: Path = Field(Path("bundle"), description="folder of the bundle to write")
+    out: Path = Field(Path("my-bundle"), description="folder of the bundle to write")
     test_share: float = Field(
         0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
     )
@@ -189,31 +185,54 @@ class FitSettings(ModelSettings, Tracked):
     """Trains a bundle on any candles.
 
     Training sees the candles before --until alone; those from then on, if there are any, are the
-    test. Rows that are no valid candles are reported by row and rule, and left out.
+    test. Rows that are not valid candles are reported by row and rule, and left out.
 
-    Of a folder of Parquet files, one an interval and market, one model of all intervals is trained,
-    as the built-in one was: a third of the symbols, by a hash of their names, and the newest fifth
-    of each file's candles are left for "evaluate --all". Files named validation-* never train.
+    With --all: of a folder of Parquet files, one an interval and market, one model of all intervals
+    is trained, as the built-in one was. A third of the symbols, by a hash of their names, and the
+    newest fifth of each file's candles are left for "evaluate --all". Files named validation-*
+    never train.
 
     Examples:
       python -m trainer fit --data candles.parquet --out my-bundle
-      python -m trainer fit --data candles/ --out my-bundle
+      python -m trainer fit --all candles/ --out my-bundle
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
     """
 
-    model_config = own(PROCESS, "fit")
+    model_config = own(PROCESS, "fit") | SettingsConfigDict(cli_shortcuts={"all-data": "all"})
 
+    all_data: Path | None = Field(
+        None, description="folder of Parquet files of candles, one an interval and market"
+    )
     until: date | None = Field(
         None, description="train on the candles that open before this date (UTC); by default all"
     )
-    out: Path = Field(description="folder of the bundle to write")
+    out: Path | None = Field(None, description="folder of the bundle to write")
+    replace_default: bool = Field(
+        default=False, description="write the built-in bundle, which all services serve by default"
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Folder that the bundle goes to."""
+        return default_path() if self.out is None else self.out
+
+    @model_validator(mode="after")
+    def _has_one_folder(self) -> Self:
+        detail = ""
+        if self.replace_default and self.out:
+            detail = f"replace_default: expected no --out beside it, got {str(self.out)!r}"
+        if not self.replace_default and not self.out:
+            detail = "out: expected a value, got nothing"
+        if detail:
+            raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
+        return self
 
 
 class BacktestSettings(DataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
-    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are no
+    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are not
     valid candles are reported by row and rule, and left out.
 
     Examples:
@@ -310,17 +329,34 @@ class SearchSettings(ModelSettings, Tracked):
     out: Path = Field(Path("search"), description="folder to write best.json and the plots to")
 
 
-class InspectSettings(ServiceSettings):
-    """Shows what is in a bundle: its inputs and outputs, features, training data and figures.
+class InspectSettings(TableSettings):
+    """Shows what is in a bundle, or what would be read of a file of candles.
 
-    The bundle is verified first, as a service does when it loads it.
+    Of a bundle: its inputs and outputs, features, training data and figures; it is verified first,
+    as a service does when it loads it. Of a file: its form, columns, symbols, spans, interval,
+    zone, and all that is odd about it; --to writes it tidy.
 
     Examples:
       python -m trainer inspect shared/models/default
       python -m trainer inspect my-bundle --json
+      python -m trainer inspect prices.csv.gz
+      python -m trainer inspect notowania.csv --columns time=Data,open=Otwarcie,high=Najwyzszy
+      python -m trainer inspect 'minutes/*.zip' --timezone Europe/Warsaw --to candles.parquet
     """
 
     model_config = own(PROCESS, "inspect") | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 
-    path: CliPositionalArg[Path] = Field(description="folder of the bundle")
-    as_json: bool = Field(default=False, description="print the bundle's config as JSON")
+    path: CliPositionalArg[Path] = Field(
+        description=f"folder of a bundle, which has a config.json; or {PATH}"
+    )
+    as_json: bool = Field(default=False, description="print it as JSON")
+    interval: Interval | None = Field(
+        None, description="length of the candles of a file; by default found out"
+    )
+    to: Path | None = Field(
+        None, description="for a file: .parquet or .csv file to write its candles to"
+    )
+    bad_rows: Path | None = Field(
+        None, description="for a file: CSV file to write every bad or odd row to"
+    )
+    progress: bool = Field(default=True, description="show a progress bar")

@@ -1,9 +1,10 @@
-"""Runs, with what they were given and found, in MLflow; the only place that knows it."""
+"""Records runs in MLflow: parameters, metrics, curves and files; nothing else imports MLflow."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
 DEFAULT_URI: Final = "sqlite:///mlflow.db"
 SQLITE: Final = "sqlite:///"
 ARTIFACTS: Final = "mlartifacts"
-"""Folder of the artifacts, beside a SQLite database."""
+"""Name of the folder of artifacts beside a SQLite database."""
+
+_PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s]*@")
+_SECRET: Final = re.compile(r"([?&](?:password|passwd|pwd|token|secret)=)[^\s&]*", re.IGNORECASE)
 
 Point = tuple[str, int, float]
-"""Of a curve: its name, the step (such as the epoch) and the value there."""
+"""Point of a curve: the curve's name, the step (such as the epoch) and the value there."""
 
 
 class TrackingError(Exception):
@@ -27,19 +31,19 @@ class TrackingError(Exception):
 
 
 class Run:
-    """One run; what is logged is in the store at once. Without a tracker nothing is."""
+    """One run, whose values are in the store as soon as they are logged; none without a tracker."""
 
     def __init__(self, tracker: Tracker | None, run_id: str = "") -> None:
         self._tracker = tracker
         self.id = run_id
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Log what the run was given."""
+        """Log the run's settings."""
         if self._tracker:
             self._tracker.log(self.id, params=values)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log what the run found."""
+        """Log the run's figures."""
         self.curves((name, step, value) for name, value in values.items())
 
     def curves(self, points: Iterable[Point]) -> None:
@@ -76,7 +80,7 @@ class Tracker:
         Raises:
             TrackingError: when the store cannot be opened.
         """
-        # MLflow sends usage statistics unless told otherwise before its first import
+        # MLflow sends usage statistics unless this is set before its first import
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient  # noqa: PLC0415 -- seconds that a back-test does without
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 -- likewise
@@ -86,15 +90,16 @@ class Tracker:
         try:
             folder = _artifacts(uri)
             self.client = MlflowClient(tracking_uri=uri)
-            found = self.client.get_experiment_by_name(experiment)
+            known = self.client.get_experiment_by_name(experiment)
             self._experiment = (
-                found.experiment_id
-                if found
+                known.experiment_id
+                if known
                 else self.client.create_experiment(experiment, artifact_location=folder)
             )
         except (MlflowException, OSError) as error:
             line = str(error).strip().splitlines()[0]
-            raise TrackingError(f"{uri}: cannot be used for tracking: {line}") from error
+            fault = without_password(f"{uri}: cannot be used for tracking: {line}")
+            raise TrackingError(fault) from error
 
     @contextmanager
     def run(self, name: str, parent: Run | None = None) -> Iterator[Run]:
@@ -137,8 +142,14 @@ def run(uri: str, experiment: str, name: str) -> Iterator[Run]:
     if not uri:
         yield Run(None)
         return
-    with Tracker(uri, experiment).run(name) as made:
-        yield made
+    with Tracker(uri, experiment).run(name) as new:
+        yield new
+
+
+def without_password(text: str) -> str:
+    """Return text with the passwords of the URIs in it, and of their queries, left out."""
+    text = _PASSWORD.sub(r"\1***@", text)
+    return _SECRET.sub(r"\1***", text)
 
 
 def _artifacts(uri: str) -> str | None:

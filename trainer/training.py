@@ -1,4 +1,4 @@
-"""Candles to a bundle on disk, and how good its point forecast is on those after them."""
+"""Trains on the candles before a time, exports the model, and tests it on those after."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainer.fit_config import FitConfig
 from trainer.panels import Panel
 
 NAME: Final = "lstm"
-"""Of the models trained here, before their version."""
+"""Name of the models trained here; their version follows it."""
 
 
 KEPT_OUT: Final = frozenset({"AAPL", "GOOG", "IBM", "MSFT"})
@@ -50,9 +50,9 @@ class Errors:
 class Test:
     """How a new bundle did on the candles that training did not see."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a test of pytest's
 
-    joined: pd.DataFrame  # the network's forecasts with what came
+    joined: pd.DataFrame  # the network's forecasts with their outcomes
     errors: list[Errors]  # by step and method
 
 
@@ -146,8 +146,8 @@ def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
     for baseline in (Persistence(), Drift()):
         rows = pd.concat(
             [
-                forecast_symbol(baseline, name, one.open_ms, one.candles, walk)
-                for name, one in source.symbols.items()
+                forecast_symbol(baseline, name, symbol.open_ms, symbol.candles, walk)
+                for name, symbol in source.symbols.items()
             ]
         )
         rows = rows[rows["open_ms"] >= stop_ms]
@@ -157,19 +157,19 @@ def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
 
 def curves(fitted: Fitted) -> Iterator[tuple[str, int, float]]:
     """Yield the losses by epoch: name, epoch, value."""
-    for one in fitted.history:
+    for epoch in fitted.history:
         for name in ("train_loss", "pinball", "volatility"):
-            yield name, one.epoch, getattr(one, name)
+            yield name, epoch.epoch, getattr(epoch, name)
 
 
-def metrics_of(found: Test) -> dict[str, float]:
+def metrics_of(test: Test) -> dict[str, float]:
     """Return the test's figures by name, such as ``rmse_1`` and ``rmse_1_persistence``."""
     metrics = {}
-    for row in found.errors:
+    for row in test.errors:
         suffix = "" if row.method == MODEL else f"_{row.method}"
         for name in ("mse", "rmse", "mae", "return_rmse", "return_mae"):
             metrics[f"{name}_{row.step}{suffix}"] = float(getattr(row, name))
-    by_step = losses.losses(found.joined).groupby("step")
+    by_step = losses.losses(test.joined).groupby("step")
     for name in ("pinball", "crps", "qlike"):
         for step, value in by_step[name].mean().items():
             metrics[f"{name}_{step}"] = float(value)

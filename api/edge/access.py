@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from api.edge.keys import ANYONE, Client, KeyRing, Scope
 from api.edge.problems import FieldError, ProblemError, problem
 
 _CHALLENGE: Final[Mapping[str, str]] = {"www-authenticate": 'Bearer realm="candlecast"'}
+
+_HOST: Final = re.compile(
+    r"(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:/@\[\]]*))(:[0-9]*)?", re.ASCII
+)
+"""A Host header: an address of IPv6 or a name, and perhaps a port; RFC 9110, 7.2."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,17 @@ class Access:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def check_host(self, scope: AsgiScope) -> None:
-        """Refuse a foreign name for this host, as of a page whose name was rebound to loopback."""
+        """Refuse a foreign name for this host, as of a page whose name was rebound to loopback.
+
+        Two names are refused too: a proxy may have read the other one.
+        """
+        headers = [value for name, value in scope["headers"] if name == b"host"]
+        if len(headers) > 1:
+            message = f"expected one Host header, got {len(headers)}"
+            raise problem(400, FieldError(field="host", rule="too_many", message=message))
         if self._rules.hosts is None:
             return
-        header = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        if host_name(header.decode("latin-1")) not in self._rules.hosts:
+        if host_name(b"".join(headers).decode("latin-1")) not in self._rules.hosts:
             message = "expected a name that this API is known by, got another"
             raise problem(421, FieldError(field="host", rule="unknown", message=message))
 
@@ -47,8 +59,9 @@ class Access:
         """Note the client of a request that may be answered.
 
         Args:
-            scope: the request; ``client_name``, ``client_id`` and ``is_admitted``, which says
-                whether the key is still valid, are added to it.
+            scope: the request; ``client_name``, ``client_id``, ``is_admitted``, which says
+                whether the key still opens the route, and ``charge``, which counts further
+                requests of its rate for an answer that costs as much, are added to it.
             needed: which the key must have; None where any key will do.
 
         Raises:
@@ -57,7 +70,8 @@ class Access:
         client = self._client(scope)
         scope["client_name"] = client.name
         scope["client_id"] = client.id
-        scope["is_admitted"] = lambda: self._is_admitted(client)
+        scope["is_admitted"] = lambda: self._is_admitted(client, needed)
+        scope["charge"] = lambda requests: self._charge(client, requests)
         if needed is not None and needed not in client.scopes:
             message = f"expected the scope {needed}, the key {client.name!r} has not got it"
             raise problem(403, FieldError(field="authorization", rule="scope", message=message))
@@ -76,9 +90,17 @@ class Access:
             raise problem(401, reason, headers=_CHALLENGE)
         return client
 
-    def _is_admitted(self, client: Client) -> bool:
-        """Whether a client's key is not revoked yet; for answers that take long."""
-        return self._rules.keys is None or self._rules.keys().holds(client.id)
+    def _is_admitted(self, client: Client, needed: Scope | None) -> bool:
+        """Whether a client's key still has the scope; for answers that take long."""
+        return self._rules.keys is None or self._rules.keys().holds(client.id, needed)
+
+    def _charge(self, client: Client, requests: int) -> None:
+        """Count further requests, no more than half of the rate at once; raises the 429 problem."""
+        if client.rate is None:
+            return
+        cost = min(requests, client.rate.amount // 2)
+        if cost and not self._limiter.hit(client.rate, client.id, cost=cost):
+            raise self._too_often(client.rate, client.id)
 
     def _too_often(self, rate: RateLimitItem, client_id: str) -> ProblemError:
         stats = self._limiter.get_window_stats(rate, client_id)
@@ -89,10 +111,9 @@ class Access:
 
 
 def host_name(header: str) -> str:
-    """Return the name in a Host header, without its port."""
-    if header.startswith("["):
-        return header.partition("]")[0].removeprefix("[").lower()
-    return header.partition(":")[0].lower()
+    """Return the name in a Host header, without its port; ``""`` of one that is not valid."""
+    matched = _HOST.fullmatch(header)
+    return (matched["address"] or matched["name"] or "").lower() if matched else ""
 
 
 def _key_of(scope: AsgiScope) -> str:

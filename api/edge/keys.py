@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,9 +114,10 @@ class KeyRing:
         expected, client = self._by_id.get(identity, (_NOBODY, None))
         return client if hmac.compare_digest(hash_of(secret), expected) else None
 
-    def holds(self, identity: str) -> bool:
-        """Whether the key of an id is valid."""
-        return identity in self._by_id
+    def holds(self, identity: str, scope: Scope | None) -> bool:
+        """Whether the key of an id is valid and has a scope, if one is given."""
+        _, client = self._by_id.get(identity, (_NOBODY, None))
+        return client is not None and (scope is None or scope in client.scopes)
 
 
 def _client(entry: KeyEntry, rate: RateLimitItem | None) -> Client:
@@ -135,6 +137,8 @@ def load(path: Path) -> KeyFile:
         KeyFileError: naming the file and what is wrong, without its content.
     """
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise KeyFileError(f"{path}: anybody may write to it: run chmod 600 {path}")
         return KeyFile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
@@ -197,6 +201,7 @@ class _Stamp:
     mtime_ns: int = -1
     size: int = -1
     inode: int = -1
+    mode: int = -1
 
 
 @dataclass
@@ -227,7 +232,7 @@ class WatchedKeys:
 
 def _stamp(path: Path) -> _Stamp:
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
-    return _Stamp(stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return _Stamp(status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode)

@@ -18,6 +18,7 @@ from api.edge.access import Access
 from api.edge.keys import Scope
 from api.edge.problems import ProblemError, problem
 from api.edge.requests import BodyBudget, BodyShare, require_declared_size
+from shared.messages import short
 
 OPEN: Final = None
 """The scope of a route that needs no key."""
@@ -147,6 +148,7 @@ class Dispatch:
     def _missing(self, scope: AsgiScope) -> ProblemError:
         path, method = scope["path"], scope["method"]
         others = [guarded for guarded in self._routes if guarded.route.path_regex.match(path)]
+        path = short(path)
         if not others:
             return problem(404, detail=f"{path}: no such path")
         scope["route"] = others[0].route

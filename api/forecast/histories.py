@@ -21,8 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.edge.problems import FieldError, broken_field, invalid_body, problem
 from api.forecast.bodies import MAX_HISTORY, Candles, PredictRequest, TimedCandle
-from shared.candles import INTERVALS_MS, MAX_NUMBER, MIN_PRICE
-from shared.messages import Place
+from shared.candles import INTERVALS_MS, MAX_NUMBER, MIN_PRICE, interval_named
+from shared.intervals import Steps, close_ms_of, length_in_words, shortest_step_ms
+from shared.messages import END_MS, FIRST_MS, Place
 from shared.window import held
 
 Array = NDArray[np.float64]
@@ -48,6 +49,7 @@ class _PredictBody(msgspec.Struct, forbid_unknown_fields=True):
     history: list[_Ohlcv]
 
 
+_NO_TIME: Final = FIRST_MS - 1
 _PREDICT: Final = msgspec.json.Decoder(_PredictBody)
 _CANDLES: Final = msgspec.json.Decoder(list[_Timed])
 _EXACT_CANDLES: Final[TypeAdapter[Any]] = TypeAdapter(Candles)
@@ -123,15 +125,23 @@ def series_of(number: int, symbol: str | None, interval: str | None, read: Timed
         ProblemError: naming the field, of history ``number`` of a body, and the rule.
     """
     place = ("histories", number)
-    if interval is not None and interval not in INTERVALS_MS:
-        known = ", ".join(INTERVALS_MS)
-        raise broken_field((*place, "interval"), "unknown", f"one of {known}", interval[:40])
+    if interval is not None:
+        interval = _known(place, interval)
     if not (_any(read.open_ms) or _any(read.close_ms)):
         return Series(read.candles, symbol, interval)
     if interval is None:
         raise broken_field((*place, "interval"), "missing", "a value beside times", "nothing")
-    as_of_ms = _as_of_ms((*place, "candles"), INTERVALS_MS[interval], read)
+    as_of_ms = _as_of_ms((*place, "candles"), interval, read)
     return Series(read.candles, symbol, interval, as_of_ms, np.array(read.open_ms, np.int64))
+
+
+def _known(place: Place, interval: str) -> str:
+    """Return the interval that a name means; raises ``ProblemError``."""
+    known = interval_named(interval)
+    if known is None:
+        names = ", ".join(INTERVALS_MS)
+        raise broken_field((*place, "interval"), "unknown", f"one of {names}", interval[:40])
+    return known
 
 
 def newest(candles: Array, needed: int) -> Array:
@@ -180,32 +190,49 @@ def _timed(rows: Sequence[_Timed | TimedCandle]) -> TimedArray:
 
 def _are_times(read: TimedArray) -> bool:
     times = [time_ms for time_ms in chain(read.open_ms, read.close_ms) if time_ms is not None]
-    return not times or (min(times) >= 0 and max(times) < 1 << 53)
+    return not times or (min(times) >= FIRST_MS and max(times) < END_MS)
 
 
 def _any(times: list[int | None]) -> bool:
     return times.count(None) < len(times)
 
 
-def _as_of_ms(place: Place, length_ms: int, read: TimedArray) -> int:
+def _as_of_ms(place: Place, interval: str, read: TimedArray) -> int:
     """Return the close of the last candle, all times being in order; raises ``ProblemError``."""
     if None in read.open_ms:
         first = (*place, read.open_ms.index(None), "open_ms")
         raise broken_field(first, "missing", "a time as on the others", "nothing")
     opened = np.array(read.open_ms, np.int64)  # (N,)
-    closed = opened + length_ms
+    _check_steps(place, interval, opened)
+    closed = close_ms_of(opened, interval)
     if _any(read.close_ms):
-        given = [-1 if time_ms is None else time_ms for time_ms in read.close_ms]
-        closed = np.where(np.equal(given, -1), closed, given)
-    repeats = np.diff(opened, prepend=-1) <= 0
+        given = [_NO_TIME if time_ms is None else time_ms for time_ms in read.close_ms]
+        closed = np.where(np.equal(given, _NO_TIME), closed, given)
+    length_ms = INTERVALS_MS[interval]
     strays = (closed <= opened) | (closed > opened + length_ms)
-    wrong = repeats | strays
-    if not wrong.any():
-        return int(closed[-1])
-    at = int(wrong.argmax())
-    if repeats[at]:
-        before = opened[at - 1] if at else -1
-        message = f"more than {before} of the candle before"
-        raise broken_field((*place, at, "open_ms"), "not_rising", message, opened[at])
-    message = f"a time within {length_ms} ms after open_ms {opened[at]}"
-    raise broken_field((*place, at, "close_ms"), "inconsistent", message, closed[at])
+    if strays.any():
+        at = int(strays.argmax())
+        message = f"a time within {length_ms} ms after open_ms {opened[at]}"
+        raise broken_field((*place, at, "close_ms"), "inconsistent", message, closed[at])
+    return int(closed[-1])
+
+
+def _check_steps(place: Place, interval: str, opened: NDArray[np.int64]) -> None:
+    """Refuse opening times (N,) that do not step by the interval; raises ``ProblemError``."""
+    steps = np.diff(opened)
+    least = shortest_step_ms(interval)
+    short = steps < least
+    if short.any():
+        at = int(short.argmax()) + 1
+        if steps[at - 1] <= 0:
+            message = f"more than {opened[at - 1]} of the candle before"
+            raise broken_field((*place, at, "open_ms"), "not_rising", message, opened[at])
+        message = f"at least {least} after the one before ({interval})"
+        in_seconds = int(steps[at - 1]) * 1000 == INTERVALS_MS[interval]
+        got = f"{steps[at - 1]} later" + (": seconds? multiply by 1000" if in_seconds else "")
+        raise broken_field((*place, at, "open_ms"), "too_near", message, got)
+    found = Steps.of([opened])
+    if found.contradict(interval):
+        message = f"steps of {INTERVALS_MS[interval]} ({interval}) between the candles"
+        got = f"most of {found.usual_ms} ({length_in_words(found.usual_ms)})"
+        raise broken_field((*place, 1, "open_ms"), "other_interval", message, got)

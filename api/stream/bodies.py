@@ -100,6 +100,7 @@ class StreamStatus(Message):
 
     connected: bool
     detail: str
+    since_ms: int = Field(description="when that began, UTC")
     lag: int | None = Field(description="messages of both topics not read yet")
     series: int
     subscribers: int

@@ -1,35 +1,59 @@
-"""Reads the candles and forecasts topics into the market, and reconnects by itself."""
+"""Reads the candles and forecasts topics into the market; goes on by itself after any failure."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
-
-from pydantic import ValidationError
 
 from api.stream.cursors import Origin
 from api.stream.hub import Hub
 from api.stream.market import Market, StreamEvent
 from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
-from shared.forecasts import Forecast
-from shared.kafka import Consumer, KafkaError, KafkaSettings, Partition, Record
+from shared.forecasts import Forecast, InvalidForecast
+from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
+from shared.process import in_words, is_being_cancelled, now_ms
+from shared.status import Health, since
+from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
+from shared.unusable import UnusableMessages
 
 log = logging.getLogger(__name__)
 
-_CHECK_S: Final = 1.0
-_ANSWER_S: Final = 4.0
+CHECK_S: Final = 1.0
+"""Time between two questions to the broker how far the topics are."""
+
+ANSWER_S: Final = 4.0
+"""Longest wait for an answer of the broker; after it the client is made again."""
+
+CLOSE_S: Final = 2.0
+"""Longest wait for a client that is given up."""
+
+CATCH_UP_S: Final = 4.0
+"""Longest reading after a stall, at the pace seen so far; what is older is skipped."""
+
+BURST: Final = 20_000
+"""Unread messages of a topic that are read whatever the look-back: many symbols close at once."""
+
+STANDSTILL_S: Final = 60.0
+"""Time without a turn of the follower after which /livez fails."""
+
 _BACK_OFF_S: Final = (0.5, 4.0)  # first, longest
 _MAX_RECORDS: Final = 200
 
 
 class _TopicsLost(Exception):
     """The topics are not there, or are not those that were followed."""
+
+
+class _FellBehind(Exception):
+    """More unread messages than may be read after a stall."""
 
 
 @dataclass
@@ -41,6 +65,18 @@ class StreamView:
     connected: bool = False
     detail: str = "not connected to Kafka yet"
     lag: int | None = None
+    since_ms: int = field(default_factory=now_ms)  # when connected and detail became so
+    turned_s: float | None = None  # when the follower last did something, monotonic
+
+    def health(self) -> Health:
+        """Fail when the follower stands still; a broker that is away is not its fault."""
+        if self.turned_s is not None and time.monotonic() - self.turned_s > STANDSTILL_S:
+            still_s = time.monotonic() - self.turned_s
+            return Health(
+                ok=False, detail=f"the stream's follower stands still for {still_s:.0f} s"
+            )
+        word = "followed" if self.connected else "not followed"
+        return Health(ok=True, detail=f"stream {word}: {self.detail}, {since(self.since_ms)}")
 
 
 class Follower:
@@ -54,89 +90,128 @@ class Follower:
         self._live = live
         self._metrics = metrics
         self._lookback = lookback
+        self._next: dict[Partition, int] = {}  # the offset to go on from
+        self._ids: dict[str, str] = {}  # of the topics that these offsets belong to
+        self._pace = Pace()
+        self._unusable = UnusableMessages(log)
         self._caught_up = False
         self._reason = ""
 
     async def run(self) -> None:
-        """Follow until cancelled; whatever fails is tried again."""
+        """Follow until cancelled; whatever fails, all is tried again with a new client."""
         wait_s, longest_s = _BACK_OFF_S
         while True:
+            self._live.turned_s = time.monotonic()
             try:
                 await self._follow()
-            except (KafkaError, OSError, TimeoutError, _TopicsLost) as error:
+            except _FellBehind as error:
+                log.warning("%s: only the newest are read", error)
+                continue
+            except (Exception, asyncio.CancelledError) as error:
+                if is_being_cancelled():
+                    raise
                 if self._live.connected:
                     wait_s = _BACK_OFF_S[0]
-                self._lost(str(error) or type(error).__name__)
+                self._lost(error)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, longest_s)
 
     async def _follow(self) -> None:
-        client = clients.consumer(
-            self._kafka, request_timeout_ms=int(_ANSWER_S * 1000), retry_backoff_ms=200
+        consumer = clients.consumer(
+            self._kafka, request_timeout_ms=int(ANSWER_S * 1000), retry_backoff_ms=200
         )
-        async with clients.connected(client) as consumer:
-            parts = [
-                *await self._parts(self._kafka.candles_topic),
-                *await self._parts(self._kafka.forecasts_topic),
-            ]
-            self._live.market.clear()
-            self._caught_up = False
-            starts, ends = await self._look_back(consumer, parts)
-            await self._read(consumer, starts, ends)
+        try:
+            async with asyncio.timeout(4 * ANSWER_S):
+                await consumer.start()
+                parts = [
+                    *await self._parts(self._kafka.candles_topic),
+                    *await self._parts(self._kafka.forecasts_topic),
+                ]
+                await self._recognise()
+                self._caught_up = False
+                ends = await self._look_back(consumer, parts)
+            await self._read(consumer, ends)
+        finally:
+            async with asyncio.timeout(CLOSE_S):
+                await consumer.stop()
 
     async def _parts(self, topic: str) -> list[Partition]:
-        async with asyncio.timeout(_ANSWER_S * 2):
+        async with asyncio.timeout(ANSWER_S * 2):
             numbers = await partitions_of(self._kafka, topic)
         if not numbers:
             raise _TopicsLost(f"topic {topic} does not exist yet")
         return [Partition(topic, number) for number in numbers]
 
-    async def _look_back(
-        self, consumer: Consumer, parts: list[Partition]
-    ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """Return where following begins, and where the topics end now."""
+    async def _recognise(self) -> None:
+        """Forget how far the topics were read when they are other ones of the same names."""
+        names = (self._kafka.candles_topic, self._kafka.forecasts_topic)
+        ids = await topic_ids(self._kafka, names)
+        if ids != self._ids:
+            self._next = {}
+        self._ids = ids
+
+    async def _look_back(self, consumer: Consumer, parts: list[Partition]) -> dict[Partition, int]:
+        """Choose where following begins or goes on; return where the topics end now."""
         begins = await consumer.beginning_offsets(parts)
         ends: dict[Partition, int] = await consumer.end_offsets(parts)
-        starts = {}
-        for part in parts:
-            share = self._lookback // sum(other.topic == part.topic for other in parts)
-            starts[part] = max(begins[part], ends[part] - share)
+        if not self._goes_on(begins, ends):
+            most = self._most_unread() if self._next else self._lookback
+            self._live.market.clear()
+            self._next = {}
+            for part in parts:
+                share = most // sum(other.topic == part.topic for other in parts)
+                self._next[part] = max(begins[part], ends[part] - share)
         topics = (self._kafka.candles_topic, self._kafka.forecasts_topic)
-        self._live.hub.begin(topics, list(starts.values()), [ends[part] for part in parts])
-        return starts, ends
+        starts = [self._next[part] for part in parts]
+        self._live.hub.begin(topics, starts, [ends[part] for part in parts])
+        return ends
 
-    async def _read(
-        self,
-        consumer: Consumer,
-        starts: dict[Partition, int],
-        goal: dict[Partition, int],
-    ) -> None:
-        parts = list(starts)
-        numbers = {(part.topic, part.partition): number for number, part in enumerate(parts)}
+    def _goes_on(self, begins: Mapping[Partition, int], ends: Mapping[Partition, int]) -> bool:
+        """Tell whether the next messages are there, and few enough to read them all."""
+        return (
+            self._next.keys() == ends.keys()
+            and all(begins[part] <= at <= ends[part] for part, at in self._next.items())
+            and not self._is_far_behind(ends)
+        )
+
+    def _is_far_behind(self, ends: Mapping[Partition, int]) -> bool:
+        unread: dict[str, int] = {}
+        for part, end in ends.items():
+            unread[part.topic] = unread.get(part.topic, 0) + end - self._next[part]
+        return max(unread.values()) > max(self._lookback, BURST)
+
+    def _most_unread(self) -> int:
+        """Return how many messages of each of the two topics are read after a stall."""
+        return min(self._lookback, int(self._pace.a_second * CATCH_UP_S / 2))
+
+    async def _read(self, consumer: Consumer, goal: Mapping[Partition, int]) -> None:
+        parts = list(self._next)
+        numbers = {part: number for number, part in enumerate(parts)}
         next_check = 0.0
-        async for records in clients.follow(consumer, starts, most=_MAX_RECORDS):
+        async for records in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
+            started_s = self._live.turned_s = time.monotonic()
             for record in records:
-                part = numbers[record.topic, record.partition]
-                self._take(record, (part, record.offset))
+                part = clients.partition_of(record)
+                self._take(record, (numbers[part], record.offset))
+                self._next[part] = record.offset + 1
+            self._pace.note(len(records), time.monotonic() - started_s)
             await asyncio.sleep(0)  # a long backlog must not keep requests waiting
             self._caught_up = self._caught_up or await clients.has_reached(consumer, goal)
             if time.monotonic() >= next_check:
                 await self._check(consumer, parts)
-                next_check = time.monotonic() + _CHECK_S
+                next_check = time.monotonic() + CHECK_S
 
     async def _check(self, consumer: Consumer, parts: list[Partition]) -> None:
         """See whether the broker answers, and how far behind we are."""
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                ends = await consumer.end_offsets(parts)
-                positions = {part: await consumer.position(part) for part in parts}
-        except (KafkaError, OSError, TimeoutError) as error:
-            self._lost(str(error) or "Kafka does not answer")
-            return
+        async with asyncio.timeout(ANSWER_S):
+            ends = await consumer.end_offsets(parts)
+            positions = {part: await consumer.position(part) for part in parts}
         if any(positions[part] > end for part, end in ends.items()):
             raise _TopicsLost("a topic was recreated")
         self._live.lag = sum(end - positions[part] for part, end in ends.items())
         self._metrics.lag.set(self._live.lag)
+        if self._caught_up and self._is_far_behind(ends):
+            raise _FellBehind(f"{self._live.lag} messages behind after a stall")
         if self._caught_up and not self._live.connected:
             log.info("following %s", ", ".join(sorted({part.topic for part in parts})))
             self._reason = ""
@@ -150,26 +225,59 @@ class Follower:
         self._live.hub.publish(origin, events)
 
     def _events(self, record: Record, origin: Origin) -> list[StreamEvent]:
+        """Return the news in a message; none of one that cannot be used, whatever its fault."""
         try:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)
                 return self._live.market.add_candle(candle, record.timestamp, origin)
-            forecast = Forecast.decode(record.value or b"")
+            forecast = Forecast.decode(record.value)
             return self._live.market.add_forecast(forecast, record.timestamp, origin)
-        except InvalidCandle as error:  # the worker puts it aside; here it is passed by
-            self._metrics.ignored.labels(str(error.reason)).inc()
-        except (ValidationError, ValueError):
-            self._metrics.ignored.labels("invalid_forecast").inc()
+        except InvalidCandle as error:  # the worker puts it aside
+            self._pass_over(record, str(error.reason), error)
+        except InvalidForecast as error:
+            self._pass_over(record, "invalid_forecast", error)
+        except Exception as error:  # noqa: BLE001 -- one message must not stop those after it
+            self._pass_over(record, "error", error)
         return []
 
-    def _lost(self, reason: str) -> None:
+    def _pass_over(self, record: Record, reason: str, error: Exception) -> None:
+        self._metrics.ignored.labels(reason).inc()
+        self._unusable.note(record, reason, error)
+
+    def _lost(self, error: BaseException) -> None:
+        reason = in_words(error)
         if self._reason != reason:  # the log has the details, clients do not
-            log.warning("the stream is not followed: %s", reason)
+            known = isinstance(error, (*clients.TRANSIENT, _TopicsLost, asyncio.CancelledError))
+            log.warning("the stream is not followed: %s", reason, exc_info=not known)
         self._reason = reason
         self._live.lag = None
+        self._metrics.lag.set(math.nan)
         self._state("Kafka, or one of its topics, is out of reach", connected=False)
 
     def _state(self, detail: str, *, connected: bool) -> None:
+        if (self._live.connected, self._live.detail) != (connected, detail):
+            self._live.since_ms = now_ms()
         self._live.connected = connected
         self._live.detail = detail
         self._metrics.connected.set(connected)
+
+
+class Pace:
+    """Messages taken in a second of work: the mean, in which older ones count for less."""
+
+    def __init__(self) -> None:
+        self._messages = 5_000.0  # a guess on the low side, until there are measurements
+        self._seconds = 1.0
+
+    @property
+    def a_second(self) -> float:
+        """Messages a second."""
+        return self._messages / self._seconds
+
+    def note(self, messages: int, seconds: float) -> None:
+        """Add a measurement."""
+        if not messages:
+            return
+        kept = 0.5 ** (seconds / 2.0)  # half after two seconds of work
+        self._messages = self._messages * kept + messages
+        self._seconds = self._seconds * kept + seconds

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
+from api.stream.backlog import Backlog, KeptMessage
 from api.stream.cursors import Origin, Positions, decode, encode, is_after, tag_of
 from api.stream.market import StreamEvent
 
@@ -21,6 +20,12 @@ DROPPED: Final = b"event: dropped\ndata: {}\n\n"
 
 CLOSING: Final = b"event: closing\ndata: {}\n\n"
 """The last frame of a stream that ends and may be resumed."""
+
+CAPACITY_BYTES: Final = 4 << 20
+"""Most bytes of frames that wait for one client."""
+
+SLICE: Final = 250
+"""Kept messages that are looked at in one go, for a client that comes back."""
 
 POLL_S: Final = 0.05
 """Time between two looks at whether this instance has caught up with an id."""
@@ -50,12 +55,14 @@ class Subscription:
         self.wanted = wanted
         self._capacity = capacity
         self._is_over = False
+        self._waiting_bytes = 0
         self._frames: deque[bytes] = deque()
         self._news = asyncio.Event()
 
     def offer(self, frame: bytes) -> bool:
         """Queue a frame; return False, the queue emptied, when the client lags too far."""
-        if len(self._frames) >= self._capacity:
+        self._waiting_bytes += len(frame)
+        if len(self._frames) >= self._capacity or self._waiting_bytes > CAPACITY_BYTES:
             self._frames.clear()
             self.end(DROPPED)
             return False
@@ -86,25 +93,10 @@ class Subscription:
             is_over = self._is_over
             joined = b"".join(self._frames)
             self._frames.clear()
+            self._waiting_bytes = 0
             yield joined
             if is_over:
                 return
-
-
-class _KeptMessage(msgspec.Struct, frozen=True, gc=False):
-    """A message of a topic, remembered for clients that reconnect."""
-
-    origin: Origin
-    events: Sequence[StreamEvent]
-
-    def after(self, seen: Positions) -> Sequence[StreamEvent]:
-        """Return the events beyond a position; a score was derived from two messages."""
-        part, offset = self.origin
-        if offset >= seen[part]:
-            return self.events
-        if len(self.events) == 1 and len(self.events[0].origins) == 1:
-            return ()  # the most common case, quickly
-        return [event for event in self.events if is_after(event.origins, seen)]
 
 
 class Hub:
@@ -115,14 +107,15 @@ class Hub:
     that remembers all of it; otherwise ``reset`` says to load everything again.
     """
 
-    def __init__(self, *, keep: int = 20_000, capacity: int = 2_000) -> None:
-        """Remember ``keep`` messages; let a client lag by ``capacity``."""
+    def __init__(
+        self, *, keep: int = 20_000, keep_bytes: int = 64 << 20, capacity: int = 2_000
+    ) -> None:
+        """Remember ``keep`` messages of ``keep_bytes``; let a client lag by ``capacity`` frames."""
         self.subscriptions: set[Subscription] = set()
         self.dropped = 0
-        self._keep = keep
         self._capacity = capacity
         self._tag = ""
-        self._kept: deque[_KeptMessage] = deque()
+        self._backlog = Backlog(keep, keep_bytes)
         self._read: list[int] = []  # positions
         self._sent: list[int] = []  # positions, when following began again: earlier is not news
         self._remembered: list[int] = []  # positions from which everything is kept
@@ -145,7 +138,7 @@ class Hub:
         if not goes_on:
             self.close()
             self._tag = tag
-            self._kept.clear()
+            self._backlog.clear(len(starts))
             self._read = list(starts)
             self._remembered = list(starts)
         self._sent = list(self._read)
@@ -157,29 +150,33 @@ class Hub:
         news = [event for event in events if is_after(event.origins, self._sent)]
         if not news:
             return
-        self._remember(_KeptMessage(origin, news))
-        if not self.subscriptions:
-            return
-        frames = [_frame(event) for event in news]
-        position = b""
-        for subscription in tuple(self.subscriptions):
-            wanted = [
-                frame
-                for frame, event in zip(frames, news, strict=True)
-                if event in subscription.wanted
-            ]
-            if wanted:
-                position = position or _id(self.position)
-                if not subscription.offer(_identified(wanted, position)):
-                    self.dropped += 1
-                    self.subscriptions.discard(subscription)
+        for gone_part, gone_offset in self._backlog.add(KeptMessage(origin, news)):
+            self._remembered[gone_part] = max(self._remembered[gone_part], gone_offset + 1)
+        if self.subscriptions:
+            self._send(news)
 
-    def subscribe(self, wanted: EventFilter, last_event_id: str | None) -> Subscription:
+    def _send(self, news: Sequence[StreamEvent]) -> None:
+        frames = [_frame(event) for event in news]
+        joined: dict[tuple[int, ...], bytes] = {}  # clients that want the same share its bytes
+        for subscription in tuple(self.subscriptions):
+            wanted = tuple(
+                number for number, event in enumerate(news) if event in subscription.wanted
+            )
+            if not wanted:
+                continue
+            if wanted not in joined:
+                chosen = [frames[number] for number in wanted]
+                joined[wanted] = _identified(chosen, _id(self.position))
+            if not subscription.offer(joined[wanted]):
+                self.dropped += 1
+                self.subscriptions.discard(subscription)
+
+    async def subscribe(self, wanted: EventFilter, last_event_id: str | None) -> Subscription:
         """Return a subscription that begins after an event, or with now."""
-        subscription = Subscription(wanted, self._capacity)
+        missed = await self._missed(wanted, last_event_id or "")
+        subscription = Subscription(wanted, self._capacity)  # at once: nothing comes in between
         self.subscriptions.add(subscription)
-        missed = self._missed(wanted, last_event_id or "")
-        if missed is None or len(missed) >= self._capacity:
+        if missed is None:
             kind = b"hello" if last_event_id is None else b"reset"
             subscription.offer(RETRY + _id(self.position) + b"event: " + kind + b"\ndata: {}\n\n")
             return subscription
@@ -206,31 +203,50 @@ class Hub:
             subscription.end(CLOSING)
         self.subscriptions.clear()
 
-    def _remember(self, message: _KeptMessage) -> None:
-        self._kept.append(message)
-        if len(self._kept) > self._keep:
-            part, offset = self._kept.popleft().origin
-            self._remembered[part] = max(self._remembered[part], offset + 1)
-
     def _is_ahead(self, positions: Positions) -> bool:
         return any(position > read for position, read in zip(positions, self._read, strict=True))
 
-    def _missed(self, wanted: EventFilter, last_event_id: str) -> list[bytes] | None:
-        """Return the frames after an event; None when some may be forgotten."""
+    def resume_length(self, last_event_id: str) -> int:
+        """Return how many kept messages must be looked at to resume after an event."""
+        seen = self._known(last_event_id)
+        return 0 if seen is None else self._backlog.end - self._backlog.first_after(seen)
+
+    def _known(self, last_event_id: str) -> list[int] | None:
+        """Return the positions of an id; None when some of what follows may be forgotten."""
         seen = decode(self._tag, len(self._read), last_event_id)
         if seen is None or self._is_ahead(seen):
             return None
         if any(position < first for position, first in zip(seen, self._remembered, strict=True)):
             return None
+        return seen
+
+    async def _missed(self, wanted: EventFilter, last_event_id: str) -> list[bytes] | None:
+        """Return the frames after an event; None for too many, or when some may be forgotten.
+
+        The kept messages are looked at in slices, between which others are served.
+        """
+        seen = self._known(last_event_id)
+        if seen is None:
+            return None
         reached = list(seen)
-        missed = []
-        for message in self._kept:
-            frames = [_frame(event) for event in message.after(seen) if event in wanted]
-            part, offset = message.origin
-            reached[part] = max(reached[part], offset + 1)
-            if frames:
-                missed.append(_identified(frames, _id(encode(self._tag, reached))))
-        return missed
+        missed: list[bytes] = []
+        number = self._backlog.first_after(seen)
+        while True:
+            messages = self._backlog.read(number, SLICE)
+            if messages is None:
+                return None
+            for message in messages:
+                frames = [_frame(event) for event in message.after(seen) if event in wanted]
+                part, offset = message.origin
+                reached[part] = max(reached[part], offset + 1)
+                if frames:
+                    missed.append(_identified(frames, _id(encode(self._tag, reached))))
+            number += len(messages)
+            if len(missed) >= self._capacity or sum(map(len, missed)) > CAPACITY_BYTES // 2:
+                return None
+            if number == self._backlog.end:
+                return missed
+            await asyncio.sleep(0)
 
 
 def _frame(event: StreamEvent) -> bytes:

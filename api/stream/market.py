@@ -12,8 +12,9 @@ second, and held up everybody.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,14 +32,24 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class MarketBounds:
-    """How many of each are kept in memory."""
+    """How many of each are kept in memory, and in how many bytes, about."""
 
-    series: int = 5_000
+    size: int = 300 << 20  # of all series
+    series: int = 20_000
     candles: int = 400  # of each series
     forecasts: int = 150  # of each series
     scores: int = 100  # of each series and step
     pooled_scores: int = 2_000  # of each step, over all series
+    pooled_steps: int = 64
     latencies: int = 500
+
+
+SERIES_BYTES: Final = 1_200
+CANDLE_BYTES: Final = 410
+FORECAST_BYTES: Final = 420
+OUTCOME_BYTES: Final = 160
+SCORE_BYTES: Final = 210
+"""What each takes in memory, about; a forecast beside its JSON."""
 
 
 class KeptCandle(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +114,12 @@ class KeptForecast(msgspec.Struct, gc=False):
         outcomes = [orjson.Fragment(outcome) for outcome in self.outcomes]
         return {"forecast": orjson.Fragment(self.encoded), "outcomes": outcomes}
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory once it is settled, about."""
+        steps = len(self.awaited) + len(self.outcomes)
+        return FORECAST_BYTES + len(self.encoded) + steps * OUTCOME_BYTES
+
 
 @dataclass
 class MarketSeries:
@@ -112,13 +129,56 @@ class MarketSeries:
     interval: str
     candles: list[KeptCandle] = field(default_factory=list)  # by opening time
     forecasts: dict[int, KeptForecast] = field(default_factory=dict)  # by as_of_ms
-    open_forecasts: dict[int, Forecast] = field(default_factory=dict)  # with an awaited step
+    open_forecasts: set[int] = field(default_factory=set)  # as_of_ms of those that await a step
     scores: dict[int, deque[KeptScore]] = field(default_factory=dict)  # by step
+    forecast_bytes: int = 0
 
     @property
     def latest(self) -> KeptForecast | None:
         """The forecast made at the newest candle."""
         return self.forecasts[max(self.forecasts)] if self.forecasts else None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        return SERIES_BYTES + self.candle_bytes + self.forecast_bytes + self.score_bytes
+
+    @property
+    def candle_bytes(self) -> int:
+        return len(self.candles) * CANDLE_BYTES
+
+    @property
+    def score_bytes(self) -> int:
+        return sum(map(len, self.scores.values())) * SCORE_BYTES
+
+    def put(self, past: KeptForecast) -> None:
+        """Keep a forecast, in the place of one of the same candle."""
+        self.drop(past.as_of_ms)
+        self.forecasts[past.as_of_ms] = past
+        self.open_forecasts.add(past.as_of_ms)
+        self.forecast_bytes += past.size
+
+    def drop(self, as_of_ms: int) -> None:
+        """Forget the forecast of a candle, if there is one."""
+        past = self.forecasts.pop(as_of_ms, None)
+        self.open_forecasts.discard(as_of_ms)
+        self.forecast_bytes -= past.size if past else 0
+
+    def trim(self, most_bytes: int) -> None:
+        """Forget the oldest of whatever takes most, until the rest is within the bytes."""
+        while self.size > most_bytes:
+            largest = max(self.candle_bytes, self.forecast_bytes, self.score_bytes)
+            if self.score_bytes == largest and self.scores:
+                longest = max(self.scores, key=lambda step: len(self.scores[step]))
+                self.scores[longest].popleft()
+                if not self.scores[longest]:
+                    del self.scores[longest]
+            elif self.forecast_bytes == largest and len(self.forecasts) > 1:
+                self.drop(min(self.forecasts))
+            elif len(self.candles) > 1:
+                del self.candles[0]
+            else:
+                return
 
 
 _INSIDE: Final[dict[tuple[tuple[str, bool], ...], Mapping[str, bool]]] = {}
@@ -126,11 +186,20 @@ _INSIDE: Final[dict[tuple[tuple[str, bool], ...], Mapping[str, bool]]] = {}
 
 
 class Market:
-    """Every series of the topics."""
+    """Every series of the topics, within bounds.
 
-    def __init__(self, bounds: MarketBounds | None = None) -> None:
+    A series takes no more than its share of the bytes once all of these are taken; after that
+    the one goes that has been silent for longest.
+    """
+
+    def __init__(
+        self, bounds: MarketBounds | None = None, forgotten: Callable[[], object] = int
+    ) -> None:
+        """``forgotten`` is called for each series that had to go."""
         self.bounds = bounds or MarketBounds()
-        self.series: dict[Key, MarketSeries] = {}
+        self.series: OrderedDict[Key, MarketSeries] = OrderedDict()  # silent longest first
+        self.size = 0  # bytes of all series, about
+        self._forgotten = forgotten
         self.pooled: dict[int, deque[KeptScore]] = {}
         self.latencies_ms: deque[int] = deque(maxlen=self.bounds.latencies)
         self.newest_made_ms: int | None = None
@@ -138,50 +207,47 @@ class Market:
     def clear(self) -> None:
         """Forget all, as when the topics were recreated."""
         self.series.clear()
+        self.size = 0
         self.pooled.clear()
         self.latencies_ms.clear()
         self.newest_made_ms = None
 
     def add_candle(self, candle: Candle, appended_ms: int, origin: Origin) -> list[StreamEvent]:
         """Add a candle in its place by time; return the events, none for a repeat."""
-        series = self._series((candle.symbol, candle.interval))
         kept = KeptCandle(
             candle.open_ms, candle.close_ms, candle.open, candle.high, candle.low, candle.close,
             candle.volume, appended_ms, origin,
         )  # fmt: skip
-        if series is None or not _place(series.candles, kept, self.bounds.candles):
-            return []
-        data = {"symbol": series.symbol, "interval": series.interval, **kept.as_json()}
-        events = [
-            StreamEvent("candle", series.symbol, series.interval, orjson.dumps(data), (origin,))
-        ]
-        return events + self._settle(series)
+        with self._growing((candle.symbol, candle.interval)) as series:
+            if not _place(series.candles, kept, self.bounds.candles):
+                return []
+            data = {"symbol": series.symbol, "interval": series.interval, **kept.as_json()}
+            encoded = _exact(orjson.dumps(data))
+            event = StreamEvent("candle", series.symbol, series.interval, encoded, (origin,))
+            return [event, *self._settle(series)]
 
     def add_forecast(
         self, forecast: Forecast, appended_ms: int, origin: Origin
     ) -> list[StreamEvent]:
         """Add a forecast, or replace that of a candle since corrected; return the events."""
-        series = self._series((forecast.symbol, forecast.interval))
-        known = series.forecasts.get(forecast.as_of_ms) if series else None
-        if series is None or (known is not None and known.id == forecast.id):
-            return []
-        past = KeptForecast(
-            forecast.id,
-            forecast.as_of_ms,
-            forecast.encode(),
-            tuple(horizon.step for horizon in forecast.horizons),
-            origin,
-        )
-        series.forecasts[past.as_of_ms] = past
-        series.open_forecasts[past.as_of_ms] = forecast
-        while len(series.forecasts) > self.bounds.forecasts:
-            oldest = min(series.forecasts)
-            del series.forecasts[oldest]
-            series.open_forecasts.pop(oldest, None)
-        self.newest_made_ms = max(self.newest_made_ms or 0, forecast.made_at_ms)
-        self._clock_latency(series, past.as_of_ms, appended_ms)
-        events = [StreamEvent("forecast", series.symbol, series.interval, past.encoded, (origin,))]
-        return events + self._settle(series)
+        with self._growing((forecast.symbol, forecast.interval)) as series:
+            known = series.forecasts.get(forecast.as_of_ms)
+            if known is not None and known.id == forecast.id:
+                return []
+            past = KeptForecast(
+                forecast.id,
+                forecast.as_of_ms,
+                _exact(forecast.encode()),
+                tuple(horizon.step for horizon in forecast.horizons),
+                origin,
+            )
+            series.put(past)
+            while len(series.forecasts) > self.bounds.forecasts:
+                series.drop(min(series.forecasts))
+            self.newest_made_ms = max(self.newest_made_ms or 0, forecast.made_at_ms)
+            self._clock_latency(series, past.as_of_ms, appended_ms)
+            event = StreamEvent("forecast", series.symbol, series.interval, past.encoded, (origin,))
+            return [event, *self._settle(series)]
 
     def summaries(self, series: MarketSeries) -> list[Summary]:
         """Return the summary of each step of a series that has scores."""
@@ -199,12 +265,30 @@ class Market:
             if (symbols is None or key[0] in symbols) and interval in {None, key[1]}:
                 yield self.series[key]
 
-    def _series(self, key: Key) -> MarketSeries | None:
-        """Return a series, a new one while there is room."""
+    @contextmanager
+    def _growing(self, key: Key) -> Iterator[MarketSeries]:
+        """Yield a series, perhaps a new one, to add to; then keep the bounds."""
         series = self.series.get(key)
-        if series is None and len(self.series) < self.bounds.series:
+        if series is None:
             series = self.series[key] = MarketSeries(*key)
-        return series
+            self.size += series.size
+        self.series.move_to_end(key)
+        before = series.size
+        try:
+            yield series
+        finally:
+            if self.size + series.size - before > self.bounds.size:
+                series.trim(self.bounds.size // len(self.series))
+            self.size += series.size - before
+            self._keep_bounds()
+
+    def _keep_bounds(self) -> None:
+        while len(self.series) > 1 and (
+            self.size > self.bounds.size or len(self.series) > self.bounds.series
+        ):
+            _, silent = self.series.popitem(last=False)
+            self.size -= silent.size
+            self._forgotten()
 
     def _clock_latency(self, series: MarketSeries, as_of_ms: int, appended_ms: int) -> None:
         at = _at_close(series.candles, as_of_ms)
@@ -214,21 +298,28 @@ class Market:
     def _settle(self, series: MarketSeries) -> list[StreamEvent]:
         """Score the forecasts whose awaited candles have arrived."""
         events: list[StreamEvent] = []
-        for as_of_ms in list(series.open_forecasts):
-            at = _at_close(series.candles, as_of_ms)
+        for as_of_ms in sorted(series.open_forecasts):
             past = series.forecasts[as_of_ms]
+            at = _at_close(series.candles, as_of_ms)
+            forecast: Forecast | None = None
             while at is not None and past.awaited and at + past.awaited[0] < len(series.candles):
                 step, *later = past.awaited
                 past.awaited = tuple(later)
-                events.append(self._score(series, past, step, series.candles[at + step]))
+                forecast = forecast or Forecast.decode(past.encoded)
+                candle = series.candles[at + step]
+                events.append(self._score(series, past, forecast, step, candle))
             if not past.awaited:
-                del series.open_forecasts[as_of_ms]
+                series.open_forecasts.discard(as_of_ms)
         return events
 
     def _score(
-        self, series: MarketSeries, past: KeptForecast, step: int, candle: KeptCandle
+        self,
+        series: MarketSeries,
+        past: KeptForecast,
+        forecast: Forecast,
+        step: int,
+        candle: KeptCandle,
     ) -> StreamEvent:
-        forecast = series.open_forecasts[past.as_of_ms]
         horizon = next(other for other in forecast.horizons if other.step == step)
         settled = score(forecast, horizon, candle.close, candle.close_ms)
         outcome = {
@@ -237,12 +328,20 @@ class Market:
             "close": candle.close,
             "inside": dict(settled.inside),
         }
-        past.outcomes = (*past.outcomes, orjson.dumps(outcome))
+        past.outcomes = (*past.outcomes, _exact(orjson.dumps(outcome)))
         kept = _kept(settled)
         series.scores.setdefault(step, deque(maxlen=self.bounds.scores)).append(kept)
-        self.pooled.setdefault(step, deque(maxlen=self.bounds.pooled_scores)).append(kept)
+        if step in self.pooled or len(self.pooled) < self.bounds.pooled_steps:
+            pool = self.pooled.setdefault(step, deque(maxlen=self.bounds.pooled_scores))
+            pool.append(kept)
         origins = (past.origin, candle.origin)
-        return StreamEvent("score", series.symbol, series.interval, settled.encode(), origins)
+        encoded = _exact(settled.encode())
+        return StreamEvent("score", series.symbol, series.interval, encoded, origins)
+
+
+def _exact(encoded: bytes) -> bytes:
+    """Return a copy that takes its own length: an encoder's result holds on to its buffer."""
+    return bytes(memoryview(encoded))
 
 
 def _kept(full: Score) -> KeptScore:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import orjson
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from api.edge.keys import Scope
 from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
@@ -48,6 +50,9 @@ SCORES_KEPT_S: Final = 2.0
 REACH_S: Final = 2.0
 """Time that a client waits whose id is of an instance ahead of this one."""
 
+MESSAGES_A_REQUEST: Final = 1_000
+"""Kept messages that a client may have looked at for one request of its rate, as it resumes."""
+
 
 @dataclass(frozen=True)
 class StreamLimits:
@@ -65,6 +70,8 @@ def stream_routes(
     """Return the routes that serve the topics."""
     routes = Routes("stream")
     scores = _Scores(live)
+    metrics.series.set_function(lambda: len(live.market.series))
+    metrics.series_bytes.set_function(lambda: live.market.size)
     listeners = _Listeners(live.hub, metrics, limits)
 
     @routes.get(
@@ -134,13 +141,12 @@ def stream_routes(
         ``Last-Event-ID`` either ``resumed``, with all that was missed, or ``reset``: load again.
         An id is valid at every instance of the API, and after its restart. A client that reads
         too slowly gets ``dropped``; ``closing`` says that the stream ends, as it does after an
-        hour, when the key is revoked and when the API stops: reconnect with the last id.
+        hour, when the key is revoked or loses its scope, and when the API stops: reconnect with
+        the last id.
         """
         require_stream(live)
         wanted = EventFilter(read_symbols(request), read_interval(request), read_kinds(request))
-        events = listeners.open(request, wanted)
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        return listeners.open(request, wanted)
 
     return routes
 
@@ -155,35 +161,42 @@ class _Listeners:
         self._by_client: Counter[str] = Counter()
         self._dropped = 0
 
-    def open(self, request: Request, wanted: EventFilter) -> AsyncIterator[bytes]:
-        """Return the frames to send; raises ``ProblemError`` where there are too many clients."""
+    def open(self, request: Request, wanted: EventFilter) -> Response:
+        """Return the stream, which counts from now on.
+
+        Raises:
+            ProblemError: where there are too many, or the key's rate does not allow so long a
+                way back to the last event.
+        """
         client = request.scope.get("client_id") or (request.client.host if request.client else "")
         if self._by_client[client] >= self._limits.streams_a_client:
             raise _too_many(429, self._limits.streams_a_client, "of one client")
         if self._by_client.total() >= self._limits.streams:
             raise _too_many(503, self._limits.streams, "in all")
-        return self._frames(client, wanted, request)
-
-    async def _frames(
-        self, client: str, wanted: EventFilter, request: Request
-    ) -> AsyncIterator[bytes]:
+        charge: Callable[[int], None] | None = request.scope.get("charge")
+        if charge is not None:
+            last = request.headers.get("last-event-id", "")
+            charge(self._hub.resume_length(last) // MESSAGES_A_REQUEST)
         self._by_client[client] += 1
         self._metrics.subscribers.inc()
+        return _EventStream(self._frames(wanted, request), lambda: self._close(client))
+
+    def _close(self, client: str) -> None:
+        self._by_client[client] -= 1
+        self._by_client += Counter()  # forgets clients without a stream
+        self._metrics.subscribers.dec()
+        self._metrics.dropped.inc(self._hub.dropped - self._dropped)
+        self._dropped = self._hub.dropped
+
+    async def _frames(self, wanted: EventFilter, request: Request) -> AsyncGenerator[bytes, None]:
+        last = request.headers.get("last-event-id")
+        await self._hub.reach(last or "", REACH_S)
+        subscription = await self._hub.subscribe(wanted, last)
         try:
-            last = request.headers.get("last-event-id")
-            await self._hub.reach(last or "", REACH_S)
-            subscription = self._hub.subscribe(wanted, last)
-            try:
-                async for frames in self._until_it_ends(subscription, request):
-                    yield frames
-            finally:
-                self._hub.unsubscribe(subscription)
+            async for frames in self._until_it_ends(subscription, request):
+                yield frames
         finally:
-            self._by_client[client] -= 1
-            self._by_client += Counter()  # forgets clients without a stream
-            self._metrics.subscribers.dec()
-            self._metrics.dropped.inc(self._hub.dropped - self._dropped)
-            self._dropped = self._hub.dropped
+            self._hub.unsubscribe(subscription)
 
     async def _until_it_ends(
         self, subscription: Subscription, request: Request
@@ -196,6 +209,23 @@ class _Listeners:
             if time.monotonic() >= end_s or not is_admitted():
                 yield CLOSING
                 return
+
+
+class _EventStream(StreamingResponse):
+    """Sends events until they end or the client leaves, and says so however it ends."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], close: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+        self._close = close
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+            await self._events.aclose()
 
 
 class _Scores:
@@ -243,6 +273,7 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
     return {
         "connected": live.connected,
         "detail": live.detail,
+        "since_ms": live.since_ms,
         "lag": live.lag,
         "series": len(live.market.series),
         "subscribers": len(live.hub.subscriptions),

@@ -1,1 +1,1 @@
-"""What the stream worker is compared with; each file is a process of its own."""
+"""Contenders of the stream benchmark, each file the program of a process."""

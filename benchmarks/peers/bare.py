@@ -1,4 +1,4 @@
-"""The ceiling: aiokafka alone, consume, forecast, produce, without state.
+"""Contender ``bare``: aiokafka consumes, forecasts and produces without state; the ceiling.
 
 Every candle is decoded and forecast from the window of its symbol as it was at the start, in one
 model call for all that a fetch has brought, and sent with the same headers.
@@ -49,11 +49,11 @@ async def main(options: Options) -> None:
     await consumer.start()
     while True:
         fetched = await consumer.getmany(timeout_ms=1000, max_records=MAX_BATCH)
-        records = [one for of in fetched.values() for one in of]
+        records = [record for of in fetched.values() for record in of]
         now_ms = time.time_ns() // 1_000_000
-        due = [_due(one, windows, now_ms) for one in records]
-        made = forecast(models, due, now_ms)
-        await _send(producer, options.forecasts, records, made)
+        due = [_due(record, windows, now_ms) for record in records]
+        forecasts = forecast(models, due, now_ms)
+        await _send(producer, options.forecasts, records, forecasts)
 
 
 def _due(record: Any, windows: Sequence[Window], now_ms: int) -> Due:
@@ -63,17 +63,19 @@ def _due(record: Any, windows: Sequence[Window], now_ms: int) -> Due:
 
 
 async def _send(
-    producer: AIOKafkaProducer, topic: str, records: Sequence[Any], made: Sequence[Forecast]
+    producer: AIOKafkaProducer, topic: str, records: Sequence[Any], forecasts: Sequence[Forecast]
 ) -> None:
     sent = [
         await producer.send(
             topic,
-            value=one.encode(),
+            value=message.encode(),
             key=record.key,
             partition=record.partition,
-            headers=cloud_event(one.id, "market.forecast.v1", "benchmark/bare", one.made_at_ms),
+            headers=cloud_event(
+                message.id, "market.forecast.v1", "benchmark/bare", message.made_at_ms
+            ),
         )
-        for record, one in zip(records, made, strict=True)
+        for record, message in zip(records, forecasts, strict=True)
     ]
     await asyncio.gather(*sent)
 

@@ -1,4 +1,4 @@
-"""The same worker as Faust's manual would write it: its consumer, its table, its ``topic.send``.
+"""Contender ``faust_default``: the worker as Faust's manual writes it, with its own consumer.
 
 One model call an event, the changelog by writing the table, acknowledgement by the stream.
 """
@@ -52,11 +52,13 @@ def make_app(options: Options, models: Models) -> faust.App:
         incoming = Incoming(m.key, m.value, m.partition, m.offset, round(m.timestamp * 1000))
         now_ms = time.time_ns() // 1_000_000
         result = advance([incoming], table.get, models, models.window_length, now_ms)
-        for _, one in result.forecasts:
+        for _, message in result.forecasts:
             await forecasts.send(
                 key=m.key,
-                value=one.encode(),
-                headers=cloud_event(one.id, "market.forecast.v1", "benchmark", one.made_at_ms),
+                value=message.encode(),
+                headers=cloud_event(
+                    message.id, "market.forecast.v1", "benchmark", message.made_at_ms
+                ),
             )
         for key, (_, state) in result.states.items():
             table[key] = state

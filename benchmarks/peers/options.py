@@ -1,4 +1,4 @@
-"""What every contender is told on its command line."""
+"""Command-line options of every contender but the worker."""
 
 from __future__ import annotations
 

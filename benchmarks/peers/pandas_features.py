@@ -1,4 +1,4 @@
-"""The default bundle's features as a notebook has them: pandas, one window at a time."""
+"""Features of the default bundle written in pandas, as in a notebook: one window at a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ _Lags = tuple[int, int]
 def compute(rows: Rows, features: Sequence[str], steps: int) -> pd.DataFrame:
     """Return the features of the newest steps of a window of candles, oldest first."""
     frame = pd.DataFrame(list(rows))
-    made = _volatility(frame)
-    made = made.join(_levels(frame))
-    return made.loc[:, list(features)].tail(steps)
+    table = _volatility(frame).join(_levels(frame))
+    return table.loc[:, list(features)].tail(steps)
 
 
 def _variance(frame: pd.DataFrame) -> Any:

@@ -1,4 +1,4 @@
-"""Quix Streams as its users write it: JSON, a list in the state, pandas, torch at batch 1."""
+"""Contender ``quix_idiomatic``: Quix Streams as users write it, with JSON, pandas and torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.export import rebuild
 
 
 class Step:
-    """What is done with each message."""
+    """Step of the stream: one candle in, one forecast out."""
 
     def __init__(self, options: Options) -> None:
         loaded = bundle.load(options.model)

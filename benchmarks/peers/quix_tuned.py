@@ -1,4 +1,4 @@
-"""Quix Streams by a patient hand: its own state store holds our compact window as bytes.
+"""Contender ``quix_tuned``: Quix Streams with the compact window as bytes in its state store.
 
 Candles, window, forecaster and headers are ``shared``'s, called for each message, as its
 interface wants it; confluent-kafka sends in the background.
@@ -22,7 +22,7 @@ from shared.window import Window
 
 
 class Step:
-    """What is done with each message."""
+    """Step of the stream: one candle in, one forecast out."""
 
     def __init__(self, options: Options) -> None:
         self._models = ModelSet(OnnxForecaster(bundle.load(options.model)))
@@ -40,9 +40,9 @@ class Step:
         return forecast(self._models, [due], now_ms)[0]
 
 
-def headers(one: Forecast, *_: Any) -> Any:
+def headers(message: Forecast, *_: Any) -> Any:
     """Return the headers of a forecast."""
-    return cloud_event(one.id, "market.forecast.v1", "benchmark/quix", one.made_at_ms)
+    return cloud_event(message.id, "market.forecast.v1", "benchmark/quix", message.made_at_ms)
 
 
 def main(options: Options) -> None:

@@ -46,7 +46,7 @@ class Bar:
 
     @property
     def is_blank(self) -> bool:
-        """Whether a price is missing: Yahoo fills such bars later, or never."""
+        """True when a price is missing: Yahoo fills such bars later, or never."""
         return any(math.isnan(price) for price in (self.open, self.high, self.low, self.close))
 
 
@@ -63,7 +63,7 @@ class Response:
     received_ms: int = 0  # when the bars were as they are here
 
     def is_closed(self, bar: Bar) -> bool:
-        """Whether a bar was final when this was received."""
+        """True when a bar was final by the time of this response."""
         return is_closed(bar.end_ms, self.market_ms, self.received_ms)
 
 

@@ -85,7 +85,7 @@ class Calendar:
         return self._sessions[bisect_right(self._ends, from_ms) : bisect_left(self._starts, to_ms)]
 
     def covers(self, at_ms: int) -> bool:
-        """Whether a moment lies within the dates that the calendar knows."""
+        """True when a moment lies within the dates that the calendar knows."""
         return bool(self._ends) and self._starts[0] <= at_ms < self._ends[-1]
 
 

@@ -48,7 +48,7 @@ class Chart:
 
 
 def is_void(document: Any) -> bool:
-    """Whether Yahoo knows the symbol but has no row of the span: before its first trade, say."""
+    """True when Yahoo knows the symbol but has no row of the span: before its first trade, say."""
     error = document["chart"].get("error")
     return bool(error) and str(error.get("description")).startswith(_VOID)
 

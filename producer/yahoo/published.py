@@ -107,7 +107,7 @@ def _corrections(recent: RecentCandles, response: Response, make: MakeCandle) ->
 
 
 def same(bar: Bar, candle: Candle) -> bool:
-    """Whether a bar and a candle have the same values, but for rounding."""
+    """True when a bar and a candle have the same values, but for rounding."""
     return bar.volume == candle.volume and all(
         isclose(mine, its, rel_tol=SAME) for mine, its in _prices(bar, candle)
     )

@@ -27,7 +27,7 @@ class Session:
 
     @property
     def is_round_the_clock(self) -> bool:
-        """Whether the market never closes."""
+        """True when the market never closes."""
         return self.end_ms - self.start_ms >= ROUND_THE_CLOCK_MS
 
     @property

@@ -1,4 +1,4 @@
-"""What integration tests share: one broker for the session, unique names, processes."""
+"""Fixtures of integration tests: the session's broker, unique names, processes."""
 
 from __future__ import annotations
 

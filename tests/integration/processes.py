@@ -1,4 +1,4 @@
-"""Real processes in tests: started with a log, waited for in bounded time, never left behind."""
+"""Starts real processes in tests, with a log and bounded waits, and always ends them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def wait_until(
 
 
 def runs(pid: int) -> bool:
-    """Whether a process of this id runs; one that has ended but was not collected does not."""
+    """Return True when a process of this id runs; an ended one that is not reaped does not."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,4 +1,4 @@
-"""Reading and writing whole topics in tests, each call a client of its own."""
+"""Reads and writes whole topics in tests; each call makes a client of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def write(bootstrap: str, topic: str, messages: Iterable[tuple[bytes | None, byt
 
 def write_candles(bootstrap: str, topic: str, candles: Iterable[Candle]) -> int:
     """Send candles keyed by symbol."""
-    return write(bootstrap, topic, ((one.symbol.encode(), one.encode()) for one in candles))
+    return write(
+        bootstrap, topic, ((candle.symbol.encode(), candle.encode()) for candle in candles)
+    )
 
 
 def read(bootstrap: str, topic: str) -> list[Record]:
@@ -44,7 +46,7 @@ def read(bootstrap: str, topic: str) -> list[Record]:
 
 def read_forecasts(bootstrap: str, topic: str) -> list[Forecast]:
     """Return the forecasts of a topic."""
-    return [Forecast.decode(one.value) for one in read(bootstrap, topic) if one.value]
+    return [Forecast.decode(record.value) for record in read(bootstrap, topic) if record.value]
 
 
 def count(bootstrap: str, topic: str) -> int:
@@ -76,8 +78,12 @@ async def _read(bootstrap: str, topic: str) -> list[Record]:
         await consumer.seek_to_beginning()
         while left:
             for batch in (await consumer.getmany(timeout_ms=500)).values():
-                records += [_record(one) for one in batch]
-            left = {one for one in left if await consumer.position(one) < ends[one]}
+                records += [_record(record) for record in batch]
+            left = {
+                partition
+                for partition in left
+                if await consumer.position(partition) < ends[partition]
+            }
         return records
     finally:
         await consumer.stop()
@@ -102,5 +108,12 @@ async def _ends(consumer: Any, bootstrap: str, topic: str) -> dict[TopicPartitio
     return ends
 
 
-def _record(one: Any) -> Record:
-    return Record(one.key, one.value, dict(one.headers), one.partition, one.offset, one.timestamp)
+def _record(record: Any) -> Record:
+    return Record(
+        record.key,
+        record.value,
+        dict(record.headers),
+        record.partition,
+        record.offset,
+        record.timestamp,
+    )

@@ -1,4 +1,4 @@
-"""A stream worker as a real process, with topics of its own."""
+"""Starts stream workers as real processes, each with topics of its own."""
 
 from __future__ import annotations
 

@@ -44,15 +44,17 @@ SUBCLASSES: Final[dict[type[Any], str]] = {
     WorkerApp: "_create_directories flow_control",
     WindowStore: "__post_init__ _key_partition apply_changelog_batch data",
     WindowTable: "_new_store app loop name on_recovery_completed",
-    Server: "__init__ shutdown",
-    LimitedProtocol: "connection_lost connection_made connections cycle data_received loop "
-    "on_header on_message_begin on_message_complete on_response_complete on_url pause_writing "
-    "resume_writing send_400_response transport",
+    Server: "__init__ config lifespan server_state shutdown startup",
+    LimitedProtocol: "connection_lost connection_made cycle data_received headers loop on_body "
+    "on_header on_headers_complete on_message_begin on_message_complete on_response_complete "
+    "pause_writing resume_writing send_400_response timeout_keep_alive_task transport",
 }
 """What each of our classes overrides or uses of the library's class that it derives from."""
 
 ATTRIBUTES: Final = (
-    "aiokafka:AIOKafkaProducer.client",  # producer.sink: closed so that nothing more is sent
+    "aiokafka:AIOKafkaProducer._sender",  # shared.kafka.abandon, and so the next lines
+    "aiokafka:AIOKafkaProducer.client",
+    "aiokafka.producer.sender:Sender.sender_task",
     "aiokafka.admin:AIOKafkaAdminClient._send_request",  # shared.topic_ids
     "aiokafka.client:AIOKafkaClient.close",
     "aiokafka.conn:AIOKafkaConnection.send",  # shared.kafka.mend_connections

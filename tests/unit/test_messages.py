@@ -24,6 +24,7 @@ from shared.candles import (
     decode_candle,
 )
 from shared.forecasts import Forecast, Horizon, due_ms, forecast_id
+from shared.messages import END_MS, FIRST_MS
 from tests.candles import START_MS, candle, ohlcv
 
 NOW_MS = START_MS + 100 * DAY_MS
@@ -53,9 +54,11 @@ def test_a_candle_comes_back_as_sent() -> None:
 @given(
     ohlcv(),
     st.sampled_from(sorted(INTERVALS_MS)),
-    st.integers(0, 1 << 52),
+    st.integers(FIRST_MS, END_MS - 32 * DAY_MS),
     st.floats(min_value=0, max_value=1, exclude_min=True),
-    st.text("ABCxyz019^=.-_/&:", min_size=1, max_size=32),
+    st.text("ABCxyz019^=.-_/&:!$+#@*'() ", min_size=1, max_size=32).filter(
+        lambda name: name == name.strip()
+    ),
     st.text(max_size=64),
 )
 def test_every_valid_candle_comes_back_as_sent(
@@ -116,17 +119,28 @@ BROKEN: list[tuple[bytes | None, RejectReason, str]] = [
     (message(close=0), RejectReason.OUT_OF_RANGE, "close: expected more than 0, got 0"),
     (message(low=-1), RejectReason.OUT_OF_RANGE, "got -1"),
     (message(volume=-1), RejectReason.OUT_OF_RANGE, "volume: expected at least 0, got -1"),
-    (message(open_ms=-1), RejectReason.OUT_OF_RANGE, "open_ms: expected at least 0, got -1"),
-    (message(close_ms=1 << 53), RejectReason.OUT_OF_RANGE, "close_ms: expected less than 9007"),
-    (message(symbol=""), RejectReason.OUT_OF_RANGE, "symbol: expected text that matches"),
-    (message(symbol="A B"), RejectReason.OUT_OF_RANGE, "symbol: expected text that matches"),
-    (message(symbol="A\n"), RejectReason.OUT_OF_RANGE, "symbol: expected text that matches"),
-    (message(symbol="A" * 33), RejectReason.OUT_OF_RANGE, "symbol: expected text that matches"),
+    (message(open_ms=FIRST_MS - 1), RejectReason.OUT_OF_RANGE, "open_ms: expected a time from 19"),
+    (message(close_ms=END_MS), RejectReason.OUT_OF_RANGE, "close_ms: expected a time from 1900"),
+    (
+        message(open_ms=START_MS * 1000),
+        RejectReason.OUT_OF_RANGE,
+        f"UTC milliseconds, got {START_MS * 1000}: microseconds? divide by 1000",
+    ),
+    (
+        message(open_ms=START_MS * 1_000_000),
+        RejectReason.OUT_OF_RANGE,
+        f"got {START_MS * 1_000_000}: nanoseconds? divide by 1000000",
+    ),
+    (message(symbol=""), RejectReason.OUT_OF_RANGE, "symbol: expected 1 to 32 letters"),
+    (message(symbol=" A"), RejectReason.OUT_OF_RANGE, "symbol: expected 1 to 32 letters"),
+    (message(symbol="A,B"), RejectReason.OUT_OF_RANGE, "symbol: expected 1 to 32 letters"),
+    (message(symbol="A\n"), RejectReason.OUT_OF_RANGE, "symbol: expected 1 to 32 letters"),
+    (message(symbol="A" * 33), RejectReason.OUT_OF_RANGE, "symbol: expected 1 to 32 letters"),
     (message(source="x" * 65), RejectReason.OUT_OF_RANGE, "source: expected text of at most 64"),
     (message(high=90), RejectReason.INCONSISTENT, "high: expected at least low 98, got 90"),
     (message(high=99.5), RejectReason.INCONSISTENT, "high: expected at least open and"),
     (message(low=99.5), RejectReason.INCONSISTENT, "low: expected at most open and close 99"),
-    (message(interval="3m"), RejectReason.INCONSISTENT, "interval: expected one of 1m, 2m"),
+    (message(interval="7m"), RejectReason.INCONSISTENT, "interval: expected one of 1m, 2m"),
     (message(close_ms=START_MS), RejectReason.INCONSISTENT, "close_ms: expected a time within 864"),
     (
         message(close_ms=START_MS + DAY_MS + 1),
@@ -201,15 +215,25 @@ def test_messages_are_frozen() -> None:
         candle().close = 1.0
 
 
+times = st.integers(FIRST_MS, END_MS - 1)
+prices = st.floats(1e-60, 1e60)
+
+
+def horizon_of(step: int, due_ms: int, rising: list[float], volatility: float) -> Horizon:
+    return Horizon(
+        step=step,
+        due_ms=due_ms,
+        predicted_close=rising[1],
+        quantiles=dict(zip(("0.05", "0.5", "0.95"), rising, strict=True)),
+        volatility=volatility,
+    )
+
+
 horizons = st.builds(
-    Horizon,
+    horizon_of,
     step=st.integers(1, 100),
-    due_ms=st.integers(0, (1 << 53) - 1),
-    predicted_close=st.floats(allow_nan=False, allow_infinity=False),
-    quantiles=st.dictionaries(
-        st.sampled_from(["0.05", "0.5", "0.95"]),
-        st.floats(allow_nan=False, allow_infinity=False),
-    ),
+    due_ms=times,
+    rising=st.lists(prices, min_size=3, max_size=3).map(sorted),
     volatility=st.floats(0, 10),
 )
 forecasts = st.builds(
@@ -217,11 +241,13 @@ forecasts = st.builds(
     id=st.text("0123456789abcdef", min_size=32, max_size=32),
     symbol=st.just("BRK-B"),
     interval=st.just("1d"),
-    as_of_ms=st.integers(0, (1 << 53) - 1),
+    as_of_ms=times,
     last_close=st.floats(0.01, 1e9),
     model_version=st.text(max_size=20),
-    made_at_ms=st.integers(0, (1 << 53) - 1),
-    horizons=st.lists(horizons, max_size=3).map(tuple),
+    made_at_ms=times,
+    horizons=st.lists(horizons, min_size=1, max_size=3, unique_by=lambda horizon: horizon.step).map(
+        lambda some: tuple(sorted(some, key=lambda horizon: horizon.step))
+    ),
 )
 
 
@@ -229,11 +255,6 @@ forecasts = st.builds(
 def test_a_forecast_comes_back_as_sent(sent: Forecast) -> None:
     assert Forecast.decode(sent.encode()) == sent
     assert json.loads(sent.encode()) == sent.model_dump(mode="json")
-
-
-def test_a_damaged_forecast_is_refused() -> None:
-    with pytest.raises(ValidationError):
-        Forecast.decode(b'{"id": "x"}')
 
 
 def test_the_id_of_a_forecast_is_known() -> None:
@@ -267,7 +288,11 @@ def test_a_daily_candle_falls_due_on_a_weekday(day: int, closed_ms: int, step: i
     assert due == int(expected) * DAY_MS + closed_ms
 
 
-@given(st.sampled_from(sorted(INTERVALS_MS)), st.integers(0, 1 << 40), st.integers(1, 30))
+@given(
+    st.sampled_from(sorted(set(INTERVALS_MS) - {"1mo"})),
+    st.integers(0, 1 << 40),
+    st.integers(1, 30),
+)
 def test_other_candles_fall_due_step_by_step(interval: str, as_of_ms: int, step: int) -> None:
     due = due_ms(as_of_ms, interval, step, trades_weekends=True)
     assert due == as_of_ms + step * INTERVALS_MS[interval]
@@ -291,5 +316,7 @@ def test_friday_is_followed_by_monday() -> None:
 
 def test_intervals_have_the_length_that_pandas_gives_them() -> None:
     for interval, length in INTERVALS_MS.items():
+        if interval == "1mo":
+            continue  # a month has no one length
         name = interval.replace("wk", "W").replace("m", "min")
         assert length == pd.Timedelta(name).total_seconds() * 1000

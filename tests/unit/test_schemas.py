@@ -63,8 +63,8 @@ def test_every_candle_fits_its_schema(values: tuple[float, float, float, float, 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"close": 0}, {"volume": -1}, {"close": "1"}, {"symbol": "A B"}, {"interval": "3m"},
-     {"open_ms": -1}, {"open_ms": 0.5}, {"source": "x" * 65}],
+    [{"close": 0}, {"volume": -1}, {"close": "1"}, {"symbol": "A,B"}, {"interval": "7m"},
+     {"open_ms": -3_000_000_000_000}, {"open_ms": 0.5}, {"source": "x" * 65}],
 )  # fmt: skip
 def test_schema_and_type_refuse_the_same(changes: dict[str, Any]) -> None:
     value = json.loads(candle().encode()) | changes

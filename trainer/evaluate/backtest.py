@@ -1,4 +1,4 @@
-"""A model over a whole data set, candle by candle, through the code that serves the stream."""
+"""Back-test: forecasts after every candle of a data set, by the code that serves the stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.dataset import SymbolCandles, by_length, windows_at
 from trainer.evaluate import forecast_table
 
 BATCH: Final = 128
-"""Windows of one model call, as in the worker."""
+"""Most windows in one model call, as in the worker."""
 
 
 def run(
@@ -33,7 +33,7 @@ def run(
         symbols: candles by symbol.
         start_ms: forecast from candles that open then (UTC) or later; all by default.
         stop_ms: forecast from candles that open before then; all by default.
-        advance: called with each symbol that is done; by default nothing comes of it.
+        advance: called with the name of each symbol that is done.
         interval: of the candles.
     """
     tables = []

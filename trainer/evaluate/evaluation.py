@@ -1,4 +1,4 @@
-"""Every figure of the report, from tables of forecasts and what came. Pure."""
+"""Evaluates forecasts against outcomes: losses, skill, calibration, by year and symbol. Pure."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from trainer.evaluate import skill
 from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
 
 MODEL: Final = "Candlecast"
-"""The network's name among the methods."""
+"""Name of the network among the methods."""
 
 SKILL_LOSSES: Final = ("pinball", "crps", "qlike", "squared")
+"""Losses in which skill is measured; columns of ``losses.losses``."""
 
 GROUP_LOSSES: Final = ("pinball", "qlike", "squared")
-"""Of the skills by year and by symbol."""
+"""Losses in which skill is measured by year and by symbol."""
 
 MAIN_BASELINES: Final = ("GARCH-t", "HAR", "persistence")
-"""Those compared with by symbol where there are more than ``MANY`` symbols."""
+"""Baselines in the comparison by symbol when there are more than ``MANY`` symbols."""
 
 MANY: Final = 40
+"""Most symbols that are compared with every baseline."""
 
 
 class _Part(BaseModel):
@@ -32,7 +34,7 @@ class _Part(BaseModel):
 
 
 class Scores(_Part):
-    """One method's mean losses at one horizon; None where it forecast no such thing."""
+    """One method's mean losses at one horizon; None for a loss of what it does not forecast."""
 
     method: str
     step: int
@@ -77,7 +79,7 @@ class Group(_Part):
 
 
 class Calibration(_Part):
-    """How the network's quantiles at one horizon held."""
+    """Calibration of the network's quantiles at one horizon."""
 
     step: int
     levels: list[float]
@@ -95,8 +97,8 @@ class Evaluation(_Part):
     last_ms: int
     symbols: list[str]
     horizons: list[int]
-    rows: int  # forecasts of each method, the same for all
-    left_out: int  # forecasts of the network that some baseline has no match for
+    rows: int  # forecasts of each method, the same ones of all
+    left_out: int  # forecasts of the network that some baseline did not make
     scores: list[Scores]
     comparisons: list[Comparison]
     calibrations: list[Calibration]
@@ -104,13 +106,13 @@ class Evaluation(_Part):
 
 
 class NothingToCompare(ValueError):
-    """No forecast that all methods made and whose outcome has come."""
+    """There is no forecast that all methods made and whose outcome is known."""
 
 
 def evaluate(
     tables: Mapping[str, pd.DataFrame], symbols: Mapping[str, scoring.Symbol]
 ) -> Evaluation:
-    """Return all figures over the rows that every method forecast and whose outcome has come.
+    """Return all figures over the rows that every method forecast and whose outcome is known.
 
     Args:
         tables: forecasts by method; that of ``MODEL`` is the one under test.
@@ -125,7 +127,7 @@ def evaluate(
     model = joined[MODEL]
     if model.empty:
         raise NothingToCompare(
-            "no forecast that every method made and whose outcome has come: "
+            "no forecast that every method made and whose outcome is known: "
             "the baselines need two years of candles before their first"
         )
     losses = {name: scoring.losses(rows) for name, rows in joined.items()}
@@ -188,19 +190,19 @@ def _comparisons(
 def _compare(
     losses: Mapping[str, pd.DataFrame], baseline: str, loss: str, step: int
 ) -> Iterator[Comparison]:
-    found = skill.compare(losses[MODEL], losses[baseline], loss, step)
-    if found.rows:
+    measured = skill.compare(losses[MODEL], losses[baseline], loss, step)
+    if measured.rows:
         yield Comparison(
             baseline=baseline,
             loss=loss,
             step=step,
-            skill=found.skill,
-            low=found.low,
-            high=found.high,
-            dm=_number(found.dm),
-            p_value=_number(found.p_value),
-            rows=found.rows,
-            dates=found.dates,
+            skill=measured.skill,
+            low=measured.low,
+            high=measured.high,
+            dm=_number(measured.dm),
+            p_value=_number(measured.p_value),
+            rows=measured.rows,
+            dates=measured.dates,
         )
 
 
@@ -262,7 +264,7 @@ def _group(
         step=step,
         rows=len(rows),
         rmse_ratio=float(np.sqrt((error**2).mean() / (move**2).mean())),
-        covered={percent: found["inside"] for percent, found in _covered(rows).items()},
+        covered={percent: shares["inside"] for percent, shares in _covered(rows).items()},
         skills=list(_comparisons(losses, [step], GROUP_LOSSES)),
     )
 

@@ -1,4 +1,4 @@
-"""The figures of the report: SVG whose colours are the page's own and follow its theme."""
+"""Figures of the report, as SVG whose colours follow the page's theme."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INK: Final = "#14171f"
 MUTED: Final = "#6b7280"
 LINE: Final = "#d9dde5"
 FLAME: Final = "#c2570c"  # the network, and every forecast
-SLATE: Final = "#3f6fb5"  # what came
+SLATE: Final = "#3f6fb5"  # outcomes
 COLOURS: Final = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -31,7 +31,7 @@ COLOURS: Final = {
     FLAME: "var(--flame)",
     SLATE: "var(--slate)",
 }
-"""Colours of the light theme, and the page's variable that takes the place of each."""
+"""Colours of the light theme, each with the page's variable that replaces it."""
 
 STYLE: Final[Mapping[Any, Any]] = {
     "svg.fonttype": "none",
@@ -58,10 +58,10 @@ STYLE: Final[Mapping[Any, Any]] = {
 }
 
 FAR: Final = 4.0
-"""Times the next one that a skill may be; beyond, it stands at the edge, or would flatten them."""
+"""Largest ratio of a skill to the next one; beyond it a skill is drawn at the edge of the panel."""
 
 HISTORY: Final = 60
-"""Candles before a fan."""
+"""Number of candles drawn before a fan."""
 
 
 @contextmanager
@@ -85,14 +85,14 @@ def _svg(figure: Figure) -> str:
 
 def skills(comparisons: Sequence[Comparison], loss: str, steps: Sequence[int]) -> str:
     """Return the skills in one loss against every baseline, with intervals, a panel a horizon."""
-    chosen = [one for one in comparisons if one.loss == loss]
-    names = list(dict.fromkeys(one.baseline for one in chosen))
+    chosen = [comparison for comparison in comparisons if comparison.loss == loss]
+    names = list(dict.fromkeys(comparison.baseline for comparison in chosen))
     with _figure(1, len(steps), 9.6, 0.9 + 0.34 * len(names)) as (figure, axes):
         for panel, step in zip(axes[0], steps, strict=True):
-            rows = [one for one in chosen if one.step == step]
-            at = np.array([len(names) - 1 - names.index(one.baseline) for one in rows])
-            middle = np.array([100 * one.skill for one in rows])
-            ends = np.array([[100 * one.low, 100 * one.high] for one in rows]).T
+            rows = [comparison for comparison in chosen if comparison.step == step]
+            at = np.array([len(names) - 1 - names.index(row.baseline) for row in rows])
+            middle = np.array([100 * row.skill for row in rows])
+            ends = np.array([[100 * row.low, 100 * row.high] for row in rows]).T
             shown = middle <= FAR * max([1.0, *np.sort(np.abs(middle))[-2:-1]])
             panel.axvline(0, color=MUTED, linewidth=1)
             panel.errorbar(
@@ -114,11 +114,25 @@ def skills(comparisons: Sequence[Comparison], loss: str, steps: Sequence[int]) -
 def reliability(calibrations: Sequence[Calibration]) -> str:
     """Return the reliability diagrams: how often outcomes fell below each quantile."""
     with _figure(1, len(calibrations), 9.6, 3.3) as (figure, axes):
-        for panel, one in zip(axes[0], calibrations, strict=True):
+        for panel, calibration in zip(axes[0], calibrations, strict=True):
             panel.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            panel.fill_between(one.levels, one.low, one.high, color=FLAME, alpha=0.22, linewidth=0)
-            panel.plot(one.levels, one.observed, "o-", color=FLAME, markersize=4, linewidth=1.4)
-            panel.set_title(_ahead(one.step))
+            panel.fill_between(
+                calibration.levels,
+                calibration.low,
+                calibration.high,
+                color=FLAME,
+                alpha=0.22,
+                linewidth=0,
+            )
+            panel.plot(
+                calibration.levels,
+                calibration.observed,
+                "o-",
+                color=FLAME,
+                markersize=4,
+                linewidth=1.4,
+            )
+            panel.set_title(_ahead(calibration.step))
             panel.set_xlabel("quantile level")
             panel.set_aspect("equal")
             panel.set_xlim(0, 1)
@@ -130,14 +144,14 @@ def reliability(calibrations: Sequence[Calibration]) -> str:
 def pit(calibrations: Sequence[Calibration]) -> str:
     """Return the histograms of the probability integral transform."""
     with _figure(1, len(calibrations), 9.6, 2.6) as (figure, axes):
-        for panel, one in zip(axes[0], calibrations, strict=True):
-            edges, density = np.array(one.pit_edges), np.array(one.pit_density)
+        for panel, calibration in zip(axes[0], calibrations, strict=True):
+            edges, density = np.array(calibration.pit_edges), np.array(calibration.pit_density)
             panel.bar(
                 edges[:-1], density, np.diff(edges), align="edge", color=FLAME, alpha=0.45,
                 edgecolor=FLAME, linewidth=0.8,
             )  # fmt: skip
             panel.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            panel.set_title(_ahead(one.step))
+            panel.set_title(_ahead(calibration.step))
             panel.set_xlabel("forecast probability below the outcome")
             panel.set_xlim(0, 1)
         axes[0][0].set_ylabel("density")
@@ -185,8 +199,8 @@ def _path(rows: pd.DataFrame, level: float) -> NDArray[np.float64]:
     return np.concatenate([rows["last_close"].to_numpy(dtype=np.float64)[:1], prices])
 
 
-def against_what_came(joined: pd.DataFrame, step: int, count: int = 120) -> Figure:
-    """Return each symbol's newest forecasts of one horizon against the closes that came.
+def against_outcomes(joined: pd.DataFrame, step: int, count: int = 120) -> Figure:
+    """Return each symbol's newest forecasts of one horizon against their outcomes.
 
     For a file: on white, in the light theme's colours.
     """
@@ -203,7 +217,7 @@ def against_what_came(joined: pd.DataFrame, step: int, count: int = 120) -> Figu
                     alpha=0.2, linewidth=0, label=f"{percent} %",
                 )  # fmt: skip
             panel.plot(x, rows["predicted_close"], color=FLAME, linewidth=1, label="median")
-            panel.plot(x, rows["close"], ".", color=SLATE, markersize=4, label="what came")
+            panel.plot(x, rows["close"], ".", color=SLATE, markersize=4, label="outcome")
             dates = pd.to_datetime(rows["open_ms"], unit="ms")
             marks = np.linspace(0, len(rows) - 1, min(6, len(rows))).astype(int)
             panel.set_xticks(marks, [f"{dates.iloc[i]:%-d %b %Y}" for i in marks])

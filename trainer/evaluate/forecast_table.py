@@ -1,4 +1,4 @@
-"""The long table of forecasts: what the back-test and every baseline write, one row a horizon."""
+"""Table of forecasts, as back-test and baselines write it: a row for each symbol, time and step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from shared.forecaster import Prediction, to_prices
 from shared.forecasts import MEDIAN
 
-LEADING: Final = ("symbol", "open_ms", "step", "last_close", "predicted_close")
-"""Columns before the quantiles; ``open_ms`` is that of the last candle used, UTC."""
-
 KEYS: Final = ["symbol", "open_ms", "step"]
-"""What makes a row unique."""
+"""Columns that make a row unique; ``open_ms`` is that of the last candle used, UTC."""
 
 SUFFIXES: Final = (".parquet", ".csv")
+"""Endings of the files that can be written."""
 
 
 class TableError(Exception):
@@ -51,7 +49,7 @@ def build(
         last_close: of that candle, shape (B,), quote currency.
         horizons: candles ahead, H of them.
         levels: of the quantiles, Q of them, the median among them.
-        prediction: log returns (B, H, Q) and volatility (B, H); NaN where a method says nothing.
+        prediction: log returns (B, H, Q) and volatility (B, H); NaN without a forecast.
     """
     prices = to_prices(last_close, prediction)  # (B, H, Q)
     steps = len(horizons)
@@ -69,7 +67,7 @@ def build(
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ``TableError`` unless the file's ending names a format that we write."""
+    """Raise ``TableError`` unless the file's ending is one of ``SUFFIXES``."""
     if path.suffix not in SUFFIXES:
         raise TableError(f"{path}: expected a name ending in {' or '.join(SUFFIXES)}")
 
@@ -78,7 +76,7 @@ def prepare(path: Path) -> None:
     """Make the folder of a table to be written, so that hours of work do not end in an error.
 
     Raises:
-        TableError: for an ending that is no format of ours, or when nothing can be written there.
+        TableError: for another ending than ``SUFFIXES``, or when the file cannot be written.
     """
     check_suffix(path)
     try:

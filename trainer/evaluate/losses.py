@@ -1,4 +1,4 @@
-"""Forecasts against what came: losses by row, and calibration over rows. Pure.
+"""Losses of forecasts against outcomes, row by row, and calibration over rows. Pure.
 
 Losses are of log returns from the last close, so that symbols of any price can be pooled.
 """
@@ -15,10 +15,6 @@ from numpy.typing import NDArray
 
 from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
 from trainer.evaluate.realised import mean_ahead, range_variances
-
-LOSSES: Final = ("pinball", "crps", "qlike", "squared", "absolute")
-"""Columns of ``losses``: what skill is measured in."""
-
 
 MAX_QLIKE: Final = 20.0
 """Most that one forecast's QLIKE counts."""
@@ -39,7 +35,7 @@ class Symbol(Protocol):
 
 
 def join_outcomes(table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> pd.DataFrame:
-    """Return the rows whose outcome has come, with it, in the table's order.
+    """Return the rows whose outcome is known, with it, in the table's order.
 
     Adds ``close``, that of the candle ``step`` after the last one used, and
     ``realised_variance``, the mean range variance of the candles between (per candle). Rows
@@ -61,11 +57,11 @@ def _with_outcomes(rows: pd.DataFrame, name: str, symbol: Symbol) -> pd.DataFram
     times, step = rows["open_ms"].to_numpy(), rows["step"].to_numpy()
     at = np.searchsorted(symbol.open_ms, times)
     newest = len(symbol.open_ms) - 1
-    known = symbol.open_ms[np.minimum(at, newest)] == times
-    if not known.all():
-        raise KeyError(f"{name}: no candle at open_ms {times[~known][0]}")
-    has_come = at + step <= newest
-    at, step, rows = at[has_come], step[has_come], rows[has_come]
+    exists = symbol.open_ms[np.minimum(at, newest)] == times
+    if not exists.all():
+        raise KeyError(f"{name}: no candle at open_ms {times[~exists][0]}")
+    is_known = at + step <= newest
+    at, step, rows = at[is_known], step[is_known], rows[is_known]
     return rows.assign(
         close=symbol.candles[at + step, 3],
         realised_variance=mean_ahead(range_variances(symbol.candles), at, step),
@@ -73,7 +69,7 @@ def _with_outcomes(rows: pd.DataFrame, name: str, symbol: Symbol) -> pd.DataFram
 
 
 def losses(joined: pd.DataFrame) -> pd.DataFrame:
-    """Return each row's losses, with its symbol, open_ms and step; NaN where it forecast nothing.
+    """Return each row's losses, with its symbol, open_ms and step; NaN without a forecast.
 
     ``pinball``, ``crps``, ``qlike`` as the functions below; ``squared`` and ``absolute`` are the
     errors of the predicted close as log returns, ``price_squared`` and ``price_absolute`` in the

@@ -236,7 +236,7 @@ def _cell(
             ratios.append(1 - mine[-1].sum() / others[-1].sum())
     day, our, their = np.concatenate(days), np.concatenate(mine), np.concatenate(others)
     dates, index = np.unique(day, return_inverse=True)
-    above, below = np.bincount(index, our), np.bincount(index, their)
+    above, below = (np.bincount(index, one).astype(np.float64) for one in (our, their))
     block = int(np.clip(len(dates) // 10, 1, BLOCK))
     low, high = ratio_interval(above, below, block=block)
     calm = ~np.isin(_month(dates), list(crisis))

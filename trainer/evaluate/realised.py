@@ -1,4 +1,4 @@
-"""Realised variance: what candles' ranges say about volatility, and its mean over candles ahead."""
+"""Realised variance of candles, from their ranges, and its mean over the candles ahead."""
 
 from __future__ import annotations
 

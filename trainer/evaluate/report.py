@@ -1,4 +1,4 @@
-"""One self-contained HTML page and one JSON file of an evaluation."""
+"""Writes an evaluation as one self-contained HTML page and one JSON file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEADLINES: Final = (
     ("qlike", "HAR", "Volatility, against HAR"),
     ("squared", "persistence", "Point, against persistence"),
 )
-"""Loss, baseline and title of the cards on top."""
+"""Loss, baseline and title of each card at the top of the page."""
 
 
 class Fold(BaseModel):
@@ -49,7 +49,7 @@ class Fold(BaseModel):
 
 
 class Protocol(BaseModel):
-    """How the figures were come by."""
+    """Protocol of the evaluation: the data, and how training and test were separated."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,7 +62,7 @@ class Protocol(BaseModel):
 
 
 class Report(BaseModel):
-    """All that ``python -m trainer evaluate`` finds; its JSON file."""
+    """Result of ``python -m trainer evaluate``, and the content of its JSON file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,7 @@ class Report(BaseModel):
 
 @dataclass(frozen=True)
 class Card:
-    """One headline: a skill at each horizon."""
+    """Card at the top of the page: a headline with a skill at each horizon."""
 
     title: str
     skills: Sequence[Comparison]
@@ -101,9 +101,13 @@ def write(
 
 
 def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> str:
-    """Return the page; it loads nothing from anywhere."""
-    found = report.evaluation
-    losses = [loss for loss in LOSS_NAMES if any(one.loss == loss for one in found.comparisons)]
+    """Return the page, which loads nothing from elsewhere."""
+    evaluation = report.evaluation
+    losses = [
+        loss
+        for loss in LOSS_NAMES
+        if any(comparison.loss == loss for comparison in evaluation.comparisons)
+    ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer.evaluate", "."),
         autoescape=True,
@@ -116,66 +120,76 @@ def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> 
     )
     return environment.get_template(TEMPLATE).render(
         report=report,
-        found=found,
+        evaluation=evaluation,
         model=MODEL,
-        cards=_cards(found),
-        sentences=sentences(found),
-        scores={step: _by_method(found, step) for step in found.horizons},
-        percents=sorted({percent for one in found.scores for percent in one.covered}),
+        cards=_cards(evaluation),
+        sentences=sentences(evaluation),
+        scores={step: _by_method(evaluation, step) for step in evaluation.horizons},
+        percents=sorted({percent for score in evaluation.scores for percent in score.covered}),
         loss_names={loss: LOSS_NAMES[loss] for loss in losses},
-        compared={loss: [one for one in found.comparisons if one.loss == loss] for loss in losses},
-        skills={loss: figures.skills(found.comparisons, loss, found.horizons) for loss in losses},
-        reliability=figures.reliability(found.calibrations),
-        pit=figures.pit(found.calibrations),
+        compared={
+            loss: [comparison for comparison in evaluation.comparisons if comparison.loss == loss]
+            for loss in losses
+        },
+        skills={
+            loss: figures.skills(evaluation.comparisons, loss, evaluation.horizons)
+            for loss in losses
+        },
+        reliability=figures.reliability(evaluation.calibrations),
+        pit=figures.pit(evaluation.calibrations),
         fans=figures.fans(table, symbols),
-        symbols_are_many=len(found.symbols) > MANY,
+        symbols_are_many=len(evaluation.symbols) > MANY,
         main_baselines=MAIN_BASELINES,
     )
 
 
-def sentences(found: Evaluation) -> list[str]:
+def sentences(evaluation: Evaluation) -> list[str]:
     """Return what the figures say, in words that claim no more than their intervals do."""
-    said = []
+    lines = []
     for loss, baseline, what in (
         ("pinball", "GARCH-t", "distribution"),
         ("pinball", "HAR", "distribution"),
         ("qlike", "HAR", "volatility"),
     ):
-        rows = _compared(found, loss, baseline)
+        rows = _compared(evaluation, loss, baseline)
         if rows:
-            said.append(f"Its {what} forecast, against {baseline}: {_verdicts(rows)}.")
-    point = _compared(found, "squared", "persistence")
+            lines.append(f"Its {what} forecast, against {baseline}: {_verdicts(rows)}.")
+    point = _compared(evaluation, "squared", "persistence")
     if point:
-        said.append(
+        lines.append(
             f"Its median, as a point forecast against tomorrow = today: {_verdicts(point)}. "
             "It makes no claim about the direction of a price."
         )
-    return said
+    return lines
 
 
 def _verdicts(rows: Sequence[Comparison]) -> str:
-    return "; ".join(f"{_ahead(one.step)} {_verdict(one)}" for one in rows)
+    return "; ".join(f"{_ahead(row.step)} {_verdict(row)}" for row in rows)
 
 
-def _verdict(one: Comparison) -> str:
-    if one.low > 0:
-        return f"better by {one.skill:.1%}"
-    if one.high < 0:
-        return f"worse by {-one.skill:.1%}"
-    return f"no clear difference ({one.skill:+.1%})".replace("-", MINUS)
+def _verdict(comparison: Comparison) -> str:
+    if comparison.low > 0:
+        return f"better by {comparison.skill:.1%}"
+    if comparison.high < 0:
+        return f"worse by {-comparison.skill:.1%}"
+    return f"no clear difference ({comparison.skill:+.1%})".replace("-", MINUS)
 
 
-def _cards(found: Evaluation) -> list[Card]:
-    cards = [Card(title, _compared(found, loss, name)) for loss, name, title in HEADLINES]
+def _cards(evaluation: Evaluation) -> list[Card]:
+    cards = [Card(title, _compared(evaluation, loss, name)) for loss, name, title in HEADLINES]
     return [card for card in cards if card.skills]
 
 
-def _compared(found: Evaluation, loss: str, baseline: str) -> list[Comparison]:
-    return [one for one in found.comparisons if (one.loss, one.baseline) == (loss, baseline)]
+def _compared(evaluation: Evaluation, loss: str, baseline: str) -> list[Comparison]:
+    return [
+        comparison
+        for comparison in evaluation.comparisons
+        if (comparison.loss, comparison.baseline) == (loss, baseline)
+    ]
 
 
-def _by_method(found: Evaluation, step: int) -> list[Scores]:
-    return [one for one in found.scores if one.step == step]
+def _by_method(evaluation: Evaluation, step: int) -> list[Scores]:
+    return [score for score in evaluation.scores if score.step == step]
 
 
 def _ahead(step: int) -> str:

@@ -1,4 +1,4 @@
-"""Is one method's loss lower than another's, and how sure is that? Pure.
+"""Skill of one method over another: loss saved, bootstrap interval and significance test. Pure.
 
 Losses are summed over symbols by date first: symbols move together on a day, so a day is one
 draw and not as many as there are symbols.
@@ -20,12 +20,15 @@ BLOCK: Final = 21
 """Dates of a bootstrap block: a month, twice the longest default horizon."""
 
 RESAMPLES: Final = 2000
+"""Draws of the bootstrap."""
+
 CONFIDENCE: Final = 0.95
+"""Share of the draws inside the interval."""
 
 
 @dataclass(frozen=True)
 class Skill:
-    """How much lower a method's mean loss is than another's."""
+    """Skill of a method over another: the share of the other's mean loss that it saves."""
 
     skill: float  # 1 - loss / other's loss
     low: float  # ends of the bootstrap interval
@@ -71,7 +74,8 @@ def compare(
 def by_date(method: pd.DataFrame, other: pd.DataFrame, loss: str, step: int) -> pd.DataFrame:
     """Return both methods' summed losses over their common rows by date, and the count of rows."""
     both = [
-        one.loc[(one["step"] == step) & one[loss].notna(), [*KEYS, loss]] for one in (method, other)
+        table.loc[(table["step"] == step) & table[loss].notna(), [*KEYS, loss]]
+        for table in (method, other)
     ]
     joined = both[0].merge(both[1], on=KEYS, suffixes=("_mine", "_other"))
     groups = joined.groupby("open_ms", sort=True)

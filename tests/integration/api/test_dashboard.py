@@ -350,5 +350,5 @@ def test_the_documentation_needs_nothing_from_elsewhere(browser: Browser, site: 
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{site.url}/docs")
         expect(page.get_by_text("/v1/forecasts").first).to_be_visible()
-        assert all(one.startswith((site.url, "data:")) for one in asked)
+        assert all(url.startswith((site.url, "data:")) for url in asked)
         assert complaints == []

@@ -96,12 +96,12 @@ def test_predict_gives_the_models_numbers(api: Api) -> None:
     status, text = api.ask("POST", "/predict", request_body())
     assert status == 200
     answer = json.loads(text)
-    rows = [list(one.values()) for one in history[-forecaster.window_length :]]
+    rows = [list(candle.values()) for candle in history[-forecaster.window_length :]]
     length = forecaster.window_length
     prediction = forecaster.predict(held(np.array([rows])), even_times(1, length))
     prices = to_prices(np.array([history[-1]["close"]]), prediction)[0]
     assert answer["last_close"] == history[-1]["close"]
-    assert [one["step"] for one in answer["horizons"]] == list(forecaster.horizons)
+    assert [horizon["step"] for horizon in answer["horizons"]] == list(forecaster.horizons)
     for horizon, expected in zip(answer["horizons"], prices, strict=True):
         assert list(horizon["quantiles"].values()) == pytest.approx(list(expected), rel=1e-9)
         assert list(horizon["quantiles"].values()) == sorted(horizon["quantiles"].values())
@@ -229,7 +229,7 @@ def test_sigterm_leaves_no_request_unanswered(processes: Processes) -> None:
         metric = 'route="/predict",status="200"'
         wait_until(lambda: metric in api.ask("GET", "/metrics")[1], 30.0, "requests are answered")
         assert api.process.stop(10.0) == 0, api.process.log_tail()
-        assert all(one.result(timeout=30) > 0 for one in asking)
+        assert all(answered.result(timeout=30) > 0 for answered in asking)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -60,19 +60,23 @@ def publish(kafka: KafkaSettings, candles: list[Candle], before: int = 0) -> Non
     model = PersistenceForecaster(LENGTH)
     window = Window(LENGTH)
     made = []
-    for number, one in enumerate(candles):
-        window, _ = window.push(one)
+    for number, candle in enumerate(candles):
+        window, _ = window.push(candle)
         if window.is_full and number >= before:
-            due = Due(one.symbol, one.interval, one.close_ms, one.close, window)
-            made += forecast(ModelSet(model), [due], now_ms=one.close_ms)
+            due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
+            made += forecast(ModelSet(model), [due], now_ms=candle.close_ms)
     write_candles(kafka.bootstrap, kafka.candles_topic, candles[before:])
-    messages = [(one.symbol.encode(), one.encode()) for one in made]
+    messages = [(made_forecast.symbol.encode(), made_forecast.encode()) for made_forecast in made]
     write(kafka.bootstrap, kafka.forecasts_topic, messages)
 
 
 def get(api: Api, path: str) -> Any:
     status, text = api.ask("GET", path)
     return json.loads(text) if status == 200 else None
+
+
+def wait_followed(api: Api) -> None:
+    wait_until(lambda: get(api, "/v1/forecasts"), 30, "it is followed", process=api.process)
 
 
 def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str, Any]]:
@@ -113,7 +117,9 @@ def test_the_api_follows_the_topics(
         assert kind == "hello"
         publish(topics, candles[:33], before=30)
         got = [next(stream) for _ in range(3)]
-    assert [data["as_of_ms"] for _, _, data in got] == [one.close_ms for one in candles[30:33]]
+    assert [data["as_of_ms"] for _, _, data in got] == [
+        candle.close_ms for candle in candles[30:33]
+    ]
     with listening(api, "?events=forecast", last=got[0][0]) as stream:
         assert [kind for _, kind, _ in (next(stream) for _ in range(3))] == [
             "resumed",
@@ -138,8 +144,8 @@ def test_an_id_is_good_at_another_instance_and_after_a_restart(
     candles = walk(40)
     publish(topics, candles[:30])
     first, second = start(processes, topics), start(processes, topics)
-    for one in (first, second):
-        wait_until(lambda: get(one, "/v1/forecasts"), 30, "it is followed", process=one.process)  # noqa: B023
+    for instance in (first, second):
+        wait_followed(instance)
     with listening(first) as stream:
         assert next(stream)[1] == "hello"
         publish(topics, candles[:36], before=30)
@@ -147,7 +153,7 @@ def test_an_id_is_good_at_another_instance_and_after_a_restart(
     first.process.kill()  # in the middle of it
     seen = {json.dumps(data) for _, _, data in got}
     for again in (second, start(processes, topics)):
-        wait_until(lambda: get(again, "/v1/forecasts"), 30, "it is followed")  # noqa: B023
+        wait_followed(again)
         last = next(identity for identity, _, _ in reversed(got) if identity)
         with listening(again, last=last) as stream:
             assert next(stream)[1] == "resumed"
@@ -157,15 +163,15 @@ def test_an_id_is_good_at_another_instance_and_after_a_restart(
             for data in map(json.loads, seen | {json.dumps(data) for _, _, data in rest})
             if "made_at_ms" in data
         }
-        assert closes == {one.close_ms for one in candles[30:36]}
+        assert closes == {candle.close_ms for candle in candles[30:36]}
 
 
 def until(stream: Iterator[Any], as_of_ms: int) -> list[Any]:
     """Return the events up to the forecast made at a time."""
     found = []
-    for one in stream:
-        found.append(one)
-        if one[1] == "forecast" and one[2]["as_of_ms"] == as_of_ms:
+    for event in stream:
+        found.append(event)
+        if event[1] == "forecast" and event[2]["as_of_ms"] == as_of_ms:
             return found
     raise AssertionError(f"the stream ended after {found}")
 
@@ -214,7 +220,7 @@ def test_without_kafka_predictions_go_on_and_all_comes_back(
         wait_until(is_back, 60, "all is back", process=api.process)
         with patient:
             came = [next(stream)[2]["close_ms"] for _ in range(2)]
-        assert came == [one.close_ms for one in walk(27)[25:]]
+        assert came == [candle.close_ms for candle in walk(27)[25:]]
 
 
 def down(api: Api) -> str:
@@ -227,15 +233,16 @@ def test_200_listeners_that_do_not_read_do_not_hinder_one_that_does(
 ) -> None:
     topics = settings_of(kafka, unique_name)
     make_topics(topics)
-    api = start(processes, topics, "--max-streams", "300", "--max-streams-a-client", "300")
+    most = ("--max-streams", "300", "--max-streams-a-client", "300")
+    api = start(processes, topics, *most, "--max-connections-an-address", "300")
     wait_until(lambda: get(api, "/v1/forecasts"), 30, "it is followed", process=api.process)
     candles = walk(6_000)
     with ExitStack() as listeners, listening(api, "?events=candle") as fast:
         slow = [listeners.enter_context(listening(api)) for _ in range(200)]
-        assert {next(one)[1] for one in (*slow, fast)} == {"hello"}
+        assert {next(listener)[1] for listener in (*slow, fast)} == {"hello"}
         started = time.monotonic()
         write_candles(topics.bootstrap, topics.candles_topic, candles)
         got = [next(fast)[2]["open_ms"] for _ in candles]
-        assert got == [one.open_ms for one in candles]
+        assert got == [candle.open_ms for candle in candles]
         assert time.monotonic() - started < 60
         assert api.ask("POST", "/predict", request_body())[0] == 200

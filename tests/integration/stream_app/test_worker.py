@@ -356,7 +356,7 @@ def test_what_cannot_work_is_said_in_one_line(
 def test_a_signal_ends_a_worker_that_waits_for_a_broker(processes: Processes) -> None:
     """It waited for a minute; and each line of its log is an object with its process."""
     worker = processes.start("stream_app", "--bootstrap", "127.0.0.1:1", "--metrics-port", "0")
-    wait_until(lambda: "waiting for a Kafka broker" in worker.log_tail(), 60.0, "it waits")
+    wait_until(lambda: "waiting for Kafka at" in worker.log_tail(), 60.0, "it waits")
     assert worker.stop(10.0) == 0
     lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
     keys = {"timestamp", "level", "logger", "message", "process"}

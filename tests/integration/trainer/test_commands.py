@@ -22,7 +22,8 @@ from mlflow.entities import Run
 from shared import bundle
 from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
-from shared.history import History, bundled
+from shared.history import bundled
+from shared.series import History
 from shared.window import Window
 from tests.unit.api.client import application, predict
 from trainer import dataset, export
@@ -122,14 +123,17 @@ def test_the_same_seed_gives_the_same_files_in_another_process(
     trained: Path, candles: Path, tmp_path: Path
 ) -> None:
     for seed, same in (("0", True), ("1", False)):
-        out = tmp_path / seed
+        folder = tmp_path / seed
+        folder.mkdir()
         subprocess.run(
             [
-                sys.executable, "-m", "trainer", "--data", str(candles), "--out", str(out),
+                sys.executable, "-m", "trainer", "--data", str(candles),
                 "--tracking-uri", "", "--seed", seed, *SMALL,
             ],
-            check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
+            check=True, capture_output=True, cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
+        out = folder / "my-bundle"  # and not the built-in one
         hashes = bundle.hashes_of({path.name: path.read_bytes() for path in out.iterdir()})
         expected = bundle.hashes_of({path.name: path.read_bytes() for path in trained.iterdir()})
         assert (hashes == expected) is same
@@ -185,12 +189,15 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
         "q0.5", "q0.75", "q0.9", "q0.95", "volatility",
     ]  # fmt: skip
     assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
-    told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    assert sum(": row 200" in line and "left out" in line for line in told) == 3
-    by_rule = "1 inconsistent, 2 out_of_range"
-    assert [line for line in told if "3 rows left out" in line] == [
-        f"{candles}: 3 rows left out: {by_rule}"
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.partition(": ")[2] for line in told if "left out" in line] == [
+        (
+            "1 row left out (duplicate), the first row 2002: MSFT: expected each candle once, got "
+            "that of row 2001 again"
+        ),
+        "1 row left out (out_of_range), the first row 2003: close: expected more than 0, got -1",
     ]
+    assert any(": history too short: " in line and "a b" in line for line in told)
 
 
 def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path) -> None:
@@ -219,7 +226,7 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
 def test_the_back_test_is_what_the_stream_forecasts(trained: Path) -> None:
     forecaster = OnnxForecaster(bundle.load(trained))
     candles = bundled(("AAPL",)).candles[:400]
-    source = dataset.of_history(History("AAPL", candles, ()))
+    source = dataset.of_history(History.of("AAPL", candles))
     table = backtest.run(forecaster, source.symbols)
     window = Window(forecaster.window_length)
     made: list[Horizon] = []

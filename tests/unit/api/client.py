@@ -91,7 +91,7 @@ def post(app: ASGIApp, body: bytes, path: str = "/predict") -> httpx.Response:
 
 
 def history(length: int = LENGTH) -> list[dict[str, Any]]:
-    return [dict(one) for one in example_history(length)]
+    return [dict(candle) for candle in example_history(length)]
 
 
 def problem_of(response: httpx.Response) -> Problem:

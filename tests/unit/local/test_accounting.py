@@ -27,7 +27,7 @@ def candle(day: int, symbol: str = "AAPL", interval: str = "1d") -> Candle:
 
 def forecast(day: int, symbol: str = "AAPL", interval: str = "1d", version: str = "m") -> Forecast:
     as_of_ms = day * DAY_MS + 60_000
-    return Forecast(
+    return Forecast.trusted(
         id=f"{symbol} {interval} {as_of_ms} {version}", symbol=symbol, interval=interval,
         as_of_ms=as_of_ms, last_close=1.0, model_version=version, made_at_ms=0, horizons=(),
     )  # fmt: skip

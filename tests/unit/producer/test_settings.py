@@ -28,7 +28,11 @@ def test_a_window_is_republished_up_to_the_bound_of_all_windows(
 @pytest.mark.parametrize(
     ("argv", "rule", "value"),
     [
-        (["--interval", "7m"], "interval: expected one of 1m, 2m, 5m", "7m"),
+        (["--interval", "7m"], "interval: expected one of 1m, 2m, 3m", "7m"),
+        (["--columns", "price=Close"], "columns: expected PART=COLUMN", "price=Close"),
+        (["--rename", "A"], "rename: expected NAME=NAME", "A"),
+        (["--timezone", "Mars"], "timezone: expected a time zone such as", "Mars"),
+        (["--date-format", "dmy"], "date_format: expected a format such as", "dmy"),
         (["--source", "backfill", "--start", "soon"], "start: expected a date or time", "soon"),
     ],
 )
@@ -39,3 +43,9 @@ def test_a_bad_value_is_one_line_with_the_rule_and_the_value(
     assert error.startswith(f"producer: {rule}")
     assert error.endswith(f'got "{value}"')
     assert "\n" not in error
+
+
+def test_yahoo_has_not_every_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(["--source", "yfinance", "--interval", "3m"], capsys)
+    assert error.startswith("producer: interval: Yahoo has candles of 1m, 2m, 5m")
+    assert ProducerSettings.read(["--path", "x", "--interval", "3min"], "x").interval == "3m"

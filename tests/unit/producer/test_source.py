@@ -21,8 +21,8 @@ from producer.yahoo.polling import PollingSource
 from producer.yahoo.ticker import StreamEvent
 from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, decode_candle
-from shared.history import History
 from shared.metrics import ProducerMetrics
+from shared.series import History
 from tests.direct_yahoo import DirectYahoo, Topic, fetcher_of
 from tests.new_york import at, nyse
 from tests.virtual_time import VirtualLoop
@@ -89,7 +89,7 @@ def replayed(market: Market) -> CandleSource:
         for bar in listing.closed("1m", NOW_MS)
     ]
     candles.sort(key=lambda candle: (candle.open_ms, candle.symbol))
-    return ReplaySource(History("test", tuple(candles), ()), "1m")
+    return ReplaySource(History.of("test", candles, "1m"))
 
 
 Make = Callable[[Market], CandleSource]

@@ -7,11 +7,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from shared import status
 from shared.metrics import WorkerMetrics
 from shared.status import Health, StatusPortError, StatusServer
 
@@ -87,6 +89,50 @@ def test_a_probe_answers_while_another_connection_is_silent(server: StatusServer
         started = time.monotonic()
         assert get(server, "/livez")[0] == 200
         assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=abc", "text/plain; version=1.0.0; escaping=x"]
+)
+def test_metrics_are_given_whatever_is_accepted(server: StatusServer, accept: str) -> None:
+    url = f"http://127.0.0.1:{server.port}/metrics"
+    asked = urllib.request.Request(url, headers={"accept": accept})
+    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 -- of our own port
+        assert answer.status == 200
+
+
+def test_threads_are_bounded(server: StatusServer) -> None:
+    before = threading.active_count()
+    with ExitStack() as held:
+        for _ in range(status.MOST_THREADS * 3):
+            held.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        time.sleep(0.5)
+        assert threading.active_count() <= before + status.MOST_THREADS
+    wait_for(lambda: get(server, "/livez")[0] == 200)
+
+
+def test_a_client_that_trickles_is_cut_off(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "CONNECTION_S", 0.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as slow:
+        slow.sendall(b"GET /livez HTTP/1.0\r\nx: ")
+        started_s = time.monotonic()
+        with pytest.raises(OSError, match=r"pipe|reset"):  # noqa: PT012 -- any of them may fail
+            while time.monotonic() < started_s + 5:
+                slow.sendall(b"y")
+                time.sleep(0.05)
+        assert time.monotonic() - started_s < 3
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Wait for what threads that end make true."""
+    for _ in range(100):
+        with suppress(OSError):
+            if is_so():
+                return
+        time.sleep(0.05)
+    raise AssertionError("it has not become so")
 
 
 def test_a_taken_port_is_an_error(server: StatusServer, registry: CollectorRegistry) -> None:

@@ -54,3 +54,13 @@ def test_while_the_broker_is_silent_nothing_is_held_against_the_worker() -> None
     progress.note(0, end=10, committed=3, now_s=0)
     progress.note(0, end=10, committed=3, now_s=5)
     assert progress.age_s() == 5, "however much later it is asked"
+
+
+def test_a_silent_broker_is_said_with_its_time_until_it_answers() -> None:
+    progress = Progress(stall_s=60)
+    progress.note(0, end=10, committed=3, now_s=0)
+    progress.note_silence(0)
+    progress.note_silence(99_000)
+    assert "Kafka does not answer since 1970-01-01T00:00:00Z" in progress.health().detail
+    progress.assign({0})
+    assert progress.health().detail.startswith("lag 7")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared.history import ReadOptions
 from shared.window import held
 from trainer import dataset
 from trainer.dataset import Samples, SymbolCandles
@@ -44,11 +45,15 @@ def test_the_bundled_data_are_clean_but_for_a_real_crash() -> None:
         "IBM": 3270,
         "MSFT": 3270,
     }
-    assert loaded.rejected == ()
+    assert loaded.history.rejected == ()
     # AAPL lost half its price on 2000-09-29, by a profit warning.
-    assert [(one.symbol, one.count, one.first_ms) for one in loaded.findings] == [
+    assert [(one.first.symbol, one.count, one.first.open_ms[0]) for one in loaded.findings] == [
         ("AAPL", 1, 970_185_600_000)
     ]
+
+
+def test_symbols_of_the_bundled_data_can_be_chosen() -> None:
+    assert set(dataset.load(None, options=ReadOptions(symbols=("IBM",))).symbols) == {"IBM"}
 
 
 def test_samples_are_windows_with_what_came_after_them() -> None:

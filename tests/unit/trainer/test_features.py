@@ -91,7 +91,8 @@ def oracle(candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> pd.DataF
     gains = change.clip(lower=0).rolling(14).mean()
     falls = (-change).clip(lower=0).rolling(14).mean()
     turnover = table["close"] * table["volume"]
-    usual = turnover.rolling(22).mean()
+    # pandas' own mean keeps a remainder of the large values that have left the window
+    usual = turnover.rolling(22).apply(np.mean, raw=True)
     deviation = log((turnover / usual.where(usual > 0)).clip(lower=0.02).fillna(1.0))
     volatility = np.sqrt(variance).rolling(120).mean().clip(lower=1e-5)
     level = variance.rolling(120).mean().clip(lower=1e-10)

@@ -61,7 +61,7 @@ def test_files_become_panels_by_interval_and_market(data: list[Panel]) -> None:
 
 def test_rows_that_are_no_candles_and_repeated_ones_are_left_out(tmp_path: Path) -> None:
     rows = table("daily stock", 200, ["A"])
-    rows.loc[5, "high"] = rows.loc[5, "low"] / 2
+    rows.loc[5, "high"] = 0.5 * rows["low"].iloc[5]
     rows.loc[6, "close"] = np.nan
     rows.loc[7, "low"] = -1.0
     pd.concat([rows, rows.iloc[20:30]]).to_parquet(tmp_path / "a.parquet")

@@ -27,7 +27,17 @@ FIRST = next(iter(FEATURES))
 def test_the_default_settings_are_the_default_config() -> None:
     settings = TrainSettings.read([], "x")
     assert settings.config() == FitConfig()
-    assert settings.out == Path("bundle")
+    assert settings.out == Path("my-bundle")
+
+
+def test_the_built_in_bundle_is_replaced_only_if_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert FitSettings.read(["--out", "b"], "x").folder == Path("b")
+    assert FitSettings.read(["--replace-default"], "x").folder == default_path()
+    with pytest.raises(SystemExit):
+        FitSettings.read(["--replace-default", "--out", "b"], "x")
+    assert "replace_default: expected no --out beside it, got 'b'" in capsys.readouterr().err
 
 
 def test_settings_reach_the_config() -> None:
@@ -84,7 +94,7 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
         ),
         (TrainSettings, ["--features", "rsi"], f"features: expected {REQUIRED[0]}"),
         (TrainSettings, ["--interval", "1m"], "interval: the bundled candles are 1d, got '1m'"),
-        (TrainSettings, ["--data", "x", "--interval", "4h"], "interval: expected one of 1m, 2m"),
+        (TrainSettings, ["--data", "x", "--interval", "7h"], "interval: expected one of 1m, 2m"),
         (EvaluateSettings, ["--baselines", "luck"], "baselines: expected some of persistence"),
         (FitSettings, ["--out", "b", "--until", "soon"], "until: expected a valid date"),
     ],

@@ -1,4 +1,4 @@
-"""The classical methods that the network is measured against, each walked forward."""
+"""Classical methods that the network is measured against, each walked forward."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""AutoARIMA and AutoETS of the log close (statsforecast), for the point forecast alone."""
+"""AutoARIMA and AutoETS of the log close (statsforecast), for the point forecast only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.forecaster import Prediction
 from trainer.evaluate.baselines.walk import Walk, only_median
 
 HISTORY: Final = 1000
-"""Newest candles that an order is chosen and fitted on; four years of daily ones."""
+"""Newest candles that the order is chosen and fitted on; four years of daily candles."""
 
 
 class _Model(Protocol):
@@ -23,7 +23,7 @@ class _Model(Protocol):
 
 
 class _Automatic:
-    """Order chosen and fitted anew at each refit, then filtered forward candle by candle."""
+    """Order chosen and fitted at each refit, then filtered forward candle by candle."""
 
     name: str
 

@@ -16,10 +16,10 @@ from trainer.evaluate.baselines.walk import Walk
 from trainer.evaluate.realised import range_variances
 
 PERCENT: Final = 100.0
-"""Returns are fitted in per cent, where the optimiser's steps are of the right size."""
+"""Factor of the returns: in per cent the optimiser's steps have the right size."""
 
 PATHS: Final = 2000
-"""Simulated paths of each origin."""
+"""Number of simulated paths of each origin."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Garch:
 
     The distribution comes by filtered historical simulation: Barone-Adesi, Giannopoulos and
     Vosper, "VaR without correlations for portfolios of derivative securities" (1999). Past
-    residuals over their own volatility are drawn anew and sent through the recursion. The
+    residuals over their own volatility are drawn again and sent through the recursion. The
     volatility is scaled to the level of the range variance by their mean ratio in the past.
     """
 
@@ -80,13 +80,13 @@ class Garch:
             rescale=False,
         )  # fmt: skip
         result = model.fit(disp="off", show_warning=False)
-        found = result.params
+        params = result.params
         return Fit(
-            mean=float(found["mu"]),
-            omega=float(found["omega"]),
-            alpha=float(found["alpha[1]"]),
-            gamma=float(found.get("gamma[1]", 0.0)),
-            beta=float(found["beta[1]"]),
+            mean=float(params["mu"]),
+            omega=float(params["omega"]),
+            alpha=float(params["alpha[1]"]),
+            gamma=float(params.get("gamma[1]", 0.0)),
+            beta=float(params["beta[1]"]),
             first=float(result.conditional_volatility[0]) ** 2,
         )
 

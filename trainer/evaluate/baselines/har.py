@@ -23,7 +23,7 @@ FEW_DAYS: Final = 2
 """Days of the general mean that a time of day's mean begins with."""
 
 LEAST_SHARE: Final = 0.2
-"""Of the median volatility: the least that the form in levels may forecast."""
+"""Least forecast of the form in levels, as a share of the median volatility."""
 
 
 class Har:

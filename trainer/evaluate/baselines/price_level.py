@@ -1,4 +1,4 @@
-"""The usual price-level LSTM, as a warning: a min-max scaled price in, the next prices out."""
+"""LSTM on min-max scaled prices, as most tutorials build it; in the report as a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All baselines over all symbols, as tables like the back-test's."""
+"""Runs baselines over all symbols, into tables like the back-test's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
     "arima": Arima,
     "ets": Ets,
 }
-"""Every baseline of ``NAMES``."""
+"""Baselines by their name in ``NAMES``."""
 
 
 def forecast_all(

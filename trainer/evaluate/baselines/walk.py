@@ -1,4 +1,4 @@
-"""What every baseline is: one symbol's candles in, one causal forecast for each candle out."""
+"""Port of baselines: one symbol's candles in, one causal forecast for each candle out."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_each_scope_opens_its_own_doors(scope: Scope, method: str, path: str) ->
         401,
         403,
     }
-    ring, key = ring_with(*(one for one in Scope if one is not scope))
+    ring, key = ring_with(*(other for other in Scope if other is not scope))
     answer = call(guarded(ring), method, path, headers=bearer(key))
     assert answer.status_code == 403
     assert problem_of(answer).errors[0].rule == "scope"
@@ -107,8 +107,8 @@ def test_only_the_very_key_opens() -> None:
     other = ring_with(*ALL)[1]
     head = key[:12]
     bad = [other, key[:-1], key + "x", key.upper(), "", "cc_", "é", f"{key[:12]}{'A' * 43}", head]
-    for one in bad:
-        assert ring.client(one) is None
+    for wrong in bad:
+        assert ring.client(wrong) is None
     client = ring.client(key)
     assert client is not None
     assert client.name == "test"
@@ -178,7 +178,7 @@ def test_a_key_has_its_rate() -> None:
     ring, key = ring_with(*ALL, rate="3/minute")
     app = guarded(ring)
     answers = [predict_with(app, key) for _ in range(4)]
-    assert [one.status_code for one in answers] == [200, 200, 200, 429]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert problem_of(answers[-1]).errors[0].rule == "rate"
     assert call(app, "GET", "/livez").status_code == 200
@@ -196,8 +196,12 @@ def test_the_default_rate_holds_for_keys_without_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("header", "name"),
-    [("A.b:80", "a.b"), ("[::1]:8000", "::1"), ("127.0.0.1", "127.0.0.1"), ("", "")],
-)
+    [
+        ("A.b:80", "a.b"), ("[::1]:8000", "::1"), ("127.0.0.1", "127.0.0.1"), ("", ""),
+        ("[::1]evil.com", ""), ("[::1", ""), ("[localhost]", ""), ("localhost:80:80", ""),
+        ("localhost:evil.com", ""), ("evil@localhost", ""), ("localhost/x", ""),
+    ],
+)  # fmt: skip
 def test_host_names(header: str, name: str) -> None:
     assert host_name(header) == name
 
@@ -206,6 +210,40 @@ def test_a_foreign_host_is_refused() -> None:
     app = application(access=AccessRules(hosts=LOOPBACK_NAMES))
     for host, status in (("localhost:8000", 200), ("[::1]", 200), ("evil.example", 421)):
         assert call(app, "GET", "/", headers={"host": host}).status_code == status
+
+
+def test_two_hosts_are_refused_whatever_is_allowed() -> None:
+    for hosts in (None, LOOPBACK_NAMES):
+        app = application(access=AccessRules(hosts=hosts))
+        both = [("host", "localhost"), ("host", "evil.example")]
+        answer = call(app, "GET", "/", headers=both)
+        assert answer.status_code == 400
+        assert problem_of(answer).errors[0].field == "host"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=abc", "text/plain; version=1.0.0; escaping=x",
+        "text/plain; version=..", "application/openmetrics-text; version=9e9;escaping=values",
+        ";,;=", "text/plain;version=1.0.0;escaping", "é",
+    ],
+)  # fmt: skip
+def test_metrics_are_given_whatever_is_accepted(accept: str) -> None:
+    answer = call(application(), "GET", "/metrics", headers={"accept": accept.encode()})
+    assert answer.status_code == 200
+    assert "candlecast_model_info" in answer.text
+
+
+def test_a_key_file_that_anybody_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    save(path, KeyFile())
+    watched = WatchedKeys.open(path, None)
+    path.chmod(0o602)
+    with pytest.raises(KeyFileError, match="anybody may write to it: run chmod 600"):
+        load(path)
+    with pytest.raises(KeyFileError, match="anybody may write"):
+        watched.refresh()
 
 
 def test_beyond_loopback_keys_are_needed() -> None:
@@ -253,7 +291,7 @@ def test_a_request_id_travels_and_the_log_tells_no_secret() -> None:
     assert answer.headers["x-request-id"] == "mine-1"
     assert call(app, "GET", "/", headers={"x-request-id": "no\tgood"}).headers["x-request-id"] != ""
     log.flush()
-    lines = [json.loads(one) for one in stream.getvalue().splitlines()]
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert lines[0]["request_id"] == "mine-1"
     assert (lines[0]["client"], lines[0]["route"], lines[0]["status"]) == ("test", "/v1/model", 200)
     assert key not in stream.getvalue()

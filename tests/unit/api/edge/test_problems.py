@@ -99,12 +99,12 @@ def test_a_bad_history_is_refused_by_field_and_rule(
 def test_a_bad_body_is_refused(body: bytes, status: int, field: str, rule: str) -> None:
     answer = post(APP, body)
     assert answer.status_code == status
-    assert (field, rule) in {(one.field, one.rule) for one in problem_of(answer).errors}
+    assert (field, rule) in {(error.field, error.rule) for error in problem_of(answer).errors}
 
 
 def test_every_fault_of_the_first_bad_candle_is_named() -> None:
     problem = problem_of(predict(APP, spoilt(open=-1, close="x", volume=None)))
-    assert [one.field for one in problem.errors] == [
+    assert [error.field for error in problem.errors] == [
         "history[17].open",
         "history[17].close",
         "history[17].volume",
@@ -221,7 +221,7 @@ def test_a_wrong_method_is_a_problem(method: str, path: str, allowed: str) -> No
 def test_a_crash_is_a_problem_that_tells_nothing(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of both ways to a route: the direct one, and the one through FastAPI."""
+    """Whether the model runs in the request's task or between others."""
     app = application(Stub(fault=RuntimeError("secret")))
     bodies: dict[str, Any] = {
         "/predict": {"history": history()},
@@ -233,7 +233,7 @@ def test_a_crash_is_a_problem_that_tells_nothing(
     assert "secret" not in answer.text
     assert answer.headers["x-request-id"] == "r-1"
     assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
-    [record] = [one for one in caplog.records if one.name == "api"]
+    [record] = [entry for entry in caplog.records if entry.name == "api"]
     assert "secret" in str(record.exc_info)
     metrics = call(app, "GET", "/metrics").text
     assert f'method="POST",route="{path}",status="500"' in metrics
@@ -278,7 +278,7 @@ mutated = st.lists(
     st.one_of(scalars, st.dictionaries(fields, scalars)), min_size=LENGTH - 2, max_size=LENGTH + 2
 )
 whole = st.builds(
-    lambda changes: [one | change for one, change in zip(history(), changes, strict=True)],
+    lambda changes: [candle | change for candle, change in zip(history(), changes, strict=True)],
     st.lists(st.dictionaries(fields, scalars, max_size=1), min_size=LENGTH, max_size=LENGTH),
 )
 
@@ -300,3 +300,14 @@ def test_any_bytes_are_refused(body: bytes) -> None:
     answer = post(APP, body)
     assert answer.status_code in {400, 422}
     assert problem_of(answer).errors
+
+
+def test_a_long_field_name_and_a_long_path_come_back_short() -> None:
+    body = json.dumps({"history": [], "x" * 900_000: 1}).encode()
+    answer = post(APP, body)
+    assert answer.status_code == 422
+    assert len(answer.content) < 2_000
+    problem_of(answer)
+    missing = call(APP, "GET", "/" + "p" * 20_000)
+    assert missing.status_code == 404
+    assert len(missing.content) < 1_000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from uvicorn.server import ServerState
 
-from api.edge.server import SocketLimits, make_config
+from api.edge.server import SocketLimits, Tls, make_config
 
 HOST = "127.0.0.1"
 WAIT_S = 5.0
@@ -18,10 +18,11 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[Callable[[], Coroutine[Any, Any, Connection]]]:
+async def served(
+    app: Any, limits: SocketLimits | None = None, tls: Tls | None = None
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, Connection]]]:
     """Serve an application; yields what connects to it."""
-    config = make_config(app, SocketLimits())
-    config.load()
+    config = make_config(app, limits or SocketLimits(), tls)
     protocol: Any = config.http_protocol_class
     server = await asyncio.get_running_loop().create_server(
         lambda: protocol(config, ServerState(), {}), HOST, 0

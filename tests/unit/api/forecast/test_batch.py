@@ -25,7 +25,7 @@ def errors_of(body: bytes) -> list[tuple[str, str]]:
     with pytest.raises(ProblemError) as raised:
         at_once(read_batch(body))
     assert raised.value.problem.status in {400, 422}
-    return [(one.field, one.rule) for one in raised.value.problem.errors]
+    return [(error.field, error.rule) for error in raised.value.problem.errors]
 
 
 def accepts(body: bytes) -> ForecastsRequest | None:
@@ -72,9 +72,9 @@ def test_pieces_accept_just_what_the_whole_does(body: Any, indent: int | None) -
         return
     batch = at_once(read_batch(text))
     assert batch.horizons == expected.horizons
-    for got, one in zip(batch.histories, expected.histories, strict=True):
-        assert got.symbol == one.symbol
-        rows = [[x.open, x.high, x.low, x.close, x.volume] for x in one.candles]
+    for got, history_ in zip(batch.histories, expected.histories, strict=True):
+        assert got.symbol == history_.symbol
+        rows = [[x.open, x.high, x.low, x.close, x.volume] for x in history_.candles]
         np.testing.assert_array_equal(got.candles, rows)
 
 

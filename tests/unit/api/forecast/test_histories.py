@@ -14,6 +14,7 @@ from api.forecast.batch import Batch, read_batch
 from api.forecast.bodies import ForecastsRequest, PredictRequest
 from api.forecast.histories import read_predict
 from shared.candles import DAY_MS
+from shared.messages import FIRST_MS
 from tests.unit.api.client import at_once, history
 
 START_MS = 1_262_563_200_000
@@ -40,7 +41,7 @@ def test_the_fast_way_accepts_just_what_the_slow_way_accepts(candles: list[Any])
         with pytest.raises(ProblemError):
             read_predict(body)
         return
-    expected = [[float(one[key]) for key in candles[0]] for one in candles]
+    expected = [[float(candle[key]) for key in candles[0]] for candle in candles]
     np.testing.assert_array_equal(read_predict(body), expected)
 
 
@@ -102,8 +103,8 @@ def test_times_give_the_close_of_the_last_candle() -> None:
     ("change", "field", "rule"),
     [
         ({"interval": None}, "histories[0].interval", "missing"),
-        ({"interval": "7d"}, "histories[0].interval", "unknown"),
-        ({"symbol": "no spaces"}, "histories[0].symbol", "string_pattern_mismatch"),
+        ({"interval": "6d"}, "histories[0].interval", "unknown"),
+        ({"symbol": "no, commas"}, "histories[0].symbol", "string_pattern_mismatch"),
         ({"symbol": 7}, "histories[0].symbol", "string_type"),
         ({"x": 1}, "histories[0].x", "extra_forbidden"),
     ],
@@ -117,7 +118,9 @@ def test_a_bad_history_is_named(change: dict[str, Any], field: str, rule: str) -
     [
         ({"open_ms": None}, "open_ms", "missing"),
         ({"open_ms": START_MS}, "open_ms", "not_rising"),
-        ({"open_ms": -1}, "open_ms", "greater_than_equal"),
+        ({"open_ms": FIRST_MS - 1}, "open_ms", "greater_than_equal"),
+        ({"open_ms": -1}, "open_ms", "not_rising"),
+        ({"open_ms": START_MS + 2 * DAY_MS + 1}, "open_ms", "too_near"),
         ({"open_ms": 1 << 60}, "open_ms", "less_than"),
         ({"open_ms": 1.5}, "open_ms", "int_type"),
         ({"close_ms": START_MS}, "close_ms", "inconsistent"),
@@ -129,9 +132,70 @@ def test_a_bad_time_is_named(change: dict[str, Any], field: str, rule: str) -> N
     refused(timed(4, **change), f"histories[0].candles[3].{field}", rule)
 
 
-def refused(one: dict[str, Any], field: str, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("interval", "steps", "field", "message"),
+    [
+        (
+            "1d", [86_400] * 5, "open_ms",
+            "after the one before (1d), got 86400 later: seconds? multiply by 1000",
+        ),
+        (
+            "1h", [DAY_MS] * 5, "open_ms",
+            "expected steps of 3600000 (1h) between the candles, got most of 86400000 (1d)",
+        ),
+        ("1d", [7 * DAY_MS] * 5, "open_ms", "got most of 604800000 (7d)"),
+        ("1mo", [DAY_MS] * 5, "open_ms", "expected at least 1209600000 after the one before (1mo)"),
+    ],
+)  # fmt: skip
+def test_times_of_another_interval_are_refused(
+    interval: str, steps: list[int], field: str, message: str
+) -> None:
     with pytest.raises(ProblemError) as raised:
-        read(json.dumps({"histories": [one]}).encode())
+        read(stepping(interval, steps))
+    [error] = raised.value.problem.errors
+    assert error.field == f"histories[0].candles[1].{field}"
+    assert message in error.message
+
+
+HOUR_MS = DAY_MS // 24
+
+
+@pytest.mark.parametrize(
+    ("interval", "steps"),
+    [
+        ("1d", [DAY_MS, 3 * DAY_MS, 23 * HOUR_MS, 25 * HOUR_MS]),
+        ("1h", [HOUR_MS, HOUR_MS, 18 * HOUR_MS, HOUR_MS, 66 * HOUR_MS]),
+        ("1h", [65 * HOUR_MS]),
+        ("1m", [60_000 * minutes for minutes in (9, 2, 31, 4, 7, 5)]),
+        ("1mo", [31 * DAY_MS, 29 * DAY_MS, 31 * DAY_MS]),
+        ("60min", [HOUR_MS, HOUR_MS]),
+    ],
+)
+def test_nights_weekends_and_missing_candles_are_not_another_interval(
+    interval: str, steps: list[int]
+) -> None:
+    [series] = read(stepping(interval, steps)).histories
+    assert series.open_ms is not None
+    assert np.diff(series.open_ms).tolist() == steps
+    assert series.interval == {"60min": "60m"}.get(interval, interval)
+
+
+def test_a_month_ends_with_its_last_day() -> None:
+    [series] = read(stepping("1mo", [31 * DAY_MS, 28 * DAY_MS], 1_262_304_000_000)).histories
+    assert series.as_of_ms == 1_262_304_000_000 + 90 * DAY_MS  # 2010-04-01
+
+
+def stepping(interval: str, steps: list[int], start_ms: int = START_MS) -> bytes:
+    times = np.cumsum([start_ms, *steps]).tolist()
+    candles = [
+        candle | {"open_ms": at} for candle, at in zip(history(len(times)), times, strict=True)
+    ]
+    return json.dumps({"histories": [{"interval": interval, "candles": candles}]}).encode()
+
+
+def refused(given_history: dict[str, Any], field: str, rule: str) -> None:
+    with pytest.raises(ProblemError) as raised:
+        read(json.dumps({"histories": [given_history]}).encode())
     [error] = raised.value.problem.errors
     assert (error.field, error.rule) == (field, rule)
     assert raised.value.problem.status == 422

@@ -7,122 +7,24 @@ import json
 import zlib
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from api.edge.requests import MAX_LARGE_BODY_BYTES
-from api.forecast.inference import MAX_WINDOWS
 from api.forecast.predict import CHUNK
-from shared.candles import DAY_MS
-from shared.forecaster import Prediction
-from tests.unit.api.client import LENGTH, application, call, history, problem_of
-
-URL = "/v2/models/echo/infer"
-JSON = {"content-type": "application/json"}
-
-
-class Echo:
-    """A forecaster whose numbers show every bit of its inputs; keeps what it got."""
-
-    model_version = "echo"
-    window_length = LENGTH
-    horizons = (1, 5)
-    quantile_levels = (0.05, 0.5, 0.95)
-
-    def __init__(self) -> None:
-        self.candles: list[NDArray[np.float64]] = []
-        self.open_ms: list[NDArray[np.int64]] = []
-
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        self.candles.append(candles)
-        self.open_ms.append(open_ms)
-        log_return = np.log(candles[:, -6:, 3] / candles[:, -7:-1, 3])  # (B, 6)
-        volatility = open_ms[:, -2:] / 7e15  # (B, 2)
-        return Prediction(
-            log_return.reshape(-1, 2, 3).astype(np.float32), volatility.astype(np.float32)
-        )
-
-
-def windows(batch: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    rng = np.random.default_rng(seed)
-    rows = np.array([list(candle.values()) for candle in history()])  # (T, 5)
-    candles = rows[None] * rng.uniform(0.5, 2, (batch, 1, 1))
-    times = np.arange(LENGTH) * DAY_MS + rng.integers(0, 1 << 40, (batch, 1))
-    return candles, times.astype(np.int64)
-
-
-def tensor(name: str, array: NDArray[Any], datatype: str, *, nested: bool = False) -> Any:
-    data = array.tolist() if nested else array.ravel().tolist()
-    return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": data}
-
-
-def body(batch: int = 2, *, nested: bool = False, **more: Any) -> dict[str, Any]:
-    candles, times = windows(batch)
-    inputs = [
-        tensor("candles", candles, "FP64", nested=nested),
-        tensor("open_ms", times, "INT64", nested=nested),
-    ]
-    return {"inputs": inputs, **more}
-
-
-def binary(arrays: dict[str, NDArray[Any]], **more: Any) -> tuple[bytes, dict[str, str]]:
-    """Return a body with all tensors in binary, and its headers."""
-    inputs = [
-        {
-            "name": name,
-            "shape": list(array.shape),
-            "datatype": "INT64" if array.dtype == np.int64 else "FP64",
-            "parameters": {"binary_data_size": array.nbytes},
-        }
-        for name, array in arrays.items()
-    ]
-    text = json.dumps({"inputs": inputs, **more}).encode()
-    data = b"".join(array.tobytes() for array in arrays.values())
-    return text + data, {"Inference-Header-Content-Length": str(len(text))}
-
-
-def ask(model: Echo, request: Any, **headers: str) -> httpx.Response:
-    content = request if isinstance(request, bytes) else json.dumps(request).encode()
-    return call(application(model), "POST", URL, content=content, headers=headers)
-
-
-def numbers_of(answer: httpx.Response) -> dict[str, NDArray[np.float32]]:
-    """Return the tensors of an answer, from JSON or from binary."""
-    assert answer.status_code == 200, answer.text
-    length = int(answer.headers.get("inference-header-content-length", len(answer.content)))
-    content, rest = json.loads(answer.content[:length]), answer.content[length:]
-    found = {}
-    for output in content["outputs"]:
-        assert output["datatype"] == "FP32"
-        size = output.get("parameters", {}).get("binary_data_size")
-        if size is None:
-            flat = np.array(output["data"], np.float32)
-        else:
-            flat, rest = np.frombuffer(rest[:size], "<f4"), rest[size:]
-        found[output["name"]] = flat.reshape(output["shape"])
-    assert not rest
-    return found
-
-
-def expected(batch: int = 2) -> Prediction:
-    return Echo().predict(*windows(batch))
-
-
-def assert_exact(model: Echo, answer: httpx.Response, batch: int = 2) -> None:
-    """Check that the model got just the numbers sent, and the client just the model's."""
-    candles, times = windows(batch)
-    np.testing.assert_array_equal(np.concatenate(model.candles), candles)
-    np.testing.assert_array_equal(np.concatenate(model.open_ms), times)
-    found = numbers_of(answer)
-    prediction = expected(batch)
-    if "log_return" in found:
-        np.testing.assert_array_equal(found["log_return"], prediction.log_return)
-    if "volatility" in found:
-        np.testing.assert_array_equal(found["volatility"], prediction.volatility)
+from tests.unit.api.client import LENGTH, application, call, problem_of
+from tests.unit.api.forecast.inference_requests import (
+    JSON,
+    Echo,
+    ask,
+    assert_exact,
+    binary,
+    body,
+    numbers_of,
+    tensor,
+    windows,
+)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -251,169 +153,6 @@ def test_no_bit_is_lost_in_json(points: list[float], start: int) -> None:
     np.testing.assert_array_equal(model.open_ms[0], times)
     prediction = Echo().predict(candles, times)
     np.testing.assert_array_equal(numbers_of(answer)["log_return"], prediction.log_return)
-
-
-def changed(place: int, change: dict[str, Any]) -> dict[str, Any]:
-    request = body(2)
-    request["inputs"][place] |= change
-    return request
-
-
-@pytest.mark.parametrize(
-    ("place", "change", "field"),
-    [
-        (0, {"shape": [2, LENGTH - 1, 5]}, "inputs[0].shape"),
-        (0, {"shape": [2, LENGTH + 1, 5]}, "inputs[0].shape"),
-        (0, {"shape": [0, LENGTH, 5]}, "inputs[0].shape"),
-        (0, {"shape": [-1, LENGTH, 5]}, "inputs[0].shape"),
-        (0, {"shape": [MAX_WINDOWS + 1, LENGTH, 5]}, "inputs[0].shape"),
-        (0, {"shape": []}, "inputs[0].shape"),
-        (0, {"shape": [1] * 9}, "inputs[0].shape"),
-        (0, {"shape": [2, LENGTH, 4]}, "inputs[0].shape"),
-        (0, {"shape": [2.0, LENGTH, 5]}, "inputs[0].shape[0]"),
-        (0, {"shape": [3, LENGTH, 5]}, "inputs[1].shape"),
-        (1, {"shape": [1, LENGTH]}, "inputs[1].shape"),
-        (1, {"shape": [2, LENGTH, 1]}, "inputs[1].shape"),
-        (0, {"data": ["x"] * 200}, "inputs[0].data"),
-        (0, {"data": [True] * 200}, "inputs[0].data"),
-        (0, {"data": [None] * 200}, "inputs[0].data"),
-        (0, {"data": [[1, 2], [3]]}, "inputs[0].data"),
-        (0, {"data": [1.0] * 201}, "inputs[0].data"),
-        (0, {"data": [[1.0] * 100] * 2}, "inputs[0].data"),
-        (0, {"data": [-1.0] * 200}, "inputs[0].data"),
-        (0, {"data": []}, "inputs[0].data"),
-        (0, {"data": {}}, "inputs[0].data"),
-        (0, {"data": "x"}, "inputs[0].data"),
-        (0, {"data": None}, "inputs[0].data"),
-        (1, {"data": [1.5] * 40}, "inputs[1].data"),
-        (1, {"data": [1] * 40}, "inputs[1].data"),
-        (1, {"data": [*range(39), 1 << 53]}, "inputs[1].data"),
-        (1, {"data": [*range(39), 1 << 70]}, "inputs[1].data"),
-        (1, {"data": [-1, *range(39)]}, "inputs[1].data"),
-        (0, {"datatype": "FP32"}, "inputs[0].datatype"),
-        (1, {"datatype": "FP64"}, "inputs[1].datatype"),
-        (0, {"name": "other"}, "inputs[0].name"),
-        (0, {"name": "open_ms", "datatype": "INT64", "shape": [2, LENGTH]}, "inputs"),
-        (0, {"parameters": {"binary_data_size": 8}}, "inputs[0].parameters.binary_data_size"),
-        (0, {"parameters": {"data": [1, 2]}}, "body"),
-    ],
-)
-def test_bad_tensors_are_named(place: int, change: dict[str, Any], field: str) -> None:
-    answer = ask(Echo(), changed(place, change), **JSON)
-    assert answer.status_code == 422
-    assert problem_of(answer).errors[0].field == field
-
-
-@pytest.mark.parametrize(
-    ("more", "field"),
-    [
-        ({"inputs": []}, "inputs"),
-        ({"inputs": body()["inputs"][:1]}, "inputs"),
-        ({"inputs": body()["inputs"] * 5}, "inputs"),
-        ({"outputs": [{"name": "other"}]}, "outputs[0].name"),
-        ({"id": 7}, "id"),
-        ({"id": "x" * 257}, "id"),
-        ({"parameters": 1}, "parameters"),
-    ],
-)
-def test_bad_requests_are_named(more: dict[str, Any], field: str) -> None:
-    answer = ask(Echo(), body() | more, **JSON)
-    assert answer.status_code == 422
-    assert problem_of(answer).errors[0].field == field
-
-
-def good_binary() -> dict[str, NDArray[Any]]:
-    candles, times = windows(2)
-    return {"candles": candles, "open_ms": times}
-
-
-def test_bad_binary_data_are_named() -> None:
-    content, headers = binary(good_binary())
-    length = int(headers["Inference-Header-Content-Length"])
-
-    def field_of(content: bytes, **headers: str) -> tuple[int, str]:
-        answer = ask(Echo(), content, **headers)
-        return answer.status_code, problem_of(answer).errors[0].field
-
-    sizes = "inputs[{}].parameters.binary_data_size"
-    assert field_of(content[:-1], **headers) == (422, sizes.format(1))
-    assert field_of(content + b"x", **headers) == (422, "body")
-    assert field_of(content[:length]) == (422, sizes.format(0))
-    header = "inference-header-content-length"
-    for bad in ("x", "-1", "1.5", "9" * 30, str(len(content) + 1)):
-        assert field_of(content, **{header: bad}) == (422, header)
-    assert field_of(content, **{header: str(length - 1)}) == (400, "body")
-    wrong = content.replace(b'"binary_data_size": 1600', b'"binary_data_size": 1592')
-    assert field_of(wrong, **headers) == (422, sizes.format(0))
-    for size in (b"true", b"-800", b"1e30", b'"99"'):
-        odd = content[:length].replace(b"1600", size)
-        answer = field_of(odd + content[length:], **{header: str(len(odd))})
-        assert answer == (422, sizes.format(0))
-    nan = good_binary()
-    nan["candles"][1, 3, 2] = np.nan
-    content, headers = binary(nan)
-    assert field_of(content, **headers) == (422, "inputs[0].data")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        "[1, 2, 3, 4 5]",
-        "[1, 2, 3, 4, 5,]",
-        "[1, 2], [3, 4, 5]",
-        "[[1, 2, 3, 4]5]",
-        "[1[2, 3, 4, 5]]",
-        "[[1, 2, 3], [4, 5]]",
-        "[1, 2, 3, 4, 0x5]",
-        "[1, 2, 3, 4, +5]",
-        "[1, 2, 3, 4, 5.]",
-        "[1, 2, 3, 4, 05]",
-        "[1, 2, 3, 4, NaN]",
-        "[1, 2, 3, 4, 1e999]",
-        "[1, 2, 3, 4, 5]]",
-    ],
-)
-def test_numbers_that_are_not_json_are_refused(data: str) -> None:
-    class Short(Echo):
-        window_length = 1
-
-    text = '{"inputs": [{"name": "candles", "shape": [1, 1, 5], "datatype": "FP64", "data": %s}, '
-    text += '{"name": "open_ms", "shape": [1, 1], "datatype": "INT64", "data": [1]}]}'
-    answer = ask(Short(), (text % data).encode())
-    assert answer.status_code in {400, 422}
-    assert problem_of(answer).errors[0].field in {"inputs[0].data", "body"}
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_no_bomb_is_unpacked(encoding: str) -> None:
-    packers: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress}
-    bomb = packers[encoding](bytes(MAX_LARGE_BODY_BYTES + 1))
-    answer = ask(Echo(), bomb, **{"content-encoding": encoding})
-    assert answer.status_code == 413
-
-
-@pytest.mark.parametrize("encoding", ["br", "gzip, gzip"])
-def test_other_encodings_are_refused(encoding: str) -> None:
-    answer = ask(Echo(), b"{}", **{"content-encoding": encoding})
-    assert answer.status_code == 415
-    assert problem_of(answer).errors[0].field == "content-encoding"
-
-
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
-def test_what_a_page_may_send_to_anybody_is_refused(kind: str) -> None:
-    assert ask(Echo(), body(), **{"content-type": kind}).status_code == 415
-
-
-def test_numbers_that_are_not_finite_are_not_answered() -> None:
-    class Overflowing(Echo):
-        def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-            prediction = super().predict(candles, open_ms)
-            prediction.volatility[-1, 0] = np.inf
-            return prediction
-
-    answer = ask(Overflowing(), body(), **JSON)
-    assert answer.status_code == 422
-    assert problem_of(answer).errors[0].rule == "not_finite"
 
 
 def test_the_protocol_describes_itself() -> None:

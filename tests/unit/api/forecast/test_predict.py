@@ -49,7 +49,7 @@ def test_predict_answers_as_promised() -> None:
 def test_persistence_equals_an_independent_computation() -> None:
     candles = history(50)
     body = predict(application(PersistenceForecaster(50, horizons=(1, 5))), candles).json()
-    close = np.array([one["close"] for one in candles])
+    close = np.array([candle["close"] for candle in candles])
     for horizon in body["horizons"]:
         moves = np.log(close[horizon["step"] :] / close[: -horizon["step"]])
         for level, price in horizon["quantiles"].items():
@@ -64,7 +64,7 @@ def test_the_newest_candles_of_a_long_history_are_used() -> None:
     assert predict(app, long).status_code == 200
     assert forecaster.seen is not None
     assert forecaster.seen.shape == (1, LENGTH, 5)
-    expected = np.array([list(one.values()) for one in long[-LENGTH:]], np.float32)
+    expected = np.array([list(candle.values()) for candle in long[-LENGTH:]], np.float32)
     np.testing.assert_array_equal(forecaster.seen[0], expected)
 
 

@@ -42,12 +42,12 @@ def test_a_thousand_histories_each_get_their_own() -> None:
     for number in range(1000):
         scale = float(rng.uniform(0.5, 2))
         candles = [
-            {key: value * scale for key, value in one.items()}
-            for one in history(LENGTH + number % 3)
+            {key: value * scale for key, value in candle.items()}
+            for candle in history(LENGTH + number % 3)
         ]
         histories.append({"symbol": f"S{number}", "candles": candles})
     made = ask({"histories": histories}).json()["forecasts"]
-    assert [one["symbol"] for one in made] == [one["symbol"] for one in histories]
+    assert [entry["symbol"] for entry in made] == [entry["symbol"] for entry in histories]
     for number in (0, 127, 128, 500, 999):
         candles = histories[number]["candles"]
         single = predict(APP, candles).json()
@@ -84,12 +84,12 @@ def test_times_give_times_and_steps_between_are_interpolated() -> None:
     [made] = ask(body, app).json()["forecasts"]
     assert made["as_of_ms"] == START_MS + 5 * DAY_MS
     monday = START_MS + 8 * DAY_MS
-    assert [one["due_ms"] for one in made["horizons"]] == [
+    assert [horizon["due_ms"] for horizon in made["horizons"]] == [
         monday,
         monday + DAY_MS,
         monday + 2 * DAY_MS,
     ]
-    assert [one["interpolated"] for one in made["horizons"]] == [False, True, False]
+    assert [horizon["interpolated"] for horizon in made["horizons"]] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_requests_that_come_together_share_model_calls() -> None:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
             bodies = [{"history": history(LENGTH + i)} for i in range(10)]
-            asked = [client.post("/predict", json=one) for one in bodies]
-            return [one.json() for one in await asyncio.gather(*asked)]
+            asked = [client.post("/predict", json=body) for body in bodies]
+            return [answer.json() for answer in await asyncio.gather(*asked)]
 
     answers = asyncio.run(many())
     assert sum(model.batches) == 10

@@ -31,8 +31,12 @@ def following(starts: Sequence[int] = (0, 0), **bounds: int) -> Hub:
 
 
 def tell(hub: Hub, *events: StreamEvent) -> None:
-    for one in events:
-        hub.publish(one.origins[0], [one])
+    for event in events:
+        hub.publish(event.origins[0], [event])
+
+
+def subscribed(hub: Hub, wanted: EventFilter, last: str | None) -> Subscription:
+    return asyncio.run(hub.subscribe(wanted, last))
 
 
 def read(subscription: Subscription) -> str:
@@ -45,7 +49,7 @@ def read(subscription: Subscription) -> str:
 
 
 def numbers(text: str) -> list[int]:
-    return [int(one) for one in re.findall(r'"n": (\d+)', text)]
+    return [int(number) for number in re.findall(r'"n": (\d+)', text)]
 
 
 def last_id(text: str) -> str:
@@ -55,9 +59,9 @@ def last_id(text: str) -> str:
 def test_a_new_client_is_greeted_and_gets_what_comes() -> None:
     hub = following()
     tell(hub, event(1))
-    one = hub.subscribe(EventFilter(), None)
+    subscription = subscribed(hub, EventFilter(), None)
     tell(hub, event(2))
-    text = read(one)
+    text = read(subscription)
     assert "event: hello" in text
     assert numbers(text) == [2]
 
@@ -65,19 +69,19 @@ def test_a_new_client_is_greeted_and_gets_what_comes() -> None:
 def test_filters_hold() -> None:
     hub = following()
     wanted = EventFilter(frozenset({"MSFT"}), "1d", frozenset({"score"}))
-    one = hub.subscribe(wanted, None)
+    subscription = subscribed(hub, wanted, None)
     tell(hub, event(1), event(2, "MSFT"), event(3, "MSFT", "score"))
-    assert numbers(read(one)) == [3]
+    assert numbers(read(subscription)) == [3]
 
 
 def test_a_client_that_comes_back_gets_what_it_missed() -> None:
     hub = following()
-    first = hub.subscribe(EventFilter(), None)
+    first = subscribed(hub, EventFilter(), None)
     tell(hub, event(1))
     seen = last_id(read(first))
     hub.unsubscribe(first)
     tell(hub, event(2), event(3))
-    text = read(hub.subscribe(EventFilter(), seen))
+    text = read(subscribed(hub, EventFilter(), seen))
     assert "event: resumed" in text
     assert numbers(text) == [2, 3]
     assert last_id(text) == hub.position
@@ -85,10 +89,10 @@ def test_a_client_that_comes_back_gets_what_it_missed() -> None:
 
 def test_an_instance_that_starts_later_goes_on_from_an_id_of_another() -> None:
     first, second = following(), following((2, 0))
-    one = first.subscribe(EventFilter(), None)
+    subscription = subscribed(first, EventFilter(), None)
     tell(first, event(1), event(2), event(3))
     tell(second, event(2), event(3), event(4), event(5))
-    text = read(second.subscribe(EventFilter(), last_id(read(one))))
+    text = read(subscribed(second, EventFilter(), last_id(read(subscription))))
     assert "event: resumed" in text
     assert numbers(text) == [4, 5]
 
@@ -101,8 +105,8 @@ def test_nothing_is_missed_between_instances_whatever_the_order(cut: int, seed: 
     """Topics interleave differently at each instance, and so do the scores that follow."""
     candles = walk(14)
     topics: tuple[list[Message], list[Message]] = (
-        [((0, i), one) for i, one in enumerate(candles)],
-        [((1, i), one) for i, one in enumerate(forecasts_of(candles))],
+        [((0, i), message) for i, message in enumerate(candles)],
+        [((1, i), message) for i, message in enumerate(forecasts_of(candles))],
     )
     chance = random.Random(seed)
     whole = follow(following(), topics, chance, None)[0]
@@ -115,10 +119,10 @@ def follow(
     hub: Hub, topics: tuple[list[Message], list[Message]], chance: random.Random, cut: int | None
 ) -> tuple[list[str], str]:
     """Listen to topics, up to a message perhaps; return the data of events and the last id."""
-    one = hub.subscribe(EventFilter(), None)
+    subscription = subscribed(hub, EventFilter(), None)
     for origin, events in list(interleaved(topics, chance))[:cut]:
         hub.publish(origin, events)
-    text = read(one)
+    text = read(subscription)
     return re.findall(r"^data: (.+)$", text, re.MULTILINE), last_id(text)
 
 
@@ -128,7 +132,7 @@ def resume(
     hub = following()
     for origin, events in interleaved(topics, chance):
         hub.publish(origin, events)
-    text = read(hub.subscribe(EventFilter(), identity))
+    text = read(subscribed(hub, EventFilter(), identity))
     assert "event: resumed" in text
     return re.findall(r"^data: (.+)$", text, re.MULTILINE)
 
@@ -137,10 +141,10 @@ def interleaved(
     topics: tuple[list[Message], list[Message]], chance: random.Random
 ) -> list[tuple[Origin, list[StreamEvent]]]:
     market = Market()
-    waiting = [list(one) for one in topics]
+    waiting = [list(topic) for topic in topics]
     found = []
     while any(waiting):
-        origin, message = chance.choice([one for one in waiting if one]).pop(0)
+        origin, message = chance.choice([messages for messages in waiting if messages]).pop(0)
         if isinstance(message, Candle):
             found.append((origin, market.add_candle(message, 0, origin)))
         else:
@@ -161,20 +165,20 @@ def test_who_was_away_too_long_starts_over() -> None:
         f"{tag}-9",
         "",
     ):
-        text = read(hub.subscribe(EventFilter(), lost))
+        text = read(subscribed(hub, EventFilter(), lost))
         assert "event: reset" in text
         assert last_id(text) == hub.position
         assert numbers(text) == []
-    assert numbers(read(hub.subscribe(EventFilter(), f"{tag}-7.0"))) == [7, 8, 9]
+    assert numbers(read(subscribed(hub, EventFilter(), f"{tag}-7.0"))) == [7, 8, 9]
 
 
 def test_what_came_while_kafka_was_lost_is_told_once() -> None:
     hub = following()
-    one = hub.subscribe(EventFilter(), None)
+    subscription = subscribed(hub, EventFilter(), None)
     tell(hub, event(0), event(1))
     hub.begin(TOPICS, (0, 0), (4, 0))  # the topics are followed again, from some way back
     tell(hub, *(event(number) for number in range(4)))
-    assert numbers(read(one)) == [0, 1, 2, 3]
+    assert numbers(read(subscription)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("starts", "ends"), [((5, 0), (9, 0)), ((0, 0), (1, 0))])
@@ -182,12 +186,12 @@ def test_a_gap_or_a_topic_made_anew_ends_the_streams(
     starts: tuple[int, int], ends: tuple[int, int]
 ) -> None:
     hub = following()
-    one = hub.subscribe(EventFilter(), None)
+    subscription = subscribed(hub, EventFilter(), None)
     tell(hub, event(0), event(1))
     seen = hub.position
     hub.begin(TOPICS, starts, ends)
-    assert read(one).encode().endswith(CLOSING)
-    assert "event: reset" in read(hub.subscribe(EventFilter(), seen))
+    assert read(subscription).encode().endswith(CLOSING)
+    assert "event: reset" in read(subscribed(hub, EventFilter(), seen))
 
 
 def test_an_instance_that_lags_is_waited_for() -> None:
@@ -202,12 +206,12 @@ def test_an_instance_that_lags_is_waited_for() -> None:
         await waiting
 
     asyncio.run(reach())
-    assert "event: resumed" in read(behind.subscribe(EventFilter(), ahead.position))
+    assert "event: resumed" in read(subscribed(behind, EventFilter(), ahead.position))
 
 
 def test_a_slow_client_is_dropped_and_the_others_are_not() -> None:
     hub = following(capacity=5)
-    slow, fast = hub.subscribe(EventFilter(), None), hub.subscribe(EventFilter(), None)
+    slow, fast = subscribed(hub, EventFilter(), None), subscribed(hub, EventFilter(), None)
     got: list[int] = []
     for number in range(20):
         tell(hub, event(number))
@@ -221,12 +225,12 @@ def test_a_slow_client_is_dropped_and_the_others_are_not() -> None:
 def test_silence_is_broken_by_the_position_and_the_end_is_told() -> None:
     hub = following()
     tell(hub, event(7))
-    one = hub.subscribe(EventFilter(frozenset({"MSFT"})), None)
+    subscription = subscribed(hub, EventFilter(frozenset({"MSFT"})), None)
     heartbeat = f": still here\nid: {hub.position}\n\n".encode()
 
     async def listen() -> list[bytes]:
         frames = []
-        async for frame in one.frames(0.01, lambda: hub.position):
+        async for frame in subscription.frames(0.01, lambda: hub.position):
             frames.append(frame)
             if frame == heartbeat:
                 hub.close()

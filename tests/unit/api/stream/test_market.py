@@ -3,8 +3,10 @@ from __future__ import annotations
 import gc
 import json
 import math
+import tracemalloc
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from api.stream.market import Market, MarketBounds, StreamEvent
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast
-from shared.forecasts import Forecast
+from shared.forecasts import Forecast, Horizon
 from shared.scores import drift, pinball, pit, summarise
 from shared.window import Window
 from tests.candles import candle, walk
@@ -25,17 +27,17 @@ def forecasts_of(candles: list[Candle]) -> list[Forecast]:
     model = LastMove()
     window = Window(model.window_length)
     made = []
-    for one in candles:
-        window, _ = window.push(one)
+    for closed in candles:
+        window, _ = window.push(closed)
         if window.is_full:
-            due = Due(one.symbol, one.interval, one.close_ms, one.close, window)
-            made += forecast(ModelSet(model), [due], now_ms=one.close_ms + 7)
+            due = Due(closed.symbol, closed.interval, closed.close_ms, closed.close, window)
+            made += forecast(ModelSet(model), [due], now_ms=closed.close_ms + 7)
     return made
 
 
 def scores_of(events: list[StreamEvent]) -> dict[tuple[int, int], dict[str, object]]:
-    found = [json.loads(one.data) for one in events if one.kind == "score"]
-    return {(one["as_of_ms"], one["step"]): one for one in found}
+    found = [json.loads(event.data) for event in events if event.kind == "score"]
+    return {(score["as_of_ms"], score["step"]): score for score in found}
 
 
 @given(st.randoms(use_true_random=False))
@@ -81,9 +83,9 @@ def test_repeats_change_nothing_and_corrections_replace() -> None:
     assert play(market, STREAM, forecasts_of(STREAM), None) == []
     corrected = [*STREAM[:-1], candle(29, 111.0)]
     again = forecasts_of(corrected)[-1]
-    kinds = [one.kind for one in market.add_candle(corrected[-1], 0, (0, 30))]
+    kinds = [event.kind for event in market.add_candle(corrected[-1], 0, (0, 30))]
     assert kinds == ["candle"]
-    assert [one.kind for one in market.add_forecast(again, 0, (1, 30))] == ["forecast"]
+    assert [event.kind for event in market.add_forecast(again, 0, (1, 30))] == ["forecast"]
     latest = market.series["AAPL", "1d"].latest
     assert latest is not None
     assert latest.id == again.id
@@ -94,7 +96,7 @@ def test_it_is_bounded() -> None:
     for symbol in ("A", "B", "C"):
         candles = walk(40, symbol=symbol)
         play(market, candles, forecasts_of(candles), None)
-    assert set(market.series) == {("A", "1d"), ("B", "1d")}
+    assert set(market.series) == {("B", "1d"), ("C", "1d")}  # the longest silent one has gone
     for series in market.series.values():
         assert len(series.candles) == 10
         assert len(series.forecasts) == 6
@@ -103,13 +105,90 @@ def test_it_is_bounded() -> None:
     assert all(len(kept) == 5 for kept in market.pooled.values())
 
 
+def test_it_is_bounded_in_bytes_and_the_longest_silent_goes_first() -> None:
+    gone: list[None] = []
+    market = Market(MarketBounds(size=200_000), forgotten=lambda: gone.append(None))
+    for number in range(40):
+        candles = walk(20, symbol=f"S{number}")
+        play(market, candles, forecasts_of(candles), None)
+        market.add_candle(candle(100 + number, symbol="S0"), 10, (0, number))  # not silent
+        assert market.size <= 200_000
+        assert market.size == sum(series.size for series in market.series.values())
+    assert ("S0", "1d") in market.series
+    assert ("S39", "1d") in market.series
+    assert ("S1", "1d") not in market.series
+    assert len(gone) == 40 - len(market.series) > 0
+
+
+def test_a_series_takes_its_share_alone_once_there_is_no_room() -> None:
+    market = Market(MarketBounds(size=400_000))
+    small = [f"S{number}" for number in range(20)]
+    for symbol in small:
+        play(market, walk(6, symbol=symbol), forecasts_of(walk(6, symbol=symbol)), None)
+    greedy = walk(500, symbol="GREEDY")
+    play(market, greedy, forecasts_of(greedy), None)
+    assert {("GREEDY", "1d"), *((symbol, "1d") for symbol in small)} == set(market.series)
+    assert market.size <= 400_000
+
+
+def forecast_of_twelve(symbol: str, as_of: Candle) -> Forecast:
+    levels = ("0.05", "0.1", "0.25", "0.5", "0.75", "0.9", "0.95")
+    quantiles = {level: as_of.close * (1 + at / 97) for at, level in enumerate(levels, 1)}
+    horizons = [
+        Horizon(
+            step=step, due_ms=as_of.close_ms + step, predicted_close=quantiles["0.5"],
+            quantiles=quantiles, volatility=0.0123456789,
+        )
+        for step in range(1, 13)
+    ]  # fmt: skip
+    return Forecast(
+        id=f"{symbol}{as_of.close_ms}", symbol=symbol, interval="1d", as_of_ms=as_of.close_ms,
+        last_close=as_of.close, model_version="lstm-0123456789ab", made_at_ms=as_of.close_ms,
+        horizons=tuple(horizons),
+    )  # fmt: skip
+
+
+def test_ten_thousand_symbols_fit_into_400_megabytes() -> None:
+    """Each with its share of the lookback: five candles and five forecasts of twelve steps."""
+    market = Market()
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            symbol = f"S{number}"
+            for at, one in enumerate(walk(5, symbol=symbol)):
+                market.add_candle(one, 10, (0, at))
+                market.add_forecast(forecast_of_twelve(symbol, one), 20, (1, at))
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] / len(market.series)
+    finally:
+        tracemalloc.stop()
+    assert taken < 40_000
+    estimated = market.size / len(market.series)
+    assert 0.7 < estimated / taken < 1.4, (estimated, taken)
+
+
+def test_what_is_kept_takes_its_own_length() -> None:
+    """By the process's memory: an encoder's result holds on to its buffer, unseen by Python."""
+    process = psutil.Process()
+    market = Market()
+    candles = walk(400)
+    before = process.memory_info().rss
+    kept = []
+    for number in range(50):
+        for at, one in enumerate(candles):
+            kept += market.add_candle(one.model_copy(update={"symbol": f"S{number}"}), 1, (0, at))
+    taken = (process.memory_info().rss - before) / len(kept)
+    assert len(kept) == 50 * 400
+    assert taken < 2_000, taken
+
+
 def test_the_collector_need_not_follow_what_is_kept() -> None:
     market = Market()
     play(market, STREAM, forecasts_of(STREAM), None)
     [series] = market.series.values()
     kept = [*series.candles, *series.forecasts.values(), *series.scores[1]]
     assert len(kept) > 80
-    assert not any(gc.is_tracked(one) for one in kept)
+    assert not any(gc.is_tracked(entry) for entry in kept)
 
 
 def test_latency_is_from_append_to_append() -> None:

@@ -27,13 +27,13 @@ def test_the_newest_forecasts_are_those_of_the_topic() -> None:
     stream = live()
     app = application(live=stream)
     both = call(app, "GET", "/v1/forecasts").json()["forecasts"]
-    assert [one["symbol"] for one in both] == ["AAPL", "BTC/USD"]
+    assert [forecast["symbol"] for forecast in both] == ["AAPL", "BTC/USD"]
     assert both[0] == json.loads(forecasts_of(walk(30))[-1].encode())
     assert call(app, "GET", "/v1/forecasts/AAPL").json() == both[0]
     for path in ("/v1/forecasts/BTC/USD", "/v1/forecasts/BTC%2FUSD?interval=1d"):
         assert call(app, "GET", path).json() == both[1]
     only = call(app, "GET", "/v1/forecasts?symbols=BTC/USD,NONE").json()["forecasts"]
-    assert [one["symbol"] for one in only] == ["BTC/USD"]
+    assert [forecast["symbol"] for forecast in only] == ["BTC/USD"]
     for path in ("/v1/forecasts/NONE", "/v1/forecasts/AAPL?interval=1m", "/v1/forecasts/X/history"):
         assert call(app, "GET", path).status_code == 404
 
@@ -41,12 +41,12 @@ def test_the_newest_forecasts_are_those_of_the_topic() -> None:
 def test_history_tells_what_came() -> None:
     app = application(live=live())
     found = call(app, "GET", "/v1/forecasts/BTC/USD/history?limit=10").json()
-    closes = [one.close for one in walk(30)]
-    assert [one["close"] for one in found["candles"]] == closes[-10:]
+    closes = [candle.close for candle in walk(30)]
+    assert [candle["close"] for candle in found["candles"]] == closes[-10:]
     assert len(found["forecasts"]) == 10
     first = found["forecasts"][0]
-    assert [one["step"] for one in first["outcomes"]] == [1, 5]
-    assert [one["close"] for one in first["outcomes"]] == [closes[21], closes[25]]
+    assert [entry["step"] for entry in first["outcomes"]] == [1, 5]
+    assert [candle["close"] for candle in first["outcomes"]] == [closes[21], closes[25]]
     assert found["forecasts"][-1]["outcomes"] == []
 
 
@@ -70,7 +70,7 @@ def test_scores_and_status() -> None:
     app = application(live=live())
     scores = call(app, "GET", "/v1/scores?symbols=AAPL").json()
     [series] = scores["series"]
-    assert [one["step"] for one in series["steps"]] == [1, 5]
+    assert [entry["step"] for entry in series["steps"]] == [1, 5]
     assert series["steps"][0]["count"] == 27
     assert scores["overall"][0]["count"] == 54
     status = call(app, "GET", "/v1/status").json()

@@ -33,7 +33,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_a_cookie_is_kept_for_the_next_process(tmp_path: Path, own: Path) -> None:
     kept = tmp_path / "deep" / "kept"
-    cookies.take(kept, own)  # nothing yet, which is no complaint
+    cookies.take(kept, own)  # nothing yet: no warning
     cookies.put_back(own, kept)
     assert not kept.exists()
     write(own, "first")

@@ -178,7 +178,7 @@ def assert_one_scale_at_each_forecast(topic: Topic, symbol: str, length: int = 1
     for offset, publication in enumerate(topic.publications):
         if publication.candle.symbol != symbol:
             continue
-        state, outcome = step(state, publication.candle, 0, offset, length)
+        state, outcome = step(state, publication.candle, 0, offset, (length,))
         assert outcome.push is not Push.TOO_OLD
         if outcome.due is not None:
             forecasts += 1

@@ -74,7 +74,8 @@ def test_a_short_history_has_no_rows_but_all_columns() -> None:
     short = SymbolCandles(np.arange(2) * DAY_MS, np.full((2, 5), 1.0))
     table = backtest.run(LastMove(), {"A": short})
     assert list(table.columns) == [
-        *forecast_table.LEADING, "q0.05", "q0.5", "q0.95", "volatility",
+        "symbol", "open_ms", "step", "last_close", "predicted_close",
+        "q0.05", "q0.5", "q0.95", "volatility",
     ]  # fmt: skip
     assert table.empty
 

@@ -33,7 +33,7 @@ def test_the_time_of_day_is_worth_something_where_days_have_a_shape() -> None:
     move = np.diff(np.log(candles[:, 3]))[800:]
     losses = []
     for method in (Har(), HarTimeOfDay(open_ms)):
-        quantiles = method.forecast(candles, WALK).log_return[:-1, 0]
+        quantiles = method.forecast(candles, WALK).log_return[:-1, 0].astype(np.float64)
         losses.append(pinball(move, quantiles, np.array(WALK.levels)).mean())
     assert losses[1] < 0.995 * losses[0]
 

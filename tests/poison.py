@@ -1,0 +1,79 @@
+"""Forecast messages that no model of ours makes, each with the fault that should be named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+
+def horizon_of(step: object = 1, **changes: Any) -> dict[str, Any]:
+    """Return the fields of a valid horizon, some of them changed."""
+    return {
+        "step": step,
+        "due_ms": 1_262_736_000_000,
+        "predicted_close": 100.0,
+        "quantiles": {"0.05": 90.0, "0.5": 100.0, "0.95": 110.0},
+        "volatility": 0.01,
+    } | changes
+
+
+def forecast_of(*horizons: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the fields of a valid forecast of AAPL's fourth daily candle, some changed."""
+    return {
+        "id": "poison",
+        "symbol": "AAPL",
+        "interval": "1d",
+        "as_of_ms": 1_262_649_600_000,
+        "last_close": 100.0,
+        "model_version": "stub-1",
+        "made_at_ms": 1_262_649_600_007,
+        "horizons": horizons or (horizon_of(),),
+    } | changes
+
+
+def _sent(*horizons: dict[str, Any], **changes: Any) -> bytes:
+    return json.dumps(forecast_of(*horizons, **changes)).encode()
+
+
+def _levels(**prices: float) -> dict[str, Any]:
+    return horizon_of(quantiles={name.replace("_", "."): at for name, at in prices.items()})
+
+
+POISON: Final[dict[str, tuple[bytes | None, str]]] = {
+    "nothing": (None, "got nothing"),
+    "empty": (b"", "got nothing"),
+    "not JSON": (b"\xff{", "JSON"),
+    "deep": (b"[" * 10_000, "JSON|an object"),
+    "last close of 0": (_sent(last_close=0), "last_close: expected"),
+    "negative last close": (_sent(last_close=-1.0), "last_close: expected"),
+    "infinite last close": (_sent(last_close=float("inf")), "last_close|JSON"),
+    "last close near 0": (_sent(last_close=1e-300), "last_close: expected"),
+    "huge last close": (_sent(last_close=1e300), "last_close: expected"),
+    "predicted close of 0": (_sent(horizon_of(predicted_close=0)), "predicted_close: expected"),
+    "NaN": (_sent(horizon_of(predicted_close=float("nan"))), "predicted_close|JSON"),
+    "no horizons": (_sent(horizons=[]), "horizons: expected"),
+    "step of 0": (_sent(horizon_of(0)), "step: expected"),
+    "negative step": (_sent(horizon_of(-9999)), "step: expected"),
+    "endless step": (_sent(horizon_of(1 << 40)), "step: expected"),
+    "step twice": (_sent(horizon_of(1), horizon_of(1)), "horizons: expected a step above 1"),
+    "falling steps": (_sent(horizon_of(5), horizon_of(1)), "horizons: expected a step above 5"),
+    "too many steps": (_sent(*map(horizon_of, range(1, 70))), "horizons: expected"),
+    "no quantiles": (_sent(horizon_of(quantiles={})), "quantiles: expected"),
+    "no median": (_sent(_levels(**{"0_05": 90.0, "0_95": 110.0})), "the level 0.5"),
+    "level of 0": (_sent(_levels(**{"0": 90.0, "0_5": 100.0})), "levels between 0 and 1"),
+    "level of 1": (_sent(_levels(**{"0_5": 90.0, "1": 100.0})), "levels between 0 and 1"),
+    "level of words": (_sent(_levels(high=1.0)), "levels between 0 and 1"),
+    "level of NaN": (_sent(_levels(nan=1.0)), "levels between 0 and 1"),
+    "falling levels": (_sent(_levels(**{"0_5": 1.0, "0_05": 2.0})), "a level above 0.5"),
+    "level twice": (_sent(_levels(**{"0_5": 1.0, "0_50": 2.0})), "a level above 0.5"),
+    "falling values": (_sent(_levels(**{"0_05": 3.0, "0_5": 2.0})), "at least 3"),
+    "quantile of 0": (_sent(_levels(**{"0_05": 0.0, "0_5": 2.0})), "expected"),
+    "negative volatility": (_sent(horizon_of(volatility=-1.0)), "volatility: expected"),
+    "unknown interval": (_sent(interval="7y"), "expected one of"),
+    "symbol that ends with a space": (_sent(symbol="A "), "symbol: expected"),
+    "long id": (_sent(id="x" * 9_000), "id: expected"),
+    "long model version": (_sent(model_version="x" * 9_000), "model_version: expected"),
+    "time before 1900": (_sent(as_of_ms=-3_000_000_000_000), "as_of_ms: expected"),
+    "long name of a level": (_sent(_levels(**{"9" * 9_000: 1.0})), "levels between 0 and 1"),
+    "long name with a wrong price": (_sent(_levels(**{"9" * 9_000: -1.0})), "expected"),
+}

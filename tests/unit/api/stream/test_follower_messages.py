@@ -1,0 +1,97 @@
+"""The follower passes over what it cannot use, and goes on."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from aiokafka import ConsumerRecord
+from prometheus_client import CollectorRegistry
+
+from api.stream.follower import Follower, StreamView
+from api.stream.hub import Hub
+from api.stream.market import Market
+from shared.kafka import KafkaSettings, Record
+from shared.metrics import ApiMetrics
+from tests.candles import walk
+from tests.poison import POISON
+from tests.unit.api.client import application, call
+from tests.unit.api.stream.test_market import forecasts_of
+
+KAFKA = KafkaSettings.read([], "tests")
+CANDLES, FORECASTS = KAFKA.candles_topic, KAFKA.forecasts_topic
+
+
+def record(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Record:
+    at_ms = 2_000_000_000_000
+    sizes = len(key or b""), len(value or b"")
+    return ConsumerRecord(topic, 3, offset, at_ms, 0, key, value, None, *sizes, ())
+
+
+class Topics:
+    """A follower, its view and its metrics, and what it is given."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
+        self.live.hub.begin((CANDLES, FORECASTS), (0, 0), (0, 0))
+        self.follower = Follower(KAFKA, self.live, ApiMetrics(self.registry), lookback=10)
+        self._offsets = {CANDLES: 0, FORECASTS: 0}
+
+    def take(self, topic: str, value: bytes | None, key: bytes | None = b"AAPL") -> None:
+        offset = self._offsets[topic]
+        self._offsets[topic] += 1
+        origin = (int(topic == FORECASTS), offset)
+        self.follower._take(record(topic, offset, key, value), origin)
+
+    def ignored(self, reason: str) -> float:
+        name = "candlecast_stream_ignored_total"
+        return self.registry.get_sample_value(name, {"reason": reason}) or 0.0
+
+
+@pytest.mark.parametrize("name", POISON)
+def test_one_bad_forecast_stops_nothing(name: str) -> None:
+    topics = Topics()
+    candles = walk(12)
+    for candle in candles[:4]:
+        topics.take(CANDLES, candle.encode())
+    topics.take(FORECASTS, POISON[name][0])
+    for candle in candles[4:]:
+        topics.take(CANDLES, candle.encode())
+    made = forecasts_of(candles)
+    for forecast in made:
+        topics.take(FORECASTS, forecast.encode())
+    assert topics.ignored("invalid_forecast") == 1
+    app = application(live=topics.live)
+    assert call(app, "GET", "/v1/status").status_code == 200
+    scores = call(app, "GET", "/v1/scores").json()
+    assert [summary["step"] for summary in scores["overall"]] == [1, 5]
+    newest = call(app, "GET", "/v1/forecasts/AAPL").json()
+    assert newest["id"] == made[-1].id
+
+
+def test_a_bad_forecast_is_logged_with_its_place_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topics = Topics()
+    caplog.set_level(logging.WARNING, "api.stream.follower")
+    for _ in range(50):
+        topics.take(FORECASTS, b"{}")
+    [line] = caplog.messages
+    assert f"{FORECASTS}, partition 3, offset 0" in line
+    assert "id: expected a value" in line
+    assert topics.ignored("invalid_forecast") == 50
+
+
+def test_a_fault_of_ours_in_one_message_is_passed_over_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    topics = Topics()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(topics.live.market, "add_candle", fail)
+    topics.take(CANDLES, walk(1)[0].encode())
+    assert topics.ignored("error") == 1
+    assert "ZeroDivisionError" in caplog.text
