@@ -111,7 +111,7 @@ def _train(settings: TrainSettings) -> None:
 
     source = _source(settings)
     cut_ms = dataset.cut_at(source.samples(settings.config()), 1 - settings.test_share)
-    _fit_until(settings, source, cut_ms, settings.out)
+    _fit_until(settings, source, cut_ms, settings.out, alone=True)
 
 
 def _fit(settings: FitSettings) -> None:
@@ -121,7 +121,7 @@ def _fit(settings: FitSettings) -> None:
     source = _source(settings)
     _, newest = source.span_ms()
     stop_ms = midnight_ms(settings.until) if settings.until else newest + 1
-    _fit_until(settings, source, stop_ms, settings.folder)
+    _fit_until(settings, source, stop_ms, settings.folder, alone=settings.alone)
 
 
 def _fit_folder(settings: FitSettings, folder: Path) -> None:
@@ -157,21 +157,33 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
 
 
 def _fit_until(
-    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path
+    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path, *, alone: bool
 ) -> None:
     """Train on the outcomes before a time, test on the candles from then on, write the bundle."""
-    from trainer import training  # noqa: PLC0415
+    from trainer import blend, training  # noqa: PLC0415
     from trainer.fit import fit  # noqa: PLC0415
 
     config = settings.config()
     past, later = training.split_at(source, source.samples(config), stop_ms)
+    test_ms = stop_ms if len(later) else None
+    built_in = None if alone else training.built_in_for(config)
+    if built_in and len(past) < blend.LEAST_WINDOWS:
+        why = f"{len(past):,} windows, and with under {blend.LEAST_WINDOWS:,} it is better"
+        _keep_built_in(source, test_ms, out, why)
+        return
     with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
         run.params({**asdict(config), "seed": settings.seed, "data": source.name})
         with console.progress(shown=settings.progress) as display:
             show = console.epochs(display, config.max_epochs, "Training")
-            fitted = fit(past, config, settings.seed, show)
+            fitted = fit(past, config, settings.seed, show, built_in)
             console.finish(display)
         run.curves(training.curves(fitted))
+        if fitted.choice:
+            for mix, loss in zip(blend.MIXES, fitted.choice.losses, strict=True):
+                log.info("validation loss %.5f: %s", loss, blend.in_words(mix))
+            if fitted.choice.keeps_built_in:
+                _keep_built_in(source, test_ms, out, "nothing was better on validation")
+                return
         with console.working("Exporting the graph and checking it", shown=settings.progress):
             exported = training.export(fitted, source, stop_ms)
         test = None
@@ -182,6 +194,19 @@ def _fit_until(
         saved = exported.write(out, metrics)
         _record(run, out, metrics, test)
     log.info("wrote %s to %s", saved.model_version, out)
+
+
+def _keep_built_in(source: Source, test_ms: int | None, out: Path, why: str) -> None:
+    """Write a copy of the built-in bundle, and show how it does on the test if there is one."""
+    from trainer import training  # noqa: PLC0415
+
+    kept = training.keep_built_in(out)
+    log.warning(
+        "%s is a copy of the built-in model %s: %s (--alone trains on these candles alone)", out,
+        kept.model_version, why,
+    )  # fmt: skip
+    if test_ms is not None:
+        console.print_errors(training.test(OnnxForecaster(load(out)), source, test_ms))
 
 
 def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:

@@ -39,9 +39,10 @@ from shared.bundle import (
 from shared.candles import MAX_CANDLES
 from shared.forecaster import TOLERANCE, Forecaster, OnnxForecaster, Prediction
 from shared.forecasts import MEDIAN
+from trainer.blend import in_words
 from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
-from trainer.network import Model, Shape
+from trainer.network import Blend, Model, PooledHar, Shape
 from trainer.registry import TILE
 
 OPSET: Final = 20
@@ -69,7 +70,7 @@ class ExportError(Exception):
 
 
 @torch.no_grad()
-def to_onnx(model: Model) -> bytes:
+def to_onnx(model: Model | Blend) -> bytes:
     """Return the graph ``candles`` (B, T, 5), ``open_ms`` (B, T) -> log returns, volatilities.
 
     The same weights give the same bytes: what the exporter notes of source files is taken out.
@@ -140,29 +141,50 @@ def _bare(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def rebuild(loaded: Bundle) -> Model:
+def rebuild(loaded: Bundle) -> Model | Blend:
     """Return the PyTorch model of a bundle, from its weights; custom features must be registered.
 
     Raises:
         ValueError: when a feature of it is not known here.
     """
-    config, training = loaded.config, loaded.config.training
-    names, steps = tuple(config.features), int(str(training["sequence_length"]))
-    window_length(names, steps)
-    shape = Shape(
-        features=len(names),
-        hidden=int(str(training["hidden"])),
+    config = loaded.config
+    window_length(tuple(config.features), int(str(config.training["sequence_length"])))
+    state = torch.load(loaded.path / WEIGHTS_NAME, weights_only=True)
+    parts = len(state["shares"]) if "shares" in state else 0
+    members = [_member(config, state, f"members.{number}.") for number in range(parts)]
+    model = Blend(members, [0.0] * parts) if parts else _network(config, state, "")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _member(
+    config: BundleConfig, state: Mapping[str, torch.Tensor], prefix: str
+) -> Model | PooledHar:
+    """Return an empty member of a blend, whose weights' names begin with ``prefix``."""
+    if f"{prefix}unit" in state:
+        return PooledHar(_shape(config, 0))
+    return _network(config, state, prefix)
+
+
+def _network(config: BundleConfig, state: Mapping[str, torch.Tensor], prefix: str) -> Model:
+    """Return an empty model of the sizes of its weights."""
+    hidden = state[f"{prefix}network.lstm.weight_hh_l0"].shape[1]
+    steps = int(str(config.training["sequence_length"]))
+    return Model(tuple(config.features), steps, _shape(config, hidden))
+
+
+def _shape(config: BundleConfig, hidden: int) -> Shape:
+    return Shape(
+        features=len(config.features),
+        hidden=hidden,
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
         median=config.quantile_levels.index(MEDIAN),
     )
-    model = Model(names, steps, shape)
-    model.load_state_dict(torch.load(loaded.path / WEIGHTS_NAME, weights_only=True))
-    return model.eval()
 
 
 @torch.no_grad()
-def largest_difference(model: Model, forecaster: Forecaster, windows: Windows) -> float:
+def largest_difference(model: Model | Blend, forecaster: Forecaster, windows: Windows) -> float:
     """Return how far PyTorch and ONNX Runtime are apart at most; NaN when either is not finite.
 
     Args:
@@ -317,4 +339,5 @@ def _training(fitted: Fitted) -> dict[str, bundle.Setting]:
         "epochs": fitted.epochs,
         "train_samples": fitted.train_samples,
         "validation_samples": fitted.validation_samples,
+        **({"mix": in_words(fitted.choice.mix)} if fitted.choice else {}),
     }

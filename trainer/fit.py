@@ -13,17 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.blend import BUILT_IN, CHUNK, HAR, OWN, Choice, choose, of_mix, pooled_har
 from trainer.dataset import Samples, cut_at, split
 from trainer.fit_config import FitConfig
-from trainer.network import CLIP, Model, Network, Shape
+from trainer.network import CLIP, Blend, Model, Network, PooledHar, shape_of
 from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
 
 MAX_LOG_RATIO: Final = 3.0
 MIN_LOG_RATIO: Final = -2.0
 """Realised over forecast volatility beyond these teaches nothing but instability."""
-
-CHUNK: Final = 8192
-"""Windows of one call outside of training."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,13 @@ class Fitted:
 
     config: FitConfig
     seed: int
-    model: Model  # in evaluation mode
+    model: Model | Blend  # in evaluation mode
     scalers: Scalers
     history: tuple[Epoch, ...]
     epochs: int  # of the model itself
     train_samples: int
     validation_samples: int
+    choice: Choice | None = None  # where a built-in model could be mixed in
 
 
 def fit(
@@ -55,6 +54,7 @@ def fit(
     config: FitConfig,
     seed: int = 0,
     on_epoch: Callable[[Epoch], object] | None = None,
+    built_in: Model | None = None,
 ) -> Fitted:
     """Train a network, and return it with its scaling as one model.
 
@@ -67,12 +67,14 @@ def fit(
         config: how.
         seed: of everything random; the same one gives the same weights on the same machine.
         on_epoch: told of every epoch; it may raise to stop (pruning).
+        built_in: a model of the same features, horizons and levels, of which validation may mix
+            in a share, or which it may keep as it is; see ``trainer.blend``.
 
     Raises:
         ValueError: when there are too few samples for two parts.
     """
     train, validation = split(samples, cut_at(samples, 1.0 - config.validation_share))
-    return fit_parts(train, validation, lambda: samples, config, seed, on_epoch)
+    return fit_parts(train, validation, lambda: samples, config, seed, on_epoch, built_in)
 
 
 def fit_parts(
@@ -82,6 +84,7 @@ def fit_parts(
     config: FitConfig,
     seed: int = 0,
     on_epoch: Callable[[Epoch], object] | None = None,
+    built_in: Model | None = None,
 ) -> Fitted:
     """Train a network as ``fit`` does, on parts that are given.
 
@@ -92,6 +95,7 @@ def fit_parts(
         config: how.
         seed: as in ``fit``.
         on_epoch: as in ``fit``.
+        built_in: as in ``fit``.
 
     Raises:
         ValueError: when there are too few samples.
@@ -110,15 +114,29 @@ def fit_parts(
 
     scalers = fit_scalers(train, config)
     with _repeatable():
-        epochs = _Trainer(config, scalers, seed).search(train, validation, record) + 1
-    sizes = len(train), len(validation)
+        best, found = _Trainer(config, scalers, seed).search(train, validation, record)
+    epochs, sizes = best + 1, (len(train), len(validation))
+    choice = None
+    if built_in is not None:
+        models: dict[str, Model | PooledHar] = {
+            BUILT_IN: built_in,
+            OWN: assemble(found, scalers, config),
+            HAR: pooled_har(scalers, train, config),
+        }
+        choice = choose(models, validation, scalers, config)
+        if choice.keeps_built_in:
+            return Fitted(config, seed, built_in, scalers, tuple(history), epochs, *sizes, choice)
     del train, validation
     samples = final()
     scalers = fit_scalers(samples, config)
     with _repeatable():
         network = _Trainer(config, scalers, seed).train(samples, epochs)
-    model = assemble(network, scalers, config)
-    return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes)
+    own = assemble(network, scalers, config)
+    model: Model | Blend = own
+    if built_in is not None and choice is not None:
+        har = pooled_har(scalers, samples, config)
+        model = of_mix(choice.mix, {BUILT_IN: built_in, OWN: own, HAR: har})
+    return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes, choice)
 
 
 def assemble(network: Network, scalers: Scalers, config: FitConfig) -> Model:
@@ -132,17 +150,6 @@ def assemble(network: Network, scalers: Scalers, config: FitConfig) -> Model:
     _set(model, "scale_bias", np.concatenate([spread.bias, volatility.bias]))
     model.network.load_state_dict(network.state_dict())
     return model.eval()
-
-
-def shape_of(config: FitConfig) -> Shape:
-    """Return the sizes of a network."""
-    return Shape(
-        features=len(config.features),
-        hidden=config.hidden,
-        horizons=len(config.horizons),
-        levels=len(config.quantile_levels),
-        median=config.median,
-    )
 
 
 def _set(model: Model, name: str, values: Array) -> None:
@@ -196,26 +203,31 @@ class _Trainer:
         self.levels = torch.tensor(config.quantile_levels)
         self.spread, self.volatility = log_scales(scalers, config)
 
-    def search(self, train: Samples, held_out: Samples, record: Callable[[Epoch], None]) -> int:
-        """Return the epoch whose averaged weights do best on the samples held out."""
+    def search(
+        self, train: Samples, held_out: Samples, record: Callable[[Epoch], None]
+    ) -> tuple[int, Network]:
+        """Return the epoch whose averaged weights do best on the samples held out, and the net."""
         data, validation = self._tensors(train), self._tensors(held_out)
-        best, best_epoch = float("inf"), 0
+        best, best_epoch, found = float("inf"), 0, {}
         for epoch, train_loss, net in self._epochs(data):
             pinball, volatility = self._validate(net, validation)
             record(Epoch(epoch, train_loss, pinball, volatility))
             loss = pinball + self.config.stop_weight * volatility
             if loss < best:
-                best, best_epoch = loss, epoch
+                best, best_epoch, found = loss, epoch, copy.deepcopy(net.state_dict())
             elif epoch - best_epoch >= self.config.patience:
                 break
-        return best_epoch
+        network = Network(shape_of(self.config))
+        network.load_state_dict(found)
+        network.eval().raise_volatility(_log_bias(network, data))
+        return best_epoch, network
 
     @torch.no_grad()
     def _validate(self, net: Network, data: _Tensors) -> tuple[float, float]:
         """Return the mean losses over windows, each by its weight."""
         totals = np.zeros(2)
         for some in data.chunks():
-            totals += [float((one * some.weight).sum()) for one in self._losses(net, some)]
+            totals += [float((loss * some.weight).sum()) for loss in self._losses(net, some)]
         pinball, volatility = totals / float(data.weight.sum())
         return pinball, volatility
 
@@ -252,12 +264,12 @@ class _Trainer:
         net = self._net(data)
         average = copy.deepcopy(net).eval()
         optimizer = _optimizer(net, config)
-        batch = min(config.batch, len(data))
+        batch, steps = min(config.batch, len(data)), config.steps_of(len(data))
         step = 0
         for epoch in range(config.max_epochs):
             total = 0.0
             net.train()
-            for _ in range(config.epoch_steps):
+            for _ in range(steps):
                 pinball, volatility = self._losses(net, data.draw(batch))
                 loss = (pinball + config.volatility_weight * volatility).mean()
                 optimizer.zero_grad()
@@ -267,7 +279,7 @@ class _Trainer:
                 step += 1
                 _blend(average, net, 1.0 - min(config.average, step / (step + 10)))
                 total += float(loss.detach())
-            yield epoch, total / config.epoch_steps, average
+            yield epoch, total / steps, average
 
     def _net(self, data: _Tensors) -> Network:
         config = self.config

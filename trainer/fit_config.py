@@ -41,6 +41,10 @@ LONGER: Final = (512, 1024, MAX_CANDLES)
 LONG_LEVEL: Final = 480
 """Candles of the level of ``YEARS``."""
 
+LEAST_STEPS: Final = 50
+PASSES: Final = 2
+"""Of an epoch: as many steps, or as often through the windows, as ``epoch_steps`` allow."""
+
 WEEK_MS: Final = 7 * DAY_MS
 WEEK_MARGIN: Final = 32
 """Candles before the slots of a week ago that their features read."""
@@ -77,18 +81,18 @@ class FitConfig:
     )  # fmt: skip
     hidden: int = 48
     dropout: float = 0.2
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     weight_decay: float = 0.2  # AdamW's: decoupled, times the learning rate a step
     batch: int = 1024  # windows of a step, drawn by class
-    epoch_steps: int = 100  # steps between two looks at the validation loss
-    max_epochs: int = 20
-    patience: int = 5  # epochs without a better validation loss before training stops
-    average: float = 0.99  # decay of the moving average of the weights, which is what is kept
+    epoch_steps: int = 400  # steps between two looks at the validation loss; fewer of few windows
+    max_epochs: int = 10
+    patience: int = 3  # epochs without a better validation loss before training stops
+    average: float = 0.998  # decay of the moving average of the weights, which is what is kept
     volatility_weight: float = 0.5  # of log volatility's squared error, beside the pinball loss
     stop_weight: float = 0.3  # of it in the validation loss
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
-    windows: int = 500_000  # drawn of a folder of many symbols
+    windows: int = 1_000_000  # drawn of a folder of many symbols
     validation_share: float = 0.15  # newest share of the times, for early stopping
 
     def __post_init__(self) -> None:
@@ -138,6 +142,10 @@ class FitConfig:
             if lengths[-1] < min(wanted, length):
                 lengths.append(length)
         return tuple(lengths)
+
+    def steps_of(self, windows: int) -> int:
+        """Return the steps between two looks at the validation loss, with so many windows."""
+        return min(self.epoch_steps, max(LEAST_STEPS, PASSES * windows // self.batch))
 
     @property
     def median(self) -> int:

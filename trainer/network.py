@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.features import Candles, extract, window_length
+from trainer.fit_config import FitConfig
 
 CLIP: Final = 6.0
 """Standardised inputs beyond this many deviations say no more than "extreme"."""
@@ -35,6 +36,17 @@ class Shape:
     horizons: int  # H
     levels: int  # Q
     median: int  # index of the median among the levels
+
+
+def shape_of(config: FitConfig) -> Shape:
+    """Return the sizes of a network."""
+    return Shape(
+        features=len(config.features),
+        hidden=config.hidden,
+        horizons=len(config.horizons),
+        levels=len(config.quantile_levels),
+        median=config.median,
+    )
 
 
 class Network(nn.Module):
@@ -155,3 +167,58 @@ class Model(nn.Module):
         scales = torch.exp(steps[-1] @ self.scale_weight + self.scale_bias)
         spread, volatility = torch.split(scales, self.shape.horizons, dim=1)
         return unit * spread[..., None], torch.exp(log_volatility) * volatility
+
+
+class PooledHar(nn.Module):
+    """The pooled HAR with the quantiles of its own residuals: what a network begins from."""
+
+    scale_weight: Tensor  # (F, 2H): log spreads, log volatilities
+    scale_bias: Tensor  # (2H,)
+    unit: Tensor  # (H, Q), quantiles in units of the spread
+
+    def __init__(self, shape: Shape) -> None:
+        """Make one of zeros, to be filled."""
+        super().__init__()
+        self.register_buffer("scale_weight", torch.zeros(shape.features, 2 * shape.horizons))
+        self.register_buffer("scale_bias", torch.zeros(2 * shape.horizons))
+        self.register_buffer("unit", torch.zeros(shape.horizons, shape.levels))
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``Model.distribution`` does."""
+        scales = torch.exp(features[:, -1] @ self.scale_weight + self.scale_bias)
+        spread, volatility = torch.split(scales, self.unit.shape[0], dim=1)
+        return self.unit * spread[..., None], volatility
+
+
+class Blend(nn.Module):
+    """Models of the same features as one: their quantiles and volatilities averaged.
+
+    Quantiles are averaged level by level (Vincent 1912; Busetti 2017, "Quantile aggregation of
+    density forecasts"), so that they rise as the members' do.
+    """
+
+    shares: Tensor  # (M,), of the members, 1 in all
+
+    def __init__(self, members: Sequence[Model | PooledHar], shares: Sequence[float]) -> None:
+        """Take the members, a network first, and the share of each."""
+        super().__init__()
+        first = members[0]
+        assert isinstance(first, Model)  # noqa: S101 - for mypy; the caller's promise
+        self.features, self.steps, self.length = first.features, first.steps, first.length
+        self._members = tuple(members)
+        self.members = nn.ModuleList(members)
+        self.register_buffer("shares", torch.tensor(shares, dtype=torch.float32))
+
+    def forward(self, candles: Tensor, open_ms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``Model.forward`` does; the features are made once."""
+        windows = Candles(candles, open_ms, self.steps, self.length)
+        return self.distribution(extract(self.features, windows))
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``Model.distribution`` does."""
+        made = [member.distribution(features) for member in self._members]
+        quantiles, volatility = (torch.stack(values) for values in zip(*made, strict=True))
+        return (
+            (quantiles * self.shares[:, None, None, None]).sum(0),
+            (volatility * self.shares[:, None, None]).sum(0),
+        )

@@ -50,7 +50,7 @@ FEW: Final = 30
 SHOWN: Final = 10
 """Islands of a panel on which a graph is checked."""
 
-SHARES: Final[Mapping[str, float]] = {"days": 0.4, "hours": 0.2, "minutes": 0.2, "minute": 0.2}
+SHARES: Final[Mapping[str, float]] = {"days": 0.55, "hours": 0.15, "minutes": 0.15, "minute": 0.15}
 """How often training draws a window of each class of intervals."""
 
 COLUMNS: Final = ["open", "high", "low", "close", "volume"]
@@ -143,7 +143,7 @@ def _valid(table: pd.DataFrame) -> NDArray[np.bool_]:
 def _interval(spacings: NDArray[np.int64]) -> str:
     """Return the interval whose length is the usual spacing of candles."""
     usual, _ = Counter(spacings[spacings > 0].tolist()).most_common(1)[0]
-    return min(INTERVALS_MS, key=lambda name: abs(INTERVALS_MS[name] - usual))
+    return min(INTERVALS_MS, key=lambda name: (abs(INTERVALS_MS[name] - usual), len(name)))
 
 
 def islands_of(symbol: str, candles: SymbolCandles, interval: str) -> Iterator[Island]:

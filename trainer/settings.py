@@ -187,6 +187,11 @@ class FitSettings(ModelSettings, Tracked):
     Training sees the candles before --until alone; those from then on, if there are any, are the
     test. Rows that are not valid candles are reported by row and rule, and left out.
 
+    The network is mixed with the built-in model, and with HAR, in the shares that validation
+    chooses; if none is better than the built-in model as it is, and with fewer than 5,000 windows,
+    the bundle is a copy of that. Where features, horizons, levels or steps are other than its own,
+    and with --alone, the network is of these candles alone.
+
     With --all: of a folder of Parquet files, one an interval and market, one model of all intervals
     is trained, as the built-in one was. A third of the symbols, by a hash of their names, and the
     newest fifth of each file's candles are left for "evaluate --all". Files named validation-*
@@ -203,10 +208,15 @@ class FitSettings(ModelSettings, Tracked):
     all_data: Path | None = Field(
         None, description="folder of Parquet files of candles, one an interval and market"
     )
+    alone: bool = Field(
+        default=False,
+        description="train on these candles alone, where the built-in model would be mixed in or, "
+        "if it serves better, kept",
+    )
     until: date | None = Field(
         None, description="train on the candles that open before this date (UTC); by default all"
     )
-    out: Path | None = Field(None, description="folder of the bundle to write")
+    out: Path = Field(Path("my-bundle"), description="folder of the bundle to write")
     replace_default: bool = Field(
         default=False, description="write the built-in bundle, which all services serve by default"
     )
@@ -214,16 +224,12 @@ class FitSettings(ModelSettings, Tracked):
     @property
     def folder(self) -> Path:
         """Folder that the bundle goes to."""
-        return default_path() if self.out is None else self.out
+        return default_path() if self.replace_default else self.out
 
     @model_validator(mode="after")
     def _has_one_folder(self) -> Self:
-        detail = ""
-        if self.replace_default and self.out:
+        if self.replace_default and "out" in self.model_fields_set:
             detail = f"replace_default: expected no --out beside it, got {str(self.out)!r}"
-        if not self.replace_default and not self.out:
-            detail = "out: expected a value, got nothing"
-        if detail:
             raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
         return self
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +13,12 @@ from typing import Final
 
 import pandas as pd
 
+from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, default_path
+from shared.bundle import load as load_bundle
 from shared.candles import INTERVALS_MS
 from shared.forecaster import Forecaster
+from trainer import blend, panels
 from trainer import export as exporting
-from trainer import panels
 from trainer.dataset import Samples, Source, data_span, load, split
 from trainer.evaluate import backtest, losses
 from trainer.evaluate.baselines.empirical import Drift, Persistence
@@ -23,14 +27,38 @@ from trainer.evaluate.evaluation import MODEL
 from trainer.export import Exported
 from trainer.fit import Epoch, Fitted, fit_parts
 from trainer.fit_config import FitConfig
+from trainer.network import Model
 from trainer.panels import Panel
 
 NAME: Final = "lstm"
 """Name of the models trained here; their version follows it."""
 
 
+log = logging.getLogger("trainer")
+
 KEPT_OUT: Final = frozenset({"AAPL", "GOOG", "IBM", "MSFT"})
 """Symbols of the bundled candles, on which the demo runs and ``evaluate`` measures."""
+
+
+def built_in_for(config: FitConfig) -> Model | None:
+    """Return the built-in model if one of this config can be mixed with it; None otherwise."""
+    loaded = load_bundle(default_path())
+    different = blend.unlike(config, loaded.config)
+    if different:
+        log.info("trained on these candles alone: the built-in model has other %s", different)
+        return None
+    model = exporting.rebuild(loaded)
+    return model if isinstance(model, Model) else None
+
+
+def keep_built_in(out: Path) -> BundleConfig:
+    """Write a copy of the built-in bundle into a folder, and return its config."""
+    loaded = load_bundle(default_path())
+    if out.resolve() != loaded.path.resolve():
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (*FILE_NAMES, CONFIG_NAME):
+            shutil.copyfile(loaded.path / name, out / name)
+    return loaded.config
 
 
 @dataclass(frozen=True)
@@ -110,8 +138,8 @@ def fit_folder(
     train, validation, final = (
         partial(panels.draw, data, config, part, count, seed, KEPT_OUT, on_panel)
         for part, count in (
-            ("train", config.windows),
-            ("validation", config.windows // 6),
+            ("train", 9 * config.windows // 10),
+            ("validation", 3 * config.windows // 25),
             ("all", config.windows),
         )
     )

@@ -236,7 +236,7 @@ def _cell(
             ratios.append(1 - mine[-1].sum() / others[-1].sum())
     day, our, their = np.concatenate(days), np.concatenate(mine), np.concatenate(others)
     dates, index = np.unique(day, return_inverse=True)
-    above, below = (np.bincount(index, one).astype(np.float64) for one in (our, their))
+    above, below = (np.bincount(index, losses).astype(np.float64) for losses in (our, their))
     block = int(np.clip(len(dates) // 10, 1, BLOCK))
     low, high = ratio_interval(above, below, block=block)
     calm = ~np.isin(_month(dates), list(crisis))
@@ -291,8 +291,8 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
         inside_90=100 * float(((returns >= q[0.05]) & (returns <= q[0.95])).mean()),
         hit_1=100 * float(hits[0.01].mean()),
         hit_2_5=100 * float(worst.mean()),
-        kupiec=100 * float(np.mean([one[0] for one in tests])) if tests else None,
-        christoffersen=100 * float(np.mean([one[1] for one in tests])) if tests else None,
+        kupiec=100 * float(np.mean([passed[0] for passed in tests])) if tests else None,
+        christoffersen=100 * float(np.mean([passed[1] for passed in tests])) if tests else None,
         es_ratio=float(returns[worst].mean() / (q[0.025] - spread)[worst].mean()),
         rmse_ratio=float(np.sqrt(((returns - median) ** 2).mean() / (returns**2).mean())),
     )

@@ -91,7 +91,7 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
     assert run.data.params["sequence_length"] == "8"
     assert run.data.params["seed"] == "0"
     client = MlflowClient(f"sqlite:///{store}")
-    curve = client.get_metric_history(run.info.run_id, "net0_har_train_loss")
+    curve = client.get_metric_history(run.info.run_id, "train_loss")
     assert [point.step for point in curve] == list(range(len(curve)))
     assert len(curve) > 1
     for name in ("mse", "rmse", "mae"):
@@ -185,8 +185,8 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     length = bundle.load(trained).config.window_length
     assert len(table) == 2 * (1000 - length + 1) * 3
     assert list(table.columns) == [
-        "symbol", "open_ms", "step", "last_close", "predicted_close", "q0.05", "q0.1", "q0.25",
-        "q0.5", "q0.75", "q0.9", "q0.95", "volatility",
+        "symbol", "open_ms", "step", "last_close", "predicted_close", "q0.01", "q0.025", "q0.05",
+        "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95", "q0.975", "q0.99", "volatility",
     ]  # fmt: skip
     assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -124,7 +124,7 @@ def test_classes_are_drawn_by_their_shares(data: list[Panel]) -> None:
     np.testing.assert_array_equal(made.features, again.features)
     interval = made.features[:, -1, CONFIG.index("interval")]
     daily = made.weight[interval > np.log(0.9)].sum() / made.weight.sum()
-    assert daily == pytest.approx(0.4 / 0.6, abs=0.06), "of days and minutes, .4 and .2"
+    assert daily == pytest.approx(0.55 / 0.7, abs=0.06), "of days and minutes, .55 and .15"
     assert len(made) == pytest.approx(600, rel=0.2)
 
 

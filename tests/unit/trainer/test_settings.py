@@ -82,7 +82,6 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("kind", "argv", "line"),
     [
-        (FitSettings, [], "out: expected a value, got nothing"),
         (TrainSettings, ["--quantiles", "0.1,0.9"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--quantiles", "0.5,1"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--horizons", "0,1"], "horizons: expected whole numbers of candles"),

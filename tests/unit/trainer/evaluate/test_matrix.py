@@ -21,7 +21,7 @@ MADE_MS = 1_700_000_000_000
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
     folder = tmp_path_factory.mktemp("candles")
-    symbols = [f"S{number}" for number in range(12)]
+    symbols = [f"S{number}" for number in range(24)]
     table("daily stock", 700, symbols).to_parquet(folder / "days.parquet")
     table("5m stock", 900, symbols).to_parquet(folder / "minutes.parquet")
     forecaster = PersistenceForecaster(60, quantile_levels=LEVELS)
@@ -35,7 +35,7 @@ def test_every_class_horizon_loss_and_baseline_has_a_cell(found: Matrix) -> None
     for cell in found.cells:
         assert cell.low <= cell.skill <= cell.high
         assert cell.rows > 100
-        assert cell.symbols == len([n for n in range(12) if panels.part_of(f"S{n}") == "test"])
+        assert cell.symbols == len([n for n in range(24) if panels.part_of(f"S{n}") == "test"])
 
 
 def test_coverage_tails_and_point_are_of_the_right_size(found: Matrix) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shared.candles import DAY_MS
 from tests.unit.trainer.test_window_features import walk
 from trainer.evaluate.baselines.har import Har, HarTimeOfDay
 from trainer.evaluate.baselines.walk import Walk, forecast_symbol
@@ -30,6 +31,12 @@ def test_flat_candles_do_not_rule_the_regression() -> None:
 
 def test_the_time_of_day_is_worth_something_where_days_have_a_shape() -> None:
     candles, open_ms = walk("5m stock", 1600)
+    # livelier at the beginning of a session, at half past two, four times as much as at its end
+    lively = 1 + 3 * np.exp(-(open_ms % DAY_MS - 14.5 * 3.6e6) / 3.6e6)
+    candles[:, :4] = np.exp(np.cumsum(np.diff(np.log(candles[:, 3]), prepend=0) * lively))[:, None]
+    candles[1:, 0] = candles[:-1, 3]
+    candles[:, 1] = candles[:, :4].max(axis=1)
+    candles[:, 2] = candles[:, :4].min(axis=1)
     move = np.diff(np.log(candles[:, 3]))[800:]
     losses = []
     for method in (Har(), HarTimeOfDay(open_ms)):
