@@ -85,8 +85,8 @@ SLOTS: Final = 5
 SLOT_SPANS: Final = ((1, 1), (1, 5), (1, 10), (0, 0), (-4, 0), (-21, 0))
 """First and last candle of each span, counted from a like time of day: after it, and up to it."""
 
-TINY: Final = 1e-300
-"""Floor of a divisor that is 0 only where the dividend is 0 too."""
+TINY: Final = 1e-30
+"""Floor of a divisor that is 0 only where the dividend is 0 too; the graph holds it in 32 bits."""
 
 
 @feature(lookback=2)

@@ -47,6 +47,14 @@ SLOW_ROWS: Final = 1500
 KUPIEC_ROWS: Final = 250
 """Forecasts of a symbol that Kupiec's test asks for."""
 
+CURRENCIES: Final = frozenset(
+    {"AUD", "CAD", "CHF", "EUR", "GBP", "JPY", "NZD", "USD", "XAG", "XAU"}
+)
+"""Codes (ISO 4217) of which a pair is a symbol of six letters."""
+
+CROSS_SECTION: Final = 5
+"""Symbols at a time that an information coefficient asks for."""
+
 CRISIS: Final = 0.1
 """Share of a class's months, those of the largest moves, that count as a crisis."""
 
@@ -86,6 +94,10 @@ class Tail(_Part):
     christoffersen: float | None  # % of symbols whose hits do not cluster
     es_ratio: float  # mean return below the 2.5 % quantile over the forecast one
     rmse_ratio: float  # of the median, over persistence's
+    ic: float | None  # mean correlation of median and return over the symbols of a time
+    rank_ic: float | None  # of their ranks
+    volatility_r2: float  # share of the realised volatility's variance that the forecast explains
+    volatility_mae: float  # %, of the mean realised volatility
 
 
 class Matrix(_Part):
@@ -106,6 +118,8 @@ class Losses:
     open_ms: NDArray[np.int64]  # (N,)
     returns: Floats  # (N,)
     quantiles: Floats  # (N, Q), the model's
+    volatility: Floats  # (N,), the model's, per candle
+    realised: Floats  # (N,), per candle
     by_method: Mapping[str, tuple[Floats, Floats]]  # pinball (N,), QLIKE (N,)
 
 
@@ -129,10 +143,9 @@ def evaluate(
         made_at_ms: now, UTC.
         advance: called with the name of each panel that is done.
     """
-    cells: list[Cell] = []
-    tails: list[Tail] = []
+    found: dict[str, dict[str, list[tuple[int, Losses]]]] = {}  # by file and kind of market
     for panel in panels:
-        found: dict[int, list[Losses]] = {step: [] for step in forecaster.horizons}
+        kinds = found.setdefault(panel.name, {})
         slow = 0
         for island in panel.islands:
             at = positions(panel, island, part, HISTORY, max(forecaster.horizons), kept_out)
@@ -140,14 +153,16 @@ def evaluate(
                 continue
             slow += 1
             names = [name for name in baselines if name not in SLOW or slow <= SLOW_ISLANDS]
-            for step, losses in _losses(forecaster, panel.interval, island, at, names):
-                found[step].append(losses)
-        group = panel.title
-        for step, islands in found.items():
-            if islands:
-                cells += _cells(group, step, islands)
-                tails.append(_tail(group, step, islands, forecaster.quantile_levels))
+            losses = kinds.setdefault(_kind(panel, island.symbol), [])
+            losses += _losses(forecaster, panel.interval, island, at, names)
         advance(panel.name)
+    cells: list[Cell] = []
+    tails: list[Tail] = []
+    for group, rows in _groups(found):
+        for step in forecaster.horizons:
+            islands = [losses for ahead, losses in rows if ahead == step]
+            cells += _cells(group, step, islands)
+            tails.append(_tail(group, step, islands, forecaster.quantile_levels))
     return Matrix(
         made_at_ms=made_at_ms,
         model_version=forecaster.model_version,
@@ -155,6 +170,26 @@ def evaluate(
         cells=cells,
         tails=tails,
     )
+
+
+def _kind(panel: Panel, symbol: str) -> str:
+    """Return the kind of a symbol's market, of which a file may hold several."""
+    if len(symbol) == 6 and {symbol[:3], symbol[3:]} <= CURRENCIES:
+        return "currencies"
+    return "every day" if panel.weekends else "others"
+
+
+def _groups(
+    found: Mapping[str, Mapping[str, list[tuple[int, Losses]]]],
+) -> Iterator[tuple[str, list[tuple[int, Losses]]]]:
+    """Yield each file with its losses, and each kind of market of one that holds several."""
+    for name, kinds in found.items():
+        rows = [losses for some in kinds.values() for losses in some]
+        if rows:
+            yield name, rows
+        if len(kinds) > 1:
+            for kind, some in kinds.items():
+                yield f"{name}: {kind}", some
 
 
 def _losses(
@@ -190,7 +225,13 @@ def _losses(
             )
         open_ms = island.candles.open_ms[rows]
         quantiles = made[MODEL].log_return[:, j].astype(np.float64)
-        yield step, Losses(island.symbol, open_ms, returns, quantiles, by_method)
+        yield (
+            step,
+            Losses(
+                island.symbol, open_ms, returns, quantiles,
+                made[MODEL].volatility[:, j].astype(np.float64), np.sqrt(realised), by_method,
+            ),
+        )  # fmt: skip
 
 
 def _walked(
@@ -283,6 +324,9 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
     tests = [_tests(island.returns <= island.quantiles[:, levels.index(0.01)]) for island in islands
              if len(island.returns) >= KUPIEC_ROWS]  # fmt: skip
     median = q[0.5]
+    ic, rank_ic = _information(
+        np.concatenate([island.open_ms for island in islands]), median, returns
+    )
     return Tail(
         group=group,
         step=step,
@@ -295,7 +339,40 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
         christoffersen=100 * float(np.mean([passed[1] for passed in tests])) if tests else None,
         es_ratio=float(returns[worst].mean() / (q[0.025] - spread)[worst].mean()),
         rmse_ratio=float(np.sqrt(((returns - median) ** 2).mean() / (returns**2).mean())),
+        ic=ic,
+        rank_ic=rank_ic,
+        **_volatility(islands),
     )
+
+
+def _information(
+    open_ms: NDArray[np.int64], median: Floats, returns: Floats
+) -> tuple[float | None, float | None]:
+    """Return the information coefficients: how the medians of a time order what came of it."""
+    order = np.argsort(open_ms, kind="stable")
+    cuts = np.flatnonzero(np.diff(open_ms[order])) + 1
+    found = []
+    for rows in np.split(order, cuts):
+        ours, came = median[rows], returns[rows]
+        if len(rows) >= CROSS_SECTION and ours.std() > 0 and came.std() > 0:
+            ranks = stats.rankdata(ours), stats.rankdata(came)
+            found.append([np.corrcoef(ours, came)[0, 1], np.corrcoef(*ranks)[0, 1]])
+    if not found:
+        return None, None
+    ic, rank_ic = np.mean(found, axis=0).tolist()
+    return ic, rank_ic
+
+
+def _volatility(islands: Sequence[Losses]) -> dict[str, float]:
+    """Return how near the forecast volatility is to the realised one."""
+    ours = np.concatenate([island.volatility for island in islands])
+    came = np.concatenate([island.realised for island in islands])
+    known = np.isfinite(ours) & np.isfinite(came)
+    apart, came = came[known] - ours[known], came[known]
+    return {
+        "volatility_r2": float(1 - (apart**2).sum() / ((came - came.mean()) ** 2).sum()),
+        "volatility_mae": 100 * float(np.abs(apart).mean() / came.mean()),
+    }
 
 
 def _tests(hits: NDArray[np.bool_], level: float = 0.01) -> tuple[bool, bool]:
