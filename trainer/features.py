@@ -199,8 +199,9 @@ def quarter_volatility_10(candles: Candles) -> Tensor:
 def log_volume(candles: Candles) -> Tensor:
     """Log of the turnover (close x volume) over its mean of 22 candles; 0 without volume."""
     turnover = candles.close * candles.volume
-    ratio = (candles.newest(turnover) + TINY) / (candles.mean(turnover, MONTH) + TINY)
-    return ratio.clamp_min(QUIET_VOLUME)
+    newest, mean = candles.newest(turnover), candles.mean(turnover, MONTH)
+    # not "+ TINY" on both: the exporter's optimiser drops the addition of so small a number
+    return (newest.clamp_min(TINY) / mean.clamp_min(TINY)).clamp_min(QUIET_VOLUME)
 
 
 @feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
