@@ -6,15 +6,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
+COMMA  := ,
+# on a terminal pip shows what it fetches
+PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast faults faults-broker soak check format docs screenshots bench train default clean
+.PHONY: help install demo test test-fast faults faults-broker soak check format docs screenshots bench train default release clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Options for a command go into ARGS: make demo ARGS="--exit-when-done --json"'
+
+install: $(VENV)/.train  ## Install all that users need: the command candlecast, serving and training
 
 demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the forecasts
 	@$(BIN)/python -m local $(ARGS)
@@ -60,6 +65,9 @@ train: $(VENV)/.train  ## Train a bundle on the bundled daily candles, into the 
 default: $(VENV)/.train  ## Train the built-in bundle again: DATA=FOLDER of the candles that docs/model.md names
 	$(BIN)/python -m trainer fit --all $(DATA) --replace-default $(ARGS)
 
+release: $(VENV)/.dev  ## Build and check sdist and wheel: VERSION=0.3.0 REPOSITORY=https://...
+	$(BIN)/python docs/release.py $(if $(VERSION),--version $(VERSION)) $(if $(REPOSITORY),--repository $(REPOSITORY))
+
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  .import_linter_cache mlruns mlflow.db mlartifacts search.db search report
@@ -68,6 +76,7 @@ clean:  ## Remove the environment, caches and everything made here
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Candlecast needs Python 3.11 or later: make PYTHON=python3.11 ..."; exit 1; }
+	$(call say,making the environment $(VENV): some seconds)
 	$(PYTHON) -m venv $(VENV)
 
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
@@ -78,17 +87,25 @@ $(BIN)/python:
 	  > "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/candlecast-main.pth"
 	@touch $@
 
+# what takes long says so first: what, how large, how long
+define say
+	@echo "$(1)" 1>&2
+endef
+
 # one stamp for each set of extras; a later one holds the earlier ones
 $(VENV)/.local: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local]' 1>&2
+	$(call say,installing Candlecast and what it needs: 200 MB to fetch; one or two minutes)
+	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local]' 1>&2
 	@touch $@
 
 $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train]' 1>&2
+	$(call say,installing what training needs: PyTorch and MLflow among it$(COMMA) 3 GB; some minutes)
+	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local,train]' 1>&2
 	@touch $@ $(VENV)/.local
 
 # of kserve the tests use the client alone; what its server needs excludes other pins of ours
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
+	$(call say,installing what developers need: everything$(COMMA) 3 GB; some minutes)
+	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
 	$(PIP) install --quiet --constraint constraints.txt --no-deps kserve 1>&2
 	@touch $@ $(VENV)/.local $(VENV)/.train

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -26,8 +29,9 @@ from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
-from shared import bundle, process
+from shared import bundle, permissions, process
 from shared.forecaster import Forecaster, Models, ModelSet, OnnxForecaster
+from shared.kafka import TRANSIENT, AccessError
 from shared.metrics import ApiMetrics
 from shared.process import Exit
 from shared.window import even_times
@@ -36,6 +40,9 @@ log = logging.getLogger("api")
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Host names that a browser on this machine may use."""
+
+KAFKA_S: Final = 4.0
+"""Longest wait at the start for Kafka to say whether it lets us in."""
 
 KEYS_CHECK_S: Final = 1.0
 """Time between two looks at the key file."""
@@ -49,16 +56,17 @@ class TlsError(Exception):
     """Files for TLS that cannot be used."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m api") -> int:
     """Serve, or run a command on keys; return the exit code."""
-    if sys.argv[1:2] == ["keys"]:  # --keys is a flag of the API, so that no field can be both
-        return keys_command.main(sys.argv[2:])
-    settings = ApiSettings.read(sys.argv[1:], "python -m api")
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["keys"]:  # --keys is a flag of the API, so that no field can be both
+        return keys_command.main(given[1:], f"{prog} keys")
+    settings = ApiSettings.read(given, prog)
     return process.live(
         PROCESS,
         settings.log_level,
         lambda: start(settings),
-        expected=(bundle.BundleError, KeyFileError, TlsError, UnsafeError, OSError),
+        expected=(AccessError, bundle.BundleError, KeyFileError, TlsError, UnsafeError, OSError),
         context=lambda: {"request_id": identity} if (identity := request_id.get()) else {},
     )
 
@@ -66,6 +74,7 @@ def main() -> int:
 def start(settings: ApiSettings) -> int:
     """Load the model and serve until a signal."""
     keys = open_keys(settings)
+    check_tls(settings)
     loaded = bundle.load(settings.model)
     forecaster = OnnxForecaster(loaded)
     listener = listen(settings.host, settings.port)
@@ -84,8 +93,10 @@ async def serve(
     """Serve on a listening socket, until a signal ends it.
 
     Raises:
+        AccessError: when Kafka refuses this client, or what it needs.
         TlsError: when the files for TLS cannot be used.
     """
+    await see_that_kafka_lets_us_in(settings)
     registry = CollectorRegistry()
     metrics = ApiMetrics(registry)
     live = StreamView(Market(forgotten=metrics.forgotten.inc), Hub())
@@ -119,8 +130,20 @@ async def serve(
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         raise TlsError(f"TLS: {error}") from error
     process.calm_collector()
-    await Server(server_config, live.hub.close).serve([listener])
+    await Server(server_config, live.hub.shut).serve([listener])
     return Exit.DONE
+
+
+async def see_that_kafka_lets_us_in(settings: ApiSettings) -> None:
+    """Raise ``AccessError`` when Kafka refuses us; one that is away is waited for while serving."""
+    try:
+        async with asyncio.timeout(KAFKA_S):
+            needed = permissions.of_api(settings)
+            await permissions.check(settings, needed, timeout_s=0.0)
+    except AccessError:
+        raise
+    except TRANSIENT as error:
+        log.warning("Kafka at %s does not answer yet: %s", settings.bootstrap, error)
 
 
 def open_keys(settings: ApiSettings) -> WatchedKeys | None:
@@ -162,6 +185,34 @@ async def watch(keys: WatchedKeys) -> None:
             if str(error) != complaint:
                 log.error("%s; the keys stay as they were", error)
             complaint = str(error)
+
+
+def check_tls(settings: ApiSettings) -> None:
+    """Look whether the files for TLS can be read, before anything is served.
+
+    Raises:
+        TlsError: naming the flag and the file.
+    """
+    for name in ("tls_certificate", "tls_key", "tls_client_authorities"):
+        path: Path | None = getattr(settings, name)
+        if path is None:
+            continue
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            flag = f"--{name.replace('_', '-')}"
+            raise TlsError(f"{flag}: {process.in_words(error)}") from error
+    if settings.tls_certificate is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ValueError) as error:  # ssl's errors are OSErrors
+        files = " and ".join(map(str, filter(None, (settings.tls_certificate, settings.tls_key))))
+        raise TlsError(
+            f"--tls-certificate, --tls-key: expected a certificate and its private key in PEM, "
+            f"got {files}: {error}"
+        ) from error
 
 
 def tls_of(settings: ApiSettings) -> Tls | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from limits import RateLimitItem, parse
 from pydantic import AfterValidator, Field
@@ -17,7 +18,39 @@ from shared.settings import CommaSeparated, own
 
 
 class ApiSettings(KafkaSettings, ServingSettings):
-    """Answer forecasts over HTTP; "python -m api keys" makes and revokes its keys."""
+    """Answer forecasts over HTTP; "python -m api keys" makes and revokes its keys.
+
+    Examples:
+      python -m api                                       on http://127.0.0.1:8000
+      python -m api --bootstrap kafka:9092 --port 8001 --model my-bundle
+      python -m api keys create shop --file keys.json     prints a key, once
+      python -m api --host 0.0.0.0 --keys keys.json --tls-certificate api.pem --tls-key api.key
+    """
+
+    help_title: ClassVar[str] = "serving"
+    help_topics: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "who may ask": (
+            "keys",
+            "without_keys",
+            "rate",
+            "allowed_hosts",
+            "cors_origins",
+        ),
+        "limits": (
+            "max_connections",
+            "max_connections_an_address",
+            "max_streams",
+            "max_streams_a_client",
+            "stream_seconds",
+            "receive_seconds",
+            "send_seconds",
+        ),
+        "TLS": (
+            "tls_certificate",
+            "tls_key",
+            "tls_client_authorities",
+        ),
+    }
 
     model_config = own(PROCESS)
 
@@ -64,7 +97,7 @@ class ApiSettings(KafkaSettings, ServingSettings):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the address is reached from this machine alone."""
+        """True when the address is reached from this machine alone."""
         if self.host == "localhost":
             return True
         try:

@@ -27,7 +27,6 @@ from local.leash import Leash
 from local.ports import free_ports
 from local.process import Process
 from shared import bundle, topics
-from stream_app.__main__ import worker_topics
 from stream_app.settings import WorkerSettings
 
 SAMPLES: Final = 20
@@ -78,7 +77,7 @@ class Soak:
         days = candles // symbols
         market = Market(symbols, length, days)
         settings = WorkerSettings.read(self._flags, "soak")
-        await topics.ensure(settings, worker_topics(settings))
+        await topics.ensure(settings, topics.all_topics(settings, settings.group))
         producer = AIOKafkaProducer(
             bootstrap_servers=self._broker.bootstrap, max_batch_size=2 * BATCH_BYTES
         )

@@ -140,6 +140,17 @@ class Watch:
             appended.setdefault((body["symbol"], body[time_field]), record.timestamp)
         return appended
 
+    async def stamps(self, start: Offsets) -> tuple[int, int]:
+        """Return when the first and the last message since some offsets were appended."""
+        stamps = [record.timestamp async for record in self._read(start)]
+        return min(stamps), max(stamps)
+
+    async def mean_bytes(self, topic: str) -> int:
+        """Return the mean size of a topic's values."""
+        ends = await self.ends(topic)
+        sizes = [len(record.value or b"") async for record in self._read(dict.fromkeys(ends, 0))]
+        return round(sum(sizes) / len(sizes))
+
     async def _read(self, start: Offsets) -> AsyncIterator[Any]:
         """Yield the records since some offsets, to the end as it is now."""
         ends: Offsets = await self._consumer.end_offsets(list(start))

@@ -165,7 +165,12 @@ class Run:
                 self.names.candles, f"{self.names.candles}.dlq", self.names.forecasts
             )
         ]  # fmt: skip
-        changelog = topics.Topic(self.names.changelog, PARTITIONS, 1, {"cleanup.policy": "compact"})
+        changelog = topics.Topic(
+            self.names.changelog,
+            PARTITIONS,
+            1,
+            {"cleanup.policy": "compact", **topics.BROKERS_TIME},
+        )
         if self._contender.has_changelog:
             needed.append(changelog)
         settings = KafkaSettings.read(["--bootstrap", self._place.bootstrap], "benchmarks")

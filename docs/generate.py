@@ -19,21 +19,27 @@ from typing import Any, Final
 import yaml
 
 from producer.sink import EVENT_TYPE
+from shared import permissions
 from shared.candles import INTERVALS_MS, Candle, RejectReason
 from shared.forecasts import Forecast, Horizon
 from shared.headers import cloud_event
 from shared.kafka import KafkaSettings
 from shared.messages import Message
-from shared.topics import Topic, market_topics
+from shared.topics import DEFAULT_GROUP, Topic, all_topics, market_topics
 from stream_app.publisher import FORECAST_TYPE
 from trainer.features import FEATURES
 
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
+from deploy import dashboards  # noqa: E402
 from docs import reference  # noqa: E402
 
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+OPERATIONS: Final = ROOT / "docs" / "operations.md"
+CHART: Final = ROOT / "deploy" / "helm" / "candlecast"
+KUBERNETES: Final = ROOT / "docs" / "kubernetes.md"
+DASHBOARDS: Final = ROOT / "deploy" / "grafana" / "dashboards"
 DECISIONS: Final = ROOT / "docs" / "decisions"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
@@ -81,12 +87,19 @@ def documents() -> dict[Path, str]:
         ASYNCAPI: yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=100),
         ROOT / "docs" / "settings.md": reference.settings_page(),
         ROOT / "docs" / "metrics.md": reference.metrics_page(),
+        ROOT / ".env.example": reference.env_example(),
         ROOT / "docs" / "errors.md": reference.errors_page(ROOT),
+    }
+    contents |= {
+        DASHBOARDS / f"{board.uid}.json": dashboards.as_json(board) for board in dashboards.ALL
     }
     if FEATURES_PAGE.exists():
         contents[FEATURES_PAGE] = replace(FEATURES_PAGE.read_text(), "features", feature_list())
     page = replace(ARCHITECTURE.read_text(), "contracts", contracts())
     contents[ARCHITECTURE] = replace(page, "files", file_tree())
+    page = replace(OPERATIONS.read_text(), "acls", acls())
+    contents[OPERATIONS] = replace(page, "topics", topic_settings())
+    contents[KUBERNETES] = replace(KUBERNETES.read_text(), "values", chart_values())
     index = DECISIONS / "README.md"
     contents[index] = replace(index.read_text(), "decisions", decisions())
     return contents
@@ -244,6 +257,37 @@ def feature_list() -> str:
     return "\n".join(parts).rstrip()
 
 
+def acls() -> str:
+    """Return what each service must be allowed, as a table."""
+    settings = KafkaSettings.model_construct()
+    rows = ["| service | resource | operations |", "|---|---|---|"]
+    for service, needed in permissions.SERVICES.items():
+        by_resource: dict[str, list[str]] = {}
+        for permission in needed(settings, DEFAULT_GROUP):
+            resource = f"{permission.resource} `{permission.name}`"
+            by_resource.setdefault(resource, []).append(permission.operation)
+        rows += [
+            f"| {service} | {resource} | {', '.join(operations)} |"
+            for resource, operations in by_resource.items()
+        ]
+    return "\n".join(rows)
+
+
+def chart_values() -> str:
+    """Return the chart's values with their comments, as a block."""
+    return f"```yaml\n{(CHART / 'values.yaml').read_text()}```"
+
+
+def topic_settings() -> str:
+    """Return the topics and their settings, as a table."""
+    settings = KafkaSettings.model_construct()
+    rows = ["| topic | partitions | replicas | settings |", "|---|---|---|---|"]
+    for topic in all_topics(settings):
+        config = ", ".join(f"`{name}={value}`" for name, value in topic.config.items())
+        rows.append(f"| `{topic.name}` | {topic.partitions} | {topic.replication} | {config} |")
+    return "\n".join(rows)
+
+
 def file_tree() -> str:
     """Return the packages' files, each with the first line of its docstring."""
     lines = ["```text"]
@@ -286,7 +330,8 @@ def replace(text: str, mark: str, content: str) -> str:
 def stale(wanted: dict[Path, str]) -> list[Path]:
     """Return the files that do not hold what they should, and schemas that nothing makes."""
     old = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
-    return old + [path for path in SCHEMAS.glob("*") if path not in wanted]
+    made = [*SCHEMAS.glob("*"), *DASHBOARDS.glob("*")]
+    return old + [path for path in made if path not in wanted]
 
 
 def main() -> int:
@@ -300,6 +345,7 @@ def main() -> int:
             print(f"{path.relative_to(ROOT)} is stale: run make docs", file=sys.stderr)
         return 1 if outdated else 0
     SCHEMAS.mkdir(exist_ok=True)
+    DASHBOARDS.mkdir(parents=True, exist_ok=True)
     for path in outdated:
         if path in wanted:
             path.write_text(wanted[path])

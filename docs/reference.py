@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,32 @@ from pydantic.fields import FieldInfo
 from api.edge.keys_command import KeysCommand
 from api.settings import ApiSettings
 from local import jars
+from local.doctor import DoctorSettings
 from local.settings import LocalCommand
+from local.tail import TailSettings
 from producer.settings import ProducerSettings
 from shared import process
+from shared.access import AccessSettings
 from shared.bundle import ServingSettings
+from shared.files.table_settings import TableSettings
 from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
 from shared.setting_words import default_in_words, type_in_words
-from shared.settings import ServiceSettings, flags, owner, sub_commands, variable
-from shared.table_settings import TableSettings
+from shared.settings import (
+    ServiceSettings,
+    commands_of_script,
+    flag_of,
+    flags,
+    is_flag,
+    owner,
+    sub_commands,
+    variable,
+)
+from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
 
-SHARED: Final = (ServiceSettings, KafkaSettings, ServingSettings, TableSettings)
+SHARED: Final = (ServiceSettings, AccessSettings, KafkaSettings, ServingSettings, TableSettings)
 """Settings that processes share."""
 
 PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
@@ -35,8 +49,11 @@ PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
     "worker": WorkerCommand,
     "api": ApiSettings,
     "api keys": KeysCommand,
+    "topics": TopicsSettings,
     "local": LocalCommand,
     "local topics": KafkaSettings,  # read from the environment alone
+    "tail": TailSettings,
+    "doctor": DoctorSettings,
     **{f"trainer {name}": settings for name, (settings, _) in COMMANDS.items()},
 }
 """The settings of each process, and of its commands beside those that these name themselves."""
@@ -45,10 +62,24 @@ PROGRAMS: Final = {
     "producer": "producer",
     "worker": "stream_app",
     "api": "api",
+    "topics": "shared.topics",
     "local": "local",
     "trainer": "trainer",
+    "tail": "local.tail",
+    "doctor": "local.doctor",
 }
 """The package that each process runs."""
+
+SETTINGS_FILE_EXAMPLE: Final = """```toml
+bootstrap = "kafka:9092"
+symbols = ["AAPL", "MSFT"]
+
+[api]
+port = 8001
+
+[trainer.fit]
+hidden = 32
+```"""
 
 ROOTS: Final = frozenset({"Exception", "LookupError", "OSError", "ValueError", "KafkaError"})
 """Exceptions of others that ours derive from."""
@@ -61,7 +92,7 @@ class Variable:
     """An environment variable: what declares it, and the commands that read it."""
 
     name: str
-    flag: str
+    flag: str  # empty for a secret, which has its variable alone
     field: FieldInfo
     owner: type[BaseModel]
     readers: list[str]
@@ -87,7 +118,7 @@ def variables() -> list[Variable]:
         for name, field in flags(settings):
             declarer = owner(settings, name)
             key = (variable(settings, name), declarer)
-            flag = f"--{name.replace('_', '-')}"
+            flag = f"`{flag_of(name, field)}`" if is_flag(field) else ""
             known.setdefault(key, Variable(key[0], flag, field, declarer, [])).readers.append(
                 reader
             )
@@ -104,15 +135,22 @@ def settings_page() -> str:
             "setting that processes share is `CANDLECAST_X`. One that belongs to a process is "
             "`CANDLECAST_<PROCESS>_X`, and one of a command of it "
             "`CANDLECAST_<PROCESS>_<COMMAND>_X`; so a variable means one thing in every process. "
-            "A list takes its parts by comma."
+            "A list takes its parts by comma. A switch that is off has a flag that turns it on, "
+            "one that is on has `--no-x`."
         ),
+        (
+            "`--settings-file FILE`, or `CANDLECAST_SETTINGS_FILE`, reads them from TOML; flags "
+            "and variables win. Shared settings stand at its top, the others in a table of their "
+            "process or command:"
+        ),
+        SETTINGS_FILE_EXAMPLE,
     ]
     known = variables()
     shared = [setting for setting in known if setting.owner in SHARED]
     parts += ["## Shared", _table(_shared_rows(shared))]
     for title, program in PROGRAMS.items():
         own = [setting for setting in known if setting not in shared and _is_of(title, setting)]
-        parts += [f"## {title.capitalize()}: `python -m {program}`", _table(_own_rows(own))]
+        parts += [f"## {title.capitalize()}: `{_called(program)}`", _table(_own_rows(own))]
     parts += [
         "## Beside them",
         (
@@ -122,6 +160,39 @@ def settings_page() -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def env_example() -> str:
+    """Return a file of variables for ``docker compose``: every setting of its services."""
+    parts = [
+        "# Written by docs/generate.py from the code. Copy it to .env, which docker compose reads,",
+        "# and take the # from what you change. A password belongs into a file that its variable",
+        "# with _FILE names, mounted into the container.",
+        "",
+        "# demo replays the bundled candles, live follows Yahoo",
+        "COMPOSE_PROFILES=demo",
+        "",
+        "# folder of your bundles, which worker and API see as /models",
+        "#CANDLECAST_MODELS=./data/models",
+    ]
+    for setting in variables():
+        services = {reader for reader in setting.readers if " " not in reader}
+        if services & {"producer", "worker", "api", "topics"}:
+            parts += ["", *_comment(setting.field.description or "")]
+            parts.append(f"#{setting.name}={default_in_words(setting.field)}")
+    return "\n".join(parts) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 96, initial_indent="# ", subsequent_indent="# ")
+
+
+def _called(program: str) -> str:
+    """Return how a program is called: by the console script, and where there is one by module."""
+    script = commands_of_script(f"python -m {program}")
+    if program in {"local.tail", "local.doctor"}:
+        return f"candlecast {program.removeprefix('local.')}"
+    return f"{script}`, `python -m {program}"
 
 
 def _is_of(title: str, setting: Variable) -> bool:
@@ -146,7 +217,7 @@ def _cells(setting: Variable) -> tuple[str, ...]:
     default = default_in_words(field)
     shown = "required" if field.is_required() else f"`{default}`" if default else ""
     meaning = field.description or ""
-    return f"`{setting.name}`", f"`{setting.flag}`", type_in_words(field), shown, meaning
+    return f"`{setting.name}`", f"{setting.flag}", type_in_words(field), shown, meaning
 
 
 def metrics_page() -> str:

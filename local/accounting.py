@@ -144,7 +144,7 @@ class Accounting:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether so many candles wait that forecasts should be read first."""
+        """True when so many candles wait that forecasts should be read first."""
         return len(self._waiting) > MOST_WAITING and not self._early
 
     def summary(self) -> Summary:

@@ -31,6 +31,8 @@ class End(Enum):
     DONE = "all is forecast"
     STALLED = "nothing happened any more"
     STOPPED = "stopped by a signal"
+    STOPPED_EARLY = "stopped while starting"
+    FAILED = "failed"
 
 
 class Demo:
@@ -146,8 +148,10 @@ class Demo:
         if not self._system.is_producing:
             return "worker and API are starting"
         if self._system.is_published:
-            return "all candles are published"
-        # a replay may stand in for the source that was asked for
+            if self._account.missing:
+                return "all candles are published, the last forecasts are on their way"
+            return "the replay is over; dashboard and API stay up until Ctrl-C"
+        # a replay may stand in for the source in the settings
         return f"candles flow from {self._follower.source or self._settings.source}"
 
 

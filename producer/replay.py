@@ -11,8 +11,8 @@ import numpy as np
 
 from producer.source import Kind, Publication, Published
 from shared.candles import Candle
-from shared.findings import in_words
-from shared.series import History
+from shared.files.findings import in_words
+from shared.files.series import History
 
 log = logging.getLogger(__name__)
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from producer.yahoo import INTERVALS, Span, default_poll_ms, why_impossible
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Interval
+from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
 from shared.process import now_ms
 from shared.settings import CommaSeparated, own
-from shared.table_settings import PATH, TableSettings
 
 PROCESS: Final = "producer"
 """The process's name in its variables, log lines and metrics."""
@@ -58,6 +59,34 @@ class ProducerSettings(KafkaSettings, TableSettings):
       python -m producer --source live --symbols-file nasdaq.txt --interval 1m
       python -m producer --source backfill --interval 1h --start 2026-01-01
     """
+
+    help_title: ClassVar[str] = "candles"
+    help_topics: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "replay": (
+            "path",
+            "again",
+            "speed",
+            "fallback",
+        ),
+        "Yahoo": (
+            "start",
+            "end",
+            "poll_seconds",
+            "idle_seconds",
+            "once",
+            "rate",
+            "threads",
+            "window",
+            "history",
+            "proxy",
+            "ca_bundle",
+            "cache_dir",
+        ),
+        "metrics and probes": (
+            "metrics_host",
+            "metrics_port",
+        ),
+    }
 
     model_config = own(PROCESS)
 

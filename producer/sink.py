@@ -18,7 +18,8 @@ from shared.candles import Candle
 from shared.headers import cloud_event
 from shared.kafka import KafkaError, KafkaSettings, KafkaTimeoutError, Producer
 from shared.metrics import ProducerMetrics
-from shared.process import now_ms
+from shared.process import AWAY, now_ms
+from shared.topics import partitions_of
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ CLOSE_TIMEOUT_S: Final = 7.0
 FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 2.0
 """Pauses before a new client sends what the last one gave up."""
+
+MOST_LOOKS: Final = 2
+"""Looks in a row that do not find the topic, after which it counts as gone: one may ask a broker
+that has just started and does not know its topics yet."""
 
 _SLOW_S: Final = 2.0
 
@@ -107,6 +112,7 @@ class KafkaSink:
         self._broken: BaseException | None = None  # what the client gave up for
         self._sending = asyncio.Lock()  # one candle after the other
         self._renewal: asyncio.Task[None] | None = None
+        self._looks_without_topic = 0
         self._first_s = 0.0
         self._last_ack_s = 0.0
         self.published = 0
@@ -240,7 +246,7 @@ class KafkaSink:
                 future = await client.send(self._topic, held.value, held.key, headers=held.headers)
             except KafkaTimeoutError:
                 # the client's buffer is full and the candle not in it, so it is sent again
-                log.warning("Kafka has not taken a candle for a while; waiting")
+                log.warning("Kafka has not taken a candle for a while; waiting", extra=AWAY)
             except kafka.TRANSIENT as error:
                 self._judge(error)
             else:
@@ -300,19 +306,18 @@ class KafkaSink:
 
     async def _send_again(self) -> None:
         """Send all that is held by a new client, again and again until one takes it."""
-        wait_s, next_line_s = FIRST_WAIT_S, 0.0
+        wait_s = FIRST_WAIT_S
         async with self._sending:
             while self._broken is not None and self._failure is None:
-                if self._loop.time() >= next_line_s:
-                    log.warning(
-                        "waiting for Kafka at %s, %d candles wait: %r",
-                        self._settings.bootstrap, len(self._held), self._broken,
-                    )  # fmt: skip
-                    next_line_s = self._loop.time() + kafka.SAY_S
+                log.warning(
+                    "waiting for Kafka at %s, %d candles wait: %r",
+                    self._settings.bootstrap, len(self._held), self._broken, extra=AWAY,
+                )  # fmt: skip
                 await kafka.abandon(self._producer)
                 self._producer = self._new_producer()
                 try:
                     await self._producer.start()
+                    await self._look_for_topic()
                 except kafka.TRANSIENT as error:
                     self._judge(error)
                 else:
@@ -322,6 +327,19 @@ class KafkaSink:
                     break  # at once: whatever is held from now on is sent by ``publish``
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _look_for_topic(self) -> None:
+        """Raise ``PublishError`` when the topic is not there: what it had is gone with it."""
+        if await partitions_of(self._settings, self._topic):
+            self._looks_without_topic = 0
+            return
+        self._looks_without_topic += 1
+        if self._looks_without_topic >= MOST_LOOKS:
+            raise PublishError(
+                f"topic {self._topic} is gone: it was deleted, or the broker has lost its disk; "
+                "the next start makes it and publishes what it lacks"
+            )
+        raise KafkaTimeoutError(f"topic {self._topic} is not there")
 
     async def _send_held(self) -> None:
         newest = 0
@@ -333,6 +351,8 @@ class KafkaSink:
                 newest = held.number
 
     def _check(self) -> None:
+        if isinstance(self._failure, PublishError):
+            raise self._failure
         if self._failure is not None:
             raise PublishError(
                 f"topic {self._topic}: a candle was refused: {self._failure!r}"

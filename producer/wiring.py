@@ -13,13 +13,13 @@ from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
 from producer.source import CandleSource, SourceError
 from producer.yahoo import cookies
-from shared import findings
 from shared.candles import RejectReason
-from shared.collector import DUPLICATE
+from shared.files import findings
+from shared.files.collector import DUPLICATE
+from shared.files.series import History
 from shared.history import BUNDLED_SYMBOLS, bundled, from_file
 from shared.metrics import ProducerMetrics
 from shared.process import now_ms
-from shared.series import History
 
 log = logging.getLogger(__name__)
 

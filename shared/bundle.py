@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.candles import INTERVALS_MS, MAX_CANDLES
-from shared.forecasts import MEDIAN
+from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, MAX_VERSION, MEDIAN
+from shared.messages import describe
 from shared.settings import ServiceSettings
 
 CONFIG_NAME: Final = "config.json"
@@ -28,6 +30,12 @@ FORMAT: Final = 3
 
 MAX_FILE_BYTES: Final = 64 << 20
 """Largest file of a bundle; the default bundle's graph has 0.3 MB."""
+
+MAX_CONFIG_BYTES: Final = 1 << 20
+"""Largest config; the default bundle's has 10 kB."""
+
+MAX_GOLDEN: Final = 1024
+"""Most golden windows."""
 
 INPUTS: Final = ("candles", "open_ms")
 """Names of the graph's input tensors."""
@@ -83,15 +91,21 @@ class BundleConfig(_Part):
     """``config.json``: all that serving needs to know of a model, and its provenance."""
 
     format: int = FORMAT
-    name: str
-    model_version: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+    model_version: Annotated[str, Field(max_length=MAX_VERSION)]
     intervals: tuple[str, ...]  # of the candles it is for
     inputs: dict[str, TensorSpec]  # of the graph, by name
     outputs: dict[str, TensorSpec]
     window_length: Annotated[int, Field(ge=2, le=MAX_CANDLES)]  # candles that a forecast needs
     window_lengths: dict[str, tuple[int, ...]]  # interval -> lengths that a window may have, T
-    horizons: tuple[Annotated[int, Field(ge=1)], ...]  # candles ahead, rising
-    quantile_levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...]  # rising, with the median
+    horizons: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MAX_CANDLES)], ...],
+        Field(min_length=1, max_length=MAX_HORIZONS),
+    ]  # candles ahead, rising; the bounds are a forecast message's
+    quantile_levels: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+        Field(min_length=1, max_length=MAX_LEVELS),
+    ]  # rising, with the median
     features: dict[str, str]  # name -> description, for people
     data: DataSpan
     training: dict[str, Setting]
@@ -101,7 +115,7 @@ class BundleConfig(_Part):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for name, values in (("horizons", self.horizons), ("levels", self.quantile_levels)):
-            if not values or list(values) != sorted(set(values)):
+            if list(values) != sorted(set(values)):
                 raise ValueError(f"{name}: expected rising numbers, got {values}")
         if MEDIAN not in self.quantile_levels:
             raise ValueError(f"levels: expected the median among them, got {self.quantile_levels}")
@@ -174,8 +188,29 @@ class Golden:
     @classmethod
     def from_bytes(cls, data: bytes) -> Golden:
         """Return an archive's content; raises ``ValueError`` or ``KeyError`` for another one."""
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"expected at most {MAX_FILE_BYTES} bytes unpacked, got {size}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls.__annotations__})
+
+    def check(self, window_length: int) -> None:
+        """Raise ``ValueError`` unless it holds windows of a length, with finite prices."""
+        count = len(self.open_ms)
+        if not 1 <= count <= MAX_GOLDEN:
+            raise ValueError(f"expected 1 to {MAX_GOLDEN} windows, got {count}")
+        for name, array, shape, datatype in (
+            ("candles", self.candles, (count, window_length, 5), np.float64),
+            ("open_ms", self.open_ms, (count, window_length), np.int64),
+        ):
+            if array.shape != shape or array.dtype != datatype:
+                raise ValueError(
+                    f"{name}: expected {np.dtype(datatype)} {shape}, got {array.dtype} "
+                    f"{array.shape}"
+                )
+        if not np.isfinite(self.candles).all() or not (self.candles[..., :4] > 0).all():
+            raise ValueError("candles: expected finite prices above 0")
 
 
 @dataclass(frozen=True)
@@ -199,6 +234,8 @@ def default_path() -> Path:
 
 class ServingSettings(ServiceSettings):
     """Which model a process serves."""
+
+    help_title: ClassVar[str] = "model"
 
     model: Path = Field(
         default_factory=default_path,
@@ -227,13 +264,14 @@ def load(path: Path) -> Bundle:
         )
     try:
         golden = Golden.from_bytes(contents[GOLDEN_NAME])
+        golden.check(config.window_length)
     except Exception as error:  # NumPy and zipfile raise many kinds for a damaged archive
         raise BundleError(f"{path / GOLDEN_NAME}: not the golden windows: {error}") from error
     return Bundle(path, config, contents[ONNX_NAME], golden)
 
 
 def _read_config(path: Path) -> BundleConfig:
-    data = _read(path)
+    data = _read(path, MAX_CONFIG_BYTES)
     try:
         version = _Format.model_validate_json(data).format
         if version != FORMAT:
@@ -244,7 +282,8 @@ def _read_config(path: Path) -> BundleConfig:
             )
         return BundleConfig.model_validate_json(data)
     except ValidationError as error:
-        raise BundleError(f"{path}: not a bundle's config: {error}") from error
+        reasons = "; ".join(map(describe, error.errors(include_url=False)[:5]))
+        raise BundleError(f"{path}: not a bundle's config: {reasons}") from None
 
 
 class _Format(BaseModel):
@@ -253,17 +292,17 @@ class _Format(BaseModel):
     format: int
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
     """Return a regular file of bounded size; a FIFO or a device would never end."""
     try:
         if path.exists() and not path.is_file():
             raise BundleError(f"{path}: expected a regular file, got another kind")
         with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+            data = stream.read(most + 1)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise BundleError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
+    if len(data) > most:
+        raise BundleError(f"{path}: expected at most {most} bytes, got more")
     return data
 
 

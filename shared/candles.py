@@ -15,6 +15,7 @@ from shared.messages import (
     FIRST_MS,
     SYMBOL_PATTERN,
     Message,
+    PartialValue,
     contradiction,
     describe,
     shown,
@@ -111,9 +112,10 @@ FUTURE_TOLERANCE_MS: Final = 60_000
 
 
 class RejectReason(StrEnum):
-    """Why a message is not a candle; the value of the dead letter's reason header."""
+    """Why a message is not a candle, or no use; the value of the dead letter's reason header."""
 
     EMPTY = "empty"
+    UNREADABLE = "unreadable"
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
     MISSING_FIELD = "missing_field"
@@ -124,6 +126,7 @@ class RejectReason(StrEnum):
     WRONG_KEY = "wrong_key"
     FUTURE = "future"
     OLDER_THAN_WINDOW = "older_than_window"
+    NO_FORECAST = "no_forecast"
 
 
 class InvalidCandle(ValueError):
@@ -206,6 +209,8 @@ def decode_candle(key: bytes | None, value: bytes | None, now_ms: int) -> Candle
     Raises:
         InvalidCandle: naming the field, the rule and the value that breaks it.
     """
+    if isinstance(value, PartialValue) and value.fault:
+        raise InvalidCandle(RejectReason.UNREADABLE, value.fault)
     if not value:
         raise InvalidCandle(RejectReason.EMPTY, "value: expected a JSON candle, got nothing")
     if len(value) > MAX_MESSAGE_BYTES:

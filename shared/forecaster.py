@@ -18,13 +18,29 @@ from numpy.typing import NDArray
 
 from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
 from shared.candles import INTERVALS_MS
-from shared.forecasts import MEDIAN, Forecast, Horizon, due_ms, forecast_id
+from shared.forecasts import (
+    MEDIAN,
+    Forecast,
+    Horizon,
+    InvalidForecast,
+    due_ms,
+    forecast_id,
+)
 from shared.window import Window, stack
 
 Floats = NDArray[np.floating[Any]]
 
 CALL_WINDOWS: Final = 128
 """Most windows in one model call; more outgrow the processor's cache and cost more each."""
+
+TRIAL_CLOSE: Final = 1.2345678901234567e-17
+TRIAL_MS: Final = 4_102_444_800_000  # 2100
+"""Close and time of the trial forecasts at load."""
+
+_DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's name for where tensors outside the graph's file lie: nowhere."""
+
+NOWHERE: Final = "/dev/null/nowhere"
 
 TOLERANCE: Final = 1e-5
 """Largest difference of a golden forecast between machines, in log return or volatility."""
@@ -143,11 +159,13 @@ class OnnxForecaster:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry(_DATA_FOLDER, NOWHERE)
         try:
             self._session = ort.InferenceSession(
                 bundle.onnx, options, providers=["CPUExecutionProvider"]
             )
             self._repeat_golden(bundle)
+            self._try_messages(bundle)
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
@@ -182,6 +200,26 @@ class OnnxForecaster:
                     f"{bundle.path}: {name}: expected the golden forecasts within {TOLERANCE:g}, "
                     f"got {apart:g} apart"
                 )
+
+    def _try_messages(self, bundle: Bundle) -> None:
+        """Raise ``BundleError`` unless the golden forecasts are messages that readers take.
+
+        They are made at prices with the longest numbers, of the longest symbol.
+        """
+        golden = bundle.golden
+        prediction = self.predict(golden.candles, golden.open_ms)
+        prices = to_prices(np.full(len(golden.open_ms), TRIAL_CLOSE), prediction).tolist()
+        writer = HorizonWriter(self.horizons, self.quantile_levels)
+        for row, volatility in zip(prices, prediction.volatility.tolist(), strict=True):
+            due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2))
+            message = _message(due, writer, self.model_version, TRIAL_MS, row, volatility)
+            try:
+                Forecast.decode(message.encode())
+            except InvalidForecast as error:
+                raise BundleError(
+                    f"{bundle.path}: its forecasts are not messages: {error}. Fewer horizons or "
+                    "levels make them shorter"
+                ) from None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from itertools import pairwise
 from typing import Annotated, Final, Self
@@ -11,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, WEEKEND, Interval, Millis, Symbol
 from shared.intervals import MONTH, later_month_ms
-from shared.messages import Message, contradiction, describe
+from shared.messages import Message, PartialValue, contradiction, describe
 
 MEDIAN: Final = 0.5
 """Level of the median, which every forecast has."""
@@ -22,13 +23,19 @@ MAX_FORECAST_BYTES: Final = 16 << 10
 MAX_HORIZONS: Final = 64
 """Most horizons of a forecast."""
 
+MAX_VERSION: Final = 128
+"""Most characters of a model's version."""
+
 MAX_LEVELS: Final = 99
 """Most quantile levels of a horizon."""
 
 _LEVEL: Final = re.compile(r"0\.[0-9]{1,12}|[1-9](\.[0-9]{1,6})?e-[0-9]{1,2}", re.ASCII)
 _MEDIAN_LEVEL: Final = f"{MEDIAN:g}"
 
-PredictedPrice = Annotated[float, Field(ge=1e-60, le=1e60)]
+LOW_PRICE: Final = 1e-60
+HIGH_PRICE: Final = 1e60
+
+PredictedPrice = Annotated[float, Field(ge=LOW_PRICE, le=HIGH_PRICE)]
 """A price that a model expects: a candle's lies within 1e-30 and 1e30, and what is beyond twice
 those orders of magnitude would overflow in a ratio of prices."""
 
@@ -72,7 +79,7 @@ class Forecast(Message):
     interval: Interval
     as_of_ms: Millis  # close of the last candle used, UTC
     last_close: PredictedPrice  # quote currency
-    model_version: Annotated[str, Field(max_length=128)]
+    model_version: Annotated[str, Field(max_length=MAX_VERSION)]
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
     horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
 
@@ -93,6 +100,8 @@ class Forecast(Message):
         Raises:
             InvalidForecast: naming the first rule that the value breaks.
         """
+        if isinstance(value, PartialValue) and value.fault:
+            raise InvalidForecast(value.fault)
         if not value:
             raise InvalidForecast("value: expected a forecast, got nothing")
         if len(value) > MAX_FORECAST_BYTES:
@@ -104,6 +113,15 @@ class Forecast(Message):
         except ValidationError as error:
             raise InvalidForecast(describe(error.errors(include_url=False)[0])) from None
         return forecast
+
+
+def is_sound(forecast: Forecast) -> bool:
+    """Tell whether a model's numbers are prices: a window without a move may give NaN."""
+    return all(
+        LOW_PRICE <= price <= HIGH_PRICE and 0 <= horizon.volatility < math.inf
+        for horizon in forecast.horizons
+        for price in horizon.quantiles.values()
+    )
 
 
 def _inconsistent(field: str, expected: str, got: object) -> Exception:

@@ -10,10 +10,11 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     InvalidProducerIdMapping,
@@ -21,6 +22,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     LeaderNotAvailableError,
+    MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
     ProducerFenced,
@@ -30,11 +32,17 @@ from aiokafka.errors import (
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import Field
 
-from shared.settings import ServiceSettings
+from shared import batches
+from shared.access import AccessError, AccessSettings, client_options, explain
+from shared.process import AWAY
 
 __all__ = [
+    "DEFAULT_BOOTSTRAP",
     "TRANSIENT",
     "AIOKafkaAdminClient",
+    "AccessError",
+    "ConfigResource",
+    "ConfigResourceType",
     "Consumer",
     "DefaultPartitioner",
     "KafkaConnectionError",
@@ -42,6 +50,7 @@ __all__ = [
     "KafkaSettings",
     "KafkaTimeoutError",
     "LeaderNotAvailableError",
+    "MessageSizeTooLargeError",
     "NewTopic",
     "Partition",
     "Producer",
@@ -52,15 +61,17 @@ __all__ = [
     "admin",
     "connected",
     "consumer",
+    "explain",
     "follow",
     "for_code",
     "has_reached",
     "is_transient",
-    "mend_connections",
+    "mend_clients",
     "partition_of",
     "producer",
     "read_to_end",
     "silence",
+    "start",
     "when_reachable",
 ]
 
@@ -72,6 +83,10 @@ Producer = AIOKafkaProducer
 Partition = TopicPartition
 Record = ConsumerRecord[bytes, bytes]
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
+Starting = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
+
+DEFAULT_BOOTSTRAP: Final = "127.0.0.1:9092"
+"""Kafka's address where none is given: the one that the documents name."""
 
 POLL_MS: Final = 200
 """Longest wait of one read for messages; a reader looks around after it."""
@@ -82,11 +97,14 @@ REQUEST_S: Final = 15.0
 RETRY_S: Final = 1.0
 """Pause before what needs a broker is tried again."""
 
-SAY_S: Final = 10.0
-"""Time between two lines of the log while a broker is waited for."""
-
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
+
+MAX_TAKEN: Final = 1000
+"""Most records taken at once, so that large ones have a bound together."""
+
+CODEC: Final = "zstd"
+"""The codec of what we write: the smallest for the least time (``python -m benchmarks codecs``)."""
 
 SILENCE_S: Final = 10.0
 """Time without a message after which a topic that has more counts as unreadable."""
@@ -98,16 +116,24 @@ class SilentError(KafkaError):
     retriable = True
 
 
-class KafkaSettings(ServiceSettings):
-    """Where Kafka is, and the names of the topics."""
+class KafkaSettings(AccessSettings):
+    """Where Kafka is, how it is reached, and the names of the topics."""
 
-    bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by comma")
+    help_title: ClassVar[str] = "Kafka"
+
+    bootstrap: str = Field(DEFAULT_BOOTSTRAP, description="Kafka's host:port, several by comma")
     candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
     forecasts_topic: str = Field("market.forecasts.v1", description="topic of forecasts")
     partitions: int = Field(
         8, ge=1, le=1024, description="partitions of the candles, forecasts and window topics"
     )
-    replication: int = Field(1, ge=1, le=7, description="replicas of each partition")
+    replication: int = Field(
+        1, ge=1, le=7, description="replicas of each partition; with several one may be away"
+    )
+    candles_days: int = Field(
+        400, ge=0, description="days that candles are kept in a topic that is made; 0 forever"
+    )
+    outputs_days: int = Field(30, ge=0, description="the same for forecasts and dead letters")
 
     @property
     def dlq_topic(self) -> str:
@@ -129,7 +155,11 @@ def producer(kafka: KafkaSettings, *, max_batch_bytes: int = 1 << 14) -> Produce
         max_batch_bytes: most bytes of one partition's records that go together.
     """
     return AIOKafkaProducer(
-        **_connection(kafka), enable_idempotence=True, acks="all", max_batch_size=max_batch_bytes
+        **_connection(kafka),
+        enable_idempotence=True,
+        acks="all",
+        max_batch_size=max_batch_bytes,
+        compression_type=CODEC,
     )
 
 
@@ -140,18 +170,22 @@ def admin(kafka: KafkaSettings) -> AIOKafkaAdminClient:
 
 def _connection(kafka: KafkaSettings) -> dict[str, Any]:
     """Return what every client is given to reach the broker."""
-    mend_connections()
+    mend_clients()
     return {
         "bootstrap_servers": kafka.bootstrap,
         "request_timeout_ms": int(REQUEST_S * 1000),
+        **client_options(kafka),
     }
 
 
 _send: Final[Any] = AIOKafkaConnection.send
 
 
-def mend_connections() -> None:
-    """Let a connection that uvloop has closed raise aiokafka's own error.
+def mend_clients() -> None:
+    """Let aiokafka's clients, Faust's too, pass over what would end them for good.
+
+    Records and batches that cannot be read come as ``shared.batches`` has it. A connection that
+    uvloop has closed raises aiokafka's own error.
 
     uvloop raises ``RuntimeError`` for a write to a closed transport, where aiokafka expects an
     ``OSError``: one reset in ten ended a client for good. Tried with 541 resets: none does so.
@@ -165,6 +199,7 @@ def mend_connections() -> None:
             raise KafkaConnectionError(f"the connection was closed: {error}") from error
 
     AIOKafkaConnection.send = send  # type: ignore[method-assign]
+    batches.install()
 
 
 TRANSIENT: Final = (KafkaError, OSError, RuntimeError, TimeoutError)
@@ -189,20 +224,43 @@ async def when_reachable(
     """Repeat work until the broker lets it succeed; return its result.
 
     Raises:
+        AccessError: when a broker refuses this client; it says the cause and the setting.
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
-    deadline, next_line_s = loop.time() + timeout_s, 0.0
+    deadline = loop.time() + timeout_s
     while True:
         try:
-            return await work()
+            async with _said_when_slow(kafka):
+                return await work()
         except TRANSIENT as error:
-            if not is_transient(error) or loop.time() >= deadline:
+            if not is_transient(error):
                 raise
-            if loop.time() >= next_line_s:
-                log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
-                next_line_s = loop.time() + SAY_S
+            await explain(kafka, kafka.bootstrap)
+            if loop.time() >= deadline:
+                raise
+            log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error, extra=AWAY)
         await asyncio.sleep(RETRY_S)
+
+
+SLOW_S: Final = 10.0
+"""Time between two lines of the log while an attempt to reach a broker goes on."""
+
+
+@asynccontextmanager
+async def _said_when_slow(kafka: KafkaSettings) -> AsyncIterator[None]:
+    """Log each ``SLOW_S`` seconds that an attempt goes on: a dead address answers nothing."""
+
+    async def say() -> None:
+        while True:
+            await asyncio.sleep(SLOW_S)
+            log.warning("waiting for Kafka at %s: no answer yet", kafka.bootstrap)
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        saying.cancel()
 
 
 def silence(client: Producer) -> None:
@@ -226,6 +284,20 @@ async def abandon(client: Producer) -> None:
             await client.stop()
 
 
+async def start(client: Starting, kafka: KafkaSettings) -> None:
+    """Connect a client.
+
+    Raises:
+        AccessError: when a broker refuses it, with the cause and the setting.
+        KafkaConnectionError: when none answers.
+    """
+    try:
+        await client.start()  # type: ignore[no-untyped-call]
+    except KafkaConnectionError:
+        await explain(kafka, kafka.bootstrap)
+        raise
+
+
 @asynccontextmanager
 async def connected(client: Client) -> AsyncIterator[Client]:
     """Connect a consumer or producer, and disconnect it however the context ends."""
@@ -237,7 +309,7 @@ async def connected(client: Client) -> AsyncIterator[Client]:
 
 
 async def follow(
-    reader: Consumer, starts: Mapping[Partition, int], *, most: int | None = None
+    reader: Consumer, starts: Mapping[Partition, int], *, most: int = MAX_TAKEN
 ) -> AsyncGenerator[list[Record], None]:
     """Yield what is in partitions from the given offsets on, and then what comes, forever.
 

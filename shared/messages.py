@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString, Self
@@ -34,6 +35,31 @@ class Message(BaseModel):
         _set(message, "__pydantic_extra__", None)
         _set(message, "__pydantic_private__", None)
         return message
+
+
+class PartialValue(bytes):
+    """The beginning of a message's value that could not be read, or was too large to keep.
+
+    Readers of messages see it as any other value, which is too long or not JSON; those that put
+    messages aside look at what it says of the whole.
+    """
+
+    about: dict[str, str]  # sizes and SHA-256 of what was cut
+    fault: str  # why the message cannot be read; empty where it was only too large
+
+    @classmethod
+    def of(cls, whole: bytes, most: int, fault: str) -> Self:
+        """Return the first ``most`` bytes of a value, and what the whole is."""
+        part = cls(whole[:most])
+        part.fault = fault
+        part.about = measures("value", whole) if len(whole) > most else {}
+        return part
+
+
+def measures(name: str, whole: bytes) -> dict[str, str]:
+    """Return size and SHA-256 of bytes of which only a part is kept."""
+    digest = hashlib.sha256(whole).hexdigest()
+    return {f"{name}-bytes": str(len(whole)), f"{name}-sha256": digest}
 
 
 Place = tuple[int | str, ...]
@@ -154,13 +180,23 @@ def field_name(place: Place) -> str:
     """
     name = ""
     for part in place[:MAX_DEPTH]:
-        name += f"[{part}]" if isinstance(part, int) else f".{short(part)}"
+        name += f"[{part}]" if isinstance(part, int) else f".{printable(short(part))}"
     return name.removeprefix(".")
 
 
 def short(text: str, most: int = 60) -> str:
     """Return text of at most ``most`` characters, the end left off where it is longer."""
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Return text of others for a terminal: what would control it, or hide, is spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def shown(value: object) -> str:
@@ -172,7 +208,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"an array of {len(value)}"
     text = json.dumps(value, ensure_ascii=False, default=repr)
-    return short(text)
+    return printable(short(text))
 
 
 def _got(error: ErrorDetails) -> str:

@@ -201,7 +201,7 @@ class WorkerMetrics(ModelMetrics):
     gaps = counter("candlecast_gaps", "Candles that opened later than their predecessor closed.")
     latency_seconds = histogram(
         "candlecast_forecast_latency_seconds",
-        "From the broker's append of a candle to the acknowledgement of its forecast.",
+        "From the broker's append of a candle to its append of the forecast, by its clock.",
         FLOW_SECONDS,
     )
     batch_size = histogram(

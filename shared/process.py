@@ -10,15 +10,21 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+import uvloop
 from pythonjsonlogger.orjson import OrjsonFormatter
+
+from shared import extras
+from shared.messages import printable
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """The signals that end a process in order."""
@@ -27,14 +33,27 @@ LIBRARIES: Final[Mapping[str, int]] = {
     "aiokafka": logging.ERROR,  # it warns of every batch that it sends again
     "faust": logging.WARNING,  # it logs every step of every service at INFO
     "mode": logging.WARNING,
+    "onnx_ir": logging.WARNING,
+    "asyncio": logging.WARNING,  # it tells of clients and tasks that a broken connection left
 }
 """Libraries whose lines are limited, and the least severe level that is shown of each."""
 
 SELDOM_S: Final = 60.0
-"""Time in which a library's complaint is shown once; without Kafka it comes ten times a second."""
+"""Time in which a complaint is shown once; without Kafka some come ten times a second."""
 
 MOST_COMPLAINTS: Final = 1000
-"""Most complaints remembered; a library that formats them itself never repeats one."""
+"""Most complaints remembered."""
+
+AWAY: Final[Mapping[str, object]] = {"is_away": True}
+"""``extra`` of a log line that says that Kafka is away: one of them is shown in ``SELDOM_S``."""
+
+_AWAY_KIND: Final = "away"
+
+_VARYING: Final = re.compile(r"0x[0-9a-f]+|\d+")
+"""What differs between two lines of one kind that a library has formatted itself."""
+
+CLEANUP_S: Final = 2.0
+"""Longest clean-up of the event loop after a service's work."""
 
 GC_ALLOCATIONS: Final = 50_000
 """Objects made, less those freed, between two looks of Python's collector at the young ones."""
@@ -98,6 +117,12 @@ def live(
         return stopped
     except expected as error:
         log.error("%s", in_words(error))
+    except ModuleNotFoundError as error:
+        told = extras.how_to_install(error.name)
+        if told is None:
+            log.exception("an unexpected error")
+        else:
+            log.error("this %s", told)
     except Exception:
         log.exception("an unexpected error")
     finally:
@@ -112,6 +137,35 @@ def stop_on_signals() -> asyncio.Event:
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+def run(work: Coroutine[Any, Any, int]) -> int:
+    """Run a service on uvloop; return its exit code, or end the process by it.
+
+    Once the work has ended, the loop gets ``CLEANUP_S`` to cancel tasks and to join threads: a
+    library's may wait for a broker or a name server for minutes.
+    """
+
+    async def body() -> int:
+        code, failure = int(Exit.FAILED), None
+        try:
+            code = await work
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            last = threading.Timer(CLEANUP_S, _leave_saying, (code, failure))
+            last.daemon = True
+            last.start()
+        return code
+
+    return uvloop.run(body())
+
+
+def _leave_saying(code: int, failure: BaseException | None) -> NoReturn:
+    if failure is not None:
+        logging.getLogger(__name__).error("%s", in_words(failure))
+    leave(code)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
@@ -159,7 +213,7 @@ def configure_logging(name: str, level: str, context: Context | None = None) -> 
     """Send the log lines of this process to standard error: as JSON, on a terminal as text."""
     handler = logging.StreamHandler(sys.stderr)
     is_terminal = sys.stderr.isatty()
-    handler.setFormatter(logging.Formatter(TERMINAL_FORMAT) if is_terminal else json_lines(name))
+    handler.setFormatter(TerminalLines(TERMINAL_FORMAT) if is_terminal else json_lines(name))
     handler.addFilter(Seldom(SELDOM_S))
     if context is not None:
         handler.addFilter(_WithContext(context))
@@ -167,6 +221,13 @@ def configure_logging(name: str, level: str, context: Context | None = None) -> 
     least = logging.getLevelNamesMapping()[level]
     for library, shown in LIBRARIES.items():
         logging.getLogger(library).setLevel(max(least, shown) if least > logging.DEBUG else least)
+
+
+class TerminalLines(logging.Formatter):
+    """Log lines as text, in which nothing that others wrote controls the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in super().format(record).split("\n"))
 
 
 def json_lines(name: str) -> logging.Formatter:
@@ -181,24 +242,51 @@ def json_lines(name: str) -> logging.Formatter:
 
 
 class Seldom(logging.Filter):
-    """Passes each complaint of a library once in a while, and all lines of others."""
+    """Limits what repeats while Kafka is away; other lines all pass.
+
+    Of the lines marked by ``AWAY`` one is shown in ``seconds``, and while they come, none of the
+    libraries' complaints. Otherwise each kind of complaint is shown once in ``seconds``. The next
+    line that is shown says how many were left out.
+    """
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
-        self._next: dict[tuple[str, object], float] = {}
+        self._next: dict[object, float] = {}  # when a kind is shown again
+        self._away_until = 0.0
+        self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record is shown; the template counts, not what stands in it."""
-        if record.name.partition(".")[0] not in LIBRARIES or record.levelno < logging.WARNING:
+        """Tell whether a record is shown."""
+        is_away = vars(record).pop("is_away", False)
+        is_complaint = (
+            record.name.partition(".")[0] in LIBRARIES and record.levelno >= logging.WARNING
+        )
+        if not is_away and not is_complaint:
             return True
-        complaint = (record.name, record.msg)
-        if record.created < self._next.get(complaint, 0.0):
+        if not self._is_due(record, is_away=is_away):
+            self._left_out += 1
             return False
-        if len(self._next) >= MOST_COMPLAINTS:
-            self._next.clear()
-        self._next[complaint] = record.created + self._seconds
+        if self._left_out:
+            record.msg = f"{record.getMessage()} (lines left out: {self._left_out})"
+            record.args = ()
+            self._left_out = 0
         return True
+
+    def _is_due(self, record: logging.LogRecord, *, is_away: bool) -> bool:
+        until = record.created + self._seconds
+        if is_away:
+            is_due = record.created >= self._next.get(_AWAY_KIND, 0.0)
+            self._away_until = until
+            kind: object = _AWAY_KIND
+        else:
+            kind = (record.name, _VARYING.sub("#", str(record.msg).partition("\n")[0]))
+            is_due = record.created >= max(self._away_until, self._next.get(kind, 0.0))
+        if is_due:
+            if len(self._next) >= MOST_COMPLAINTS:
+                self._next.clear()
+            self._next[kind] = until
+        return is_due
 
 
 class _WithContext(logging.Filter):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -26,6 +27,7 @@ WORDS: Final[dict[object, str]] = {
     float: "number",
     str: "text",
     bool: "on or off",
+    SecretStr: "secret",
     Path: "path",
     date: "date",
     datetime: "date and time",

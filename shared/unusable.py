@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
-
-from shared.kafka import Record
+from typing import Final, Protocol
 
 LOGGED_EVERY_S: Final = 60.0
 """Time between two log lines of one reason; whoever floods a topic does not flood the log."""
+
+
+class Placed(Protocol):
+    """A message, as far as its place goes."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
 
 
 class UnusableMessages:
@@ -20,7 +29,7 @@ class UnusableMessages:
         self._next_s: dict[str, float] = {}
         self._unlogged: dict[str, int] = {}
 
-    def note(self, record: Record, reason: str, error: Exception) -> None:
+    def note(self, record: Placed, reason: str, error: Exception) -> None:
         """Note a message that is passed over.
 
         Args:

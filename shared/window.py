@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Candle
+from shared.messages import END_MS, FIRST_MS
 
 _RECORD: Final = struct.Struct("<q5f")
 _OPENING: Final = struct.Struct("<q20x")
@@ -118,6 +119,21 @@ class Window:
         newest = self.records[-7 * RECORD_BYTES :]
         openings = _OPENING.iter_unpack(newest)
         return any([open_ms // DAY_MS % 7 in WEEKEND for (open_ms,) in openings])  # noqa: C419 - faster
+
+    def fault(self) -> str:
+        """Return what no window of ours has, such as falling times; empty for one of ours."""
+        if not self.records:
+            return ""
+        times, ohlcv = self._view()["open_ms"], self.ohlcv()
+        low, high = ohlcv[:, 2:3], ohlcv[:, 1:2]
+        if (times[1:] <= times[:-1]).any() or times[0] < FIRST_MS or times[-1] >= END_MS:
+            return f"expected opening times that rise, from {FIRST_MS} to {END_MS - 1}"
+        prices, volume = ohlcv[:, :4], ohlcv[:, 4]
+        # a comparison with NaN is false
+        agree = (prices >= low).all() and (prices <= high).all() and (low > 0).all()
+        if not (agree and np.isfinite(high).all() and (volume >= 0).all()):
+            return "expected finite prices above 0 between low and high"
+        return "" if np.isfinite(volume).all() else "expected a finite volume"
 
     def ohlcv(self) -> NDArray[np.float32]:
         """Return the candles, shape (T, 5): open, high, low, close, volume; oldest first."""

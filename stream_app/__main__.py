@@ -6,16 +6,16 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 
-import uvloop
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from shared import bundle, process, topics
+from shared import bundle, permissions, process, topics
 from shared.forecaster import ModelSet, OnnxForecaster
-from shared.kafka import KafkaError
+from shared.kafka import AccessError, KafkaError
 from shared.metrics import WorkerMetrics
 from shared.process import Exit, now_ms
 from shared.status import Health, StatusPortError, StatusServer, since
@@ -49,14 +49,6 @@ SILENCE_SECONDS = 8.0
 
 RECOVERY_SECONDS = 300.0
 """Longest recovery of the windows; then /livez fails."""
-
-CHANGELOG_CONFIG = {
-    "cleanup.policy": "compact",
-    "segment.bytes": str(2 << 20),  # what is compacted is closed segments
-    "segment.ms": "600000",
-    "min.cleanable.dirty.ratio": "0.2",
-}
-"""Keeps short what a recovery reads: each candle writes a record."""
 
 
 class WorkerHealth:
@@ -113,8 +105,7 @@ async def serve(settings: WorkerSettings) -> int:
     )
     with status:
         log.info("metrics on http://%s:%d/metrics", settings.metrics_host, status.port)
-        making = topics.ensure(settings, worker_topics(settings))
-        if not await process.unless_stopped(making, stop):
+        if not await process.unless_stopped(_prepare(settings), stop):
             return Exit.DONE
         fence = Fence()
         publisher = Publisher(settings, fence, metrics)
@@ -123,6 +114,12 @@ async def serve(settings: WorkerSettings) -> int:
         worker = CandleWorker(settings, models, publisher, metrics, fence)
         await _run(worker, health, stop)
         return await _shut_down(worker, publisher)
+
+
+async def _prepare(settings: WorkerSettings) -> None:
+    """Make the topics that are missing, and see that this user may do what a worker does."""
+    await topics.ensure(settings, topics.all_topics(settings, settings.group))
+    await permissions.check(settings, permissions.of_worker(settings, settings.group))
 
 
 async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> None:
@@ -143,10 +140,12 @@ async def _watch(worker: CandleWorker) -> None:
         await asyncio.sleep(WATCH_SECONDS)
         try:
             await worker.observe()
-            if turn % TOPIC_TURNS == 0 and worker.recovered:
+            if turn % TOPIC_TURNS == 0 or worker.recovery.misses_topic:
                 await worker.check_topic()
         except ObserveError as error:
-            log.warning("the broker does not say how far the partitions are: %s", error)
+            log.warning(
+                "the broker does not say how far the partitions are: %s", error, extra=process.AWAY
+            )
         except Exception:  # else nothing would be watched from here on
             log.exception("a look at lag and progress failed")
 
@@ -162,27 +161,19 @@ async def _shut_down(worker: CandleWorker, publisher: Publisher) -> int:
             await worker.app.stop()
             await publisher.stop()
     except TimeoutError:
-        log.error("no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS)
-        process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
+        if not crashed:
+            log.error(
+                "no clean stop in %g s; a restart repeats what is not committed", STOP_SECONDS
+            )
+            process.leave(Exit.FAILED)  # a clean end of the loop would wait for the broker
     if crashed:
         log.error("the worker failed: %s", process.in_words(worker.failure))
     return Exit.FAILED if crashed else Exit.DONE
 
 
-def worker_topics(settings: WorkerSettings) -> tuple[topics.Topic, ...]:
-    """Return the topics that the worker reads and writes."""
-    changelog = topics.Topic(
-        settings.changelog_topic,
-        settings.partitions,
-        settings.replication,
-        CHANGELOG_CONFIG,
-    )
-    return (*topics.market_topics(settings), changelog)
-
-
 def _dead_letters(commands: DlqCommands) -> int:
     settings = commands.chosen
-    expected = (ValueError, KafkaError)
+    expected = (ValueError, KafkaError, topics.TopicError)
 
     def body() -> int:
         dlq.run(settings, Console())
@@ -193,16 +184,22 @@ def _dead_letters(commands: DlqCommands) -> int:
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the worker or a command; return the exit code."""
-    settings = WorkerCommand.read(sys.argv[1:], PROG)
+    settings = WorkerCommand.read(sys.argv[1:] if argv is None else argv, prog)
     if settings.dlq is not None:
         return _dead_letters(settings.dlq)
     return process.live(
         PROCESS,
         settings.log_level,
-        lambda: uvloop.run(serve(settings)),
-        expected=(bundle.BundleError, StatusPortError, topics.TopicError, OSError),
+        lambda: process.run(serve(settings)),
+        expected=(
+            AccessError,
+            bundle.BundleError,
+            StatusPortError,
+            topics.TopicError,
+            OSError,
+        ),
     )
 
 

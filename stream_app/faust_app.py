@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Final, cast
 
 import faust
+from faust.auth import Credentials, OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.events import Event
 from faust.sensors.monitor import Monitor
 from faust.tables.manager import TableManager
@@ -23,7 +24,8 @@ from mode.types import ServiceT
 from mode.utils.queues import FlowControlEvent
 from yarl import URL
 
-from shared.kafka import REQUEST_S, mend_connections
+from shared.access import client_options
+from shared.kafka import REQUEST_S, mend_clients
 from stream_app.fence import Fence
 from stream_app.settings import WorkerSettings
 from stream_app.state import StateError
@@ -43,6 +45,9 @@ MAX_FETCH: Final = 2048
 
 MAX_WAITING: Final = 4096
 """Messages in the stream's buffer beyond which nothing more is fetched."""
+
+LARGE_BYTES: Final = 8 << 20
+"""Bytes of values taken at once after which all of them are handled before more are fetched."""
 
 BUFFER_SIZE: Final = 2 * (MAX_FETCH + MAX_WAITING)
 """Size of the stream's buffer: it is never full, so handing on messages never waits."""
@@ -85,6 +90,7 @@ class DirectConsumer(driver.Consumer):
         self._begin_again: set[int] = set()
         self._next: dict[TP, int] = {}  # offset that the next message of a source should have
         self._rebalances = 0
+        self._is_large = False  # what was last fetched
         self._sought_in = -1  # the value of ``_rebalances`` that the sources were last sought in
 
     def _new_consumer_thread(self) -> CommittedThread:
@@ -205,7 +211,8 @@ class DirectConsumer(driver.Consumer):
 
     def _is_full(self) -> bool:
         """Tell whether messages wait that must be handled before more are fetched."""
-        if self._stream is None or self._stream.qsize() * CHUNK > MAX_WAITING:
+        most = 0 if self._is_large else MAX_WAITING
+        if self._stream is None or self._stream.qsize() * CHUNK > most:
             return True
         changelog = cast("TableManager", self.app.tables).changelog_queue
         return changelog.qsize() > MAX_WAITING
@@ -218,6 +225,8 @@ class DirectConsumer(driver.Consumer):
             return
         rebalances = self._rebalances
         records = await self._getmany(active, FETCH_S)
+        sizes = (len(record.value or b"") for fetched in records.values() for record in fetched)
+        self._is_large = sum(sizes) > LARGE_BYTES
         messages: Iterator[Message] = (
             self._to_message(ensure_TP(tp), record)
             for tp, fetched in records.items()
@@ -234,7 +243,7 @@ class DirectConsumer(driver.Consumer):
     async def _look_for_holes(self, records: Mapping[Any, Sequence[Any]]) -> None:
         """Say what retention removed while the worker was behind: the client skips it silently.
 
-        A hole is no loss by itself: control records of transactions take offsets too.
+        A hole is not a loss by itself: control records of transactions take offsets too.
         """
         jumps: dict[TP, int] = {}
         for found, fetched in records.items():
@@ -353,6 +362,23 @@ class WorkerApp(faust.App):
         return KeepingFlowControl()
 
 
+def credentials_of(options: Mapping[str, Any]) -> Credentials | None:
+    """Return what Faust gives its own clients, from what ours are given; None in the open."""
+    protocol, context = options["security_protocol"], options.get("ssl_context")
+    if protocol == "PLAINTEXT":
+        return None
+    if protocol == "SSL":
+        return SSLCredentials(context)
+    if "sasl_oauth_token_provider" in options:
+        return OAuthCredentials(oauth_cb=options["sasl_oauth_token_provider"], ssl_context=context)
+    return SASLCredentials(
+        username=options["sasl_plain_username"],
+        password=options["sasl_plain_password"],
+        mechanism=options["sasl_mechanism"],
+        ssl_context=context,
+    )
+
+
 NoteLost = Callable[[int, int, int], None]
 """Takes the partition, first and last offset of messages that were gone before they were read."""
 
@@ -365,7 +391,7 @@ def make_app(settings: WorkerSettings, fence: Fence, note_lost: NoteLost) -> fau
         fence: asked before each commit.
         note_lost: called for messages that were gone before they were read.
     """
-    mend_connections()
+    mend_clients()
     brokers = [f"kafka://{address.strip()}" for address in settings.bootstrap.split(",")]
     options: dict[str, Any] = {
         "broker": ";".join(brokers),
@@ -387,6 +413,9 @@ def make_app(settings: WorkerSettings, fence: Fence, note_lost: NoteLost) -> fau
         "broker_max_poll_records": MAX_FETCH,
         "stream_wait_empty": False,  # CandleWorker.drain waits
     }
+    credentials = credentials_of(client_options(settings))
+    if credentials is not None:
+        options["broker_credentials"] = credentials
     app = WorkerApp(settings.group, **options)
     app.fence, app.note_lost = fence, note_lost
     cast("AppT", app).transport = DirectTransport([URL(address) for address in brokers], app)

@@ -20,7 +20,7 @@ class Fence:
 
     @property
     def is_closed(self) -> bool:
-        """Whether there was a failure."""
+        """True when there was a failure."""
         return self.reason is not None
 
     def close(self, reason: BaseException) -> None:

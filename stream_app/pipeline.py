@@ -9,7 +9,7 @@ from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
 from shared.forecaster import Due, Models, forecast, length_of
-from shared.forecasts import Forecast
+from shared.forecasts import Forecast, is_sound
 from shared.window import Push, Window
 from stream_app.state import SymbolState
 
@@ -143,7 +143,11 @@ def advance(
         if moved is not state:
             changed[key] = message.partition
     made = forecast(models, [owed for _, owed in due], now_ms)
-    result.forecasts = [(i, one) for (i, _), one in zip(due, made, strict=True)]
+    for (i, _), forecasted in zip(due, made, strict=True):
+        if is_sound(forecasted):
+            result.forecasts.append((i, forecasted))
+        else:
+            result.rejected.append((i, _no_forecast(forecasted)))
     for key, partition in changed.items():
         written, record_key, record = states[key].to_write(key)
         result.states[key] = (partition, written.encode())
@@ -155,6 +159,15 @@ def _load(stored: bytes | None, capacity: int) -> SymbolState:
     if stored is None:
         return SymbolState(Window(capacity))
     return SymbolState.decode(stored, capacity)
+
+
+def _no_forecast(forecast: Forecast) -> InvalidCandle:
+    return InvalidCandle(
+        RejectReason.NO_FORECAST,
+        f"{forecast.symbol} {forecast.interval}: the candle is in the window, but the model "
+        f"{forecast.model_version} gives no finite prices for it: a window without a move, or "
+        "with prices that are far apart",
+    )
 
 
 def _too_old(candle: Candle, window: Window) -> InvalidCandle:

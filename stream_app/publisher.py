@@ -6,15 +6,15 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from shared import kafka
 from shared.candles import InvalidCandle
 from shared.headers import cloud_event
-from shared.kafka import Producer
+from shared.kafka import MessageSizeTooLargeError, Producer
+from shared.messages import PartialValue, measures
 from shared.metrics import WorkerMetrics
-from shared.process import now_ms
+from shared.process import AWAY, now_ms
 from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult
 from stream_app.rebuild import SOURCE_KEY, Source
@@ -30,11 +30,11 @@ ABOUT_PREFIX: Final = "candlecast-"
 MAX_RECORDS_BYTES: Final = 1 << 19
 """Most bytes of one partition's records that go together; a broker refuses more than 1 MB."""
 
-MAX_VALUE_BYTES: Final = 256 << 10
-MAX_KEY_BYTES: Final = 1 << 10
-MAX_HEADERS_BYTES: Final = 16 << 10
-MAX_HEADERS: Final = 64
-"""Most of a rejected message that its dead letter carries."""
+LEAST_RECORDS_BYTES: Final = 1
+"""The same for a topic that takes less: each record alone."""
+
+SHRINK: Final = 16
+"""Divisor of the size of batches when a topic does not take them."""
 
 FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 2.0
@@ -67,10 +67,14 @@ class Publisher:
         self._settings = settings
         self._fence = fence
         self._metrics = metrics
+        self._batch_bytes = MAX_RECORDS_BYTES
+        self._keeps_values = True  # of dead letters
         self._producer = self._new_producer()
+        self.skew_s = 0.0
+        """How far this machine's clock is ahead of the broker's, as far as is known."""
 
     def _new_producer(self) -> Producer:
-        return kafka.producer(self._settings, max_batch_bytes=MAX_RECORDS_BYTES)
+        return kafka.producer(self._settings, max_batch_bytes=self._batch_bytes)
 
     async def start(self) -> None:
         """Connect to the broker, and wait for one."""
@@ -91,17 +95,19 @@ class Publisher:
         for i, forecast in result.forecasts:
             headers = cloud_event(forecast.id, FORECAST_TYPE, SOURCE, forecast.made_at_ms)
             records[messages[i].partition].append((messages[i].key, forecast.encode(), headers))
-        dead: dict[int, list[Record]] = defaultdict(list)
-        for i, error in result.rejected:
-            dead[messages[i].partition].append(dead_letter(messages[i], error))
 
         async def send() -> None:
+            dead: dict[int, list[Record]] = defaultdict(list)
+            for i, error in result.rejected:
+                letter = dead_letter(messages[i], error, keeps_value=self._keeps_values)
+                dead[messages[i].partition].append(letter)
             await asyncio.gather(
                 self._send(self._settings.forecasts_topic, records),
                 self._send(self._settings.dlq_topic, dead),
             )
 
         await self._until_done(send)
+        self._keeps_values = True
 
     async def windows(self, result: BatchResult) -> None:
         """Send a batch's window records; return when the broker has them; raises as ``outputs``."""
@@ -130,14 +136,34 @@ class Publisher:
             self._fence.check()
             try:
                 return await send()
+            except MessageSizeTooLargeError as error:
+                self._shrink(error)
             except kafka.TRANSIENT as error:
                 if not kafka.is_transient(error):
                     raise
-                log.warning("Kafka takes no messages, sending again: %r", error)
+                log.warning("Kafka takes no messages, sending again: %r", error, extra=AWAY)
                 self._metrics.send_retries.inc()
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             await self._renew()
+
+    def _shrink(self, error: MessageSizeTooLargeError) -> None:
+        """Make batches smaller for a topic that takes less, at last dead letters without values.
+
+        Raises:
+            MessageSizeTooLargeError: when a topic does not take even that.
+        """
+        if self._batch_bytes > LEAST_RECORDS_BYTES:
+            self._batch_bytes = max(self._batch_bytes // SHRINK, LEAST_RECORDS_BYTES)
+            log.warning(
+                "a topic's max.message.bytes is below what is sent together; batches have at most "
+                "%d bytes from here on", self._batch_bytes,
+            )  # fmt: skip
+        elif self._keeps_values:
+            self._keeps_values = False
+            log.warning("the dead letters of a batch go without key, value and headers: %r", error)
+        else:
+            raise error
 
     async def _renew(self) -> None:
         """Replace the client: one that gave up a batch does not know what the broker has of it."""
@@ -146,7 +172,7 @@ class Publisher:
         try:
             await self._producer.start()
         except kafka.TRANSIENT as error:
-            log.warning("Kafka is out of reach: %r", error)
+            log.warning("Kafka is out of reach: %r", error, extra=AWAY)
 
     async def _send(self, topic: str, records: Mapping[int, Iterable[Record]]) -> None:
         """Send records by partition; return when the broker has them."""
@@ -171,14 +197,20 @@ class Publisher:
     def _note_skew(self, appended_ms: int | None) -> None:
         """Note how far this machine's clock is ahead of the broker's, the way back included."""
         if appended_ms is not None and appended_ms > 0:
-            self._metrics.clock_skew_seconds.set((now_ms() - appended_ms) / 1000)
+            self.skew_s = (now_ms() - appended_ms) / 1000
+            self._metrics.clock_skew_seconds.set(self.skew_s)
 
 
-def dead_letter(message: Consumed, error: InvalidCandle) -> Record:
-    """Return the dead letter of a message: all of it, or what a broker takes of it.
+def dead_letter(message: Consumed, error: InvalidCandle, *, keeps_value: bool = True) -> Record:
+    """Return the dead letter of a message: all of it, or the part that was kept.
 
     Where something was cut the headers give the length and SHA-256 of the whole, and where the
     original is.
+
+    Args:
+        message: as it was read.
+        error: why it is put aside.
+        keeps_value: whether key, value and headers go along; the last resort is without.
     """
     key, value = message.key, message.value
     headers = original_headers(message)
@@ -189,16 +221,11 @@ def dead_letter(message: Consumed, error: InvalidCandle) -> Record:
         "reason": error.reason.value,
         "detail": error.detail,
     }
-    if value is not None and len(value) > MAX_VALUE_BYTES:
-        about |= {"value-bytes": str(len(value)), "value-sha256": sha256(value).hexdigest()}
-        value = value[:MAX_VALUE_BYTES]
-    if key is not None and len(key) > MAX_KEY_BYTES:
-        about |= {"key-bytes": str(len(key)), "key-sha256": sha256(key).hexdigest()}
-        key = key[:MAX_KEY_BYTES]
-    size = sum(len(name) + len(content or b"") for name, content in headers)
-    if size > MAX_HEADERS_BYTES or len(headers) > MAX_HEADERS:
-        about |= {"headers-bytes": str(size), "headers": str(len(headers))}
-        headers = []
+    if isinstance(value, PartialValue):
+        about |= value.about
+    if not keeps_value:
+        about = measures("value", value or b"") | about
+        key, value, headers = None, b"", []
     ours = [(ABOUT_PREFIX + name, content.encode()) for name, content in about.items()]
     return key, value, [*headers, *ours]
 

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,8 +26,19 @@ log = logging.getLogger("stream_app")
 SOURCE_KEY: Final = b"|source"
 """Key of the changelog's record about its source; no symbol is empty."""
 
+SKIP_KEY: Final = b"|skip|"
+"""Begins the key of a record that names an offset to put aside unread (``dlq skip``)."""
+
+MAX_ID: Final = 64
+"""Most characters of a topic's id."""
+
 NEVER: Final = MAX_CANDLES + 1
 """Candles that no window holds: a step of a rebuild owes no forecast."""
+
+
+def skip_key(offset: int) -> bytes:
+    """Return the key of the changelog's record about a message to put aside unread."""
+    return SKIP_KEY + str(offset).encode()
 
 
 @dataclass(frozen=True)
@@ -45,20 +57,29 @@ class Source:
         """Return the source in a record's value; raises ``StateError``."""
         try:
             found = json.loads(value)
-            return cls(str(found["topic_id"]), int(found["capacity"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise StateError(f"windows: not a record about their source: {error!r}") from error
+            source = cls(str(found["topic_id"]), int(found["capacity"]))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise StateError(f"not a record about the windows' source: {error!r:.200}") from error
+        if len(source.topic_id) > MAX_ID or not 2 <= source.capacity <= MAX_CANDLES:
+            raise StateError(
+                f"windows' source: expected an id of at most {MAX_ID} characters and a capacity "
+                f"of 2 to {MAX_CANDLES}, got {source.topic_id[:80]!r} and {source.capacity}"
+            )
+        return source
 
 
 @dataclass
 class Rebuilt:
     """States made from the candles topic."""
 
+    skips: AbstractSet[tuple[int, int]] = frozenset()  # partitions and offsets to leave out
     states: dict[bytes, SymbolState] = field(default_factory=dict)
     candles: int = 0
 
     def apply(self, record: Record, capacity: int) -> None:
         """Advance a series by one message; what is not a candle is passed over."""
+        if (record.partition, record.offset) in self.skips:
+            return
         try:
             candle = decode_candle(record.key, record.value, record.timestamp)
         except InvalidCandle:
@@ -69,15 +90,24 @@ class Rebuilt:
         self.candles += 1
 
 
-async def has_candles(settings: KafkaSettings, partition: int, start: int, stop: int) -> bool:
+async def has_candles(
+    settings: KafkaSettings,
+    partition: int,
+    start: int,
+    stop: int,
+    skips: AbstractSet[tuple[int, int]] = frozenset(),
+) -> bool:
     """Tell whether a span of a partition holds a candle; raises ``KafkaError``."""
-    found = Rebuilt()
+    found = Rebuilt(skips)
     await _read(settings, {partition: (start, stop)}, found, capacity=2, enough=1)
     return found.candles > 0
 
 
 async def rebuild(
-    settings: KafkaSettings, spans: Mapping[int, tuple[int, int]], capacity: int
+    settings: KafkaSettings,
+    spans: Mapping[int, tuple[int, int]],
+    capacity: int,
+    skips: AbstractSet[tuple[int, int]] = frozenset(),
 ) -> Rebuilt:
     """Return the states that the candles of some spans give.
 
@@ -85,12 +115,13 @@ async def rebuild(
         settings: where Kafka is, and the candles topic.
         spans: by partition, the first offset to read and the one to stop before.
         capacity: most candles in a window.
+        skips: partitions and offsets to leave out.
 
     Raises:
         KafkaError: when the topic cannot be read.
     """
     began_s = time.monotonic()
-    found = Rebuilt()
+    found = Rebuilt(skips)
     await _read(settings, spans, found, capacity)
     log.info(
         "read %d candles of %d series again in %.1f s", found.candles, len(found.states),

@@ -25,6 +25,10 @@ UNKNOWN_ID: Final = ""
 """Topic id of a broker that gives none (before Kafka 2.8)."""
 
 
+MOST_LOOKS: Final = 2
+"""Looks in a row that do not find the candles topic, after which it counts as gone."""
+
+
 @dataclass(frozen=True)
 class _Offsets:
     """How far the candles topic, the group and the windows are, by partition."""
@@ -56,6 +60,7 @@ class Recovery:
         self._metrics = metrics
         self._models = models
         self._capacity = settings.capacity(models)
+        self._looks_without_topic = 0
 
     async def finish(self, partitions: set[int]) -> set[int]:
         """Compare the recovered windows with the topic, and mend them.
@@ -88,7 +93,7 @@ class Recovery:
         """Compare the topic with what the windows were made from, while the worker runs.
 
         Raises:
-            StateError: when it was created again, or has other partitions.
+            StateError: when it was created again, is gone, or has other partitions.
         """
         name, expected = self._settings.candles_topic, self._settings.partitions
         topic_id = await self.topic_id()
@@ -98,11 +103,23 @@ class Recovery:
                 f"does what --when-recreated says: {self._settings.when_recreated}"
             )
         got = len(await partitions_of(self._settings, name))
+        # one look may ask a broker that has just started and does not know its topics yet
+        self._looks_without_topic = 0 if got else self._looks_without_topic + 1
+        if self._looks_without_topic >= MOST_LOOKS:
+            raise StateError(
+                f"topic {name} is gone: it was deleted, or the broker has lost its disk; the next "
+                "start makes the topics that are missing"
+            )
         if got not in {0, expected}:
             raise StateError(
                 f"topic {name}: expected {expected} partitions, got {got}: some are read by "
                 f"nobody. Start with --partitions {got}"
             )
+
+    @property
+    def misses_topic(self) -> bool:
+        """True when the last look has not found the candles topic."""
+        return self._looks_without_topic > 0
 
     async def topic_id(self) -> str:
         """Return the candles topic's id, empty when the broker gives none."""
@@ -178,14 +195,16 @@ class Recovery:
             "partition %s: windows are missing or short; they are rebuilt from the candles topic",
             ", ".join(map(str, spans)),
         )
-        found = await rebuild(self._settings, spans, self._capacity)
+        found = await rebuild(self._settings, spans, self._capacity, self._table.skips)
         self._take(found)
 
     async def _has_lost(self, partition: int, offsets: _Offsets) -> bool:
         """Tell whether candles before the committed offset are in no window."""
         start = max(offsets.remembered.get(partition, -1) + 1, offsets.begins[partition])
         stop = offsets.committed.get(partition, 0)
-        return start < stop and await has_candles(self._settings, partition, start, stop)
+        return start < stop and await has_candles(
+            self._settings, partition, start, stop, self._table.skips
+        )
 
     def _take(self, found: Rebuilt) -> None:
         better: dict[bytes, SymbolState] = {}

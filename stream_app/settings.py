@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 from pydantic_settings import CliSubCommand
@@ -13,22 +14,51 @@ from shared.candles import MAX_CANDLES
 from shared.forecaster import Models
 from shared.kafka import KafkaSettings
 from shared.settings import CommandGroup, CommaSeparated, own
+from shared.topics import DEFAULT_GROUP, changelog_of
 
 PROCESS: Final = "worker"
 """The process's name in its variables, log lines and metrics."""
 
 
-class WorkerSettings(KafkaSettings, ServingSettings):
+class GroupSettings(KafkaSettings):
+    """The workers of one group."""
+
+    model_config = own(PROCESS)
+
+    group: str = Field(
+        DEFAULT_GROUP, description="consumer group, and the prefix of the window table's topic"
+    )
+
+    @property
+    def changelog_topic(self) -> str:
+        """The compacted topic that the windows are recovered from."""
+        return changelog_of(self.group)
+
+
+class WorkerSettings(GroupSettings, ServingSettings):
     """Forecast every closed candle of the candles topic.
 
     Start several workers of one group to share the partitions among them.
     """
 
+    help_title: ClassVar[str] = "worker"
+    help_topics: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "metrics and probes": (
+            "metrics_host",
+            "metrics_port",
+        ),
+        "batches and patience": (
+            "max_batch",
+            "commit_seconds",
+            "session_seconds",
+            "stall_seconds",
+            "rebuild_messages",
+            "when_recreated",
+        ),
+    }
+
     model_config = own(PROCESS)
 
-    group: str = Field(
-        "candlecast", description="consumer group, and the prefix of the window table's topic"
-    )
     window: int | None = Field(
         None,
         ge=2,
@@ -64,14 +94,11 @@ class WorkerSettings(KafkaSettings, ServingSettings):
         """Return the most candles in a stored window: never fewer than the models need."""
         return max(self.window or 0, models.window_length)
 
-    @property
-    def changelog_topic(self) -> str:
-        """The compacted topic that the windows are recovered from."""
-        return f"{self.group}-windows-changelog"
-
 
 class LetterSettings(KafkaSettings):
     """The dead letters that a command is about: those that pass every filter given."""
+
+    help_title: ClassVar[str] = "which dead letters"
 
     model_config = own(PROCESS, "dlq")
 
@@ -119,23 +146,49 @@ class ReplaySettings(LetterSettings):
     dry_run: bool = Field(default=False, description="only say what would be sent")
 
 
+class SkipSettings(GroupSettings):
+    """Have the workers put a message aside unread, at their next start.
+
+    For a message that ends them whatever is done; the worker's last log lines name it.
+
+    Example:
+      python -m stream_app dlq skip --partition 3 --offset 1017
+    """
+
+    model_config = own(PROCESS, "dlq", "skip")
+
+    partition: int = Field(ge=0, description="partition of the candles topic")
+    offset: int = Field(ge=0, description="offset there")
+
+
+DlqSettings = LetterSettings | SkipSettings
+"""The settings of a command on dead letters."""
+
+
 class DlqCommands(CommandGroup):
     """Look at dead letters, and send them back once their cause is gone."""
 
     list: CliSubCommand[ListSettings] = Field(description="a line for each, and counts by reason")
     show: CliSubCommand[ShowSettings] = Field(description="each whole, as JSON lines")
     replay: CliSubCommand[ReplaySettings] = Field(description="send them to the candles topic")
+    skip: CliSubCommand[SkipSettings] = Field(description="put a message aside unread")
 
     @property
-    def chosen(self) -> LetterSettings:
+    def chosen(self) -> DlqSettings:
         """The settings of the command that was given."""
-        return next(given for given in (self.list, self.show, self.replay) if given is not None)
+        commands = (self.list, self.show, self.replay, self.skip)
+        return next(given for given in commands if given is not None)
 
 
 class WorkerCommand(WorkerSettings):
     """Forecast every closed candle of the candles topic.
 
     Start several workers of one group to share the partitions among them.
+
+    Examples:
+      python -m stream_app
+      python -m stream_app --bootstrap kafka:9092 --model my-bundle
+      python -m stream_app dlq list                       what was rejected, and why
     """
 
     dlq: CliSubCommand[DlqCommands] = Field(description="look at dead letters, and send them back")

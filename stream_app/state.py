@@ -25,12 +25,17 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Final
 
+from shared.candles import MAX_CANDLES, MAX_NUMBER, MIN_PRICE
+from shared.messages import END_MS, FIRST_MS
 from shared.window import RECORD_BYTES, Window
 
 _HEAD: Final = struct.Struct("<BqqdHBiqiq")
 """Format, order, close_ms, last_close, tail, number of offsets, two partitions with offsets."""
 
 _FORMAT: Final = 3
+
+ORDERS_END: Final = 1 << 62
+"""Bound of orders and offsets, which leaves room to count on."""
 
 PARTITIONS: Final = 2
 """Partitions of which a state remembers the newest offset; a symbol rarely has more than one."""
@@ -124,6 +129,46 @@ def check(stored: bytes) -> None:
         )
     if stored[0] != _FORMAT:
         raise StateError(f"window state: expected format {_FORMAT}, got {stored[0]}")
+
+
+def validate(stored: bytes) -> None:
+    """Check the head of a changelog's record: whoever may write there may write anything.
+
+    Raises:
+        StateError: naming what is wrong, what was expected and what is there.
+    """
+    check(stored)
+    _, order, close_ms, last_close, tail, count, first, newest, second, other = _HEAD.unpack_from(
+        stored
+    )
+    if not (
+        0 <= order < ORDERS_END
+        and 1 <= count <= PARTITIONS
+        and first >= 0 <= second
+        and 0 <= newest < ORDERS_END
+        and 0 <= other < ORDERS_END
+    ):
+        raise StateError(
+            f"window state: expected an order, 1 or 2 partitions and offsets below {ORDERS_END}, "
+            f"got order {order}, {count} partitions, {(first, newest)}, {(second, other)}"
+        )
+    if not (FIRST_MS <= close_ms < END_MS and MIN_PRICE / 2 <= last_close <= 2 * MAX_NUMBER):
+        raise StateError(
+            "window state: expected a close of 1900 to 2199 at a price, "
+            f"got {close_ms} at {last_close}"
+        )
+    if tail > MAX_CANDLES or len(stored) > _HEAD.size + MAX_CANDLES * RECORD_BYTES:
+        raise StateError(
+            f"window state: expected at most {MAX_CANDLES} candles, got a tail of {tail} and "
+            f"{(len(stored) - _HEAD.size) // RECORD_BYTES} candles"
+        )
+
+
+def validate_candles(stored: bytes) -> None:
+    """Check the candles of a state or a record; raises ``StateError``."""
+    wrong = Window(MAX_CANDLES, stored[_HEAD.size :]).fault()
+    if wrong:
+        raise StateError(f"window state: {wrong}")
 
 
 def stored_order(stored: bytes) -> int:

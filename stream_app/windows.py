@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +14,32 @@ from faust.stores.memory import Store
 from faust.types import TP, EventT, Message
 from faust.types.stores import StoreT
 
-from stream_app.rebuild import SOURCE_KEY, Source
+from shared.candles import INTERVALS_MS
+from shared.messages import SYMBOL_PATTERN, PartialValue
+from stream_app.rebuild import SKIP_KEY, SOURCE_KEY, Source, skip_key
 from stream_app.state import (
     TAIL_KEY,
     StateError,
     SymbolState,
-    check,
     join,
     stored_offsets,
     stored_order,
+    validate,
+    validate_candles,
 )
 
 log = logging.getLogger("stream_app")
+
+MAX_DIGITS = 18
+"""Most digits of an offset."""
+
+
+_SYMBOL = re.compile(SYMBOL_PATTERN)
+
+REMEDY = (
+    "Another program has written there, or another version. Start with another --group, which "
+    "rebuilds its windows from the candles topic"
+)
 
 
 class WindowStore(Store[bytes, bytes]):
@@ -37,6 +53,9 @@ class WindowStore(Store[bytes, bytes]):
         super().__post_init__()
         self.bytes_held = 0
         self.sources: dict[int, Source] = {}  # by partition of the changelog
+        self.skips: set[tuple[int, int]] = set()
+        """Partitions and offsets of messages to put aside unread (``dlq skip``)."""
+        self._read_at: dict[bytes, tuple[int, int]] = {}  # record's key -> partition, offset
         self._tails: dict[bytes, tuple[int, bytes]] = {}  # key -> partition, record
 
     def newest_offsets(self) -> dict[int, int]:
@@ -67,9 +86,16 @@ class WindowStore(Store[bytes, bytes]):
     ) -> None:
         """Do nothing: the consumer gives the records to ``take`` as they arrive."""
 
-    def take(self, key: bytes | None, record: bytes | None, partition: int) -> None:
+    def take(
+        self, key: bytes | None, record: bytes | None, partition: int, offset: int = -1
+    ) -> None:
         """Take a record of the changelog: a whole window, or a tail that is joined at the end."""
+        if isinstance(record, PartialValue) and record.fault:
+            raise StateError(f"cannot be read: {record.fault}")
         if key is None:
+            raise StateError("expected a key, got none")
+        if key.startswith(SKIP_KEY):
+            self._skip(key, record, partition)
             return
         if record is None:
             self._forget(key)
@@ -77,10 +103,9 @@ class WindowStore(Store[bytes, bytes]):
         if key == SOURCE_KEY:
             self.sources[partition] = Source.decode(record)
             return
-        try:
-            check(record)
-        except StateError as error:
-            raise StateError(f"windows, partition {partition}, key {key[:80]!r}: {error}") from None
+        _check_key(key.removesuffix(TAIL_KEY))
+        validate(record)
+        self._read_at[key] = partition, offset
         if not key.endswith(TAIL_KEY):
             self.remember(key, record, partition)
             return
@@ -88,6 +113,13 @@ class WindowStore(Store[bytes, bytes]):
         _, held = self._tails.get(symbol, (partition, None))
         if held is None or stored_order(record) > stored_order(held):
             self._tails[symbol] = partition, record
+
+    def _skip(self, key: bytes, record: bytes | None, partition: int) -> None:
+        offset = key.removeprefix(SKIP_KEY)
+        if not offset.isdigit() or len(offset) > MAX_DIGITS:
+            raise StateError(f"expected {SKIP_KEY.decode()} and an offset")
+        change = self.skips.discard if record is None else self.skips.add
+        change((partition, int(offset)))
 
     def _forget(self, key: bytes) -> None:
         """Take a tombstone."""
@@ -104,7 +136,24 @@ class WindowStore(Store[bytes, bytes]):
             if partition in partitions:
                 keys.setdefault(partition, []).extend((key, key + TAIL_KEY))
                 self._forget(key)
+        for skip in [skip for skip in self.skips if skip[0] in partitions]:
+            keys.setdefault(skip[0], []).append(skip_key(skip[1]))
+            self.skips.discard(skip)
         return keys
+
+    def check_candles(self, topic: str) -> None:
+        """Check the candles of all that was read, once it is known which records count.
+
+        Raises:
+            StateError: naming the newest record of the key at fault.
+        """
+        for key, (partition, offset) in self._read_at.items():
+            _, tail = self._tails.get(key.removesuffix(TAIL_KEY), (partition, None))
+            record = tail if key.endswith(TAIL_KEY) else self.data.get(key)
+            if record is not None:
+                with placed(topic, partition, offset, key):
+                    validate_candles(record)
+        self._read_at.clear()
 
     def join_tails(self, partitions: set[int], capacity: int) -> None:
         """Put the tails that were read onto their windows, once all records have been.
@@ -124,6 +173,24 @@ class WindowStore(Store[bytes, bytes]):
         self._tails.clear()
 
 
+@contextmanager
+def placed(topic: str, partition: int, offset: int, key: bytes | None) -> Iterator[None]:
+    """Add a record's place, and what to do, to a ``StateError`` about it."""
+    try:
+        yield
+    except StateError as error:
+        raise StateError(
+            f"topic {topic}, partition {partition}, offset {offset}, key {(key or b'')[:80]!r}: "
+            f"{error}. {REMEDY}"
+        ) from None
+
+
+def _check_key(key: bytes) -> None:
+    symbol, _, interval = key.decode(errors="replace").rpartition("|")
+    if not _SYMBOL.match(symbol) or interval not in INTERVALS_MS:
+        raise StateError(f"expected the key SYMBOL|INTERVAL, got {key[:80]!r}")
+
+
 class WindowTable(faust.Table[bytes, bytes]):
     """The table ``windows``: ``symbol|interval`` to a ``SymbolState`` in bytes.
 
@@ -140,6 +207,11 @@ class WindowTable(faust.Table[bytes, bytes]):
     def bytes_held(self) -> int:
         """Size of all states."""
         return self.store.bytes_held
+
+    @property
+    def skips(self) -> set[tuple[int, int]]:
+        """Partitions and offsets of messages to put aside unread."""
+        return self.store.skips
 
     @property
     def sources(self) -> dict[int, Source]:
@@ -170,12 +242,14 @@ class WindowTable(faust.Table[bytes, bytes]):
 
     def end_recovery(self, capacity: int) -> None:
         """Make whole windows of what was read."""
+        self.store.check_candles(self.changelog_topic_name)
         self.store.join_tails(self.held, capacity)
         self.store.bytes_held = sum(map(len, self.store.data.values()))
 
     def recover(self, message: Message) -> None:
         """Take a record of the changelog."""
-        self.store.take(message.key, message.value, message.partition)
+        with placed(message.topic, message.partition, message.offset, message.key):
+            self.store.take(message.key, message.value, message.partition, message.offset)
 
     def remember(self, states: dict[bytes, tuple[int, bytes]]) -> None:
         """Store states whose changelog records are acknowledged: key to partition and state."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -14,8 +15,10 @@ from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
+from shared.candles import RejectReason
 from shared.forecaster import Models
-from shared.kafka import TRANSIENT
+from shared.kafka import TRANSIENT, when_reachable
+from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
 from shared.process import calm_collector, now_ms
 from stream_app.faust_app import DirectConsumer, make_app
@@ -49,6 +52,9 @@ class CandleWorker:
         metrics: WorkerMetrics,
         fence: Fence,
     ) -> None:
+        self._settings = settings
+        for reason in RejectReason:
+            metrics.rejects.labels(reason.value)  # from 0 on, so that the first is a rise
         self._models = models
         self._capacity = settings.capacity(models)
         self._least_capacity = settings.window or 0  # an interval's model may ask for more
@@ -80,7 +86,7 @@ class CandleWorker:
             partitions=settings.partitions,
         )
         self.app.tables.add(self.table)
-        self._recovery = Recovery(settings, self.table, publisher, metrics, models)
+        self.recovery = Recovery(settings, self.table, publisher, metrics, models)
         self.app.on_partitions_revoked.connect(self._settle)
         self.app.on_partitions_assigned.connect(self._begin_recovery)
         self.table.on_recover(self._end_recovery)
@@ -154,14 +160,13 @@ class CandleWorker:
         A window in the changelog so proves that its forecasts are out, whenever the worker dies.
         """
         started_s = time.monotonic()
-        incoming = [
-            Incoming(m.key, m.value, m.partition, m.offset, round(m.timestamp * 1000))
-            for m in batch
-        ]
+        incoming = [self._incoming(message) for message in batch]
         with self._metrics.seconds.time():
-            result = advance(
-                incoming, self.table.data.get, self._models, self._least_capacity, now_ms()
-            )
+            try:
+                result = self._advance(incoming)
+            except Exception:
+                self._name_culprit(incoming)
+                raise
         with self._metrics.send_seconds.time():
             await self._publisher.outputs(batch, result)
             if not await self._is_ours_still(batch, started_s):
@@ -173,8 +178,37 @@ class CandleWorker:
             self._consumer.finish(message.tp, message.offset + 1)
         self._count(batch, result)
 
+    def _incoming(self, message: Message) -> Incoming:
+        value = message.value
+        if self.table.skips and (message.partition, message.offset) in self.table.skips:
+            value = PartialValue.of(b"", 0, "put aside unread by dlq skip")
+        return Incoming(
+            message.key, value, message.partition, message.offset, round(message.timestamp * 1000)
+        )
+
+    def _advance(self, incoming: Sequence[Incoming]) -> BatchResult:
+        return advance(incoming, self.table.data.get, self._models, self._least_capacity, now_ms())
+
+    def _name_culprit(self, incoming: Sequence[Incoming]) -> None:
+        """Log the first message of a batch with which the work fails."""
+
+        def fails(length: int) -> bool:
+            try:
+                self._advance(incoming[:length])
+            except Exception:  # noqa: BLE001 - whatever it is, it is raised again
+                return True
+            return False
+
+        length = bisect_left(range(len(incoming)), x=True, key=lambda at: fails(at + 1)) + 1
+        culprit = incoming[min(length, len(incoming)) - 1]
+        log.error(
+            "partition %d, offset %d: the work fails with this message. If it does so again: "
+            "python -m stream_app dlq skip --partition %d --offset %d, and a restart",
+            culprit.partition, culprit.offset, culprit.partition, culprit.offset,
+        )  # fmt: skip
+
     def _count(self, batch: Sequence[Message], result: BatchResult) -> None:
-        metrics, now = self._metrics, time.time()
+        metrics, now = self._metrics, time.time() - self._publisher.skew_s
         metrics.batch_size.observe(len(batch))
         metrics.forecasts.inc(len(result.forecasts))
         metrics.gaps.inc(result.gaps)
@@ -215,7 +249,9 @@ class CandleWorker:
         began_s = self._assigned_s
         try:
             self.table.end_recovery(self._capacity)
-            again = await self._recovery.finish(self.table.held)
+            again = await when_reachable(
+                self._settings, lambda: self.recovery.finish(self.table.held)
+            )
             self._consumer.begin_again(again)
         except Exception as error:  # Faust would go on with what there is
             await self.fail(error)
@@ -247,6 +283,7 @@ class CandleWorker:
         now_s = time.monotonic()
         self.progress.assign({tp.partition for tp in ends})
         for tp in ends.keys() & consumer.commits.keys():
+            self._metrics.lost.labels(str(tp.partition))  # from 0 on, so that a rise is seen
             self.progress.note(
                 tp.partition, end=ends[tp], committed=consumer.commits[tp], now_s=now_s
             )
@@ -258,7 +295,7 @@ class CandleWorker:
     async def check_topic(self) -> None:
         """End the work when the candles topic is another one now; raises ``ObserveError``."""
         try:
-            await self._recovery.check_topic()
+            await self.recovery.check_topic()
         except StateError as error:
             await self.fail(error)
         except TRANSIENT as error:

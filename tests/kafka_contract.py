@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 
 from api.stream.follower import Follower as ApiFollower
 from api.stream.follower import StreamView
@@ -119,6 +121,20 @@ class KafkaContract:
             return await topics.partitions_of(kafka, kafka.candles_topic)
 
         assert within(twice()) == list(range(PARTITIONS))
+
+    def test_a_topic_of_another_policy_is_refused(self, kafka: KafkaSettings) -> None:
+        """Windows in a topic that deletes, and candles with times of their senders' clocks."""
+        changelog = topics.all_topics(kafka, worker_of(kafka).group)[-1]
+
+        async def ensure(name: str, config: Mapping[str, str], wanted: Topic) -> None:
+            await topics.ensure(kafka, [Topic(name, PARTITIONS, 1, config)])
+            await topics.ensure(kafka, [wanted])
+
+        by_sender = f"{re.escape(kafka.candles_topic)}: expected message.timestamp.type=LogAppend"
+        with pytest.raises(TopicError, match=f"{by_sender}Time, got CreateTime; python -m"):
+            within(ensure(kafka.candles_topic, {}, topics.market_topics(kafka)[0]))
+        with pytest.raises(TopicError, match=r"expected cleanup\.policy=compact, got delete"):
+            within(ensure(changelog.name, topics.BROKERS_TIME, changelog))
 
     def test_a_topic_is_read_from_anywhere_to_its_end_and_no_further(
         self, kafka: KafkaSettings
@@ -263,8 +279,8 @@ class KafkaContract:
             await publisher.start()
             await publisher.outputs([message], rejected)
             await publisher.stop()
-            letters = await dlq.read(settings)
-            await dlq._send(letters, settings)
+            letters = [letter async for letter in dlq.read(settings)]
+            await dlq._replay(settings, Console(quiet=True))
             return letters, await read(kafka, kafka.candles_topic)
 
         [letter], [record] = within(back())

@@ -30,9 +30,13 @@ from aiokafka.structs import OffsetAndTimestamp, RecordMetadata
 
 from shared import kafka
 from shared.kafka import Record
+from shared.topic_ids import NO_OPERATIONS, UNKNOWN_TOPIC
 
 OVERHEAD_BYTES = 60
 """What a message takes beside its key and value, about."""
+
+DEFAULTS = {"cleanup.policy": "delete", "message.timestamp.type": "CreateTime"}
+"""Policies of a topic that is made without."""
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -42,7 +46,7 @@ class MemoryTopic:
     """A topic's records by partition."""
 
     partitions: list[list[Record]]
-    max_message_bytes: int = 1 << 20
+    config: Mapping[str, str] = field(default_factory=dict)
     identity: UUID = field(default_factory=uuid4)
 
 
@@ -72,7 +76,7 @@ class MemoryBroker:
         """Append a record; raises what the broker would answer."""
         log = self.log(part)
         size = len(key or b"") + len(value or b"") + OVERHEAD_BYTES
-        if size > self.topics[part.topic].max_message_bytes:
+        if size > int(self.topics[part.topic].config.get("max.message.bytes", 1 << 20)):
             raise MessageSizeTooLargeError
         at_ms = time.time_ns() // 1_000_000
         sizes = len(key or b""), len(value or b"")
@@ -103,8 +107,7 @@ class MemoryAdmin(_Client):
         [new] = topics
         if new.name in self._broker.topics:
             return SimpleNamespace(topic_errors=[(new.name, TopicAlreadyExistsError.errno, "")])
-        limit = int(new.topic_configs.get("max.message.bytes", 1 << 20))
-        made = MemoryTopic([[] for _ in range(new.num_partitions)], limit)
+        made = MemoryTopic([[] for _ in range(new.num_partitions)], new.topic_configs)
         self._broker.topics[new.name] = made
         return SimpleNamespace(topic_errors=[(new.name, 0, "")])
 
@@ -119,16 +122,28 @@ class MemoryAdmin(_Client):
             )
         return described
 
+    async def describe_configs(self, asked: Sequence[Any]) -> list[Any]:
+        self._broker.check()
+        [resource] = asked
+        config = DEFAULTS | dict(self._broker.topics[resource.name].config)
+        entries: list[Any] = [
+            (name, config[name], False, 1, False, []) for name in resource.configs
+        ]
+        return [SimpleNamespace(resources=[(0, "", 2, resource.name, entries)])]
+
     async def _send_request(self, request: Any) -> Any:
         """Answer the one request that ``shared.topic_ids`` makes."""
         self._broker.check()
-        return SimpleNamespace(
-            topics=[
-                (0, name, self._broker.topics[name].identity)
-                for name in request._topics
-                if name in self._broker.topics
-            ]
-        )
+        return SimpleNamespace(topics=[self._metadata(name) for name in request._topics])
+
+    def _metadata(self, name: str) -> tuple[Any, ...]:
+        topic = self._broker.topics.get(name)
+        if topic is None:
+            return UNKNOWN_TOPIC, name, UUID(int=0), False, [], NO_OPERATIONS, {}
+        parts: list[Any] = [
+            (0, number, 0, 0, [0], [0], [], {}) for number in range(len(topic.partitions))
+        ]
+        return 0, name, topic.identity, False, parts, NO_OPERATIONS, {}
 
 
 class MemoryBatch:
@@ -244,19 +259,22 @@ class MemoryConsumer(_Client):
         return None if first is None else OffsetAndTimestamp(first.offset, first.timestamp)
 
     async def getmany(
-        self, *, timeout_ms: int = 0, max_records: int | None = None
+        self, *parts: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
     ) -> dict[TopicPartition, list[Record]]:
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
             await asyncio.sleep(0)
-            fetched = self._fetched(max_records)
+            fetched = self._fetched(parts or tuple(self._positions), max_records)
             if fetched or time.monotonic() >= deadline:
                 return fetched
             await asyncio.sleep(0.002)
 
-    def _fetched(self, most: int | None) -> dict[TopicPartition, list[Record]]:
+    def _fetched(
+        self, parts: Sequence[TopicPartition], most: int | None
+    ) -> dict[TopicPartition, list[Record]]:
         fetched = {}
-        for part, position in self._positions.items():
+        for part in parts:
+            position = self._positions[part]
             if part in self._paused or not self._broker.is_up:
                 continue
             records = self._broker.log(part)[position:][:most]
@@ -275,4 +293,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
         ("AIOKafkaAdminClient", MemoryAdmin),
     ):
         monkeypatch.setattr(kafka, name, partial(client, broker))
+
+    async def refuses_nobody(*_: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(kafka, "explain", refuses_nobody)
     return broker

@@ -9,20 +9,22 @@ import io
 import json
 import lzma
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 from hypothesis import strategies as st
 
-from shared.arrow import pa
 from shared.candles import DAY_MS, INTERVALS_MS
-from shared.series import History
+from shared.files.arrow import pa
+from shared.files.series import History
 from tests.candles import ohlcv
 
 pa_parquet: Final[Any] = import_module("pyarrow.parquet")
@@ -70,6 +72,15 @@ def panels(draw: st.DrawFn, *, daily: bool | None = None) -> tuple[str, list[Row
         values = draw(st.lists(ohlcv(), min_size=count, max_size=count))
         rows += [(symbol, first + at * length, each) for at, each in enumerate(values)]
     return interval, rows
+
+
+@contextmanager
+def file(data: bytes, name: str = "candles.csv") -> Iterator[Path]:
+    """Yield a file that holds some bytes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        yield path
 
 
 def candles_of(history: History) -> list[Row]:
@@ -191,7 +202,7 @@ def _zipped(data: bytes) -> bytes:
 
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda data: data,
-    "gzip": gzip.compress,
+    "gzip": lambda data: gzip.compress(data, mtime=0),
     "bzip2": bz2.compress,
     "xz": lzma.compress,
     "zip": _zipped,

@@ -11,20 +11,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import Progress
 
-from shared import findings, process
+from shared import process
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, default_path, load
 from shared.candles import DAY_MS, midnight_ms
+from shared.files import findings
+from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
 from shared.history import from_file, interval_of
 from shared.process import Exit
-from shared.series import HistoryError
-from shared.settings import ServiceSettings
+from shared.settings import ServiceSettings, commands_of_script
 from trainer import console, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
@@ -84,18 +85,18 @@ EXPECTED: Final = (
 """Errors of the input, logged as one line without a traceback."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run one command and return the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in {"-h", "--help"}:
-        print(HELP)
+        print(HELP if prog == PROG else commands_of_script(HELP))
         return Exit.DONE
     name = given.pop(0) if given and not given[0].startswith("-") else "train"
     if name not in COMMANDS:
-        print(f"{PROG}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
+        print(f"{prog}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return Exit.USAGE
     kind, run = COMMANDS[name]
-    settings = kind.read(given, f"{PROG} {name}")
+    settings = kind.read(given, f"{prog} {name}")
 
     def body() -> int:
         run(settings)
@@ -171,7 +172,9 @@ def _fit_until(
         why = f"{len(past):,} windows, and with under {blend.LEAST_WINDOWS:,} it is better"
         _keep_built_in(source, test_ms, out, why)
         return
-    with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
+    until = f"{datetime.fromtimestamp(stop_ms / 1000, UTC):%Y-%m-%d}"
+    name = f"train {Path(source.name).name} until {until}"
+    with tracking.run(settings.tracking_uri, settings.experiment, name) as run:
         run.params({**asdict(config), "seed": settings.seed, "data": source.name})
         with console.progress(shown=settings.progress) as display:
             show = console.epochs(display, config.max_epochs, "Training")
@@ -192,8 +195,36 @@ def _fit_until(
             console.print_errors(test)
         metrics = training.metrics_of(test) if test else {}
         saved = exported.write(out, metrics)
+        if test:
+            metrics = metrics | _compare(test, exported.forecaster, source, stop_ms, settings)
         _record(run, out, metrics, test)
+        run.tags({"model_version": saved.model_version, "data": source.name})
+        run.register(settings.experiment, "bundle")
     log.info("wrote %s to %s", saved.model_version, out)
+    uri = settings.tracking_uri
+    console.print_next_steps(out, settings.data, uri, has_test=test is not None)
+
+
+def _compare(
+    test: Test,
+    forecaster: OnnxForecaster,
+    source: Source,
+    stop_ms: int,
+    settings: TrainSettings | FitSettings,
+) -> dict[str, float]:
+    """Say in words what the forecasts are worth beside GARCH and HAR; return the skills."""
+    from trainer import protocol, training  # noqa: PLC0415
+    from trainer.evaluate import report  # noqa: PLC0415
+
+    with console.progress(shown=settings.progress) as display:
+        total = len(training.COMPARED) * len(source.symbols)
+        done = console.steps(display, "Baselines", total)
+        compared = training.compare(test, forecaster, source, stop_ms, done)
+    if compared is None:
+        log.warning("the test is too short to compare with GARCH and HAR")
+        return {}
+    console.print_sentences(report.sentences(compared))
+    return protocol.metrics_of(compared)
 
 
 def _keep_built_in(source: Source, test_ms: int | None, out: Path, why: str) -> None:
@@ -262,7 +293,9 @@ def _evaluate(settings: EvaluateSettings) -> None:
             ", ".join(settings.unused_with_model),
         )  # fmt: skip
     source = _source(settings, bundle.config if bundle else None)
-    with tracking.run(settings.tracking_uri, settings.experiment, "evaluate") as run:
+    what = bundle.config.model_version if bundle else "rolling origins"
+    name = f"evaluate {what} on {Path(source.name).name}"
+    with tracking.run(settings.tracking_uri, settings.experiment, name) as run:
         with console.progress(shown=settings.progress) as display:
             forecasts = (
                 protocol.of_bundle(source, bundle, *_span(settings))
@@ -332,14 +365,16 @@ def _search(settings: SearchSettings) -> None:
     stop_ms = midnight_ms(settings.until)
     source = _source(settings).until(stop_ms)
     origins = [stop_ms - years * YEAR_MS for years in range(settings.folds, -1, -1)]
-    task = search.Task(source, settings.config(), origins, settings.seed)
     study = search.open_study(settings.storage, settings.name, settings.seed)
     log.info("%s: %d trials so far", settings.name, len(study.trials))
-    with tracking.run(settings.tracking_uri, settings.experiment, "search") as run:
+    run_name = f"search {settings.name} on {Path(source.name).name}"
+    with tracking.run(settings.tracking_uri, settings.experiment, run_name) as run:
         run.params({"folds": settings.folds, "until": settings.until, "data": source.name})
         try:
             with console.progress(shown=settings.progress) as display:
                 done = console.steps(display, "Trials", settings.trials)
+                within = console.within_trial(display)
+                task = search.Task(source, settings.config(), origins, settings.seed, within)
                 search.run(study, task, settings.trials, run, done)
         finally:  # a search that is stopped shows its best trials too
             for path in search.write(study, settings.out):
@@ -393,8 +428,9 @@ def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source
     odd = data.findings + (dataset.too_short(data, model.window_length) if model else ())
     for note in data.history.notes:
         log.info("%s: %s", data.name, note)
-    for line in findings.lines(data.history, odd):
-        log.warning("%s: %s", data.name, line)
+    if settings.data is not None:  # what is odd about the bundled candles is known
+        for line in findings.lines(data.history, odd):
+            log.warning("%s: %s", data.name, line)
     if settings.bad_rows:
         findings.write(settings.bad_rows, data.history, odd)
         log.info("wrote every invalid or odd row to %s", settings.bad_rows)

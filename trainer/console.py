@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -72,6 +73,16 @@ def epochs(display: Progress, max_epochs: int, title: str) -> Callable[[Epoch], 
     return show
 
 
+def within_trial(display: Progress) -> Callable[[str], None]:
+    """Return what to call with what a trial is doing: its fold and epoch."""
+    task = display.add_task("This trial", total=None, note="")
+
+    def show(note: str) -> None:
+        display.update(task, advance=1, note=note)
+
+    return show
+
+
 def finish(display: Progress) -> None:
     """Fill the bars of what ended early."""
     for task in display.tasks:
@@ -103,6 +114,36 @@ def print_errors(test: Test) -> None:
         table.add_row(step, row.method, *prices, *returns)
         before = row.step
     _out().print(table)
+
+
+def print_sentences(sentences: Sequence[str]) -> None:
+    """Print what the figures say, in words."""
+    out = _out()
+    out.print("What the forecasts are worth on the test, which training did not see:", style="bold")
+    for sentence in sentences:
+        out.print(f"- {escape(sentence)}")
+
+
+def print_next_steps(out: Path, data: Path | None, tracking_uri: str, *, has_test: bool) -> None:
+    """Print what to do with a new bundle; without a test nothing is left to measure it on."""
+    of_data = "" if data is None else f" --path {data}"
+    evaluated = "" if data is None else f" --data {data}"
+    console = _out()
+    console.print("\nNext:", style="bold")
+    for what, command in (
+        ("see it forecast", f"candlecast demo --model {out}{of_data}"),
+        ("serve it", f"candlecast worker --model {out}"),
+        (
+            "measure it whole",
+            f"candlecast trainer evaluate --model {out}{evaluated}" if has_test else "",
+        ),
+        (
+            "look at its run",
+            f"mlflow ui --backend-store-uri {tracking_uri}" if tracking_uri else "",
+        ),
+    ):
+        if command:
+            console.print(f"  {what:<18}{escape(command)}", soft_wrap=True, highlight=False)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shared import findings
 from shared.bundle import DataSpan
-from shared.findings import Finding
+from shared.files import findings
+from shared.files.findings import Finding
+from shared.files.series import History
 from shared.history import Progress, ReadOptions, bundled, from_file
-from shared.series import History
 from shared.window import held
 from trainer import features
 from trainer.evaluate.realised import mean_ahead, range_variances
@@ -132,9 +132,11 @@ def samples_of(symbols: Mapping[str, SymbolCandles], config: FitConfig, interval
     least = lengths[0] + longest
     enough = {symbol: one for symbol, one in symbols.items() if len(one.open_ms) >= least}
     if not enough:
+        most = max((len(one.open_ms), symbol) for symbol, one in symbols.items())
         raise ValueError(
-            f"candles: expected a symbol with at least {least}, got "
-            f"{', '.join(f'{symbol} {len(one.open_ms)}' for symbol, one in symbols.items())}"
+            f"candles: expected a symbol with at least {least}, a window of {lengths[0]} and "
+            f"{max(config.horizons)} ahead, got at most {most[0]}, of {most[1]}: more "
+            "candles, or shorter --horizons and --sequence-length"
         )
     try_features(next(iter(enough.values())), config, lengths[0])
     return Samples.joined(

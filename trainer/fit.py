@@ -74,6 +74,15 @@ def fit(
         ValueError: when there are too few samples for two parts.
     """
     train, validation = split(samples, cut_at(samples, 1.0 - config.validation_share))
+    least = 2 * len(config.quantile_levels)
+    if min(len(train), len(validation)) < least:
+        around = config.window_length - 1 + config.horizons[-1]
+        raise ValueError(
+            f"candles: expected at least {candles_needed(config)} before the end of training, got "
+            f"{len(np.unique(samples.open_ms)) + around}: a window has {config.window_length}, the "
+            f"longest horizon {config.horizons[-1]}, and {least} windows each are needed to train "
+            f"and to validate, which got {len(train)} and {len(validation)}"
+        )
     return fit_parts(train, validation, lambda: samples, config, seed, on_epoch, built_in)
 
 
@@ -137,6 +146,18 @@ def fit_parts(
         har = pooled_har(scalers, samples, config)
         model = of_mix(choice.mix, {BUILT_IN: built_in, OWN: own, HAR: har})
     return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes, choice)
+
+
+def candles_needed(config: FitConfig) -> int:
+    """Return the fewest candles of one symbol that ``fit`` takes."""
+    least = 2 * len(config.quantile_levels)
+    longest = config.horizons[-1]
+    windows = 1
+    while True:
+        cut = min(int(windows * (1.0 - config.validation_share)), windows - 1)
+        if min(cut - longest, windows - cut) >= least:
+            return windows + config.window_length - 1 + longest
+        windows += 1
 
 
 def assemble(network: Network, scalers: Scalers, config: FitConfig) -> Model:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES
+from shared.forecasts import MAX_HORIZONS, MAX_LEVELS
 
 TERMS: Final = ("range-volatility-1", "range-volatility-5", "range-volatility-22")
 """Of Corsi's HAR (2009); the network sees them relative to ``LEVEL``."""
@@ -105,6 +106,14 @@ class FitConfig:
         for name, values in (("horizons", self.horizons), ("levels", self.quantile_levels)):
             if not values or list(values) != sorted(set(values)):
                 raise ValueError(f"{name}: expected rising numbers, got {values}")
+        if len(self.horizons) > MAX_HORIZONS or len(self.quantile_levels) > MAX_LEVELS:
+            raise ValueError(
+                f"expected at most {MAX_HORIZONS} horizons and {MAX_LEVELS} levels, which a "
+                f"forecast's message holds, got {len(self.horizons)} and "
+                f"{len(self.quantile_levels)}"
+            )
+        if self.horizons[-1] > MAX_CANDLES:
+            raise ValueError(f"horizons: expected at most {MAX_CANDLES}, got {self.horizons[-1]}")
         if self.horizons[0] < 1:
             raise ValueError(f"horizons: expected at least 1, got {self.horizons[0]}")
         if 0.5 not in self.quantile_levels or not 0 < self.quantile_levels[0] < 1 > max(

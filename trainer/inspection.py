@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared import findings
-from shared.findings import Finding, in_words
+from shared.files import findings
+from shared.files.findings import Finding, in_words
+from shared.files.series import History, HistoryError, SymbolRows
 from shared.intervals import close_ms_of
-from shared.series import History, HistoryError, SymbolRows
 
 SHOWN: Final = 20
 """Symbols that are shown one by one."""

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainer import protocol
 from trainer.dataset import Source
 from trainer.evaluate import losses
+from trainer.fit import Epoch
 from trainer.fit_config import QUARTER, REQUIRED, FitConfig
 from trainer.tracking import Run
 
@@ -51,6 +52,7 @@ class Task:
     config: FitConfig  # what is not searched
     origins_ms: Sequence[int]
     seed: int
+    within: Callable[[str], object] = str  # called with the epoch that a trial is in
 
 
 def open_study(storage: str, name: str, seed: int) -> optuna.Study:
@@ -106,7 +108,8 @@ def objective(task: Task, parent: Run, done: Callable[[str], object]) -> Objecti
         folds = len(task.origins_ms) - 1
         with parent.nested(f"trial {trial.number}") as run:
             run.params(trial.params)
-            parts = protocol.rolling(task.source, config, task.origins_ms, task.seed)
+            show = _epochs_of(trial.number, losses, folds, task)
+            parts = protocol.rolling(task.source, config, task.origins_ms, task.seed, show)
             for number, part in enumerate(parts):
                 losses.append(relative_pinball(part.table, task.source))
                 mean = float(np.mean(losses))
@@ -123,6 +126,20 @@ def objective(task: Task, parent: Run, done: Callable[[str], object]) -> Objecti
         return mean
 
     return measure
+
+
+def _epochs_of(
+    trial: int, losses: Sequence[float], folds: int, task: Task
+) -> Callable[[Epoch], None]:
+    """Return what to call with each epoch of a trial, whose folds so far have losses."""
+
+    def show(epoch: Epoch) -> None:
+        task.within(
+            f"trial {trial}, fold {len(losses) + 1} of {folds}, "
+            f"epoch {epoch.epoch + 1}: validation {epoch.pinball:.4f}"
+        )
+
+    return show
 
 
 def relative_pinball(table: pd.DataFrame, source: Source) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,8 +13,8 @@ from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
+from shared.files.table_settings import PATH, TableSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
-from shared.table_settings import PATH, TableSettings
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig
 from trainer.tracking import DEFAULT_URI
@@ -75,6 +75,8 @@ Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
 class DataSettings(TableSettings):
     """Which candles."""
 
+    help_title: ClassVar[str] = "candles"
+
     model_config = own(PROCESS)
 
     data: Path | None = Field(None, description=f"{PATH}; by default the bundled candles")
@@ -98,6 +100,8 @@ class DataSettings(TableSettings):
 
 class ModelSettings(DataSettings):
     """How to train."""
+
+    help_title: ClassVar[str] = "network and training"
 
     model_config = own(PROCESS)
 
@@ -154,6 +158,8 @@ class ModelSettings(DataSettings):
 class Tracked(ServiceSettings):
     """Where runs are recorded."""
 
+    help_title: ClassVar[str] = "MLflow"
+
     model_config = own(PROCESS)
 
     tracking_uri: str = Field(DEFAULT_URI, description="MLflow store of runs; empty for none")
@@ -172,6 +178,8 @@ class TrainSettings(ModelSettings, Tracked):
       python -m trainer train --out other-bundle --seed 7
       python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9
     """
+
+    help_title: ClassVar[str] = "bundle and test"
 
     model_config = own(PROCESS, "train")
 
@@ -202,6 +210,8 @@ class FitSettings(ModelSettings, Tracked):
       python -m trainer fit --all candles/ --out my-bundle
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
     """
+
+    help_title: ClassVar[str] = "bundle and test"
 
     model_config = own(PROCESS, "fit") | SettingsConfigDict(cli_shortcuts={"all-data": "all"})
 
@@ -246,6 +256,8 @@ class BacktestSettings(DataSettings):
       python -m trainer backtest --model my-bundle --data candles.parquet --out forecasts.parquet
     """
 
+    help_title: ClassVar[str] = "back-test"
+
     model_config = own(PROCESS, "backtest")
 
     model: Path = Field(
@@ -271,6 +283,8 @@ class EvaluateSettings(ModelSettings, Tracked):
     matrix.html and matrix.json.
       python -m trainer evaluate --all candles/ --baselines har,har-time,ewma,garch
     """
+
+    help_title: ClassVar[str] = "evaluation"
 
     all_data: Path | None = Field(
         None, description="folder of Parquet files of candles, one an interval and market"
@@ -321,6 +335,8 @@ class SearchSettings(ModelSettings, Tracked):
       python -m trainer search --data candles.csv --until 2020-01-01 --trials 20
     """
 
+    help_title: ClassVar[str] = "search"
+
     model_config = own(PROCESS, "search")
 
     trials: int = Field(20, ge=1, description="trials to add")
@@ -349,6 +365,8 @@ class InspectSettings(TableSettings):
       python -m trainer inspect notowania.csv --columns time=Data,open=Otwarcie,high=Najwyzszy
       python -m trainer inspect 'minutes/*.zip' --timezone Europe/Warsaw --to candles.parquet
     """
+
+    help_title: ClassVar[str] = "inspection"
 
     model_config = own(PROCESS, "inspect") | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
 

@@ -42,6 +42,12 @@ class Run:
         if self._tracker:
             self._tracker.log(self.id, params=values)
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Tag the run with what it made."""
+        if self._tracker:
+            for name, value in values.items():
+                self._tracker.client.set_tag(self.id, name, value)
+
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the run's figures."""
         self.curves((name, step, value) for name, value in values.items())
@@ -55,6 +61,11 @@ class Run:
         """Store a copy of a file."""
         if self._tracker:
             self._tracker.client.log_artifact(self.id, str(path), folder)
+
+    def register(self, model: str, folder: str) -> None:
+        """Register the bundle among a run's artifacts as a new version of a model."""
+        if self._tracker:
+            self._tracker.register(self.id, model, folder)
 
     def figure(self, figure: Figure, name: str) -> None:
         """Store a figure under a file name, whose ending tells the format."""
@@ -117,6 +128,17 @@ class Tracker:
             self.client.set_terminated(run_id, "FAILED")
             raise
         self.client.set_terminated(run_id)
+
+    def register(self, run_id: str, model: str, folder: str) -> None:
+        """Make a version of a registered model, which is made if it is new."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 -- as above
+
+        try:
+            self.client.get_registered_model(model)
+        except MlflowException:
+            self.client.create_registered_model(model)
+        artifacts = self.client.get_run(run_id).info.artifact_uri
+        self.client.create_model_version(model, f"{artifacts}/{folder}", run_id)
 
     def log(
         self, run_id: str, params: Mapping[str, object] | None = None, points: Iterable[Point] = ()

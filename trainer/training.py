@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, default_path
@@ -22,13 +23,17 @@ from trainer import export as exporting
 from trainer.dataset import Samples, Source, data_span, load, split
 from trainer.evaluate import backtest, losses
 from trainer.evaluate.baselines.empirical import Drift, Persistence
+from trainer.evaluate.baselines.run import BASELINES
 from trainer.evaluate.baselines.walk import Walk, forecast_symbol
-from trainer.evaluate.evaluation import MODEL
+from trainer.evaluate.evaluation import MODEL, Evaluation, NothingToCompare, evaluate
 from trainer.export import Exported
 from trainer.fit import Epoch, Fitted, fit_parts
 from trainer.fit_config import FitConfig
 from trainer.network import Model
 from trainer.panels import Panel
+
+COMPARED: Final = ("garch", "har", "persistence")
+"""Baselines that a training is compared with on its test: the best of evaluations, and none."""
 
 NAME: Final = "lstm"
 """Name of the models trained here; their version follows it."""
@@ -80,7 +85,8 @@ class Test:
 
     __test__ = False  # not a test of pytest's
 
-    joined: pd.DataFrame  # the network's forecasts with their outcomes
+    table: pd.DataFrame  # the network's forecasts
+    joined: pd.DataFrame  # the same with their outcomes
     errors: list[Errors]  # by step and method
 
 
@@ -180,7 +186,38 @@ def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
         )
         rows = rows[rows["open_ms"] >= stop_ms]
         joined[baseline.name] = losses.join_outcomes(rows, source.symbols)
-    return Test(joined[MODEL], list(_errors(joined)))
+    return Test(table, joined[MODEL], list(_errors(joined)))
+
+
+def compare(
+    test: Test,
+    forecaster: Forecaster,
+    source: Source,
+    stop_ms: int,
+    advance: Callable[[str], object] = str,
+) -> Evaluation | None:
+    """Return the test's forecasts beside ``COMPARED``; None when none of them has enough candles.
+
+    The baselines are fitted on all candles before each forecast, as in an evaluation.
+    """
+    tables = {}
+    for name in COMPARED:
+        baseline = BASELINES[name]()
+        parts = []
+        for symbol, candles in source.symbols.items():
+            first = int(np.searchsorted(candles.open_ms, stop_ms))
+            walk = Walk(
+                forecaster.horizons,
+                forecaster.quantile_levels,
+                first=max(first, forecaster.window_length),
+            )
+            parts.append(forecast_symbol(baseline, symbol, candles.open_ms, candles.candles, walk))
+            advance(f"{baseline.name} {symbol}")
+        tables[baseline.name] = pd.concat(parts, ignore_index=True)
+    try:
+        return evaluate({MODEL: test.table, **tables}, source.symbols)
+    except NothingToCompare:
+        return None
 
 
 def curves(fitted: Fitted) -> Iterator[tuple[str, int, float]]:

@@ -91,7 +91,7 @@ class Access:
         return client
 
     def _is_admitted(self, client: Client, needed: Scope | None) -> bool:
-        """Whether a client's key still has the scope; for answers that take long."""
+        """True when a client's key still has the scope; for answers that take long."""
         return self._rules.keys is None or self._rules.keys().holds(client.id, needed)
 
     def _charge(self, client: Client, requests: int) -> None:

@@ -115,7 +115,7 @@ class KeyRing:
         return client if hmac.compare_digest(hash_of(secret), expected) else None
 
     def holds(self, identity: str, scope: Scope | None) -> bool:
-        """Whether the key of an id is valid and has a scope, if one is given."""
+        """True when the key of an id is valid and has a scope, if one is given."""
         _, client = self._by_id.get(identity, (_NOBODY, None))
         return client is not None and (scope is None or scope in client.scopes)
 

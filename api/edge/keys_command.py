@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg, CliSubCommand
@@ -29,6 +29,8 @@ def _known_scopes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 class KeySettings(ServiceSettings):
     """Where the keys are."""
+
+    help_title: ClassVar[str] = "keys"
 
     model_config = own(PROCESS, "keys")
 
@@ -71,9 +73,9 @@ class KeysCommand(CommandGroup, ServiceSettings):
     revoke: CliSubCommand[RevokeSettings] = Field(description="close a key")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = PROG) -> int:
     """Run a command; return the exit code."""
-    command = KeysCommand.read(argv, PROG)
+    command = KeysCommand.read(argv, prog)
     return process.live(
         "keys",
         command.log_level,

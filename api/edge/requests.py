@@ -27,7 +27,7 @@ MAX_HELD_BYTES: Final = 256 << 20
 """Most bytes of all bodies together that are being received and answered."""
 
 SMALL_BODY_BYTES: Final = 64 << 10
-"""Largest body that is read even beyond ``MAX_HELD_BYTES``: a thousand of them are no danger."""
+"""Largest body that is read even beyond ``MAX_HELD_BYTES``: a thousand of them are harmless."""
 
 
 class BodyBudget:

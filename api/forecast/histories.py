@@ -156,7 +156,7 @@ def newest(candles: Array, needed: int) -> Array:
 
 
 def are_valid(candles: Array) -> bool:
-    """Whether all candles, (N, 5), obey the rules of ``shared.candles.Ohlcv``."""
+    """True when all candles, (N, 5), obey the rules of ``shared.candles.Ohlcv``."""
     opened, high, low, close, volume = candles.T
     valid = low >= MIN_PRICE
     valid &= high <= MAX_NUMBER

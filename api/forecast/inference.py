@@ -110,20 +110,20 @@ class ServerMeta(Message):
 
 
 class ServerLive(Message):
-    """Whether the server is live."""
+    """True when the server is live."""
 
     live: bool
 
 
 class ServerReady(Message):
-    """Whether the server is ready."""
+    """True when the server is ready."""
 
     live: bool = Field(description="as the protocol names it")
     ready: bool
 
 
 class ModelReady(Message):
-    """Whether a model is ready."""
+    """True when a model is ready."""
 
     name: str
     ready: bool

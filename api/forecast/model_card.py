@@ -27,7 +27,7 @@ def card_of(forecaster: Forecaster, config: BundleConfig | None, now_ms: int) ->
 
 
 def name_of(forecaster: Forecaster, config: BundleConfig | None) -> str:
-    """Return the name under which a model is asked for."""
+    """Return the name by which clients request a model."""
     return config.name if config else forecaster.model_version
 
 

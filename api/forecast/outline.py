@@ -61,7 +61,7 @@ class Outline:
         self._unread = set(range(len(self._arrays)))
 
     def array(self, value: object) -> memoryview | None:
-        """Return the array in whose place the outline has a value; None if that is no mark."""
+        """Return the array in whose place the outline has a value; None if that is not a mark."""
         if not (isinstance(value, str) and value.startswith(self._mark)):
             return None
         number = int(value.removeprefix(self._mark))

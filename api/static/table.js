@@ -74,7 +74,7 @@ export class SymbolTable {
     if (row.isNew) {
       row.isNew = false;
       element.classList.remove("flash");
-      void element.offsetWidth; // lets the animation begin anew
+      void element.offsetWidth; // lets the animation start again
       element.classList.add("flash");
     }
   }

@@ -38,7 +38,7 @@ def decode(tag: str, parts: int, identity: str) -> list[int] | None:
 
 
 def is_after(origins: Iterable[Origin], positions: Positions) -> bool:
-    """Whether some of these messages lie beyond a position."""
+    """True when some of these messages lie beyond a position."""
     return any(offset >= positions[part] for part, offset in origins)
 
 

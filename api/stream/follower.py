@@ -13,15 +13,16 @@ from typing import Final
 from api.stream.cursors import Origin
 from api.stream.hub import Hub
 from api.stream.market import Market, StreamEvent
+from api.stream.time_order import TimeOrder
 from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
-from shared.process import in_words, is_being_cancelled, now_ms
+from shared.process import AWAY, in_words, is_being_cancelled, now_ms
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
-from shared.topics import partitions_of
+from shared.topics import TopicError, partitions_of
 from shared.unusable import UnusableMessages
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class Follower:
         )
         try:
             async with asyncio.timeout(4 * ANSWER_S):
-                await consumer.start()
+                await clients.start(consumer, self._kafka)
                 parts = [
                     *await self._parts(self._kafka.candles_topic),
                     *await self._parts(self._kafka.forecasts_topic),
@@ -188,15 +189,25 @@ class Follower:
         parts = list(self._next)
         numbers = {part: number for number, part in enumerate(parts)}
         next_check = 0.0
-        async for records in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
+        order = TimeOrder(self._next, goal)
+        paused: list[Partition] = []
+        async for read in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
             started_s = self._live.turned_s = time.monotonic()
+            records = read
+            if not order.is_over:
+                records = [*order.add(read)]
+                for part in parts:
+                    records += order.reached(part, await consumer.position(part))
+                consumer.resume(*set(paused) - set(order.ahead))
+                paused = order.ahead
+                consumer.pause(*paused)
             for record in records:
                 part = clients.partition_of(record)
                 self._take(record, (numbers[part], record.offset))
                 self._next[part] = record.offset + 1
             self._pace.note(len(records), time.monotonic() - started_s)
             await asyncio.sleep(0)  # a long backlog must not keep requests waiting
-            self._caught_up = self._caught_up or await clients.has_reached(consumer, goal)
+            self._caught_up = self._caught_up or order.is_over
             if time.monotonic() >= next_check:
                 await self._check(consumer, parts)
                 next_check = time.monotonic() + CHECK_S
@@ -247,8 +258,13 @@ class Follower:
     def _lost(self, error: BaseException) -> None:
         reason = in_words(error)
         if self._reason != reason:  # the log has the details, clients do not
-            known = isinstance(error, (*clients.TRANSIENT, _TopicsLost, asyncio.CancelledError))
-            log.warning("the stream is not followed: %s", reason, exc_info=not known)
+            known = isinstance(
+                error, (*clients.TRANSIENT, _TopicsLost, TopicError, asyncio.CancelledError)
+            )
+            log.warning(
+                "the stream is not followed: %s", reason, exc_info=not known,
+                extra=AWAY if known else None,
+            )  # fmt: skip
         self._reason = reason
         self._live.lag = None
         self._metrics.lag.set(math.nan)

@@ -40,7 +40,7 @@ class EventFilter:
     kinds: frozenset[str] | None = None
 
     def __contains__(self, event: StreamEvent) -> bool:
-        """Whether an event is wanted."""
+        """True when an event is wanted."""
         return (
             (self.symbols is None or event.symbol in self.symbols)
             and self.interval in {None, event.interval}
@@ -51,8 +51,15 @@ class EventFilter:
 class Subscription:
     """One client's queue."""
 
-    def __init__(self, wanted: EventFilter, capacity: int) -> None:
+    def __init__(
+        self,
+        wanted: EventFilter,
+        capacity: int,
+        missed: AsyncIterator[bytes] | None = None,
+    ) -> None:
+        """Queue frames; those in ``missed`` are read and sent before them, as the client takes."""
         self.wanted = wanted
+        self._missed = missed
         self._capacity = capacity
         self._is_over = False
         self._waiting_bytes = 0
@@ -82,6 +89,9 @@ class Subscription:
         After a long silence a comment carries the position, so that a client whose events are
         rare does not reconnect with an id that is long forgotten.
         """
+        if self._missed is not None:
+            async for frames in self._missed:
+                yield frames
         while True:
             try:
                 async with asyncio.timeout(heartbeat_s):
@@ -113,6 +123,7 @@ class Hub:
         """Remember ``keep`` messages of ``keep_bytes``; let a client lag by ``capacity`` frames."""
         self.subscriptions: set[Subscription] = set()
         self.dropped = 0
+        self.is_shut = False
         self._capacity = capacity
         self._tag = ""
         self._backlog = Backlog(keep, keep_bytes)
@@ -171,19 +182,19 @@ class Hub:
                 self.dropped += 1
                 self.subscriptions.discard(subscription)
 
-    async def subscribe(self, wanted: EventFilter, last_event_id: str | None) -> Subscription:
+    def subscribe(self, wanted: EventFilter, last_event_id: str | None) -> Subscription:
         """Return a subscription that begins after an event, or with now."""
-        missed = await self._missed(wanted, last_event_id or "")
-        subscription = Subscription(wanted, self._capacity)  # at once: nothing comes in between
-        self.subscriptions.add(subscription)
+        seen = self._known(last_event_id or "")
+        missed = None if seen is None else self._missed(wanted, seen, self._backlog.end)
+        subscription = Subscription(wanted, self._capacity, missed)
+        self.subscriptions.add(subscription)  # at once: nothing comes in between
         if missed is None:
             kind = b"hello" if last_event_id is None else b"reset"
-            subscription.offer(RETRY + _id(self.position) + b"event: " + kind + b"\ndata: {}\n\n")
-            return subscription
-        subscription.offer(RETRY + b"event: resumed\ndata: {}\n\n")
-        for frame in missed:
-            subscription.offer(frame)
+            subscription.offer(RETRY + self._greeting(kind))
         return subscription
+
+    def _greeting(self, kind: bytes) -> bytes:
+        return _id(self.position) + b"event: " + kind + b"\ndata: {}\n\n"
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a subscription, if it is known."""
@@ -203,6 +214,11 @@ class Hub:
             subscription.end(CLOSING)
         self.subscriptions.clear()
 
+    def shut(self) -> None:
+        """End every subscription for good, also of those who wait for the topics."""
+        self.is_shut = True
+        self.close()
+
     def _is_ahead(self, positions: Positions) -> bool:
         return any(position > read for position, read in zip(positions, self._read, strict=True))
 
@@ -220,32 +236,32 @@ class Hub:
             return None
         return seen
 
-    async def _missed(self, wanted: EventFilter, last_event_id: str) -> list[bytes] | None:
-        """Return the frames after an event; None for too many, or when some may be forgotten.
+    async def _missed(self, wanted: EventFilter, seen: Positions, end: int) -> AsyncIterator[bytes]:
+        """Yield the frames after an event up to a kept message, as fast as the client reads them.
 
-        The kept messages are looked at in slices, between which others are served.
+        The messages are looked at in slices, between which others are served. A client so slow
+        that some are forgotten meanwhile gets ``reset``.
         """
-        seen = self._known(last_event_id)
-        if seen is None:
-            return None
         reached = list(seen)
-        missed: list[bytes] = []
         number = self._backlog.first_after(seen)
+        frames = [RETRY, b"event: resumed\ndata: {}\n\n"]
         while True:
-            messages = self._backlog.read(number, SLICE)
+            messages = self._backlog.read(number, min(SLICE, end - number)) if number < end else []
             if messages is None:
-                return None
+                yield self._greeting(b"reset")
+                return
             for message in messages:
-                frames = [_frame(event) for event in message.after(seen) if event in wanted]
+                chosen = [_frame(event) for event in message.after(seen) if event in wanted]
                 part, offset = message.origin
                 reached[part] = max(reached[part], offset + 1)
-                if frames:
-                    missed.append(_identified(frames, _id(encode(self._tag, reached))))
+                if chosen:
+                    frames.append(_identified(chosen, _id(encode(self._tag, reached))))
             number += len(messages)
-            if len(missed) >= self._capacity or sum(map(len, missed)) > CAPACITY_BYTES // 2:
-                return None
-            if number == self._backlog.end:
-                return missed
+            if frames:
+                yield b"".join(frames)
+                frames = []
+            if number >= end:
+                return
             await asyncio.sleep(0)
 
 

@@ -17,13 +17,13 @@ from starlette.types import Scope as AsgiScope
 
 from api.edge.keys import Scope
 from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
-from api.edge.problems import FieldError, broken_field, problem
+from api.edge.problems import FieldError, ProblemError, broken_field, problem
 from api.edge.requests import answer
 from api.edge.routing import Routes
 from api.forecast.bodies import ModelCard
 from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
 from api.stream.follower import StreamView
-from api.stream.hub import CLOSING, EventFilter, Hub, Subscription
+from api.stream.hub import CLOSING, RETRY, EventFilter, Subscription
 from api.stream.market import MarketSeries, quantile
 from shared.candles import INTERVALS_MS
 from shared.forecasts import Forecast
@@ -46,6 +46,9 @@ RETRY_AFTER_S: Final = 2
 
 SCORES_KEPT_S: Final = 2.0
 """Time for which summaries of scores are reused."""
+
+LOOK_S: Final = 0.1
+"""Time between two looks whether the topics are followed, for a client that waits."""
 
 REACH_S: Final = 2.0
 """Time that a client waits whose id is of an instance ahead of this one."""
@@ -72,7 +75,7 @@ def stream_routes(
     scores = _Scores(live)
     metrics.series.set_function(lambda: len(live.market.series))
     metrics.series_bytes.set_function(lambda: live.market.size)
-    listeners = _Listeners(live.hub, metrics, limits)
+    listeners = _Listeners(live, metrics, limits)
 
     @routes.get(
         "/v1/forecasts", scope=Scope.READ, response_model=LatestForecasts, openapi_extra=STREAM
@@ -139,12 +142,13 @@ def stream_routes(
 
         Events are named ``candle``, ``forecast`` and ``score``. The first one is ``hello``, after
         ``Last-Event-ID`` either ``resumed``, with all that was missed, or ``reset``: load again.
-        An id is valid at every instance of the API, and after its restart. A client that reads
+        An id is valid at every instance of the API, and after its restart. While the topics are
+        not followed, as after a start, only comments come: a browser gives up for good on any
+        other status than 200. A client that reads
         too slowly gets ``dropped``; ``closing`` says that the stream ends, as it does after an
         hour, when the key is revoked or loses its scope, and when the API stops: reconnect with
         the last id.
         """
-        require_stream(live)
         wanted = EventFilter(read_symbols(request), read_interval(request), read_kinds(request))
         return listeners.open(request, wanted)
 
@@ -154,8 +158,9 @@ def stream_routes(
 class _Listeners:
     """The clients of the event stream, within limits."""
 
-    def __init__(self, hub: Hub, metrics: ApiMetrics, limits: StreamLimits) -> None:
-        self._hub = hub
+    def __init__(self, live: StreamView, metrics: ApiMetrics, limits: StreamLimits) -> None:
+        self._live = live
+        self._hub = live.hub
         self._metrics = metrics
         self._limits = limits
         self._by_client: Counter[str] = Counter()
@@ -173,10 +178,8 @@ class _Listeners:
             raise _too_many(429, self._limits.streams_a_client, "of one client")
         if self._by_client.total() >= self._limits.streams:
             raise _too_many(503, self._limits.streams, "in all")
-        charge: Callable[[int], None] | None = request.scope.get("charge")
-        if charge is not None:
-            last = request.headers.get("last-event-id", "")
-            charge(self._hub.resume_length(last) // MESSAGES_A_REQUEST)
+        if self._live.connected:
+            self._charge(request)
         self._by_client[client] += 1
         self._metrics.subscribers.inc()
         return _EventStream(self._frames(wanted, request), lambda: self._close(client))
@@ -188,15 +191,49 @@ class _Listeners:
         self._metrics.dropped.inc(self._hub.dropped - self._dropped)
         self._dropped = self._hub.dropped
 
+    def _is_followed(self) -> bool:
+        return self._live.connected
+
+    def _charge(self, request: Request) -> None:
+        """Charge the way back to the last event to the key's rate; raises ``ProblemError``."""
+        charge: Callable[[int], None] | None = request.scope.get("charge")
+        if charge is not None:
+            last = request.headers.get("last-event-id", "")
+            charge(self._hub.resume_length(last) // MESSAGES_A_REQUEST)
+
     async def _frames(self, wanted: EventFilter, request: Request) -> AsyncGenerator[bytes, None]:
         last = request.headers.get("last-event-id")
+        if not self._live.connected:
+            async for frames in self._until_followed(request):
+                yield frames
+            if not self._is_followed():
+                return
+            try:
+                self._charge(request)
+            except ProblemError:
+                yield CLOSING
+                return
         await self._hub.reach(last or "", REACH_S)
-        subscription = await self._hub.subscribe(wanted, last)
+        subscription = self._hub.subscribe(wanted, last)
         try:
             async for frames in self._until_it_ends(subscription, request):
                 yield frames
         finally:
             self._hub.unsubscribe(subscription)
+
+    async def _until_followed(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield comments until the topics are followed; at the stream's end ``closing``."""
+        is_admitted: Callable[[], bool] = request.scope.get("is_admitted", lambda: True)
+        end_s = time.monotonic() + self._limits.longest_s
+        next_s = 0.0
+        while not self._live.connected:
+            if time.monotonic() >= end_s or self._hub.is_shut or not is_admitted():
+                yield CLOSING
+                return
+            if time.monotonic() >= next_s:
+                yield RETRY + f": waiting: {self._live.detail}\n\n".encode()
+                next_s = time.monotonic() + RETRY_AFTER_S
+            await asyncio.sleep(LOOK_S)
 
     async def _until_it_ends(
         self, subscription: Subscription, request: Request

@@ -16,9 +16,9 @@ from producer.yahoo.errors import PollError
 from producer.yahoo.gate import Gate
 from producer.yahoo.ranges import Span
 from shared.candles import INTERVALS_MS, Candle, refusal
+from shared.files.series import make_candle
 from shared.metrics import ProducerMetrics
 from shared.process import now_ms
-from shared.series import make_candle
 
 log = logging.getLogger(__name__)
 

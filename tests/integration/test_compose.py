@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import jsonschema
 import pytest
 import yaml
 from aiokafka import AIOKafkaConsumer
-from prometheus_client.parser import text_string_to_metric_families
 
 from api.openapi import example_history
 from api.settings import ApiSettings
@@ -32,6 +31,7 @@ from local.process import Process
 from producer.settings import ProducerSettings
 from shared.forecasts import Forecast
 from shared.settings import ServiceSettings, variable
+from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerSettings
 from tests.integration.processes import wait_until
 
@@ -42,94 +42,158 @@ COMPOSE: Final = ROOT / "docker-compose.yml"
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus.yml"
 DOCKERFILE: Final = ROOT / "deploy" / "Dockerfile"
 
+CLUSTER: Final = ROOT / "compose.cluster.yml"
+RULES: Final = ROOT / "deploy" / "rules.yml"
+ALERTMANAGER: Final = ROOT / "deploy" / "alertmanager.yml"
+
 SERVICES: Final[dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
 OURS: Final[dict[str, type[ServiceSettings]]] = {
+    "topics": TopicsSettings,
     "producer": ProducerSettings,
+    "producer-live": ProducerSettings,
     "worker": WorkerSettings,
     "api": ApiSettings,
 }
+OTHERS: Final = {
+    "kafka": "apache/kafka",
+    "mlflow": "ghcr.io/mlflow/mlflow",
+    "prometheus": "prom/prometheus",
+    "alertmanager": "prom/alertmanager",
+    "node-exporter": "prom/node-exporter",
+    "grafana": "grafana/grafana",
+}
+"""The image of each service of others."""
+
+PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EVERY_PROFILE: Final = ("--profile", "demo", "--profile", "live")
 
 
-def test_the_file_obeys_the_compose_specification() -> None:
-    jsonschema.validate(yaml.safe_load(COMPOSE.read_text()), compose_schema())
-    if has_compose():  # it needs no engine for this, but few machines without one have it
-        run("docker", "compose", "--file", str(COMPOSE), "config", "--quiet")
+def configured(*files: Path, flags: tuple[str, ...] = EVERY_PROFILE) -> dict[str, Any]:
+    """Return what Docker's own Compose makes of the files; it needs no engine for that."""
+    # beside it lies a script that ends with 0 whatever the program says
+    compose = Path(sysconfig.get_path("purelib")) / "compose" / "docker-compose"
+    named = [part for file in files for part in ("--file", str(file))]
+    printed = run(str(compose), *named, *flags, "config", "--format", "json")
+    services: dict[str, Any] = json.loads(printed)["services"]
+    return services
 
 
-def compose_schema() -> Any:
-    """The schema that check-jsonschema ships; its code needs a click that Faust forbids."""
-    found = importlib.util.find_spec("check_jsonschema")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    folder = Path(found.submodule_search_locations[0])
-    return json.loads((folder / "builtin_schemas" / "vendor" / "compose-spec.json").read_text())
-
-
-def test_the_schema_refuses_what_is_wrong() -> None:
-    with pytest.raises(jsonschema.ValidationError, match="imagee"):
-        jsonschema.validate({"services": {"kafka": {"imagee": "x"}}}, compose_schema())
-
-
-def has_compose() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    version = ["docker", "compose", "version"]
-    return subprocess.run(version, capture_output=True, check=False).returncode == 0
-
-
-def run(*command: str) -> None:
+def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_prometheus_accepts_its_configuration() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
-    run(promtool, "check", "config", str(PROMETHEUS))
+def test_compose_starts_one_producer_by_profile() -> None:
+    for profile, producer in (("demo", "producer"), ("live", "producer-live")):
+        services = configured(COMPOSE, flags=("--profile", profile))
+        assert {name for name in services if name.startswith("producer")} == {producer}
+    assert set(configured(COMPOSE)) == {*OTHERS, *OURS}
 
 
-def test_the_services_are_all_there() -> None:
-    assert set(SERVICES) == {"kafka", "prometheus", *OURS}
+def test_the_schema_refuses_what_is_wrong(tmp_path: Path) -> None:
+    wrong = tmp_path / "compose.yml"
+    wrong.write_text("services: {kafka: {imagee: x}}")
+    with pytest.raises(AssertionError, match="imagee"):
+        configured(wrong)
 
 
-@pytest.mark.parametrize("name", sorted(SERVICES))
-def test_every_service_is_bounded_and_watched(name: str) -> None:
-    service = SERVICES[name]
-    assert {"healthcheck", "mem_limit", "restart", "stop_grace_period"} <= set(service)
-    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+def test_a_cluster_has_three_brokers_that_know_each_other() -> None:
+    services = configured(COMPOSE, CLUSTER)
+    brokers = {name: made for name, made in services.items() if name.startswith("kafka")}
+    assert set(brokers) == {"kafka", "kafka-2", "kafka-3"}
+    numbers, stores, doors = set(), set(), set()
+    for name, broker in brokers.items():
+        environment = broker["environment"]
+        numbers.add(environment["KAFKA_NODE_ID"])
+        stores.add(broker["volumes"][0]["source"])
+        [port] = broker["ports"]
+        doors.add(port["published"])
+        advertised = environment["KAFKA_ADVERTISED_LISTENERS"]
+        assert advertised == f"INSIDE://{name}:19092,OUTSIDE://127.0.0.1:{port['published']}"
+        voter = f"{environment['KAFKA_NODE_ID']}@{name}:29093"
+        assert voter in environment["KAFKA_CONTROLLER_QUORUM_VOTERS"].split(",")
+        assert environment["KAFKA_MIN_INSYNC_REPLICAS"] == "2"
+        assert f"{name}:19092" in broker["healthcheck"]["test"][1]
+    assert (len(numbers), len(stores), len(doors)) == (3, 3, 3)
+    for name in OURS:
+        environment = services[name]["environment"]
+        assert environment["CANDLECAST_BOOTSTRAP"] == "kafka:19092,kafka-2:19092,kafka-3:19092"
+        assert environment["CANDLECAST_REPLICATION"] == "3"
 
 
-@pytest.mark.parametrize("name", ["kafka", "prometheus"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["promtool", "check", "config", str(PROMETHEUS)],
+        ["amtool", "check-config", str(ALERTMANAGER)],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_watches_accepts_its_configuration(command: list[str]) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip("not installed: apt-get install prometheus prometheus-alertmanager")
+    run(*command)
+
+
+@pytest.mark.parametrize("name", sorted({*OTHERS, *OURS}))
+def test_every_service_is_bounded_locked_and_watched(name: str) -> None:
+    service = configured(COMPOSE)[name]
+    assert {"mem_limit", "pids_limit", "restart", "stop_grace_period"} <= set(service)
+    assert ("healthcheck" in service) == (name != "topics")  # which ends
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service.get("read_only", False) == (name != "kafka")
+    assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", ()))
+    for volume in service.get("volumes", ()):
+        assert volume["type"] == "volume" or volume["read_only"], volume
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
 def test_foreign_images_are_pinned(name: str) -> None:
-    assert re.fullmatch(r"(apache/kafka|prom/prometheus):v?\d+\.\d+\.\d+", SERVICES[name]["image"])
+    image = SERVICES[name]["image"]
+    assert re.fullmatch(rf"{OTHERS[name]}:v?\d+\.\d+\.\d+", image)
 
 
-def test_the_image_of_kafka_is_the_version_that_the_tests_run() -> None:
+def test_images_are_of_the_versions_that_the_tests_run() -> None:
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert SERVICES["mlflow"]["image"] == f"ghcr.io/mlflow/mlflow:v{version('mlflow')}"
+    assert configured(COMPOSE)["api"]["image"] == f"candlecast:{PROJECT['version']}"
 
 
-@pytest.mark.parametrize("name", ["producer", "worker"])
-def test_clients_of_kafka_wait_for_it(name: str) -> None:
-    assert SERVICES[name]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+@pytest.mark.parametrize("name", sorted(set(OURS) - {"topics"}))
+def test_clients_of_kafka_wait_for_the_topics(name: str) -> None:
+    waited = SERVICES[name]["depends_on"]
+    assert waited == {"topics": {"condition": "service_completed_successfully"}}
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_every_variable_is_a_setting(name: str) -> None:
+def test_every_variable_is_a_setting_and_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = configured(COMPOSE)[name]["environment"]
     known = {variable(OURS[name], field) for field in OURS[name].model_fields}
-    assert set(SERVICES[name]["environment"]) <= known
+    assert set(environment) <= known
+    for key, value in environment.items():
+        if value is not None:
+            monkeypatch.setenv(key, value)
+    OURS[name].read(SERVICES[name]["command"][3:], name)
+
+
+def test_the_file_of_variables_has_what_compose_reads() -> None:
+    listed = set(re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    read = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+    assert read <= listed
 
 
 def test_prometheus_scrapes_every_metrics_port() -> None:
     ports = {
         (name, int(SERVICES[name]["environment"][port]))
         for name, port in (
-            ("producer", "CANDLECAST_PRODUCER_METRICS_PORT"),
             ("worker", "CANDLECAST_WORKER_METRICS_PORT"),
             ("api", "CANDLECAST_API_PORT"),
         )
     }
-    assert set(scraped()) == ports | {(HOST, 9090)}
+    ports |= {("producer", 9101), ("node-exporter", 9100), (HOST, 9090)}
+    assert set(scraped()) == ports
 
 
 def scraped() -> list[tuple[str, int]]:
@@ -156,7 +220,11 @@ def test_the_image_holds_every_package_and_no_root() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {package.rstrip("*") for package in packages} <= sources
-    assert "USER candlecast" in lines
+    assert "USER 10001" in lines
+
+
+def test_the_image_is_linted() -> None:
+    run(str(Path(sysconfig.get_path("scripts")) / "hadolint"), str(DOCKERFILE))
 
 
 class Native:
@@ -166,19 +234,31 @@ class Native:
         self.folder = folder
         self._leash = leash
         self._resources = resources
-        inside = ("9092", "19092", "29093", "9101", "9102", "8000")
+        inside = ("9092", "19092", "29093", "9101", "9102", "8000", "5000", "9090", "9093", "9100")
         self._ports = dict(zip(inside, map(str, free_ports(len(inside))), strict=True))
+        self._paths = {
+            "/etc/prometheus": folder / "etc",
+            "/etc/alertmanager": ALERTMANAGER.parent,
+            "/prometheus": folder / "prometheus-data",
+            "/alertmanager": folder / "alertmanager-data",
+            "/mlflow": folder / "mlflow-data",
+            "/host": Path("/"),
+        }
 
     def here(self, text: str) -> str:
         """Return a command or a value as it reads on this machine."""
         text = re.sub(r"\$\{(\w+):-(.*?)\}", r"\2", text)
-        text = re.sub(r"\b(kafka|producer|worker|api|0\.0\.0\.0)\b(?=:\d|$)", HOST, text)
+        text = re.sub(rf"\b({'|'.join(SERVICES)})\b(?=:\d)", HOST, text)
+        text = text.replace("0.0.0.0", HOST)  # noqa: S104 -- it is the container's
         text = re.sub(r"://(?=:\d)", f"://{HOST}", text)
-        return re.sub(r"(?<!\d)\d{4,5}(?!\d)", lambda port: self._ports.get(port[0], port[0]), text)
+        text = re.sub(r"(?<!\d)\d{4,5}(?!\d)", lambda port: self._ports.get(port[0], port[0]), text)
+        for inside, outside in self._paths.items():
+            text = re.sub(rf"(?<=[=/]){inside}(?=/|$)|(?<==){inside}(?=/|$)", str(outside), text)
+        return text
 
     def environment(self, name: str) -> dict[str, str]:
         """Return a service's variables; those without a value are the shell's to give."""
-        given: Mapping[str, Any] = SERVICES[name]["environment"]
+        given: Mapping[str, Any] = configured(COMPOSE)[name].get("environment", {})
         return {key: self.here(str(value)) for key, value in given.items() if value is not None}
 
     def start(self, name: str, argv: list[str], env: Mapping[str, str]) -> Process:
@@ -216,20 +296,54 @@ class Native:
         return self.start("kafka", [*java, "kafka.Kafka", str(properties)], {})
 
     def service(self, name: str, **shell: str) -> Process:
-        """Start one of our services by its own command, and wait until it is healthy."""
-        python, *arguments = SERVICES[name]["command"]
-        assert python == "python"
-        process = self.start(name, [sys.executable, *arguments], self.environment(name) | shell)
-        healthy = partial(self.healthy, name)
-        wait_until(healthy, 60.0, f"{name} is healthy", process=process)
+        """Start a service by its own command."""
+        program, *arguments = SERVICES[name]["command"]
+        argv = [*self._program(name, program), *map(self.here, arguments)]
+        return self.start(name, argv, self.environment(name) | shell)
+
+    def _program(self, name: str, first: str) -> list[str]:
+        """Return what runs the image's command; some images have an entry point before it."""
+        if first == "python":
+            return [sys.executable]
+        if first == "mlflow":
+            return [str(Path(sysconfig.get_path("scripts")) / "mlflow")]
+        package = name if name == "prometheus" else f"prometheus-{name}"
+        path = shutil.which(package)
+        if path is None:
+            pytest.skip(f"not installed: apt-get install {package}")
+        return [path, self.here(first)]
+
+    def wait_healthy(self, name: str, process: Process) -> Process:
+        """Wait until a service's own health check passes."""
+        wait_until(partial(self.healthy, name), 90.0, f"{name} is healthy", process=process)
         return process
 
     def healthy(self, name: str) -> bool:
-        """Run a service's own health check."""
-        kind, python, *arguments = SERVICES[name]["healthcheck"]["test"]
-        assert (kind, python) == ("CMD", "python")
+        """Run a service's own health check; wget, which the images have, is ours here."""
+        kind, program, *arguments = SERVICES[name]["healthcheck"]["test"]
+        assert kind == "CMD"
+        if program == "wget":
+            code = f"from urllib.request import urlopen; urlopen({arguments[-1]!r}, timeout=4)"
+            arguments = ["-c", code]
         command = [sys.executable, *map(self.here, arguments)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def configure_prometheus(self) -> None:
+        """Write its files with each target at its port here; names are loopback's."""
+        config = yaml.safe_load(PROMETHEUS.read_text())
+        for job in config["scrape_configs"]:
+            for names in job.pop("dns_sd_configs", ()):
+                targets = [f"{name}:{names['port']}" for name in names["names"]]
+                job["static_configs"] = [{"targets": targets}]
+        config["global"]["scrape_interval"] = config["global"]["scrape_timeout"] = "1s"
+        folder = self._paths["/etc/prometheus"]
+        folder.mkdir()
+        (folder / "prometheus.yml").write_text(self.here_lines(yaml.safe_dump(config)))
+        shutil.copy(RULES, folder)
+
+    def here_lines(self, text: str) -> str:
+        """Return a file as it reads on this machine."""
+        return "\n".join(self.here(line) for line in text.splitlines())
 
     def get(self, url: str, body: bytes | None = None) -> str:
         """Return what a URL of the composition answers."""
@@ -257,27 +371,45 @@ async def first_forecasts(bootstrap: str, wanted: int) -> list[Forecast]:
         await consumer.stop()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(280)
 def test_the_services_work_as_the_file_says(native: Native) -> None:
+    (native.folder / "mlflow-data").mkdir()
+    native.configure_prometheus()
+    mlflow = native.service("mlflow")
     kafka = native.kafka()
+    topics = native.service("topics")
+    wait_until(lambda: topics.exit_code is not None, 60.0, "the topics are made")
+    assert topics.exit_code == 0, topics.log_tail()
+    names = ("worker", "api", "prometheus", "alertmanager", "node-exporter")
     started = {"producer": native.service("producer", CANDLECAST_PRODUCER_SPEED="500")}
-    started |= {name: native.service(name) for name in ("worker", "api")}
+    started |= {name: native.service(name) for name in names}
+    for name, process in started.items():
+        native.wait_healthy(name, process)
 
     outside = native.here("127.0.0.1:9092")  # as a user's own consumer sees Kafka
     forecasts = asyncio.run(first_forecasts(outside, 20))
-    assert {one.symbol for one in forecasts} <= {"AAPL", "GOOG", "IBM", "MSFT"}
-
-    for host, port in scraped():
-        if host in OURS:
-            text = native.get(f"http://{host}:{port}/metrics")
-            assert any(
-                family.name.startswith("candlecast_")
-                for family in text_string_to_metric_families(text)
-            )
+    assert {forecast.symbol for forecast in forecasts} <= {"AAPL", "GOOG", "IBM", "MSFT"}
     history = json.dumps({"history": example_history(1000)}).encode()
     assert "predicted_close" in native.get("http://api:8000/predict", history)
 
+    jobs = {"producer", "worker", "api", "prometheus", "node"}
+    wait_until(lambda: up(native) == jobs, 30.0, "Prometheus reaches every job")
+    found = json.loads(native.get("http://prometheus:9090/api/v1/alertmanagers"))["data"]
+    assert [manager["url"] for manager in found["activeAlertmanagers"]] == [
+        native.here("http://alertmanager:9093/api/v2/alerts")
+    ]
+    native.wait_healthy("mlflow", mlflow)
+
     for name, process in started.items():
-        grace_s = float(SERVICES[name]["stop_grace_period"].removesuffix("s"))
-        assert process.stop(grace_s) == 0, process.log_tail()
+        grace_s = float(SERVICES[name].get("stop_grace_period", "30s").removesuffix("s"))
+        code = process.stop(grace_s)
+        assert code == 0 or name not in OURS, process.log_tail()
     assert kafka.stop(30.0) == 143, kafka.log_tail()  # Java's 128 + SIGTERM: it ended in order
+
+
+def up(native: Native) -> set[str]:
+    """Return the jobs whose targets all answer Prometheus."""
+    answer = json.loads(native.get("http://prometheus:9090/api/v1/targets"))
+    targets = answer["data"]["activeTargets"]
+    down = {target["labels"]["job"] for target in targets if target["health"] != "up"}
+    return {target["labels"]["job"] for target in targets} - down

@@ -91,7 +91,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, leash: Leash) -> Iterato
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
     (folder / ".venv").symlink_to(sys.prefix)
     table = [candle.model_dump() for candle in bundled(("AAPL", "IBM")).candles]
-    write_parquet(table, folder / "my.parquet")
+    write_candles(table, folder)
     kafka, api = free_ports(2)
     addresses = {"127.0.0.1:9092": f"127.0.0.1:{kafka}", "127.0.0.1:8000": f"127.0.0.1:{api}"}
     with Processes(tmp_path_factory.mktemp("system"), leash) as processes:
@@ -105,11 +105,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, leash: Leash) -> Iterato
         yield Workplace(folder, addresses)
 
 
-def write_parquet(rows: list[dict[str, object]], path: Path) -> None:
+def write_candles(rows: list[dict[str, object]], folder: Path) -> None:
     import pandas as pd  # noqa: PLC0415 - only here, and slow
 
     columns = ["symbol", "open_ms", "open", "high", "low", "close", "volume"]
-    pd.DataFrame(rows)[columns].to_parquet(path)
+    table = pd.DataFrame(rows)[columns]
+    table.to_parquet(folder / "my.parquet")
+    table.to_csv(folder / "my.csv", index=False)
 
 
 def run(block: Block, workplace: Workplace) -> None:

@@ -1,12 +1,18 @@
-"""The wheel, installed into an environment of its own."""
+"""The wheel, built from the sdist, in empty folders: the demo, the services and the trainer."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from docs import release
+from shared import bundle
 
 pytestmark = pytest.mark.integration
 
@@ -15,7 +21,7 @@ SERVICES = ("producer", "stream_app", "api", "local")
 INSTALL_S = 400
 
 
-def run(*argv: str | Path, cwd: Path) -> str:
+def run(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
         [str(part) for part in argv],
         cwd=cwd,
@@ -23,46 +29,90 @@ def run(*argv: str | Path, cwd: Path) -> str:
         capture_output=True,
         text=True,
         timeout=INSTALL_S,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        | dict(env or {}),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment that holds the wheel and what it depends on."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a release, whose archives are checked as they are built."""
+    out = tmp_path_factory.mktemp("dist")
+    archives = release.build(ROOT, out, "https://example.org/candlecast")
+    assert [archive.name.rpartition(".")[2] for archive in archives] == ["whl", "gz"]
+    return archives[0]
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts of a new environment that holds the wheel and what it depends on."""
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT, cwd=folder)
-    [wheel] = folder.glob("candlecast-*.whl")
     run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
     python = folder / "env" / "bin" / "python"
     constraints = ROOT / "constraints.txt"
-    run(python, "-m", "pip", "install", "--quiet", "-c", constraints, wheel, cwd=folder)
-    return python
+    install = (python, "-m", "pip", "install", "--quiet", "-c", constraints)
+    run(*install, f"{wheel}[local]", cwd=folder)
+    return python.parent
 
 
 @pytest.mark.timeout(2 * INSTALL_S)
 @pytest.mark.parametrize("service", SERVICES)
-def test_each_service_explains_itself(python: Path, tmp_path: Path, service: str) -> None:
-    shown = run(python, "-m", service, "--help", cwd=tmp_path)
+def test_each_service_explains_itself(scripts: Path, tmp_path: Path, service: str) -> None:
+    shown = run(scripts / "python", "-m", service, "--help", cwd=tmp_path)
     assert f"usage: python -m {service}" in shown
     assert "--log-level" in shown
 
 
 def test_the_default_model_comes_along_and_nothing_of_training(
-    python: Path, tmp_path: Path
+    scripts: Path, tmp_path: Path
 ) -> None:
     code = (
         "import importlib.util as u; from shared import bundle; "
         "print(bundle.load(bundle.default_path()).config.model_version, "
         "[name for name in ('torch', 'mlflow', 'sklearn') if u.find_spec(name)])"
     )
-    version, missing = run(python, "-c", code, cwd=tmp_path).split(maxsplit=1)
-    assert version == bundle_version()
+    version, missing = run(scripts / "python", "-c", code, cwd=tmp_path).split(maxsplit=1)
+    assert version == bundle.load(bundle.default_path()).config.model_version
     assert missing.strip() == "[]"
 
 
-def bundle_version() -> str:
-    from shared import bundle  # noqa: PLC0415 - not the wheel's, but the checkout's
+def test_the_demo_runs_from_an_empty_folder(scripts: Path, tmp_path: Path) -> None:
+    argv = ("demo", "--symbols", "IBM", "--exit-when-done", "--json")
+    summary = json.loads(run(scripts / "candlecast", *argv, cwd=tmp_path))
+    assert summary["ok"] is True
+    assert summary["forecasts_out"] > 3000
+    assert list(tmp_path.iterdir()) == []
 
-    return bundle.load(bundle.default_path()).config.model_version
+
+def test_a_command_whose_extra_is_missing_says_what_to_install(
+    scripts: Path, tmp_path: Path
+) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [scripts / "candlecast", "trainer", "--no-progress"], cwd=tmp_path, capture_output=True,
+        text=True, check=False, env=env,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "pip install 'candlecast[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_trainer_of_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
+    """On this environment's PyTorch, since that has gigabytes; the code and its data are ours."""
+    packages = tmp_path / "packages"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", packages)
+    run(*pip, wheel, cwd=tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    small = ("--hidden", "4", "--max-epochs", "1", "--scalings", "har", "--no-progress")
+    untracked = ("--tracking-uri", "")
+    command = (sys.executable, "-P", "-m", "local.command", "trainer")
+    env = {"PYTHONPATH": str(packages)}
+    argv = ("fit", "--symbols", "IBM", "--until", "2012-01-01", "--out", "model")
+    said = run(*command, *argv, *small, *untracked, cwd=empty, env=env)
+    assert "Its volatility forecast, against HAR" in said
+    argv = ("evaluate", "--symbols", "IBM", "--model", "model", "--baselines", "persistence")
+    run(*command, *argv, "--no-progress", *untracked, cwd=empty, env=env)
+    assert (empty / "report" / "report.html").stat().st_size > 20_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,12 +76,18 @@ class RunningWorker:
         }
 
 
-def launch_worker(processes: Processes, topics: WorkerTopics, *flags: str) -> RunningWorker:
+def launch_worker(
+    processes: Processes,
+    topics: WorkerTopics,
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+) -> RunningWorker:
     """Start a worker and wait for nothing."""
     port = free_ports(1)[0]
     process = processes.start(
-        "stream_app", *topics.flags(), "--group", topics.group, "--metrics-port", str(port), *flags
-    )
+        "stream_app", *topics.flags(), "--group", topics.group, "--metrics-port", str(port),
+        *flags, env=env,
+    )  # fmt: skip
     return RunningWorker(process, port)
 
 

@@ -43,7 +43,7 @@ SUBCLASSES: Final[dict[type[Any], str]] = {
     "on_topic_buffer_full track_tp_end_offset",
     WorkerApp: "_create_directories flow_control",
     WindowStore: "__post_init__ _key_partition apply_changelog_batch data",
-    WindowTable: "_new_store app loop name on_recovery_completed",
+    WindowTable: "_new_store app changelog_topic_name loop name on_recovery_completed",
     Server: "__init__ config lifespan server_state shutdown startup",
     LimitedProtocol: "connection_lost connection_made cycle data_received headers loop on_body "
     "on_header on_headers_complete on_message_begin on_message_complete on_response_complete "
@@ -57,8 +57,15 @@ ATTRIBUTES: Final = (
     "aiokafka.producer.sender:Sender.sender_task",
     "aiokafka.admin:AIOKafkaAdminClient._send_request",  # shared.topic_ids
     "aiokafka.client:AIOKafkaClient.close",
-    "aiokafka.conn:AIOKafkaConnection.send",  # shared.kafka.mend_connections
+    "aiokafka.conn:AIOKafkaConnection.send",  # shared.kafka.mend_clients
     "aiokafka.conn:AIOKafkaConnection.close",
+    "aiokafka.consumer.fetcher:MemoryRecords",  # shared.batches, and so the next lines
+    "aiokafka.consumer.fetcher:PartitionRecords.next_fetch_offset",
+    "aiokafka.record.util:decode_varint",
+    "aiokafka.record._crecords.default_records:gzip_decode",  # shared.codecs, and so the next
+    "aiokafka.record._crecords.default_records:snappy_decode",
+    "aiokafka.record._crecords.default_records:lz4_decode",
+    "aiokafka.record._crecords.default_records:zstd_decode",
     "aiokafka.partitioner:DefaultPartitioner.__call__",  # producer.resume: where a key lies
     "faust:App.consumer_generation_id",  # stream_app.worker, and so the next lines
     "faust:App.crash",

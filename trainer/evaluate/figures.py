@@ -161,18 +161,33 @@ def pit(calibrations: Sequence[Calibration]) -> str:
 def fans(table: pd.DataFrame, symbols: Mapping[str, Symbol], count: int = 6) -> str:
     """Return forecasts with the candles before and after them, at evenly spread origins.
 
-    The origins are chosen by their place in the table alone, not by how the forecast did.
+    The origins are chosen by their place in the table alone, not by how the forecast did; symbols
+    take turns.
     """
-    origins = table[["symbol", "open_ms"]].drop_duplicates().sort_values(["open_ms", "symbol"])
-    picks = np.linspace(0, len(origins) - 1, count + 2).astype(int)[1:-1]
+    origins = _origins(table, count)
     columns = 3
     rows = -(-count // columns)
     with _figure(rows, columns, 9.6, 2.7 * rows) as (figure, axes):
-        for panel, pick in zip(axes.flat, picks, strict=False):
-            symbol, open_ms = origins.iloc[pick]
+        for panel, (symbol, open_ms) in zip(axes.flat, origins, strict=False):
             chosen = (table["symbol"] == symbol) & (table["open_ms"] == open_ms)
             _fan(panel, table[chosen], symbols[symbol])
+        for panel in axes[-1]:
+            panel.set_xlabel("candles from the forecast")
+        for panel in axes[:, 0]:
+            panel.set_ylabel("price")
         return _svg(figure)
+
+
+def _origins(table: pd.DataFrame, count: int) -> list[tuple[str, int]]:
+    """Return symbol and time of forecasts, evenly spread over time, of each symbol in turn."""
+    names = sorted(table["symbol"].unique())
+    chosen = []
+    for number in range(count):
+        name = names[number % len(names)]
+        times = np.unique(table["open_ms"][table["symbol"] == name])
+        at = round((number + 1) / (count + 1) * (len(times) - 1))
+        chosen.append((str(name), int(times[at])))
+    return chosen
 
 
 def _fan(panel: Axes, rows: pd.DataFrame, symbol: Symbol) -> None:
@@ -217,12 +232,18 @@ def against_outcomes(joined: pd.DataFrame, step: int, count: int = 120) -> Figur
                     alpha=0.2, linewidth=0, label=f"{percent} %",
                 )  # fmt: skip
             panel.plot(x, rows["predicted_close"], color=FLAME, linewidth=1, label="median")
+            panel.plot(
+                x, rows["last_close"], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)),
+                label="persistence",
+            )  # fmt: skip
             panel.plot(x, rows["close"], ".", color=SLATE, markersize=4, label="outcome")
             dates = pd.to_datetime(rows["open_ms"], unit="ms")
             marks = np.linspace(0, len(rows) - 1, min(6, len(rows))).astype(int)
             panel.set_xticks(marks, [f"{dates.iloc[i]:%-d %b %Y}" for i in marks])
             panel.set_title(f"{name}, {_ahead(step)}")
-        axes[0, 0].legend(loc="upper left", ncols=5, fontsize=8)
+            panel.set_ylabel("price")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
         return figure
 
 

@@ -125,6 +125,7 @@ def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> 
         cards=_cards(evaluation),
         sentences=sentences(evaluation),
         scores={step: _by_method(evaluation, step) for step in evaluation.horizons},
+        best={step: _lowest(_by_method(evaluation, step)) for step in evaluation.horizons},
         percents=sorted({percent for score in evaluation.scores for percent in score.covered}),
         loss_names={loss: LOSS_NAMES[loss] for loss in losses},
         compared={
@@ -154,6 +155,7 @@ def sentences(evaluation: Evaluation) -> list[str]:
         rows = _compared(evaluation, loss, baseline)
         if rows:
             lines.append(f"Its {what} forecast, against {baseline}: {_verdicts(rows)}.")
+    lines += [line for line in [_coverage(evaluation)] if line]
     point = _compared(evaluation, "squared", "persistence")
     if point:
         lines.append(
@@ -161,6 +163,18 @@ def sentences(evaluation: Evaluation) -> list[str]:
             "It makes no claim about the direction of a price."
         )
     return lines
+
+
+def _coverage(evaluation: Evaluation) -> str:
+    """Return how many outcomes fell into the widest interval, at each horizon."""
+    ours = [score for score in evaluation.scores if score.method == MODEL and score.covered]
+    if not ours:
+        return ""
+    percent = max(ours[0].covered)
+    shares = "; ".join(
+        f"{_ahead(score.step)} {100 * score.covered[percent]['inside']:.1f} %" for score in ours
+    )
+    return f"Its {percent} % interval held the outcome: {shares}."
 
 
 def _verdicts(rows: Sequence[Comparison]) -> str:
@@ -190,6 +204,16 @@ def _compared(evaluation: Evaluation, loss: str, baseline: str) -> list[Comparis
 
 def _by_method(evaluation: Evaluation, step: int) -> list[Scores]:
     return [score for score in evaluation.scores if score.step == step]
+
+
+def _lowest(scores: Sequence[Scores]) -> dict[str, float | None]:
+    """Return the lowest value of each loss."""
+    names = ("pinball", "crps", "qlike", "rmse", "mae", "mse", "price_rmse", "price_mae")
+    of = {name: [getattr(score, name) for score in scores] for name in names}
+    return {
+        name: min((value for value in values if value is not None), default=None)
+        for name, values in of.items()
+    }
 
 
 def _ahead(step: int) -> str:

@@ -269,7 +269,7 @@ def test_a_bomb_is_unpacked_to_the_limit_alone(api: Api, encoding: str) -> None:
         ("GET", "/predict", 405),
         ("TRACE", "/", 405),
         ("POST", "/predict", 400),
-        ("GET", "/v1/stream", 503),
+        ("GET", "/v1/forecasts", 503),
     ],
 )
 def test_no_answer_tells_what_runs_here(api: Api, method: str, path: str, status: int) -> None:

@@ -166,6 +166,38 @@ def test_an_id_is_good_at_another_instance_and_after_a_restart(
         assert closes == {candle.close_ms for candle in candles[30:36]}
 
 
+def test_ids_are_good_after_a_restart_on_long_topics(
+    processes: Processes, kafka: str, unique_name: Callable[[str], str]
+) -> None:
+    """More messages than are kept, over many partitions, of which a consumer reads one by one."""
+    topics = settings_of(kafka, unique_name)
+    make_topics(topics)
+    api = start(processes, topics)
+    wait_until(lambda: get(api, "/v1/forecasts"), 30, "it is followed", process=api.process)
+    of_symbols = [[c.model_copy(update={"symbol": f"S{n}"}) for c in walk(600)] for n in range(40)]
+    candles = [candle for at_once in zip(*of_symbols, strict=True) for candle in at_once]
+    with listening(api, "?events=candle") as stream:
+        assert next(stream)[1] == "hello"
+        for begin in range(0, len(candles), 1_000):
+            write_candles(topics.bootstrap, topics.candles_topic, candles[begin : begin + 1_000])
+        got = [next(stream) for _ in candles]
+    api.process.kill()
+    again = start(processes, topics)
+    wait_until(lambda: get(again, "/v1/forecasts"), 60, "it is followed", process=again.process)
+    ids = [identity for identity, _, _ in got if identity]
+    for back in range(500, 10_500, 1_000):
+        with listening(again, "?events=candle", last=ids[-back]) as stream:
+            assert next(stream)[1] == "resumed", f"{back} messages back"
+    at = got.index(next(event for event in got if event[0] == ids[-4_000]))
+    missed = {(data["symbol"], data["open_ms"]) for _, _, data in got[at + 1 :]}
+    with listening(again, "?events=candle", last=ids[-4_000]) as stream:
+        assert next(stream)[1] == "resumed"
+        came: set[tuple[str, int]] = set()
+        while not missed <= came:
+            _, _, data = next(stream)
+            came.add((data["symbol"], data["open_ms"]))
+
+
 def until(stream: Iterator[Any], as_of_ms: int) -> list[Any]:
     """Return the events up to the forecast made at a time."""
     found = []
@@ -205,8 +237,9 @@ def test_without_kafka_predictions_go_on_and_all_comes_back(
         patient = listeners.pop_all()  # it listens on while Kafka is away
     refusal = wait_until(lambda: down(api), 30, "the loss is seen", process=api.process)
     assert json.loads(refusal)["status"] == 503
-    for path in ("/v1/stream", "/v1/scores", "/v1/forecasts/AAPL", "/v1/forecasts/AAPL/history"):
+    for path in ("/v1/scores", "/v1/forecasts/AAPL", "/v1/forecasts/AAPL/history"):
         assert api.ask("GET", path)[0] == 503
+    waiting = patient.enter_context(listening(api, "?events=candle"))  # accepted all the same
     assert api.ask("POST", "/predict", request_body())[0] == 200
     assert api.is_ready()
     with Broker(folder, port=port, leash=leash) as broker:
@@ -220,6 +253,7 @@ def test_without_kafka_predictions_go_on_and_all_comes_back(
         wait_until(is_back, 60, "all is back", process=api.process)
         with patient:
             came = [next(stream)[2]["close_ms"] for _ in range(2)]
+            assert next(waiting)[1] == "hello"
         assert came == [candle.close_ms for candle in walk(27)[25:]]
 
 

@@ -153,6 +153,15 @@ def settle(records: list[Record], owed: set[tuple[str, int]]) -> Account:
     )
 
 
+def unlike_a_replay(topics: WorkerTopics, models: Models, forecasts: list[Record]) -> set[str]:
+    """Return the ids that only the worker or only an unfaulted replay of the candles has.
+
+    An id follows from everything that the numbers follow from.
+    """
+    made = {Forecast.decode(one.value).id for one in forecasts if one.value}
+    return made ^ replay(topics, models)[1]
+
+
 def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, SymbolState]:
     """Return the windows that a recovery from the changelog gives, by its rule."""
     held: dict[bytes, bytes] = {}
@@ -170,7 +179,13 @@ def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, Symbol
 
 def replayed_windows(topics: WorkerTopics, models: Models) -> dict[bytes, SymbolState]:
     """Return the windows that a fresh replay of the candles topic gives."""
+    return replay(topics, models)[0]
+
+
+def replay(topics: WorkerTopics, models: Models) -> tuple[dict[bytes, SymbolState], set[str]]:
+    """Return the windows and the forecasts' ids that the whole candles topic gives."""
     table: dict[bytes, bytes] = {}
+    ids: set[str] = set()
     messages = [
         Incoming(one.key, one.value, one.partition, one.offset, one.timestamp_ms)
         for one in read(topics.bootstrap, topics.candles)
@@ -178,7 +193,8 @@ def replayed_windows(topics: WorkerTopics, models: Models) -> dict[bytes, Symbol
     for start in range(0, len(messages), 512):
         result = advance(messages[start : start + 512], table.get, models, 0, 1 << 52)
         table.update({key: state for key, (_, state) in result.states.items()})
-    return {key: _content(state, models.window_length) for key, state in table.items()}
+        ids.update(made.id for _, made in result.forecasts)
+    return {key: _content(state, models.window_length) for key, state in table.items()}, ids
 
 
 def _content(stored: bytes, capacity: int) -> SymbolState:

@@ -217,3 +217,28 @@ def test_an_api_follows_again_by_itself(
     )  # fmt: skip
     assert api.ask("GET", "/livez")[0] == 200
     assert api.process.stop(10) == 0
+
+
+def test_a_broker_back_with_an_empty_disk(
+    line: Line, names: WorkerTopics, processes: Processes
+) -> None:
+    """The worker waited in recovery, and made no topics; the last test of this broker."""
+    producing = ("--symbols", "IBM", "--speed", "100")
+    direct = Producer(names.bootstrap, names.candles, processes, 8)
+    producer = direct.start(*producing)
+    worker = start_worker(processes, names)
+    wait_until(lambda: count(names.bootstrap, names.forecasts) > 20, 60, "forecasts flow")
+    line.broker.kill()
+    line.broker.lose_disk()
+    line.broker.start()
+    for process in (worker.process, producer):
+        wait_until(lambda: "is gone" in process.log.read_text(), 60, "it says so")  # noqa: B023
+        assert process.wait(5) == 1, "a fatal error ends the process soon"
+    assert "Traceback" not in log_of(producer)
+    again = start_worker(processes, names)
+    direct.finish("--symbols", "IBM")
+    published = direct.count()
+    wait_until(
+        lambda: count(names.bootstrap, names.forecasts) >= published - WARM_UP, 60, "all forecasts"
+    )
+    assert again.process.stop(15) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from shared import topics as topics_of
 from shared.candles import Candle
 from shared.forecasts import Forecast
-from shared.topics import Topic
+from shared.topics import BROKERS_TIME, Topic, all_topics
 from tests.candles import walk
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, read_forecasts, write_candles
@@ -63,7 +63,9 @@ def warm(processes: Processes, topics: WorkerTopics) -> None:
     assert worker.process.stop(15) == 0
 
 
-def recreate(bootstrap: str, name: str, partitions: int = 8) -> None:
+def recreate(
+    bootstrap: str, name: str, partitions: int = 8, config: Mapping[str, str] = BROKERS_TIME
+) -> None:
     async def run() -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
         await admin.start()
@@ -73,7 +75,6 @@ def recreate(bootstrap: str, name: str, partitions: int = 8) -> None:
                 await asyncio.sleep(0.05)
         finally:
             await admin.close()
-        config = {"message.timestamp.type": "LogAppendTime"}
         await topics_of.ensure(kafka_at(bootstrap), [Topic(name, partitions, 1, config)])
 
     asyncio.run(asyncio.wait_for(run(), DONE_S))
@@ -111,7 +112,8 @@ def test_windows_that_the_changelog_has_lost_are_rebuilt_from_the_candles(
 ) -> None:
     warm(processes, topics)
     before = count(topics.bootstrap, topics.forecasts)
-    recreate(topics.bootstrap, f"{topics.group}-windows-changelog")
+    changelog = all_topics(kafka_at(topics.bootstrap), topics.group)[-1]
+    recreate(topics.bootstrap, changelog.name, config=changelog.config)
     worker = start_worker(processes, topics)
     assert "rebuilt from the candles topic" in worker.process.log.read_text()
     assert worker.metrics()["candlecast_windows_rebuilt_total"] == len(SYMBOLS)

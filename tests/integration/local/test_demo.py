@@ -80,11 +80,31 @@ def watched(processes: Processes) -> Iterator[tuple[Process, dict[str, int]]]:
     wait_until(lambda: not any(runs(pid) for pid in pids.values()), STOP_S, f"{pids} have ended")
 
 
-def test_does_all_and_says_so_as_json(candles: Path, rows: int) -> None:
-    command = [sys.executable, "-m", "local", "--exit-when-done", "--json", "--path", str(candles)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+@pytest.fixture
+def decoys(tmp_path: Path) -> Path:
+    """A folder with packages of the user's own that are called as ours are."""
+    folder = tmp_path / "own"
+    for name in ("api", "local", "producer", "shared", "stream_app", "trainer"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise RuntimeError('the user s own code ran')")
+    return folder
+
+
+def test_does_all_beside_folders_named_as_ours_and_says_so_as_json(
+    candles: Path, rows: int, decoys: Path
+) -> None:
+    """On a locked Kafka, which asks more of every part than an open one."""
+    script = [sys.executable, "-P", "-m", "local.command"]  # as the console script has its path
+    command = [*script, "demo", "--secure", "--exit-when-done", "--json", "--path", str(candles)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, cwd=decoys,
+        env=environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
+    assert summary.pop("ok") is True
+    assert summary.pop("error") is None
     latency = summary.pop("latency_ms")
     assert summary == {
         "candles_in": len(SYMBOLS) * rows,
@@ -124,6 +144,35 @@ def test_even_a_killed_demo_leaves_no_process(watched: tuple[Process, dict[str, 
     assert demo.wait(STOP_S) == -signal.SIGKILL
 
 
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "local.command", *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def look_at_an_empty_broker(bootstrap: str) -> None:
+    letters = run("dlq", "list", "--bootstrap", bootstrap)
+    assert letters.returncode == 1
+    assert f"topic market.candles.v1.dlq: does not exist at {bootstrap}" in letters.stderr
+    doctor = run("doctor", "--json", "--bootstrap", bootstrap)
+    verdicts = {found["what"]: found["verdict"] for found in json.loads(doctor.stdout)}
+    assert verdicts["Kafka"] == verdicts["model"] == "ok"
+    assert verdicts["topic market.candles.v1"] == "note"
+    tail = run("tail", "--once", "--bootstrap", bootstrap)
+    assert "topic market.forecasts.v1: does not exist" in tail.stderr
+
+
+def test_a_stop_while_starting_says_no_summary_of_zeros(processes: Processes) -> None:
+    demo = processes.start("local", "--json")
+    wait_until(
+        lambda: "starting Kafka" in demo.log_tail(), START_S, "Kafka is starting", process=demo
+    )
+    os.kill(demo.pid, signal.SIGINT)
+    assert demo.wait(STOP_S) == 0
+    *_, said = demo.log.read_text().splitlines()
+    assert "stopped while starting" in said
+    assert "0 candles" not in demo.log.read_text()
+
+
 def test_kafka_alone(processes: Processes) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a script's background command
     try:
@@ -133,8 +182,10 @@ def test_kafka_alone(processes: Processes) -> None:
     wait_until(
         lambda: "runs until Ctrl-C" in kafka.log_tail(), START_S, "Kafka is up", process=kafka
     )
-    assert kafka.log.read_text().startswith("127.0.0.1:")
+    _, address, _ = kafka.log.read_text().splitlines()
+    assert address.startswith("127.0.0.1:")
     pid = pids_of(kafka)["java"]
+    look_at_an_empty_broker(address)
     os.kill(kafka.pid, signal.SIGINT)
     assert kafka.wait(STOP_S) == 0
     assert not runs(pid)

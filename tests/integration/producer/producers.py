@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,13 +25,15 @@ class Producer:
     bootstrap: str
     topic: str
     processes: Processes
+    partitions: int = PARTITIONS
 
-    def start(self, *args: str) -> Process:
+    def start(self, *args: str, env: Mapping[str, str] | None = None) -> Process:
         return self.processes.start(
             "producer",
             *("--bootstrap", self.bootstrap),
             *("--candles-topic", self.topic, "--forecasts-topic", f"{self.topic}.forecasts"),
-            *("--partitions", str(PARTITIONS), "--metrics-port", "0", *args),
+            *("--partitions", str(self.partitions), "--metrics-port", "0", *args),
+            env=env,
         )
 
     def finish(self, *args: str, timeout_s: float = 60.0) -> Process:

@@ -18,7 +18,7 @@ from local.leash import Leash
 from local.yahoo import real_now_ms
 from shared.candles import decode_candle
 from shared.history import ReadOptions, bundled, from_file
-from shared.topics import Topic, ensure
+from shared.topics import BROKERS_TIME, Topic, ensure
 from tests.candles import candle
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
@@ -194,7 +194,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(producer: Producer) -> None:
 
 
 def test_a_candle_that_the_broker_refuses_is_one_line_and_exit_code_1(producer: Producer) -> None:
-    tiny = Topic(producer.topic, PARTITIONS, 1, {"max.message.bytes": "100"})
+    tiny = Topic(producer.topic, PARTITIONS, 1, {"max.message.bytes": "100", **BROKERS_TIME})
     asyncio.run(ensure(kafka_at(producer.bootstrap), [tiny]))
     process = producer.start()
     wait_until(lambda: process.exit_code is not None, 60, "its end")

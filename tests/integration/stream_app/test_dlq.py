@@ -8,7 +8,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
+from local.ports import free_ports
+from stream_app.dlq import run
+from stream_app.settings import ListSettings
 from tests.candles import candle
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, write
@@ -100,3 +104,14 @@ def test_a_recreated_topic_is_refused_with_what_to_do(
     log = process.log.read_text()
     assert "it was deleted and created again" in log
     assert "--when-recreated begin" in log
+
+
+def test_a_broker_that_is_not_there_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_app.dlq.WAIT_FOR_KAFKA_S", 0.0)
+    [port] = free_ports(1)
+    settings = ListSettings.read(["--bootstrap", f"127.0.0.1:{port}"], "dlq")
+    with pytest.raises(ValueError, match=rf"no Kafka answers at 127.0.0.1:{port}: expected"):
+        run(settings, Console())
+    assert "Traceback" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import joblib
@@ -20,10 +22,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from shared import bundle
+from shared.files.series import History
 from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
 from shared.history import bundled
-from shared.series import History
 from shared.window import Window
 from tests.unit.api.client import application, predict
 from trainer import dataset, export
@@ -31,6 +33,7 @@ from trainer.__main__ import main
 from trainer.dataset import Source
 from trainer.evaluate import backtest, report
 from trainer.features import Candles, extract
+from trainer.network import Model
 from trainer.scaling import relative
 from trainer.settings import TrainSettings
 
@@ -71,11 +74,45 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(candles: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def said(candles: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A trained bundle, and what the training printed."""
     out = tmp_path_factory.mktemp("model") / "bundle"
     argv = ["train", "--data", str(candles), "--out", str(out), *SMALL]
-    assert main([*argv, "--tracking-uri", f"sqlite:///{store}", "--experiment", "test"]) == 0
-    return out
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert main([*argv, "--tracking-uri", f"sqlite:///{store}", "--experiment", "test"]) == 0
+    return out, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(said: tuple[Path, str]) -> Path:
+    return said[0]
+
+
+def test_a_training_says_what_it_is_worth_and_what_comes_next(
+    said: tuple[Path, str], candles: Path
+) -> None:
+    out, printed = said
+    text = " ".join(printed.split())
+    for words in (
+        "Its distribution forecast, against GARCH-t: 1 candle ahead",
+        "Its volatility forecast, against HAR: 1 candle ahead",
+        "Its 90 % interval held the outcome: 1 candle ahead",
+        f"candlecast demo --model {out} --path {candles}",
+        f"candlecast trainer evaluate --model {out} --data {candles}",
+    ):
+        assert words in text
+
+
+def test_too_little_data_is_told_in_candles(
+    candles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = tmp_path / "few.csv"
+    pd.read_csv(candles).query("symbol == 'IBM'").head(165).to_csv(few, index=False)
+    argv = ["fit", "--data", str(few), "--out", str(tmp_path / "b"), "--tracking-uri", "", *SMALL]
+    assert main(argv) == 1
+    assert "candles: expected at least" in caplog.text
+    assert "got 165: a window has 144, the longest horizon 10" in caplog.text
 
 
 def runs(store: Path) -> list[Run]:
@@ -86,7 +123,9 @@ def runs(store: Path) -> list[Run]:
 
 
 def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
-    (run,) = [one for one in runs(store) if one.info.run_name == "train"]
+    (run,) = [
+        one for one in runs(store) if one.info.run_name.startswith("train candles.csv until 2")
+    ]
     assert run.info.status == "FINISHED"
     assert run.data.params["sequence_length"] == "8"
     assert run.data.params["seed"] == "0"
@@ -102,6 +141,12 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
     assert stored == {f"bundle/{name}" for name in (bundle.CONFIG_NAME, *bundle.FILE_NAMES)}
     local = Path(client.download_artifacts(run.info.run_id, "bundle"))
     assert bundle.load(local).config == bundle.load(trained).config
+    assert {"qlike_skill_1_HAR", "pinball_skill_1_GARCH-t"} <= run.data.metrics.keys()
+    assert run.data.tags["model_version"] == bundle.load(trained).config.model_version
+    [version] = client.search_model_versions("name = 'test'")
+    assert version.run_id == run.info.run_id
+    assert version.source is not None
+    assert (Path(version.source.removeprefix("file://")) / bundle.CONFIG_NAME).exists()
     plot = Path(client.download_artifacts(run.info.run_id, "forecasts.png"))
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert plot.stat().st_size > 20_000
@@ -155,7 +200,10 @@ def test_fit_until_the_end_has_no_test(
 ) -> None:
     argv = ["fit", "--data", str(candles), "--out", str(tmp_path / "b"), "--tracking-uri", ""]
     assert main([*argv, *SMALL]) == 0
-    assert capsys.readouterr().out == ""
+    printed = capsys.readouterr().out
+    assert "candlecast demo --model" in printed
+    assert "worth" not in printed
+    assert "evaluate" not in printed, "nothing is left that training has not seen"
     config = bundle.load(tmp_path / "b").config
     assert config.metrics == {}
     assert config.data.last_ms == dataset.load(candles).symbols["IBM"].open_ms[-1]
@@ -255,7 +303,7 @@ def test_evaluate_reports_rolling_origins(
     assert {one.method for one in made.evaluation.scores} == {
         "Candlecast", "persistence", "HAR", "rolling quantiles",
     }  # fmt: skip
-    (run,) = [one for one in runs(store) if one.info.run_name == "evaluate"]
+    (run,) = [one for one in runs(store) if one.info.run_name.startswith("evaluate ")]
     assert math.isfinite(run.data.metrics["pinball_skill_1_HAR"])
     assert (tmp_path / "report.html").stat().st_size > 50_000
 
@@ -283,7 +331,7 @@ def test_a_search_is_tracked_and_resumes(candles: Path, store: Path, tmp_path: P
     assert best["complete"] >= 2
     for name in ("parallel-coordinate.html", "importance.html"):
         assert "plotly" in (tmp_path / "out" / name).read_text(encoding="utf-8")
-    parents = [one.info.run_id for one in runs(store) if one.info.run_name == "search"]
+    parents = [one.info.run_id for one in runs(store) if one.info.run_name.startswith("search ")]
     nested = [one for one in runs(store) if one.info.run_name.startswith("trial ")]
     assert len(parents) == 2
     assert sorted(one.info.run_name for one in nested) == ["trial 0", "trial 1", "trial 2"]
@@ -333,6 +381,7 @@ def test_the_scaling_in_the_graph_is_that_of_the_scalers(
     default: bundle.Bundle, windows: tuple[np.ndarray, np.ndarray]
 ) -> None:
     model = export.rebuild(default)
+    assert isinstance(model, Model)
     scalers = joblib.load(default.path / bundle.SCALERS_NAME)
     series = Candles(torch.from_numpy(windows[0]), torch.from_numpy(windows[1]), model.steps)
     newest = extract(model.features, series)[:, -1].double().numpy()

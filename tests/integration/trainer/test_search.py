@@ -54,7 +54,10 @@ def test_a_pruned_trial_has_not_failed(
 ) -> None:
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
     assert main(command(candles, tmp_path, trials=1, folds=2)) == 0
-    assert statuses(tmp_path) == {"search": "FINISHED", "trial 0": "FINISHED"}
+    assert statuses(tmp_path) == {
+        "search candlecast on candles.csv": "FINISHED",
+        "trial 0": "FINISHED",
+    }
     [trial] = search.open_study(f"sqlite:///{tmp_path}/search.db", "candlecast", 0).trials
     assert trial.state is TrialState.PRUNED
     assert len(trial.intermediate_values) == 1
@@ -77,7 +80,11 @@ def test_a_search_that_is_interrupted_shows_what_it_has_found(
     assert main(command(candles, tmp_path, trials=9, folds=1)) == 130
     found = json.loads((tmp_path / "best.json").read_text())
     assert (found["trials"], found["complete"], found["value"]) == (2, 1, measured[0])
-    assert statuses(tmp_path) == {"search": "KILLED", "trial 0": "FINISHED", "trial 1": "KILLED"}
+    assert statuses(tmp_path) == {
+        "search candlecast on candles.csv": "KILLED",
+        "trial 0": "FINISHED",
+        "trial 1": "KILLED",
+    }
 
 
 DYING = """

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from local.accounting import Latency, Summary
-from local.screen import Addresses, Frame, LineScreen, Rate, close_time, counts, price, render
+from local.screen import (
+    Addresses,
+    Frame,
+    LineScreen,
+    Rate,
+    close_time,
+    counts,
+    price,
+    render,
+    to_try,
+)
 from shared.forecasts import Forecast, Horizon
 
 MIDNIGHT_MS = 951_782_400_000  # 2000-02-29T00:00Z
@@ -102,9 +113,27 @@ def test_rate_looks_at_the_last_seconds() -> None:
 
 
 def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    dead = 0
     with LineScreen() as screen:
         for tenth in range(101):
-            screen.show(frame(), tenth / 10)
+            screen.show(frame(dead=dead), tenth / 10)
+            if tenth % 50 == 0:
+                dead += 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 3
+
+
+def test_what_does_not_change_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with LineScreen() as screen:
+        for second in range(60):
+            screen.show(frame(), float(second))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_commands_to_try_have_the_addresses_of_the_run() -> None:
+    curl, tail, _ = to_try(ADDRESSES)
+    assert curl == "curl http://127.0.0.1:2/v1/forecasts"
+    assert tail.endswith("candlecast tail --bootstrap 127.0.0.1:1")
+    _, tail, _ = to_try(replace(ADDRESSES, kafka="127.0.0.1:9092"))
+    assert tail.endswith("candlecast tail")

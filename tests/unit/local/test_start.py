@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -58,10 +59,37 @@ def test_json_is_a_flag() -> None:
         (End.STALLED, 0, True, 1),
         (End.STOPPED, 3, False, 0),
         (End.STOPPED, 0, True, Exit.INTERRUPTED),
+        (End.STOPPED_EARLY, 0, False, 0),
+        (End.STOPPED_EARLY, 0, True, Exit.INTERRUPTED),
+        (End.FAILED, 0, False, 1),
     ],
 )
 def test_exit_codes(end: End, missing: int, until_done: bool, code: int) -> None:
     assert exit_code(end, summary(missing), until_done=until_done) == code
+
+
+def test_how_a_file_is_read_is_handed_on() -> None:
+    flags = source_flags(
+        read("--path", "a.csv", "--timezone", "Europe/Warsaw", "--allow-bad-rows", "--columns",
+             "time=Data,open=Otwarcie")
+    )  # fmt: skip
+    begin = flags.index("--path")
+    assert flags[begin : begin + 7] == [
+        "--path", "a.csv", "--allow-bad-rows", "--columns", "time=Data,open=Otwarcie",
+        "--timezone", "Europe/Warsaw",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("kept_signals")
+def test_a_file_that_is_not_there_stops_before_kafka_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--path", "/nope.csv", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {
+        "ok": False, "error": "/nope.csv: cannot be read: No such file or directory"
+    }  # fmt: skip
+    assert captured.err == "/nope.csv: cannot be read: No such file or directory\n"
 
 
 @pytest.fixture
@@ -179,4 +207,4 @@ class TestJars:
         assert not list(tmp_path.iterdir())
 
     def test_a_missing_extra_names_what_to_install(self) -> None:
-        assert 'pip install "candlecast[local]"' in jars.missing_extra("jgo")
+        assert "pip install 'candlecast[local]'" in jars.missing_extra("jgo")

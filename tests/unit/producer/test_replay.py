@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from producer.replay import ReplaySource
 from producer.source import Kind, Publication, Published
 from shared.candles import Candle
-from shared.series import History
+from shared.files.series import History
 from tests.candles import candle, values_of, walk
 
 

@@ -21,8 +21,8 @@ from producer.yahoo.polling import PollingSource
 from producer.yahoo.ticker import StreamEvent
 from producer.yahoo.ticks import Tick
 from shared.candles import MINUTE_MS, decode_candle
+from shared.files.series import History
 from shared.metrics import ProducerMetrics
-from shared.series import History
 from tests.direct_yahoo import DirectYahoo, Topic, fetcher_of
 from tests.new_york import at, nyse
 from tests.virtual_time import VirtualLoop

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import findings
 from shared.candles import DAY_MS
-from shared.findings import GAP, HALTED, JUMP, LATE, NO_VOLUME, OUTLIER, REVERSED, SPLIT
+from shared.files import findings
+from shared.files.findings import GAP, HALTED, JUMP, LATE, NO_VOLUME, OUTLIER, REVERSED, SPLIT
+from shared.files.series import History, HistoryError, SymbolRows
 from shared.history import ReadOptions, bundled, from_file
-from shared.series import History, HistoryError, SymbolRows
 
 HEADER = "symbol,date,open,high,low,close,volume"
 DIRTY = """\
@@ -49,7 +49,7 @@ def lines_of(history: History) -> list[str]:
 
 def test_every_rule_names_its_rows(dirty: History) -> None:
     assert {rows.symbol: len(rows.open_ms) for rows in dirty.series} == {"A": 4, "B": 1}
-    assert [one.row for one in dirty.rejected] == [6, 7, 8]
+    assert [rejected.row for rejected in dirty.rejected] == [6, 7, 8]
     found = {
         finding.rule: [(spots.symbol, spots.places.tolist()) for spots in finding.spots]
         for finding in findings.of_history(dirty)
@@ -94,8 +94,8 @@ def test_the_file_holds_every_row_that_is_told_of(dirty: History, tmp_path: Path
     findings.write(tmp_path / "bad.csv", dirty, findings.of_history(dirty))
     with (tmp_path / "bad.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(one["row"]) for one in rows] == [3, 4, 5, 6, 7, 8, 9, 9]
-    assert [one["row"] for one in rows if one["left_out"] == "yes"] == ["6", "7", "8"]
+    assert [int(row["row"]) for row in rows] == [3, 4, 5, 6, 7, 8, 9, 9]
+    assert [row["row"] for row in rows if row["left_out"] == "yes"] == ["6", "7", "8"]
     assert rows[0] == {
         "file": "", "row": "3", "symbol": "A", "open_ms": "1577923200000", "left_out": "no",
         "rule": "no volume",

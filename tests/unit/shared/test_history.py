@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from shared import history
 from shared.candles import DAY_MS, Candle
+from shared.files.series import HAIR, History, HistoryError, make_candle, place_of, row_of
 from shared.history import bundled
-from shared.series import HAIR, History, HistoryError, make_candle, place_of, row_of
 from tests.candles import candle, ohlcv
 
 
@@ -27,19 +27,19 @@ def test_the_bundled_candles_are_those_of_the_data_set_scaled_by_adj_close() -> 
     frame = frame[frame["Ticker"] != "FB"].sort_values(["Date", "Ticker"], kind="stable")
     got = bundled()
     assert got.rejected == ()
-    assert [one.symbol for one in got.candles] == frame["Ticker"].tolist()
+    assert [candle.symbol for candle in got.candles] == frame["Ticker"].tolist()
     dates = pd.to_datetime(frame["Date"]).to_numpy().astype("datetime64[ms]").astype(np.int64)
-    assert [one.open_ms for one in got.candles] == dates.tolist()
+    assert [candle.open_ms for candle in got.candles] == dates.tolist()
     scale = (frame["Adj Close"] / frame["Close"]).to_numpy()
     for column in ("Open", "High", "Low", "Close"):
-        prices = [getattr(one, column.lower()) for one in got.candles]
+        prices = [getattr(candle, column.lower()) for candle in got.candles]
         np.testing.assert_allclose(prices, frame[column].to_numpy() * scale, rtol=1e-12)
-    assert [one.volume for one in got.candles] == frame["Volume"].tolist()
-    assert all(one.close_ms == one.open_ms + DAY_MS for one in got.candles)
+    assert [candle.volume for candle in got.candles] == frame["Volume"].tolist()
+    assert all(candle.close_ms == candle.open_ms + DAY_MS for candle in got.candles)
 
 
 def test_bundled_symbols_can_be_chosen_and_must_exist() -> None:
-    assert {one.symbol for one in bundled(["IBM"]).candles} == {"IBM"}
+    assert {candle.symbol for candle in bundled(["IBM"]).candles} == {"IBM"}
     with pytest.raises(HistoryError, match=r"expected candles of NOPE, got none beside AAPL, FB"):
         bundled(["IBM", "NOPE"])
 
@@ -71,16 +71,16 @@ def test_without_pyarrow_the_error_says_what_to_install() -> None:
 def test_a_history_is_ordered_as_a_market_delivers(keys: list[tuple[str, int]]) -> None:
     candles = [candle(day, symbol=symbol) for symbol, day in keys]
     history = History.of("test", candles)
-    expected = sorted(candles, key=lambda one: (one.open_ms, one.symbol))
-    assert [without_source(one) for one in history.candles] == [
-        without_source(one) for one in expected
+    expected = sorted(candles, key=lambda candle: (candle.open_ms, candle.symbol))
+    assert [without_source(candle) for candle in history.candles] == [
+        without_source(candle) for candle in expected
     ]
     assert history.count == len(candles)
     after = {"A": candle(4).open_ms, "Z": 0}
-    assert [(one.symbol, one.open_ms) for one in history.stream(after)] == [
-        (one.symbol, one.open_ms)
-        for one in expected
-        if one.symbol != "A" or one.open_ms > after["A"]
+    assert [(candle.symbol, candle.open_ms) for candle in history.stream(after)] == [
+        (candle.symbol, candle.open_ms)
+        for candle in expected
+        if candle.symbol != "A" or candle.open_ms > after["A"]
     ]
 
 

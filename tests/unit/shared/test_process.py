@@ -98,6 +98,35 @@ def test_a_thread_that_hangs_does_not_hold_the_end() -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize(
+    ("end", "code", "line"),
+    [("raise ValueError('broken')", Exit.FAILED, "broken"), ("return 0", Exit.DONE, None)],
+)
+def test_a_service_s_end_waits_for_no_thread_and_no_task(
+    end: str, code: int, line: str | None
+) -> None:
+    """A failed worker lived on for 84 s without probes."""
+    body = f"""
+    async def stay():
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
+    async def serve():
+        task = asyncio.create_task(stay())
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+        await asyncio.sleep(0.1)
+        {end}
+    return process.run(serve())
+"""
+    began = time.monotonic()
+    ended, lines = run(body)
+    assert time.monotonic() - began < 30
+    assert ended == code
+    assert [logged["message"] for logged in lines] == ([line] if line else [])
+
+
 def test_a_terminal_gets_lines_for_people() -> None:
     parent, child = pty.openpty()
     script = (
@@ -117,16 +146,59 @@ def record(name: str, message: str, created: float, level: int = logging.ERROR) 
     return made
 
 
-def test_a_library_complains_once_in_a_while_and_we_always() -> None:
+def shown(lines: list[tuple[float, str, str]]) -> list[str]:
+    """Return what is shown of lines, each a time, a logger and a message."""
     seldom = process.Seldom(10.0)
-    assert [seldom.filter(record("aiokafka.conn", "down %s", at)) for at in (0, 1, 9, 10, 11)] == [
-        True, False, False, True, False,
+    passed = []
+    for at, name, message in lines:
+        made = record(name, message, at)
+        if seldom.filter(made):
+            passed.append(made.getMessage())
+    return passed
+
+
+def test_a_library_complains_once_in_a_while_and_we_always() -> None:
+    assert shown([(at, "aiokafka.conn", f"down {at}") for at in (0, 1, 9, 10, 11)]) == [
+        "down 0", "down 10 (lines left out: 2)",
     ]  # fmt: skip
-    assert seldom.filter(record("aiokafka.conn", "another", 1))
-    assert all(seldom.filter(record("producer", "down", at)) for at in (0, 1))
+    assert shown([(0, "mode", "one"), (1, "mode", "other"), (2, "mode", "one")]) == ["one", "other"]
+    assert shown([(at, "producer", "down") for at in (0, 1)]) == ["down", "down"]
+    assert shown([(0, "asyncio", "Unclosed\n0x1f"), (1, "asyncio", "Unclosed\n0x2f")]) == [
+        "Unclosed\n0x1f"
+    ]
+
+
+def test_complaints_that_are_remembered_are_bounded() -> None:
+    seldom = process.Seldom(10.0)
     for number in range(process.MOST_COMPLAINTS + 10):
-        assert seldom.filter(record("mode", f"made by the library {number}", 0))
+        assert seldom.filter(record("mode", "x" * number, 0))
     assert len(seldom._next) <= process.MOST_COMPLAINTS
+
+
+def test_while_kafka_is_away_the_log_has_one_line_a_minute() -> None:
+    """A worker without its broker wrote 12,469 lines."""
+    seldom = process.Seldom(60.0)
+    passed = []
+    for second in range(3600):
+        lines = [
+            record("aiokafka", f"Unable connect to node {second}: %s", second),
+            record("mode.faust", f"[^Consumer]: broken in {second} ways", second),
+            record("asyncio", f"Unclosed client\n0x{second}", second),
+            record("stream_app", "Kafka takes no messages", second, logging.WARNING),
+            record("shared.kafka", "waiting for Kafka", second, logging.WARNING),
+        ]
+        for made in lines[3:]:
+            vars(made).update(process.AWAY)
+        passed += [made.getMessage() for made in lines if seldom.filter(made)]
+    assert len(passed) == 60 + 3, "and what a library said before us"
+    assert passed[-1] == "Kafka takes no messages (lines left out: 299)"
+
+
+def test_a_line_about_kafka_has_no_field_of_its_own() -> None:
+    made = record("producer", "down", 0)
+    vars(made).update(process.AWAY)
+    assert process.Seldom(10.0).filter(made)
+    assert "is_away" not in process.json_lines("producer").format(made)
 
 
 def test_the_context_is_a_field_of_each_line() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,23 +12,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from shared.files.series import HistoryError
 from shared.history import ReadOptions, from_file, interval_of
-from shared.series import HistoryError
 from tests import panels
 from tests.panels import Row, Written
 
 
-@contextmanager
-def file(data: bytes, name: str = "candles.csv") -> Iterator[Path]:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(data)
-        yield path
-
-
 def read_back(data: bytes, interval: str, **options: Any) -> list[Row] | None:
     """Return the candles that are read of a file; None if it is refused."""
-    with file(data) as path:
+    with panels.file(data) as path:
         try:
             return panels.candles_of(from_file(path, interval, ReadOptions(**options)))
         except HistoryError:
@@ -190,7 +180,10 @@ def test_another_order_of_columns_in_the_middle_is_refused(panel: tuple[str, lis
     first = panels.text_of(rows, Written())
     later = [(symbol, open_ms + 400 * 86_400_000, values) for symbol, open_ms, values in rows]
     second = panels.text_of(later, Written(order=(0, 1, 2, 4, 3, 5, 6)))
-    with file(first + second) as path, pytest.raises(HistoryError, match="order of the header"):
+    with (
+        panels.file(first + second) as path,
+        pytest.raises(HistoryError, match="order of the header"),
+    ):
         from_file(path, interval)
 
 
@@ -200,7 +193,7 @@ def test_the_interval_is_inferred(panel: tuple[str, list[Row]]) -> None:
     interval, rows = panel
     counts = pd.Series([row[0] for row in rows]).value_counts()
     assume((counts - 1).sum() >= 3)
-    with file(panels.text_of(rows, Written())) as path:
+    with panels.file(panels.text_of(rows, Written())) as path:
         assert interval_of(path) == interval
 
 

@@ -7,9 +7,18 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, CliSubCommand
 
 from docs import reference
+from shared.access import client_options
 from shared.kafka import KafkaSettings
 from shared.setting_words import placeholder, type_in_words
-from shared.settings import CommandGroup, CommaSeparated, ServiceSettings, own, variable
+from shared.settings import (
+    CommandGroup,
+    CommaSeparated,
+    ServiceSettings,
+    flag_of,
+    is_flag,
+    own,
+    variable,
+)
 
 
 class Symbols(ServiceSettings):
@@ -88,8 +97,9 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert "python -m x" in shown
-    for name in KafkaSettings.model_fields:
-        assert f"--{name.replace('_', '-')}" in shown
+    for name, field in KafkaSettings.model_fields.items():
+        if is_flag(field):
+            assert f"  {flag_of(name, field)} " in shown
 
 
 @pytest.mark.parametrize(
@@ -112,7 +122,7 @@ def test_a_list_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 def test_switches_need_no_value() -> None:
     assert Symbols.read(["--once"], "x").once
-    assert not Symbols.read(["--no-once"], "x").once
+    assert not Symbols.read([], "x").once
 
 
 def test_the_log_level_is_known_in_any_case() -> None:
@@ -233,3 +243,25 @@ def test_types_have_words() -> None:
     assert type_in_words(Named.model_fields["most"]) == "whole number from 1 to 9"
     assert type_in_words(Tool.model_fields["width"]) == "number above 0"
     assert placeholder(tuple[int, ...]) == "N,N,..."
+
+
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for argv in (["--sasl-password", "s3cret"], ["--ssl-key-password=s3cret"]):
+        said = complaint(argv, capsys)
+        assert "a secret is never given on a command line" in said
+        assert "CANDLECAST_S" in said
+        assert "s3cret" not in said
+    with pytest.raises(SystemExit):  # nor by a short form of it
+        KafkaSettings.read(["--sasl-passw", "s3cret"], "x")
+
+
+def test_a_secret_is_read_from_its_variable_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CANDLECAST_SASL_PASSWORD", "s3cret")
+    flags = ["--security-protocol", "SASL_SSL", "--sasl-username", "worker"]
+    settings = KafkaSettings.read(flags, "x")
+    assert client_options(settings)["sasl_plain_password"] == "s3cret"  # noqa: S105
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump()}"

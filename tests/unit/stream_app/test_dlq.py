@@ -72,7 +72,7 @@ def test_an_unknown_reason_is_refused_with_the_known_ones() -> None:
     ("argv", "words"),
     [
         (["dlq", "burn"], "burn"),
-        (["dlq"], "expected one of list, show, replay"),
+        (["dlq"], "expected one of list, show, replay, skip"),
         (["--partitions", "4", "dlq", "list"], "flags of dlq go behind it, got --partitions"),
         (["dlq", "list", "--limit", "0"], "dlq.list.limit: expected at least 1"),
     ],

@@ -36,7 +36,7 @@ def tell(hub: Hub, *events: StreamEvent) -> None:
 
 
 def subscribed(hub: Hub, wanted: EventFilter, last: str | None) -> Subscription:
-    return asyncio.run(hub.subscribe(wanted, last))
+    return hub.subscribe(wanted, last)
 
 
 def read(subscription: Subscription) -> str:

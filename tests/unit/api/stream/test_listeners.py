@@ -12,11 +12,11 @@ from api.edge.access import AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
 from api.stream.backlog import Backlog, KeptMessage
 from api.stream.follower import StreamView
-from api.stream.hub import CLOSING, SLICE, EventFilter, Hub
+from api.stream.hub import CLOSING, SLICE, EventFilter, Hub, Subscription
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from tests.unit.api.client import application, call
-from tests.unit.api.stream.test_hub import event, following, tell
+from tests.unit.api.stream.test_hub import event, following, numbers, tell
 
 
 def view(hub: Hub) -> StreamView:
@@ -126,24 +126,63 @@ def test_others_are_served_while_a_client_is_resumed() -> None:
 
     async def resume() -> int:
         nothing = EventFilter(symbols=frozenset({"NONE"}))
-        task = asyncio.create_task(hub.subscribe(nothing, first))
+        task = asyncio.create_task(_news(hub.subscribe(nothing, first), hub))
         turns = 0
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
             if turns == 3:  # news in the middle of it is not missed
                 tell(hub, event(SLICE * 8, "NONE"))
-        frames = [frame async for frame in _until_news(task.result(), hub)]
-        assert frames[-1].count(b"event: candle") == 1
+        assert task.result().count(b"event: candle") == 1
         return turns
 
     assert asyncio.run(resume()) >= 8
 
 
-async def _until_news(subscription: Any, hub: Hub) -> Any:
+async def _news(subscription: Subscription, hub: Hub) -> bytes:
     async for frames in subscription.frames(1.0, lambda: hub.position):
-        yield frames
-        return
+        if b"event: candle" in frames:
+            return frames
+    return b""
+
+
+def test_all_that_was_missed_is_sent_however_much() -> None:
+    hub = following()
+    first = hub.position
+    tell(hub, *(event(number) for number in range(15_000)))
+    subscription = hub.subscribe(EventFilter(), first)
+    tell(hub, event(15_000))
+
+    async def resume() -> bytes:
+        text = b""
+        async for frames in subscription.frames(1.0, lambda: hub.position):
+            text += frames
+            if b'"n": 15000}' in frames:
+                return text
+        return text
+
+    text = asyncio.run(resume()).decode()
+    assert text.count("event: resumed") == 1
+    assert numbers(text) == list(range(15_001))
+
+
+def test_who_resumes_so_slowly_that_messages_are_forgotten_starts_over() -> None:
+    hub = following(keep=1_000)
+    tell(hub, *(event(number) for number in range(1_000)))
+    first = hub.position.replace("1000", "10")
+    subscription = hub.subscribe(EventFilter(frozenset({"AAPL"})), first)
+
+    async def resume() -> list[bytes]:
+        chunks = []
+        async for frames in subscription.frames(0.01, lambda: hub.position):
+            chunks.append(frames)
+            if len(chunks) == 1:  # it reads on only after many others have come
+                tell(hub, *(event(number, "MSFT") for number in range(1_000, 2_500)))
+            if b"event: reset" in frames:
+                return chunks
+        return chunks
+
+    assert b"event: reset" in asyncio.run(resume())[-1]
 
 
 def test_the_index_finds_the_first_message_beyond_any_position() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from api.stream.follower import StreamView
-from api.stream.hub import Hub
+from api.stream.hub import CLOSING, Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from tests.candles import walk
@@ -82,13 +82,22 @@ def test_scores_and_status() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/forecasts", "/v1/forecasts/A", "/v1/forecasts/A/history", "/v1/scores", "/v1/stream"],
+    ["/v1/forecasts", "/v1/forecasts/A", "/v1/forecasts/A/history", "/v1/scores"],
 )
 def test_without_kafka_the_stream_is_unavailable(path: str) -> None:
     answer = call(APP, "GET", path)
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0
     problem_of(answer)
+
+
+def test_without_kafka_events_are_waited_for_with_comments() -> None:
+    """A browser gives up for good on any status but 200."""
+    app = application(streams=StreamLimits(longest_s=0.05))
+    answer = call(app, "GET", "/v1/stream")
+    assert answer.status_code == 200
+    assert answer.text.startswith("retry: 2000\n: waiting: not connected to Kafka yet\n\n")
+    assert answer.text.endswith(CLOSING.decode())
 
 
 def test_too_many_streams_are_refused() -> None:

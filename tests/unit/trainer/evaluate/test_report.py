@@ -178,6 +178,27 @@ def test_the_page_shows_the_intervals_that_the_levels_have() -> None:
     assert "in 80 %" not in text
 
 
+def test_the_lowest_loss_is_bold_and_not_ours() -> None:
+    symbols = market()
+    tables = {MODEL: forecasts(symbols, 3.0), "HAR": forecasts(symbols, 1.0)}
+    found = evaluation.evaluate(tables, symbols)
+    text = report.html(report_of(found), tables[MODEL], symbols)
+    [ours, har, *_] = re.findall(r"<tr[^>]*><td>(?:Candlecast|HAR)</td>.*?</tr>", text, re.DOTALL)
+    pinballs = {score.method: score.pinball for score in found.scores if score.step == 1}
+    assert min(pinballs, key=lambda name: pinballs[name] or 0.0) == "HAR"
+    assert har.split("</td>")[1].startswith('<td class="best">')
+    assert ours.split("</td>")[1].startswith("<td>")
+
+
+def test_examples_take_symbols_in_turn() -> None:
+    symbols = market()
+    svg = figures.fans(forecasts(symbols, 1.0), symbols, count=6)
+    for name in symbols:
+        assert svg.count(f">{name}, ") >= 6 // len(symbols)
+    assert "candles from the forecast" in svg
+    assert ">price<" in svg
+
+
 def test_a_median_alone_has_figures_without_intervals() -> None:
     symbols = market()
     table = forecasts(symbols, 1.0, levels=(0.5,))

@@ -1,0 +1,1 @@
+"""What runs Candlecast elsewhere: images, rules, dashboards, charts."""

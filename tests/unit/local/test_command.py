@@ -1,0 +1,116 @@
+"""The console script: its help, mistakes, completion, and what it hands on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+from local import command
+from local.command import COMMANDS, SHELLS, main
+from shared.process import Exit
+from shared.settings import commands_of_script
+
+
+def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == Exit.DONE
+    shown = capsys.readouterr().out
+    for name in (*COMMANDS, "completion"):
+        assert f"\n    {name}" in shown
+    assert "exit codes: 0 done" in shown
+    assert main([]) == Exit.USAGE
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == Exit.DONE
+    assert capsys.readouterr().out.startswith("candlecast ")
+
+
+def test_a_mistyped_command_gets_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trainr"]) == Exit.USAGE
+    assert "got 'trainr'; did you mean trainer?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_each_command_has_help_that_speaks_of_itself(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main([name, "--help"])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == Exit.DONE
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: candlecast {name}")
+    assert "python -m" not in shown
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"dlq", "kafka", "trainer"}))
+def test_each_command_teaches_by_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert re.search(r"Examples?:\n  candlecast ", capsys.readouterr().out)
+
+
+def test_the_commands_of_a_group_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["dlq", "--help"])
+    assert "[{list,show,replay} ...]" in capsys.readouterr().out
+
+
+def test_modules_are_called_by_their_commands() -> None:
+    text = "python -m stream_app dlq list; python -m local kafka; python -m api keys"
+    assert commands_of_script(text) == (
+        "candlecast dlq list; candlecast kafka; candlecast api keys"
+    )
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_a_script_that_knows_commands_and_flags(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == Exit.DONE
+    script = capsys.readouterr().out
+    for word in (*COMMANDS, "backtest", "exit-when-done"):
+        assert word in script
+
+
+def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bash = which("bash")
+    if bash is None:
+        pytest.skip("needs bash")
+    main(["completion", "bash"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    lines = """source ./script
+COMP_WORDS=(candlecast wo); COMP_CWORD=1; COMP_LINE='candlecast wo'; COMP_POINT=13
+_shtab_candlecast; echo "${COMPREPLY[*]}"
+COMP_WORDS=(candlecast api --tls-c); COMP_CWORD=2; COMP_LINE='candlecast api --tls-c'; COMP_POINT=22
+_shtab_candlecast; echo "${COMPREPLY[*]}"
+"""
+    done = subprocess.run(
+        [bash, "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["worker"],
+        ["--tls-certificate", "--tls-client-authorities"],
+    ], done.stderr
+
+
+def test_completion_of_no_shell_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion"]) == Exit.USAGE
+    assert "expected bash or" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(command, "import_module", missing)
+    monkeypatch.setattr("shared.extras.extras", lambda: {"torch": "train"})
+    assert main(["trainer"]) == Exit.FAILED
+    assert "pip install 'candlecast[train]'" in capsys.readouterr().err
