@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -125,7 +125,7 @@ class BundleConfig(_Part):
         if set(self.window_lengths) != set(self.intervals):
             raise ValueError(f"window_lengths: expected those of {', '.join(self.intervals)}")
         for name, lengths in self.window_lengths.items():
-            rising = list(lengths) == sorted(set(lengths))
+            rising = bool(lengths) and list(lengths) == sorted(set(lengths))
             if not rising or lengths[0] != self.window_length or lengths[-1] > MAX_CANDLES:
                 raise ValueError(
                     f"window_lengths: {name}: expected rising numbers from {self.window_length} "
@@ -195,14 +195,20 @@ class Golden:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls.__annotations__})
 
-    def check(self, window_length: int) -> None:
-        """Raise ``ValueError`` unless it holds windows of a length, with finite prices."""
+    def check(self, lengths: Collection[int]) -> None:
+        """Raise ``ValueError`` unless it holds windows of one of the lengths, with finite prices.
+
+        Args:
+            lengths: that a window may have, rising.
+        """
         count = len(self.open_ms)
+        held = self.open_ms.shape[-1]
+        length = held if held in lengths else min(lengths)
         if not 1 <= count <= MAX_GOLDEN:
             raise ValueError(f"expected 1 to {MAX_GOLDEN} windows, got {count}")
         for name, array, shape, datatype in (
-            ("candles", self.candles, (count, window_length, 5), np.float64),
-            ("open_ms", self.open_ms, (count, window_length), np.int64),
+            ("candles", self.candles, (count, length, 5), np.float64),
+            ("open_ms", self.open_ms, (count, length), np.int64),
         ):
             if array.shape != shape or array.dtype != datatype:
                 raise ValueError(
@@ -264,7 +270,7 @@ def load(path: Path) -> Bundle:
         )
     try:
         golden = Golden.from_bytes(contents[GOLDEN_NAME])
-        golden.check(config.window_length)
+        golden.check({length for some in config.window_lengths.values() for length in some})
     except Exception as error:  # NumPy and zipfile raise many kinds for a damaged archive
         raise BundleError(f"{path / GOLDEN_NAME}: not the golden windows: {error}") from error
     return Bundle(path, config, contents[ONNX_NAME], golden)
