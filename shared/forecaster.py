@@ -30,8 +30,8 @@ from shared.window import Window, stack
 
 Floats = NDArray[np.floating[Any]]
 
-CALL_WINDOWS: Final = 128
-"""Most windows in one model call; more outgrow the processor's cache and cost more each."""
+CALL_CANDLES: Final = 128 * 144
+"""Most candles in one model call; more outgrow the processor's cache and cost more each."""
 
 TRIAL_CLOSE: Final = 1.2345678901234567e-17
 TRIAL_MS: Final = 4_102_444_800_000  # 2100
@@ -245,9 +245,10 @@ def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
         forecaster = models.of(owed.interval)
         key = id(forecaster), len(owed.window)
         rows_of.setdefault(key, (forecaster, []))[1].append(row)
-    for forecaster, rows in rows_of.values():
-        for start in range(0, len(rows), CALL_WINDOWS):
-            call = rows[start : start + CALL_WINDOWS]
+    for (_, length), (forecaster, rows) in rows_of.items():
+        count = max(1, CALL_CANDLES // max(length, 1))
+        for start in range(0, len(rows), count):
+            call = rows[start : start + count]
             messages = _one_call(forecaster, [due[row] for row in call], now_ms)
             forecasts.update(zip(call, messages, strict=True))
     return [forecasts[row] for row in range(len(due))]
