@@ -348,7 +348,7 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
 def _information(
     open_ms: NDArray[np.int64], median: Floats, returns: Floats
 ) -> tuple[float | None, float | None]:
-    """Return the information coefficients: how the medians of a time order what came of it."""
+    """Return the information coefficients: how the medians of a time order the returns."""
     order = np.argsort(open_ms, kind="stable")
     cuts = np.flatnonzero(np.diff(open_ms[order])) + 1
     found = []
