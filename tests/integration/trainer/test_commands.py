@@ -259,7 +259,7 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
     assert [name for name in table.columns if name[0] == "q"] == ["q0.2", "q0.5", "q0.95"]
     assert set(table["step"]) == {2, 7}
     forecaster = OnnxForecaster(bundle.load(tmp_path / "b"))
-    used = dataset.load(candles).symbols["IBM"].candles[-forecaster.window_length :]
+    used = dataset.load(candles).symbols["IBM"].candles[-forecaster.lengths("1d")[-1] :]
     names = ("open", "high", "low", "close", "volume")
     history = [dict(zip(names, one, strict=True)) for one in used.tolist()]
     answer = predict(application(forecaster), history).json()
