@@ -33,8 +33,10 @@ test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests do, and count (20 minutes)
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
 
-faults-broker: $(VENV)/.dev  ## Reset, silence and half-open connections, change topics, and count (10 minutes)
-	$(BIN)/python -m pytest tests/integration/faults/test_network.py tests/integration/faults/test_topics_changed.py $(ARGS)
+faults-broker: $(VENV)/.dev  ## Cut connections, take brokers and disks away, change topics and clocks, and count (20 minutes)
+	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults/test_brokers.py \
+	  tests/integration/faults/test_network.py tests/integration/faults/test_topics_changed.py \
+	  tests/integration/faults/test_clocks.py $(ARGS)
 
 soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (10 minutes)
 	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/producer/yahoo/test_soak.py $(ARGS)

@@ -19,6 +19,9 @@ from stream_app.state import SymbolState
 START_MS: Final = 946_857_600_000  # 2000-01-03, a Monday, midnight UTC
 INTERVAL: Final = "1d"
 
+ELSEWHERE: Final = 1_000
+"""Partition that the known candles came from: one that no candle is sent to, so none is old."""
+
 
 def opening_ms(trading_day: int) -> int:
     """Return the opening of a trading day counted from the start; weekends are left out."""
@@ -84,7 +87,7 @@ class Market:
         for number, records in enumerate(self.windows):
             last = self._candle(number, self.window_length - 1)
             window = Window(self.window_length, records.tobytes())
-            state = SymbolState(window, close_ms=last.close_ms, last_close=last.close)
+            state = SymbolState(window, 0, ((ELSEWHERE, 0),), last.close_ms, last.close)
             yield table_key(last), state.encode()
 
     @cached_property

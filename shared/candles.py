@@ -127,6 +127,10 @@ class RejectReason(StrEnum):
     FUTURE = "future"
     OLDER_THAN_WINDOW = "older_than_window"
     NO_FORECAST = "no_forecast"
+    OFF_GRID = "off_grid"
+    OVERLAPS = "overlaps"
+    NOT_LISTED = "not_listed"
+    TOO_MANY_SERIES = "too_many_series"
 
 
 class InvalidCandle(ValueError):

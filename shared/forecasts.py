@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Final, Self
 
@@ -139,6 +140,7 @@ def forecast_id(
     return hashlib.blake2b(head + content, digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=4096)  # the candles of all symbols close at the same times
 def due_ms(as_of_ms: int, interval: str, step: int, *, trades_weekends: bool) -> int:
     """Return the nominal close of the candle ``step`` candles after one closed at ``as_of_ms``.
 

@@ -236,6 +236,12 @@ class WorkerMetrics(ModelMetrics):
         "This machine's clock less the broker's, the way of an acknowledgement included.",
     )
     windows = gauge("candlecast_windows", "Windows in the table of this worker.")
+    max_windows = gauge(
+        "candlecast_windows_max", "Most windows that this worker holds (--max-series)."
+    )
+    forgotten = counter(
+        "candlecast_series_forgotten", "Series forgotten after --forget-days without a candle."
+    )
     window_bytes = gauge("candlecast_window_bytes", "Size of the windows in the table.")
     lag = gauge(
         "candlecast_consumer_lag_messages",

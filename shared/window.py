@@ -31,6 +31,9 @@ class Push(Enum):
     INSERTED = "inserted"  # late, between candles of the window
     DUPLICATE = "duplicate"  # changes nothing
     TOO_OLD = "too_old"  # before a full window's first candle; changes nothing
+    OVERLAPS = "overlaps"  # within another candle's time; changes nothing
+
+    __hash__ = object.__hash__  # Enum's own is Python code, and each candle asks several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,17 @@ class Window:
 
     def _with(self, records: bytes) -> Window:
         return Window(self.capacity, records)
+
+    def before(self, open_ms: int) -> Window:
+        """Return the window of the candles that opened before a time."""
+        kept = int(np.searchsorted(self._view()["open_ms"], open_ms)) * RECORD_BYTES
+        return self._with(self.records[:kept])
+
+    def next_open_ms(self, open_ms: int) -> int | None:
+        """Return when the first candle after a time opened, UTC epoch milliseconds, if any."""
+        times = self._view()["open_ms"]
+        at = int(np.searchsorted(times, open_ms, side="right"))
+        return int(times[at]) if at < len(times) else None
 
     def newest(self, count: int) -> Window:
         """Return the window of the newest ``count`` candles, or of all when there are fewer."""

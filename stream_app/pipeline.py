@@ -11,6 +11,7 @@ from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
 from shared.forecaster import Due, Models, forecast, length_of
 from shared.forecasts import Forecast, is_sound
 from shared.window import Push, Window
+from stream_app.rules import Rules, is_close, is_regular, overlaps, too_many
 from stream_app.state import SymbolState
 
 REDELIVERED: Final = "redelivered"
@@ -44,9 +45,11 @@ def step(
     if state.has_applied(partition, offset):
         return state, Outcome(None)
     moves = state.moves_to(partition)
-    window, push = state.window.push(candle)
+    before = make_way(state, candle)
+    window, push = (state.window, Push.OVERLAPS) if before is None else before.push(candle)
     # the changelog of another partition may go to another worker, who needs a whole record
-    tail = len(window) if moves else _tail(state, candle, push, len(window))
+    is_whole = moves or (before is not None and before is not state.window)
+    tail = len(window) if is_whole else _tail(state, candle, push, len(window))
     order, offsets = state.noting(partition, offset)
     if push not in {Push.APPENDED, Push.REPLACED_NEWEST}:
         kept = SymbolState(window, order, offsets, state.close_ms, state.last_close, tail)
@@ -61,9 +64,43 @@ def step(
     return moved, Outcome(push, due, is_gap, moves)
 
 
+def make_way(state: SymbolState, candle: Candle) -> Window | None:
+    """Return the window that a candle is pushed into: without those that it wins over.
+
+    Candles of a series do not overlap. Of two that do a regular one wins over one that is not,
+    else the one that was first.
+
+    Returns:
+        The state's own window, or a shorter one; None when the candle gives way.
+    """
+    window, newest_ms = state.window, state.window.last_open_ms
+    if newest_ms is None or candle.open_ms == newest_ms:
+        return window
+    if candle.open_ms >= state.close_ms:
+        is_dense = is_close(newest_ms, candle.open_ms, candle.interval)
+        regular = is_regular(candle.open_ms, candle.close_ms, candle.interval)
+        return None if is_dense and not regular else window
+    if candle.open_ms > newest_ms:
+        collides = overlaps(newest_ms, state.close_ms, candle.open_ms, candle.interval)
+        covered_ms = newest_ms
+    else:
+        covered_ms = window.next_open_ms(candle.open_ms) or newest_ms
+        collides = overlaps(candle.open_ms, candle.close_ms, covered_ms, candle.interval)
+    if not collides:
+        return window
+    loses = is_regular(newest_ms, state.close_ms, candle.interval)
+    if loses or candle.close_ms <= newest_ms:  # only the newest candle's length is known
+        return None
+    return (
+        window.before(covered_ms)
+        if is_regular(candle.open_ms, candle.close_ms, candle.interval)
+        else None
+    )
+
+
 def _tail(before: SymbolState, candle: Candle, push: Push, length: int) -> int:
     """Return how many of the newest candles the last whole record lacks after a push."""
-    if push in {Push.DUPLICATE, Push.TOO_OLD}:
+    if push in {Push.DUPLICATE, Push.TOO_OLD, Push.OVERLAPS}:
         return before.tail
     if push is not Push.APPENDED and before.touches_whole(candle.open_ms):
         return length
@@ -106,6 +143,9 @@ def advance(
     models: Models,
     capacity: int,
     now_ms: int,
+    *,
+    rules: Rules | None = None,
+    held_series: int = 0,
 ) -> BatchResult:
     """Apply a batch in order and forecast all that is due by few model calls.
 
@@ -116,23 +156,29 @@ def advance(
         capacity: most candles in a stored window; never fewer than the interval's model reads.
         now_ms: the current time, UTC; whether a candle is in the future is for the broker's clock
             to say, which stamped its message.
+        rules: of the series that are taken; by default all.
+        held_series: number of series in the table.
     """
     result = BatchResult()
-    states: dict[bytes, SymbolState] = {}
+
+    def capacity_of(interval: str) -> int:
+        return max(capacity, models.of(interval).lengths(interval)[-1])
+
+    held = _States(stored, capacity_of, rules or Rules(), held_series)
+    states = held.changed
     changed: dict[bytes, int] = {}  # table key -> partition
     due: list[tuple[int, Due]] = []
     for i, message in enumerate(messages):
         try:
             candle = decode_candle(message.key, message.value, message.appended_ms)
+            key, state = held.of(candle)
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
-        key = table_key(candle)
         lengths = models.of(candle.interval).lengths(candle.interval)
-        state = states.get(key) or _load(stored(key), max(capacity, lengths[-1]))
         moved, outcome = step(state, candle, message.partition, message.offset, lengths)
-        if outcome.push is Push.TOO_OLD:
-            result.rejected.append((i, _too_old(candle, state.window)))
+        if outcome.push in _REFUSED:
+            result.rejected.append((i, _REFUSED[outcome.push](candle, state)))
         if outcome.due is not None:
             due.append((i, outcome.due))
         result.outcomes[outcome.label] += 1
@@ -155,10 +201,36 @@ def advance(
     return result
 
 
-def _load(stored: bytes | None, capacity: int) -> SymbolState:
-    if stored is None:
-        return SymbolState(Window(capacity))
-    return SymbolState.decode(stored, capacity)
+class _States:
+    """The states of the series in a batch, and whether there is room for another."""
+
+    def __init__(
+        self,
+        stored: Callable[[bytes], bytes | None],
+        capacity_of: Callable[[str], int],
+        rules: Rules,
+        series: int,
+    ) -> None:
+        self.changed: dict[bytes, SymbolState] = {}
+        self._stored = stored
+        self._capacity_of = capacity_of
+        self._rules = rules
+        self._series = series
+
+    def of(self, candle: Candle) -> tuple[bytes, SymbolState]:
+        """Return the key and state of a candle's series; raises ``InvalidCandle``."""
+        self._rules.check(candle)
+        key = table_key(candle)
+        if key in self.changed:
+            return key, self.changed[key]
+        stored = self._stored(key)
+        capacity = self._capacity_of(candle.interval)
+        if stored is not None:
+            return key, SymbolState.decode(stored, capacity)
+        if self._series >= self._rules.max_series:
+            raise too_many(candle, self._rules.max_series)
+        self._series += 1
+        return key, SymbolState(Window(capacity))
 
 
 def _no_forecast(forecast: Forecast) -> InvalidCandle:
@@ -170,9 +242,24 @@ def _no_forecast(forecast: Forecast) -> InvalidCandle:
     )
 
 
-def _too_old(candle: Candle, window: Window) -> InvalidCandle:
+def _overlapping(candle: Candle, state: SymbolState) -> InvalidCandle:
+    return InvalidCandle(
+        RejectReason.OVERLAPS,
+        f"{candle.symbol} {candle.interval}: the candle of {candle.open_ms} to {candle.close_ms} "
+        f"overlaps another; the newest is of {state.window.last_open_ms} to {state.close_ms}",
+    )
+
+
+def _too_old(candle: Candle, state: SymbolState) -> InvalidCandle:
     return InvalidCandle(
         RejectReason.OLDER_THAN_WINDOW,
         f"{candle.symbol} {candle.interval}: candle of {candle.open_ms} is older than the window "
-        f"(from {window.first_open_ms})",
+        f"(from {state.window.first_open_ms})",
     )
+
+
+_REFUSED: Final[dict[Push | None, Callable[[Candle, SymbolState], InvalidCandle]]] = {
+    Push.TOO_OLD: _too_old,
+    Push.OVERLAPS: _overlapping,
+}
+"""What becomes a dead letter for what it does to its window."""

@@ -19,6 +19,7 @@ from shared.candles import MAX_CANDLES, InvalidCandle, decode_candle
 from shared.kafka import KafkaSettings, Partition, Record
 from shared.window import Window
 from stream_app.pipeline import step, table_key
+from stream_app.rules import Rules
 from stream_app.state import StateError, SymbolState
 
 log = logging.getLogger("stream_app")
@@ -73,7 +74,9 @@ class Rebuilt:
     """States made from the candles topic."""
 
     skips: AbstractSet[tuple[int, int]] = frozenset()  # partitions and offsets to leave out
+    rules: Rules = field(default_factory=Rules)
     states: dict[bytes, SymbolState] = field(default_factory=dict)
+    appended_ms: dict[bytes, int] = field(default_factory=dict)  # of the newest candle
     candles: int = 0
 
     def apply(self, record: Record, capacity: int) -> None:
@@ -82,9 +85,13 @@ class Rebuilt:
             return
         try:
             candle = decode_candle(record.key, record.value, record.timestamp)
+            self.rules.check(candle)
         except InvalidCandle:
             return
         key = table_key(candle)
+        if key not in self.states and len(self.states) >= self.rules.max_series:
+            return
+        self.appended_ms[key] = record.timestamp
         state = self.states.get(key) or SymbolState(Window(capacity))
         self.states[key], _ = step(state, candle, record.partition, record.offset, (NEVER,))
         self.candles += 1
@@ -108,6 +115,7 @@ async def rebuild(
     spans: Mapping[int, tuple[int, int]],
     capacity: int,
     skips: AbstractSet[tuple[int, int]] = frozenset(),
+    rules: Rules | None = None,
 ) -> Rebuilt:
     """Return the states that the candles of some spans give.
 
@@ -116,12 +124,13 @@ async def rebuild(
         spans: by partition, the first offset to read and the one to stop before.
         capacity: most candles in a window.
         skips: partitions and offsets to leave out.
+        rules: of the series that are taken; by default all.
 
     Raises:
         KafkaError: when the topic cannot be read.
     """
     began_s = time.monotonic()
-    found = Rebuilt(skips)
+    found = Rebuilt(skips, rules or Rules())
     await _read(settings, spans, found, capacity)
     log.info(
         "read %d candles of %d series again in %.1f s", found.candles, len(found.states),

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared import kafka
+from shared.candles import DAY_MS
 from shared.forecaster import Models
 from shared.kafka import KafkaError, Partition
 from shared.metrics import WorkerMetrics
+from shared.process import now_ms
 from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
 from stream_app.publisher import Publisher
@@ -195,8 +197,19 @@ class Recovery:
             "partition %s: windows are missing or short; they are rebuilt from the candles topic",
             ", ".join(map(str, spans)),
         )
-        found = await rebuild(self._settings, spans, self._capacity, self._table.skips)
+        found = await rebuild(
+            self._settings, spans, self._capacity, self._table.skips, self._settings.rules
+        )
+        self._leave_out_silent(found)
         self._take(found)
+
+    def _leave_out_silent(self, found: Rebuilt) -> None:
+        """Leave out series that were forgotten, or will be."""
+        days = self._settings.forget_days
+        oldest_ms = now_ms() - days * DAY_MS if days else 0
+        for key, appended_ms in found.appended_ms.items():
+            if appended_ms < oldest_ms:
+                del found.states[key]
 
     async def _has_lost(self, partition: int, offsets: _Offsets) -> bool:
         """Tell whether candles before the committed offset are in no window."""
@@ -213,7 +226,7 @@ class Recovery:
             if held is None or (state.order, len(state.window)) > (held.order, len(held.window)):
                 better[key] = state
         for key, state in better.items():
-            self._table.put(key, state)
+            self._table.put(key, state, found.appended_ms[key])
         self._metrics.rebuilt.inc(len(better))
         needed = {key: self._needed(key) for key in better}
         short = sum(len(state.window) < needed[key] for key, state in better.items())

@@ -15,6 +15,7 @@ from shared.forecaster import Models
 from shared.kafka import KafkaSettings
 from shared.settings import CommandGroup, CommaSeparated, own
 from shared.topics import DEFAULT_GROUP, changelog_of
+from stream_app.rules import MAX_SERIES, Rules
 
 PROCESS: Final = "worker"
 """The process's name in its variables, log lines and metrics."""
@@ -75,6 +76,25 @@ class WorkerSettings(GroupSettings, ServingSettings):
         ge=0,
         description="most messages of a partition that are read again to rebuild lost windows",
     )
+    max_series: int = Field(
+        MAX_SERIES,
+        ge=1,
+        description="most series of a worker, a symbol at an interval; candles of others become "
+        "dead letters. 10,000 full windows are 43 MB",
+    )
+    forget_days: float = Field(
+        0.0,
+        ge=0,
+        description="days without a candle after which a series is forgotten, by the broker's "
+        "clock; 0 forgets none",
+    )
+    allow_symbols: CommaSeparated = Field(
+        (), description="symbols that are taken, by comma, such as AAPL,*-USD; by default all"
+    )
+    off_grid_sources: CommaSeparated = Field(
+        (),
+        description="sources whose intraday candles may open off the whole minute, by comma",
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(
         9102, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
@@ -89,6 +109,11 @@ class WorkerSettings(GroupSettings, ServingSettings):
     stall_seconds: float = Field(
         60.0, gt=0, description="uncommitted work this old makes /livez fail"
     )
+
+    @property
+    def rules(self) -> Rules:
+        """Which series are taken."""
+        return Rules(self.allow_symbols, frozenset(self.off_grid_sources), self.max_series)
 
     def capacity(self, models: Models) -> int:
         """Return the most candles in a stored window: never fewer than the models need."""

@@ -15,7 +15,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
-from shared.candles import RejectReason
+from shared.candles import DAY_MS, RejectReason
 from shared.forecaster import Models
 from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
@@ -32,6 +32,9 @@ from stream_app.state import StateError
 from stream_app.windows import WindowTable
 
 log = logging.getLogger("stream_app")
+
+FORGET_SECONDS: Final = 60.0
+"""Time between two looks for series that have been silent for long."""
 
 OBSERVE_SECONDS: Final = 5.0
 """Longest wait for the broker's word on how far the partitions are."""
@@ -60,6 +63,10 @@ class CandleWorker:
         self._least_capacity = settings.window or 0  # an interval's model may ask for more
         self._publisher = publisher
         self._metrics = metrics
+        self._rules = settings.rules
+        self._forget_ms = settings.forget_days * DAY_MS
+        self._next_forget_s = 0.0
+        metrics.max_windows.set(settings.max_series)
         self._max_batch = settings.max_batch
         self._changelog_topic = settings.changelog_topic
         self._session_s = settings.session_seconds
@@ -110,7 +117,7 @@ class CandleWorker:
             if len(batch) < self._max_batch and not queue.empty():
                 continue
             # a rebalance redelivers what it found unprocessed, perhaps to another worker
-            batch = [message for message in batch if self._is_current(message)]
+            batch = self._current(batch)
             self._idle.clear()
             try:
                 for start in range(0, len(batch), self._max_batch):
@@ -134,8 +141,10 @@ class CandleWorker:
         self._fence.close(error)
         await self.app.crash(error)
 
-    def _is_current(self, message: Message) -> bool:
-        return bool(message.generation_id == self.app.consumer_generation_id)
+    def _current(self, batch: Sequence[Message]) -> list[Message]:
+        """Return the messages that were fetched since the last rebalance."""
+        generation = self.app.consumer_generation_id
+        return [message for message in batch if message.generation_id == generation]
 
     async def _is_ours_still(self, batch: Sequence[Message], started_s: float) -> bool:
         """Tell whether the group still counts this worker as the partitions' owner.
@@ -145,7 +154,7 @@ class CandleWorker:
         """
         if time.monotonic() - started_s > self._session_s / 2:
             await asyncio.sleep(self._session_s / 5)
-        return self._is_current(batch[0])
+        return bool(self._current(batch[:1]))
 
     async def _settle(self, *_: Any, **__: Any) -> None:
         """Finish the batch in hand before its partitions go to another worker."""
@@ -160,6 +169,8 @@ class CandleWorker:
         A window in the changelog so proves that its forecasts are out, whenever the worker dies.
         """
         started_s = time.monotonic()
+        if self._forget_ms and started_s >= self._next_forget_s:
+            await self._forget(round(batch[-1].timestamp * 1000))
         incoming = [self._incoming(message) for message in batch]
         with self._metrics.seconds.time():
             try:
@@ -173,7 +184,7 @@ class CandleWorker:
                 return  # its successor repeats the batch
             await self._publisher.windows(result)
         self._fence.check()
-        self.table.remember(result.states)
+        self.table.remember(result.states, round(batch[-1].timestamp * 1000))
         for message in batch:
             self._consumer.finish(message.tp, message.offset + 1)
         self._count(batch, result)
@@ -187,7 +198,11 @@ class CandleWorker:
         )
 
     def _advance(self, incoming: Sequence[Incoming]) -> BatchResult:
-        return advance(incoming, self.table.data.get, self._models, self._least_capacity, now_ms())
+        table = self.table.data
+        return advance(
+            incoming, table.get, self._models, self._least_capacity, now_ms(),
+            rules=self._rules, held_series=len(table.data),
+        )  # fmt: skip
 
     def _name_culprit(self, incoming: Sequence[Incoming]) -> None:
         """Log the first message of a batch with which the work fails."""
@@ -206,6 +221,18 @@ class CandleWorker:
             "python -m stream_app dlq skip --partition %d --offset %d, and a restart",
             culprit.partition, culprit.offset, culprit.partition, culprit.offset,
         )  # fmt: skip
+
+    async def _forget(self, now_ms: int) -> None:
+        """Forget the series that have been silent for long, by the broker's clock."""
+        self._next_forget_s = time.monotonic() + FORGET_SECONDS
+        keys = self.table.forget_silent(round(now_ms - self._forget_ms))
+        if not keys:
+            return
+        await self._publisher.tombstones(keys)
+        count = sum(map(len, keys.values())) // 2
+        self._metrics.forgotten.inc(count)
+        log.info("%d series without a candle for %g days are forgotten", count,
+                 self._forget_ms / DAY_MS)  # fmt: skip
 
     def _count(self, batch: Sequence[Message], result: BatchResult) -> None:
         metrics, now = self._metrics, time.time() - self._publisher.skew_s

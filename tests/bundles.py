@@ -66,11 +66,12 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     made = graph or graph_of(len(horizons), len(levels))
     opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()  # type: ignore[no-untyped-call]
+    model = helper.make_model(made, opset_imports=opset, ir_version=9)
+    graph_bytes = bytes(model.SerializeToString())  # type: ignore[no-untyped-call]
     if golden is None:
         golden = right_golden(len(horizons), len(levels))
     contents = {
-        bundle.ONNX_NAME: model,
+        bundle.ONNX_NAME: graph_bytes,
         bundle.GOLDEN_NAME: golden if isinstance(golden, bytes) else golden.to_bytes(),
         bundle.WEIGHTS_NAME: b"",
         bundle.SCALERS_NAME: b"",

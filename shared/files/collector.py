@@ -27,7 +27,7 @@ from shared.files.series import (
     row_of,
 )
 from shared.intervals import NEAR, Steps, close_ms_of, length_in_words
-from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN
+from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN, short
 
 TOLERATED: Final = 0.05
 """Share of the rows that one rule may reject before the table is refused."""
@@ -290,7 +290,8 @@ class Collector:
         what = f"candles of {', '.join(absent)}" if absent else "candles"
         got = "none"
         if absent and (others := sorted(found | set(self._codes))):
-            got += f" beside {', '.join(others[:10])}" + (", …" if len(others) > 10 else "")
+            named = ", ".join(map(short, others[:10]))
+            got += f" beside {named}" + (", …" if len(others) > 10 else "")
         why = ""
         if rejected:
             bad = sum(self._left_out.values())

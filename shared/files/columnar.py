@@ -46,6 +46,7 @@ def parquet_sheet(blob: Blob) -> Sheet:
 def feather_sheet(blob: Blob) -> Sheet:
     """Return the table in a Feather file; raises ``pa.ArrowException`` for a damaged one."""
     table = pa_feather.read_table(_source(blob), memory_map=False)
+    table.validate(full=True)  # offsets of a damaged file point anywhere
     names = [str(name) for name in table.column_names]
 
     def parts(used: Sequence[int]) -> Iterator[Part]:

@@ -82,7 +82,7 @@ _ENDINGS: Final = frozenset(
 )
 _PERIOD: Final = (
     r"\d{1,3}(?:m|min|h|hour|d|day|w|wk|mo|M)|(?-i:[dhm])|1?day|daily|hourly|weekly|monthly|minute|intraday|"
-    r"adjusted|history|historical|data|ohlcv|candles|M\d+|H\d|D1|W1"
+    r"adjusted|history|historic|historical|data|ohlcv|candles|M\d+|H\d|D1|W1"
 )
 _STEM: Final = re.compile(
     rf"(?:(?:intraday|daily|weekly|monthly|adjusted|\d+min)[-_ ])*(?P<symbol>.+?)"

@@ -235,7 +235,7 @@ class Table:
         if len(self._seen) > 1:
             raise HistoryError(
                 f"{self._sheet.name}: expected one symbol for --symbol {self._options.symbol}, got "
-                f"a column with {', '.join(sorted(self._seen)[:5])}: --symbols chooses"
+                f"a column with {', '.join(map(short, sorted(self._seen)[:5]))}: --symbols chooses"
             )
         return [str(self._options.symbol) if name else name for name in names]
 

@@ -56,7 +56,7 @@ def test_states_are_full_windows_that_end_where_the_days_begin() -> None:
     assert list(states) == [b"S0000|1d", b"S0001|1d"]
     state = SymbolState.decode(states[b"S0001|1d"], 20)
     assert state.window.is_full
-    assert state.order == -1
+    assert state.order == 0
     assert state.window.last_open_ms == opening_ms(19)
     assert Window(20, market.windows[1].tobytes()) == state.window
 

@@ -174,9 +174,18 @@ def test_a_candle_of_the_future_is_refused() -> None:
 
 
 def test_every_reason_of_the_codec_is_seen_here() -> None:
-    """The window alone and the batches of a topic find the other reasons; their tests have them."""
+    """Window, series, model and batches of a topic find the others; their tests have them."""
     seen = {reason for _, reason, _ in BROKEN} | {RejectReason.WRONG_KEY, RejectReason.FUTURE}
-    assert seen == set(RejectReason) - {RejectReason.OLDER_THAN_WINDOW, RejectReason.UNREADABLE}
+    others = {
+        RejectReason.OLDER_THAN_WINDOW,
+        RejectReason.UNREADABLE,
+        RejectReason.NO_FORECAST,
+        RejectReason.OFF_GRID,
+        RejectReason.OVERLAPS,
+        RejectReason.NOT_LISTED,
+        RejectReason.TOO_MANY_SERIES,
+    }
+    assert seen == set(RejectReason) - others
 
 
 def test_several_broken_rules_are_all_named() -> None:

@@ -46,7 +46,7 @@ MEMORY = 1.3  # times as much as before, at most
 GOOD = candle(symbol="UNREAD").encode()
 
 HOSTILE: dict[str, bytes] = {
-    "header name that is no text": batch([(b"UNREAD", GOOD, [(b"\xff\xfe", b"1")])]),
+    "header name that is not text": batch([(b"UNREAD", GOOD, [(b"\xff\xfe", b"1")])]),
     "header without a value": batch([(b"UNREAD", b"[]", [(b"candlecast-reason", None)])]),
     "key of markup": batch([(b"[/red][bold", b"{", [])]),
     "terminal's controls": batch([(b"\x1b[2J\x1b]0;x\x07", b"\x1b[31m", [(b"\x1b[1m", b"\x1b")])]),
@@ -97,14 +97,14 @@ def damage_on_disk(segment: Path) -> int:
 def send_candles(bootstrap: str, topic: str, candles: Iterable[Candle]) -> None:
     """Send candles by librdkafka, the symbols' turn by turn in another codec."""
     symbols: dict[str, list[Candle]] = {}
-    for one in candles:
-        symbols.setdefault(one.symbol, []).append(one)
+    for made in candles:
+        symbols.setdefault(made.symbol, []).append(made)
     for number, series in enumerate(symbols.values()):
         client = Producer(
             {"bootstrap.servers": bootstrap, "compression.type": CODECS[number % len(CODECS)]}
         )
-        for one in series:
-            client.produce(topic, one.encode(), one.symbol.encode())
+        for made in series:
+            client.produce(topic, made.encode(), made.symbol.encode())
         assert client.flush(30) == 0
 
 
@@ -166,7 +166,7 @@ def ignored_by(api: Api) -> float:
 
 def shown_by(api: Api) -> dict[str, int]:
     found = get(api, "/v1/forecasts") or {"forecasts": []}
-    return {one["symbol"]: one["as_of_ms"] for one in found["forecasts"]}
+    return {latest["symbol"]: latest["as_of_ms"] for latest in found["forecasts"]}
 
 
 def test_no_message_stops_a_process_or_costs_a_candle(
@@ -184,9 +184,9 @@ def test_no_message_stops_a_process_or_costs_a_candle(
 
     symbols = ("AAPL", "MSFT", "^GSPC", "BTC-USD", "IBM")
     series = [walk(WARM_UP + 40, symbol=symbol) for symbol in symbols]
-    first = [one for candles in series for one in candles[: WARM_UP + 10]]
-    more = [one for candles in series for one in candles[WARM_UP + 10 : WARM_UP + 25]]
-    rest = [one for candles in series for one in candles[WARM_UP + 25 :]]
+    first = [candle for candles in series for candle in candles[: WARM_UP + 10]]
+    more = [candle for candles in series for candle in candles[WARM_UP + 10 : WARM_UP + 25]]
+    rest = [candle for candles in series for candle in candles[WARM_UP + 25 :]]
     worker = start_worker(processes, topics)
     api = start(processes, kafka)
     send_candles(topics.bootstrap, topics.candles, first)
@@ -214,7 +214,7 @@ def test_no_message_stops_a_process_or_costs_a_candle(
     )  # fmt: skip
     newest = {candles[0].symbol: candles[-1].close_ms for candles in series}
     wait_until(lambda: shown_by(api) == newest, DONE_S, "the API has the newest forecasts")
-    assert given(scene.forecasts()) == owed([one for candles in series for one in candles])
+    assert given(scene.forecasts()) == owed([candle for candles in series for candle in candles])
     letters = read(topics.bootstrap, topics.dlq)
     reasons = Counter(letter.headers["candlecast-reason"].decode() for letter in letters)
     assert reasons.total() == expected
@@ -222,7 +222,6 @@ def test_no_message_stops_a_process_or_costs_a_candle(
     of_forecasts = len(POISON) + len(hostile) + on_disk[1] + 4 * plain_batches
     assert ignored_by(api) == expected + of_forecasts
     after = [memory_of(process.pid) for process in (worker.process, api.process)]
-    print("RSS", before, after)
     assert all(now < MEMORY * then for now, then in zip(after, before, strict=True)), (
         before,
         after,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.candles import candle
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, write
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+from tests.record_batches import batch, send
 
 pytestmark = pytest.mark.integration
 
@@ -71,6 +73,36 @@ def test_dead_letters_are_listed_shown_and_sent_back(
     assert {one.headers["candlecast-replayed-from"].decode().split("/")[0] for one in replayed} == {
         topics.dlq
     }
+
+
+def test_a_message_is_put_aside_unread_and_series_are_bounded(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    start_worker(processes, topics).process.stop(15)
+    skipped = batch([(b"AAPL", candle(day).encode(), []) for day in range(3)])
+    asyncio.run(send(topics.bootstrap, topics.candles, 0, skipped))
+    flags = ("--group", topics.group)
+    assert "put it aside unread" in dlq(topics, "skip", "--partition", "0", "--offset", "1", *flags)
+    more = batch([(name, candle(symbol=name.decode()).encode(), []) for name in (b"B", b"C")])
+    asyncio.run(send(topics.bootstrap, topics.candles, 0, more))
+    worker = start_worker(processes, topics, "--max-series", "2")
+    wait_until(
+        lambda: count(topics.bootstrap, topics.dlq) == 2,
+        60,
+        "a message put aside and a series too many",
+        process=worker.process,
+    )
+    letters = read(topics.bootstrap, topics.dlq)
+    assert [letter.headers["candlecast-offset"] for letter in letters] == [b"1", b"4"]
+    assert letters[0].value == candle(1).encode()
+    assert letters[1].headers["candlecast-reason"] == b"too_many_series"
+    metrics = worker.metrics()
+    assert (metrics["candlecast_windows"], metrics["candlecast_windows_max"]) == (2, 2)
+    argv = [sys.executable, "-m", "stream_app", "dlq", "skip", *topics.flags(), *flags]
+    argv += ["--partition", "0", "--offset", "99"]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "offset: expected one of partition 0's, 0 to 4, got 99" in done.stderr
 
 
 def test_what_is_not_there_is_said(topics: WorkerTopics) -> None:

@@ -9,11 +9,13 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from shared import bundle
+from shared.batches import MAX_VALUE_BYTES
 from shared.candles import FUTURE_TOLERANCE_MS, Candle, RejectReason
 from shared.forecasts import Forecast
 from stream_app.settings import WorkerSettings
@@ -172,8 +174,14 @@ def test_bad_messages_are_dead_lettered_and_every_good_one_is_forecast(
         reason.value: 10 for reason in bad
     }
     assert Counter((one.key, one.value or None) for one in dead) == Counter(
-        (key, value or None) for key, value in hundred
+        (key, (value or b"")[:MAX_VALUE_BYTES] or None) for key, value in hundred
     )
+    [large] = {value for _, value in bad[RejectReason.TOO_LARGE]}
+    assert large is not None
+    for letter in dead:
+        cut = letter.headers["candlecast-reason"] == b"too_large"
+        whole = sha256(large).hexdigest().encode() if cut else None
+        assert letter.headers.get("candlecast-value-sha256") == whole
     for letter in dead:
         assert letter.headers["candlecast-topic"].decode() == topics.candles
         assert letter.headers["candlecast-detail"]

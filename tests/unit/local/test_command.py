@@ -58,7 +58,7 @@ def test_each_command_teaches_by_examples(name: str, capsys: pytest.CaptureFixtu
 def test_the_commands_of_a_group_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["dlq", "--help"])
-    assert "[{list,show,replay} ...]" in capsys.readouterr().out
+    assert "[{list,show,replay,skip} ...]" in capsys.readouterr().out
 
 
 def test_modules_are_called_by_their_commands() -> None:

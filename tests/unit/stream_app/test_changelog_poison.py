@@ -108,9 +108,11 @@ def recover(key: bytes | None, value: bytes | None) -> WindowStore:
     store = WindowStore.__new__(WindowStore)
     store.data, store._key_partition = {}, {}
     store.bytes_held, store.sources, store.skips, store._tails = 0, {}, set(), {}
-    store._read_at = {}
+    store._read_at, store._touched_ms = {}, {}
     table = SimpleNamespace(store=store)
-    message: Any = SimpleNamespace(topic="changelog", partition=3, offset=41, key=key, value=value)
+    message: Any = SimpleNamespace(
+        topic="changelog", partition=3, offset=41, key=key, value=value, timestamp=1e9
+    )
     WindowTable.recover(table, message)  # type: ignore[arg-type]
     store.check_candles("changelog")
     return store
@@ -145,3 +147,10 @@ def test_noise_is_refused_or_is_a_window(key: bytes, noise: bytes, at: int) -> N
         return
     for held in store.data.values():
         SymbolState.decode(held, 8)
+
+
+def test_a_series_that_was_silent_for_long_is_forgotten_with_its_records() -> None:
+    store = recover(KEY, STATE)  # appended at 1e12
+    assert store.forget_silent(10**12) == {}
+    assert store.forget_silent(10**12 + 1) == {3: [KEY, KEY + TAIL_KEY]}
+    assert store.data == {}

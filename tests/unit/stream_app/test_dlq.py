@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -92,3 +93,20 @@ def test_a_command_has_its_own_flags() -> None:
     assert read.dlq.chosen is read.dlq.replay
     assert read.dlq.replay is not None
     assert (read.dlq.replay.bootstrap, read.dlq.replay.dry_run) == ("a:1", True)
+
+
+def test_nothing_of_a_dead_letter_controls_a_terminal() -> None:
+    hostile = DeadLetter(
+        0, 1, REJECTED_MS, b"[/red]\x1b[2J", b"\x1b]0;x\x07",
+        (("candlecast-reason", None), ("candlecast-detail", b"\x9b\xe2\x80\xae"), ("n", None)),
+    )  # fmt: skip
+    assert hostile.as_row().isprintable()
+    assert "[/red]\\x1b[2J" in hostile.as_row()
+    assert hostile.as_json().isprintable()
+    assert json.loads(hostile.as_json())["headers"] == {"n": None}
+
+
+def test_a_letter_that_holds_a_part_is_known() -> None:
+    assert LETTER.is_whole
+    cut = replace(LETTER, headers=(*LETTER.headers, ("candlecast-value-bytes", b"9")))
+    assert not cut.is_whole

@@ -7,7 +7,7 @@ broker is in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
@@ -153,9 +153,8 @@ class Worker(CandleWorker):
     def _consumer(self) -> Consumer:
         return self.consumer
 
-    def _is_current(self, message: Message) -> bool:
-        del message
-        return True
+    def _current(self, batch: Sequence[Message]) -> list[Message]:
+        return list(batch)
 
 
 class Stream:

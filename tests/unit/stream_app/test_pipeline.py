@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from shared.candles import Candle, RejectReason
-from shared.forecaster import ModelSet
+from shared.forecaster import ModelSet, Prediction
 from shared.window import Push, Window
 from stream_app.pipeline import BatchResult, Incoming, advance, step, table_key
 from stream_app.state import SymbolState, stored_order
@@ -61,7 +63,7 @@ def test_the_last_close_is_exact_and_the_median_in_the_quantiles() -> None:
 
 def test_symbols_and_intervals_do_not_mix() -> None:
     daily = walk(3)
-    weekly = [one.model_copy(update={"interval": "1wk"}) for one in walk(3)]
+    weekly = [candle(7 * week, interval="1wk") for week in range(3)]
     other = walk(3, symbol="MSFT")
     mixed = [one for trio in zip(daily, weekly, other, strict=True) for one in trio]
     table: dict[bytes, bytes] = {}
@@ -124,6 +126,22 @@ def test_a_late_candle_takes_its_place_and_counts_in_the_next_forecast() -> None
     days = [candle(0), candle(1), candle(2, 90.0), candle(3), candle(4)]
     [*_, (_, same)] = run(incoming(days), in_order).forecasts
     assert forecast == same
+
+
+def test_a_forecast_of_no_finite_price_is_not_sent_and_its_candle_stays() -> None:
+    """As the default model gives for a window without a move."""
+
+    class Nothing(LastMove):
+        def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+            made = super().predict(candles, open_ms)
+            return Prediction(made.log_return * np.nan, made.volatility)
+
+    table: dict[bytes, bytes] = {}
+    result = advance(incoming(walk(3)), table.get, ModelSet(Nothing()), 3, NOW_MS)
+    assert not result.forecasts
+    [(number, error)] = result.rejected
+    assert (number, error.reason) == (2, RejectReason.NO_FORECAST)
+    assert result.states[b"AAPL|1d"]
 
 
 def test_a_candle_older_than_the_window_is_dead_lettered() -> None:

@@ -100,7 +100,7 @@ def test_nothing_before_a_cut_depends_on_what_comes_after() -> None:
 def test_short_symbols_are_left_out_and_named() -> None:
     symbols = {"A": walk(190), "B": walk(LENGTH + max(HORIZONS) - 1)}
     assert len(samples(symbols)) == len(samples({"A": symbols["A"]}))
-    with pytest.raises(ValueError, match=rf"at least {LENGTH + 4}, .* got at most {LENGTH + 3}, of B"):
+    with pytest.raises(ValueError, match=rf"at least {LENGTH + 4}, .* at most {LENGTH + 3}, of B"):
         samples({"B": symbols["B"]})
 
 

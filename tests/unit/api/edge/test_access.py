@@ -66,7 +66,7 @@ def test_without_a_key_only_probes_and_pages_are_open() -> None:
     [
         (Scope.READ, "GET", "/"),
         (Scope.READ, "GET", "/v1/model"),
-        (Scope.READ, "GET", "/v1/stream"),
+        (Scope.READ, "GET", "/v1/scores"),
         (Scope.PREDICT, "POST", "/predict"),
         (Scope.PREDICT, "POST", "/v1/forecasts"),
         (Scope.PREDICT, "POST", "/v2/models/persistence/infer"),
