@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
@@ -160,11 +161,7 @@ def advance(
         held_series: number of series in the table.
     """
     result = BatchResult()
-
-    def capacity_of(interval: str) -> int:
-        return max(capacity, models.of(interval).lengths(interval)[-1])
-
-    held = _States(stored, capacity_of, rules or Rules(), held_series)
+    held = _States(stored, partial(_capacity, models, capacity), rules or Rules(), held_series)
     states = held.changed
     changed: dict[bytes, int] = {}  # table key -> partition
     due: list[tuple[int, Due]] = []
@@ -199,6 +196,11 @@ def advance(
         result.states[key] = (partition, written.encode())
         result.records.setdefault(partition, []).append((record_key, record))
     return result
+
+
+def _capacity(models: Models, least: int, interval: str) -> int:
+    """Return the most candles in a stored window of an interval."""
+    return max(least, models.of(interval).lengths(interval)[-1])
 
 
 class _States:
