@@ -33,7 +33,7 @@ def compute(rows: Rows, features: Sequence[str], steps: int) -> pd.DataFrame:
 
 
 def _variance(frame: pd.DataFrame) -> Any:
-    gap: Any = np.log(frame["open"] / frame["close"].shift(1)).fillna(0)
+    gap = np.log((frame["open"] / frame["close"].shift(1)).fillna(1.0))
     body = np.log(frame["close"] / frame["open"])
     spread = np.log(frame["high"] / frame["low"])
     return (gap**2 + 0.5 * spread**2 - GARMAN_KLASS * body**2).clip(lower=0)
