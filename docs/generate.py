@@ -244,11 +244,9 @@ def _key(key: dict[str, Any]) -> dict[str, Any]:
 
 
 def feature_list() -> str:
-    """Return every built-in feature with its docstring and its plot."""
+    """Return every feature with its docstring and its plot."""
     parts = []
     for name, known in FEATURES.items():
-        if not known.function.__module__.startswith("trainer."):
-            continue  # a user's own, which a test of this process has loaded
         text = inspect.getdoc(known.function)
         parts.append(
             f"### {name}\n\n{text}\n\nLookback: {known.lookback}.\n\n"

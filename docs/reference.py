@@ -165,7 +165,7 @@ def settings_page() -> str:
 def env_example() -> str:
     """Return a file of variables for ``docker compose``: every setting of its services."""
     parts = [
-        "# Written by docs/generate.py from the code. Copy it to .env, which docker compose reads,",
+        "# Written by docs/generate.py from the code. Copy it into .env, which docker compose reads,",
         "# and take the # from what you change. A password belongs into a file that its variable",
         "# with _FILE names, mounted into the container.",
         "",

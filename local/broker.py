@@ -40,6 +40,7 @@ _POLL_S: Final = 0.05
 _ENDED_POLL_S: Final = 0.5
 
 _JVM: Final = (
+    "--enable-native-access=ALL-UNNAMED",  # zstd's; else a warning stands at the end of the log
     "-XX:+UseSerialGC",
     "--sun-misc-unsafe-memory-access=allow",  # keeps a warning of Java 25 out of the log
     "-XX:TieredStopAtLevel=1",  # half the CPU of a start, and runs here are short

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 HOST: Final = "127.0.0.1"
@@ -17,9 +21,33 @@ keep a restarted server from its port."""
 
 
 def documented_or_free(ports: Sequence[int]) -> list[int]:
-    """Return the ports that the documents name; for each that is taken, another that is free."""
+    """Return the ports that the documents name; for each that is taken, another that is free.
+
+    A port is reserved for the life of this process: another that starts at the same time takes
+    others, though nobody listens yet.
+    """
     spare = iter(free_ports(len(ports)))
-    return [port if is_free(port) else next(spare) for port in ports]
+    return [port if is_free(port) and _reserve(port) else next(spare) for port in ports]
+
+
+_reserved: Final[dict[int, int]] = {}  # port -> descriptor of its lock
+
+
+def _reserve(port: int) -> bool:
+    if port in _reserved:
+        return True
+    path = Path(tempfile.gettempdir()) / f"candlecast-port-{port}.lock"
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # another user's
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return False
+    _reserved[port] = lock
+    return True
 
 
 def is_free(port: int) -> bool:

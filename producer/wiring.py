@@ -13,10 +13,8 @@ from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
 from producer.source import CandleSource, SourceError
 from producer.yahoo import cookies
-from shared.candles import RejectReason
 from shared.files import findings
-from shared.files.collector import DUPLICATE
-from shared.files.series import History
+from shared.files.series import History, reason_of
 from shared.history import BUNDLED_SYMBOLS, bundled, from_file
 from shared.metrics import ProducerMetrics
 from shared.process import now_ms
@@ -49,8 +47,7 @@ def replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource
     for line in findings.lines(history, findings.of_history(history)):
         log.warning("%s: %s", history.name, line)
     for rule, count in history.left_out.items():
-        reason = RejectReason.INCONSISTENT if rule == DUPLICATE else RejectReason(rule)
-        metrics.rejects.labels(reason.value).inc(count)
+        metrics.rejects.labels(reason_of(rule).value).inc(count)
     return ReplaySource(history, settings.speed, again=settings.again)
 
 

@@ -40,6 +40,16 @@ def close_ms_of(open_ms: NDArray[np.int64], interval: str) -> NDArray[np.int64]:
     return open_ms + lengths
 
 
+def closes_of(
+    open_ms: NDArray[np.int64],
+    close_ms: NDArray[np.int64] | None,
+    interval: str,
+    at: slice = slice(None),
+) -> NDArray[np.int64]:
+    """Return the ends (k,) of the candles ``at``: as given, or by the interval where none are."""
+    return close_ms_of(open_ms[at], interval) if close_ms is None else close_ms[at]
+
+
 def shortest_step_ms(interval: str) -> int:
     """Return the time below which two candles are nearer than their interval allows."""
     return int(NEAR * (_MONTH[0] if interval == MONTH else INTERVALS_MS[interval]))
@@ -84,7 +94,7 @@ class Steps:
 
     @property
     def usual_ms(self) -> int:
-        """The most frequent length; 0 where there is no step."""
+        """The most frequent length; 0 without steps."""
         return int(self.lengths[self.counts.argmax()]) if self.total else 0
 
     def interval(self) -> str | None:

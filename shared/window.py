@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND, Candle
+from shared.candles import DAY_MS, INTERVALS_MS, MAX_NUMBER, MIN_PRICE, WEEKEND, Candle
 from shared.messages import END_MS, FIRST_MS
 
 _RECORD: Final = struct.Struct("<q5f")
@@ -180,3 +180,20 @@ def even_times(windows: int, candles: int, interval: str | None = None) -> NDArr
     times = np.broadcast_to(np.arange(candles, dtype=np.int64) * spacing, (windows, candles)).copy()
     times.flags.writeable = False  # all callers share it
     return times
+
+
+def obey_rules(
+    opened: NDArray[np.float64],
+    high: NDArray[np.float64],
+    low: NDArray[np.float64],
+    close: NDArray[np.float64],
+    volume: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Return which candles (n,) obey the rules of ``shared.candles.Ohlcv``; NaN obeys none."""
+    valid = low >= MIN_PRICE
+    valid &= high <= MAX_NUMBER
+    valid &= low <= np.minimum(opened, close)
+    valid &= high >= np.maximum(opened, close)
+    valid &= volume >= 0
+    valid &= volume <= MAX_NUMBER
+    return valid

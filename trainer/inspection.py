@@ -18,7 +18,7 @@ from rich.table import Table
 from shared.files import findings
 from shared.files.findings import Finding, in_words
 from shared.files.series import History, HistoryError, SymbolRows
-from shared.intervals import close_ms_of
+from shared.intervals import closes_of
 
 SHOWN: Final = 20
 """Symbols that are shown one by one."""
@@ -131,7 +131,7 @@ def write(history: History, path: Path) -> None:
 
 def _frame(rows: SymbolRows, interval: str) -> pd.DataFrame:
     opened, high, low, close, volume = rows.candles.T
-    ends = close_ms_of(rows.open_ms, interval) if rows.close_ms is None else rows.close_ms
+    ends = closes_of(rows.open_ms, rows.close_ms, interval)
     times = {"open_ms": rows.open_ms, "close_ms": ends}
     prices = {"open": opened, "high": high, "low": low, "close": close, "volume": volume}
     return pd.DataFrame({"symbol": rows.symbol, **times, **prices})

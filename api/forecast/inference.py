@@ -110,20 +110,20 @@ class ServerMeta(Message):
 
 
 class ServerLive(Message):
-    """True when the server is live."""
+    """Liveness of the server."""
 
     live: bool
 
 
 class ServerReady(Message):
-    """True when the server is ready."""
+    """Readiness of the server."""
 
     live: bool = Field(description="as the protocol names it")
     ready: bool
 
 
 class ModelReady(Message):
-    """True when a model is ready."""
+    """Readiness of a model."""
 
     name: str
     ready: bool

@@ -48,6 +48,12 @@ def mask(values: Column) -> Mask:
     return np.asarray(found, np.bool_)
 
 
+def codes_of(encoded: Array) -> Numbers:
+    """Return which value of its dictionary each cell has, (n,); for none one past the last."""
+    codes = pc.fill_null(encoded.indices, len(encoded.dictionary))
+    return np.asarray(codes.to_numpy(zero_copy_only=False))
+
+
 def matches(values: Column, pattern: str) -> Mask:
     """Return which cells match a regular expression."""
     return mask(pc.match_substring_regex(values, pattern))

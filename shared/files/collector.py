@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from shared.candles import INTERVALS_MS, MAX_NUMBER, MIN_PRICE, RejectReason, refusal
 from shared.files.series import (
+    DUPLICATE,
     HAIR,
     SOURCE,
     Array,
@@ -26,17 +27,15 @@ from shared.files.series import (
     make_candle,
     row_of,
 )
-from shared.intervals import NEAR, Steps, close_ms_of, length_in_words
+from shared.intervals import NEAR, Steps, closes_of, length_in_words
 from shared.messages import END_MS, FIRST_MS, SYMBOL_PATTERN, short
+from shared.window import obey_rules
 
 TOLERATED: Final = 0.05
 """Share of the rows that one rule may reject before the table is refused."""
 
 DETAILED: Final = 100_000
 """Most rejected rows kept one by one, unless bad rows are allowed; the others are counted."""
-
-DUPLICATE: Final = "duplicate"
-"""Name in counts of the rule that a candle comes once."""
 
 _TIME_BITS: Final = 44  # 300 years of milliseconds
 _LEAST: Final = 5e-324  # number above 0
@@ -59,17 +58,6 @@ class Rows:
     faults: Mapping[int, Fault] = field(default_factory=dict)  # of rows that could not be read
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Valid candles of one part, n of them."""
-
-    codes: NDArray[np.int32]
-    open_ms: Numbers
-    close_ms: Numbers | None
-    ohlcv: tuple[Array, ...]
-    places: Numbers
-
-
 class Collector:
     """Takes the rows of tables part by part; in memory, no I/O."""
 
@@ -87,32 +75,29 @@ class Collector:
         self._wanted = frozenset(symbols)
         self._allow = allow_bad_rows
         self._codes: dict[str, int] = {}
-        self._kept: list[_Kept] = []
-        self._rejected: list[tuple[int, str, RejectReason]] = []
+        self._kept: list[Rows] = []
+        self._rejected: list[tuple[int, str, str]] = []  # place, detail, rule
         self._left_out: Counter[str] = Counter()
         self._total = 0
 
     def add(self, rows: Rows) -> None:
         """Judge some rows and keep the valid ones."""
         if self._wanted:
-            rows = _only(rows, self._wanted)
+            # the others are out of question, whatever they hold
+            wanted = np.array([name in self._wanted for name in rows.symbols] or [False], np.bool_)
+            rows = _where(rows, wanted[rows.codes])
         self._total += len(rows.places)
         rows.ohlcv = _widened(rows.ohlcv)
         bad = self._broken(rows)
         if bad.any():
             self._reject(rows, np.flatnonzero(bad))
-        kept = _Kept(self._renumbered(rows), rows.open_ms, rows.close_ms, rows.ohlcv, rows.places)
-        self._kept.append(_where(kept, ~bad) if bad.any() else kept)
+        rows.codes = self._renumbered(rows)
+        self._kept.append(_where(rows, ~bad))
 
     def _broken(self, rows: Rows) -> Mask:
         """Return which rows (n,) break a rule of ``shared.candles.Candle``."""
-        opened, high, low, close, volume = rows.ohlcv
-        good = low >= MIN_PRICE  # a comparison with NaN fails, as it should
-        good &= high <= MAX_NUMBER
-        good &= low <= np.minimum(opened, close)
-        good &= high >= np.maximum(opened, close)
-        good &= (volume >= 0) & (volume <= MAX_NUMBER)
-        ends = close_ms_of(rows.open_ms, self._interval) if rows.close_ms is None else rows.close_ms
+        good = obey_rules(*rows.ohlcv)
+        ends = closes_of(rows.open_ms, rows.close_ms, self._interval)
         good &= (rows.open_ms >= FIRST_MS) & (ends < END_MS)
         if rows.close_ms is not None:
             good &= (ends > rows.open_ms) & (ends <= rows.open_ms + INTERVALS_MS[self._interval])
@@ -128,7 +113,7 @@ class Collector:
         kept = len(bad) if self._allow else max(DETAILED - len(self._rejected), 0)
         for at in bad[:kept].tolist():
             detail, reason = rows.faults.get(at) or self._why(rows, at)
-            self._rejected.append((int(rows.places[at]), detail, reason))
+            self._rejected.append((int(rows.places[at]), detail, reason.value))
             self._left_out[reason.value] += 1
         if kept >= len(bad):
             return
@@ -141,19 +126,14 @@ class Collector:
 
     def _why(self, rows: Rows, at: int) -> Fault:
         open_ms = int(rows.open_ms[at])
-        closes = rows.close_ms
-        close_ms = (
-            int(close_ms_of(rows.open_ms[at : at + 1], self._interval)[0])
-            if closes is None
-            else int(closes[at])
-        )
+        ends = closes_of(rows.open_ms, rows.close_ms, self._interval, slice(at, at + 1))
         opened, high, low, close, volume = (float(column[at]) for column in rows.ohlcv)
         symbol = rows.symbols[int(rows.codes[at])]
         try:
             make_candle(
                 symbol,
                 self._interval,
-                (open_ms, close_ms),
+                (open_ms, int(ends[0])),
                 (opened, high, low, close, volume),
                 SOURCE,
             )
@@ -176,13 +156,13 @@ class Collector:
         """Return the history; the collector is empty afterwards.
 
         Raises:
-            HistoryError: when there is no candle or a wanted symbol has none, when a rule rejects
+            HistoryError: without a candle, or without one of a wanted symbol, when a rule rejects
                 too many rows, or when the times are of another interval.
         """
         series = self._series()
         rejected = tuple(
-            RejectedRow(row_of(place)[1], detail, reason, files[row_of(place)[0]] if files else "")
-            for place, detail, reason in sorted(self._rejected, key=lambda rejected: rejected[0])
+            RejectedRow(row_of(place)[1], detail, rule, files[row_of(place)[0]] if files else "")
+            for place, detail, rule in sorted(self._rejected, key=lambda rejected: rejected[0])
         )
         self._check_share(name, rejected)
         self._check_symbols(name, series, rejected)
@@ -234,12 +214,7 @@ class Collector:
         parts = [list(kept.ohlcv) for kept in self._kept]
         close_ms = None
         if any(kept.close_ms is not None for kept in self._kept):
-            ends = [
-                close_ms_of(kept.open_ms, self._interval)
-                if kept.close_ms is None
-                else kept.close_ms
-                for kept in self._kept
-            ]
+            ends = [closes_of(kept.open_ms, kept.close_ms, self._interval) for kept in self._kept]
             close_ms = np.concatenate(ends) if order is None else np.concatenate(ends)[order]
         self._kept.clear()
         for at in range(5):
@@ -266,14 +241,14 @@ class Collector:
                 detail = f"{symbol}: expected each candle once, got that of row {row} again" + (
                     "" if is_same else " with other values"
                 )
-                self._rejected.append((int(places[at]), detail, RejectReason.INCONSISTENT))
+                self._rejected.append((int(places[at]), detail, DUPLICATE))
 
     def _check_share(self, name: str, rejected: Sequence[RejectedRow]) -> None:
         most = max(self._left_out.values(), default=0)
         if self._allow or most <= TOLERATED * self._total:
             return
         rule = max(self._left_out, key=lambda rule: self._left_out[rule])
-        first = next((row for row in rejected if counted_as(row) == rule), rejected[0])
+        first = next((row for row in rejected if row.rule == rule), rejected[0])
         raise HistoryError(
             f"{name}: {self._left_out[rule]:,} of {self._total:,} rows break a rule ({rule}), more "
             f"than {TOLERATED:.0%}; the first is {where(first)}: {first.detail}. Mend the file, or "
@@ -302,12 +277,6 @@ class Collector:
 def where(rejected: RejectedRow) -> str:
     """Return a rejected row's place in words."""
     return f"{rejected.file} row {rejected.row}".strip()
-
-
-def counted_as(rejected: RejectedRow) -> str:
-    """Return the rule that a rejected row counts for."""
-    again = "expected each candle once" in rejected.detail
-    return DUPLICATE if again else rejected.reason.value
 
 
 def check_steps(name: str, steps: Steps, interval: str) -> None:
@@ -348,13 +317,10 @@ def _reasons(rows: Rows, bad: Numbers) -> Mapping[RejectReason, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _only(rows: Rows, wanted: frozenset[str]) -> Rows:
-    """Return the rows of some symbols; the others are out of question, whatever they hold."""
-    chosen = np.array([name in wanted for name in rows.symbols] or [False], np.bool_)
-    kept = chosen[rows.codes]
+def _where(rows: Rows, kept: Mask) -> Rows:
+    """Return some of the rows."""
     if kept.all():
         return rows
-    numbers = np.cumsum(kept) - 1
     return Rows(
         rows.symbols,
         rows.codes[kept],
@@ -362,18 +328,14 @@ def _only(rows: Rows, wanted: frozenset[str]) -> Rows:
         None if rows.close_ms is None else rows.close_ms[kept],
         tuple(column[kept] for column in rows.ohlcv),
         rows.places[kept],
-        {int(numbers[at]): fault for at, fault in rows.faults.items() if kept[at]},
+        faults_among(rows.faults, kept),
     )
 
 
-def _where(kept: _Kept, good: Mask) -> _Kept:
-    return _Kept(
-        kept.codes[good],
-        kept.open_ms[good],
-        None if kept.close_ms is None else kept.close_ms[good],
-        tuple(column[good] for column in kept.ohlcv),
-        kept.places[good],
-    )
+def faults_among(faults: Mapping[int, Fault], kept: Mask) -> dict[int, Fault]:
+    """Return the faults of the rows that are kept, by their positions among these."""
+    positions = np.cumsum(kept) - 1
+    return {int(positions[at]): fault for at, fault in faults.items() if kept[at]}
 
 
 def _widened(ohlcv: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -113,7 +113,7 @@ def recognised(cells: Iterable[str], given: Iterable[str] = ()) -> int:
 
 def layout(
     table: str, names: Sequence[str], sample: Sequence[Sequence[str]], columns: Mapping[str, str],
-    *, is_daily: bool, has_header: bool = True, needs: Sequence[str] = (),
+    *, is_daily: bool, has_header: bool = True,
 ) -> Layout:  # fmt: skip
     """Return which column has which role.
 
@@ -124,7 +124,6 @@ def layout(
         columns: role to the name or number of its column, as the user gives them.
         is_daily: whether the candles are of days.
         has_header: whether the names are the table's own.
-        needs: roles that must be there besides those of every candle.
 
     Raises:
         HistoryError: with every fault of the header.
@@ -135,7 +134,7 @@ def layout(
         return groups
     if has_header:
         _add_named(names, sample, chosen, faults, is_daily=is_daily)
-    _check(names, chosen, faults, needs)
+    _check(names, chosen, faults)
     if faults:
         raise HistoryError(f"{table}: " + "; ".join(faults))
     roles = {role: at for role, at in chosen.items() if at >= 0}
@@ -231,10 +230,8 @@ def _add_clock(
         chosen["time"], chosen["clock"] = dates[0], times[0]
 
 
-def _check(
-    names: Sequence[str], chosen: Mapping[str, int], faults: list[str], needs: Sequence[str]
-) -> None:
-    missing = [role for role in (*needs, *PRICES, "volume") if role not in chosen]
+def _check(names: Sequence[str], chosen: Mapping[str, int], faults: list[str]) -> None:
+    missing = [role for role in (*PRICES, "volume") if role not in chosen]
     if "time" not in chosen and "open_ms" not in chosen:
         missing.insert(0, "time")
     if not missing:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from shared.files.arrow import Array, mask, pa, pc
+from shared.files.arrow import Array, codes_of, mask, pa, pc
 from shared.files.series import HistoryError, Mask, Numbers
 
 NONE_MS: Final = int(np.iinfo(np.int64).min)
@@ -79,15 +79,14 @@ class Dates:
 
     def _by_format(self, text: Array) -> tuple[Numbers, Numbers, Mask]:
         wall = np.full(len(text), NONE_MS)
-        offset = np.zeros(len(text), np.int64)
         series = pd.Series(text.to_pylist(), dtype=object)
         form = str(self._format)
         tails = ("",) if "%H" in form or "%I" in form else ("", " %H:%M:%S", " %H:%M")
         for tail in tails:
             missing = wall == NONE_MS
             if missing.any():
-                wall[missing], offset[missing] = _parsed(series[missing], form + tail)
-        return wall, offset, np.full(len(text), "%z" in form)
+                wall[missing] = _parsed(series[missing], form + tail)
+        return wall, np.zeros(len(text), np.int64), np.full(len(text), "%z" in form)
 
     def _days(self, text: Array) -> Numbers:
         """Return the midnights of dates (n,)."""
@@ -101,8 +100,7 @@ class Dates:
         numeric = pc.extract_regex(dates, _NUMERIC)
         if numeric.null_count < len(dates):
             self._add_numeric(numeric, days)
-        codes = pc.fill_null(encoded.indices, len(dates)).to_numpy(zero_copy_only=False)
-        of_rows: Numbers = days[codes]
+        of_rows: Numbers = days[codes_of(encoded)]
         return of_rows
 
     def _add_numeric(self, numeric: Array, days: Numbers) -> None:
@@ -166,8 +164,7 @@ def clocks(text: Array, *, digits: int = 0) -> Numbers:
     of_day = ((hour * 60 + minute) * 60 + second) * 1000 + nanos // 1_000_000
     of_day = np.where(mask(_empty(values)), 0, np.where(good, of_day, NONE_MS))
     of_day = np.append(of_day, 0)
-    codes = pc.fill_null(encoded.indices, len(values)).to_numpy(zero_copy_only=False)
-    return np.asarray(of_day[codes], np.int64)
+    return np.asarray(of_day[codes_of(encoded)], np.int64)
 
 
 def _offsets(zone: Array) -> tuple[Numbers, Mask]:
@@ -177,8 +174,7 @@ def _offsets(zone: Array) -> tuple[Numbers, Mask]:
     east = np.where(mask(pc.equal(pc.fill_null(pc.struct_field(parts, "sign"), "+"), "-")), -1, 1)
     offsets = np.append(east * (hours * 60 + minutes) * 60_000, 0)
     present = mask(pc.not_equal(pc.fill_null(zone, ""), ""))
-    codes = pc.fill_null(encoded.indices, len(parts)).to_numpy(zero_copy_only=False)
-    return np.asarray(offsets[codes], np.int64), present
+    return np.asarray(offsets[codes_of(encoded)], np.int64), present
 
 
 def _number(parts: Array, name: str) -> Numbers:
@@ -191,15 +187,15 @@ def _empty(text: Array) -> Array:
 
 
 def _midnights(text: Array, form: str) -> Numbers:
-    return _parsed(pd.Series(text.to_pylist(), dtype=object), form)[0]
+    return _parsed(pd.Series(text.to_pylist(), dtype=object), form)
 
 
-def _parsed(series: pd.Series[str], form: str) -> tuple[Numbers, Numbers]:
-    """Return wall clocks and offsets from UTC, in ms, by a format."""
+def _parsed(series: pd.Series[str], form: str) -> Numbers:
+    """Return wall clocks, those of times with a zone in UTC, in ms, by a format."""
     utc = "%z" in form
     times = pd.to_datetime(series, format=form, errors="coerce", utc=utc)
     if utc:
         times = times.dt.tz_localize(None)
     nanos = times.to_numpy().astype("datetime64[ns]").astype(np.int64)
     whole = (nanos != NONE_MS) & (nanos % 1_000_000 == 0)
-    return np.where(whole, nanos // 1_000_000, NONE_MS), np.zeros(len(nanos), np.int64)
+    return np.where(whole, nanos // 1_000_000, NONE_MS)

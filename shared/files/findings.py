@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from shared.candles import DAY_MS, INTERVALS_MS, WEEKEND
-from shared.files.collector import counted_as, where
+from shared.files.collector import where
 from shared.files.series import Array, History, Mask, Numbers, SymbolRows, row_of
 from shared.intervals import FAR, length_in_words, shortest_step_ms
 
@@ -215,7 +215,7 @@ def _is_round_the_clock(open_ms: Numbers) -> bool:
 def lines(history: History, findings: Iterable[Finding]) -> Iterator[str]:
     """Yield what to tell, a line a rule: rows left out, odd candles, columns that are not used."""
     for rule, count in history.left_out.items():
-        first = next((row for row in history.rejected if counted_as(row) == rule), None)
+        first = next((row for row in history.rejected if row.rule == rule), None)
         example = f", the first {where(first)}: {first.detail}" if first else ""
         yield f"{count:,} row{'s' * (count > 1)} left out ({rule}){example}"
     yield from history.warnings

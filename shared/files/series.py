@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.candles import Candle, RejectReason
-from shared.intervals import close_ms_of
+from shared.intervals import closes_of
 from shared.messages import FIRST_MS
 
 HAIR: Final = 1e-6
 """How far, relatively, a price may overstep high or low: some roundings of a 32-bit float."""
+
+DUPLICATE: Final = "duplicate"
+"""The rule that a candle comes once; the other rules are named as their reasons."""
 
 SOURCE: Final = "replay"
 """Source of the candles of files, as their messages name it."""
@@ -39,8 +42,18 @@ class RejectedRow:
 
     row: int  # as an editor numbers lines
     detail: str
-    reason: RejectReason
+    rule: str  # a RejectReason, or DUPLICATE
     file: str = ""  # of several
+
+    @property
+    def reason(self) -> RejectReason:
+        """Why, as metrics and dead letters have it."""
+        return reason_of(self.rule)
+
+
+def reason_of(rule: str) -> RejectReason:
+    """Return the reason by which a rule is counted: a second candle contradicts the first."""
+    return RejectReason.INCONSISTENT if rule == DUPLICATE else RejectReason(rule)
 
 
 @dataclass(frozen=True)
@@ -131,10 +144,6 @@ class History:
 
     def _candle(self, rows: SymbolRows, at: int) -> Candle:
         opened, high, low, close, volume = rows.candles[at].tolist()
-        if rows.close_ms is None:
-            close_ms = int(close_ms_of(rows.open_ms[at : at + 1], self.interval)[0])
-        else:
-            close_ms = int(rows.close_ms[at])
         return Candle.trusted(
             open=opened,
             high=high,
@@ -144,7 +153,9 @@ class History:
             symbol=rows.symbol,
             interval=self.interval,
             open_ms=int(rows.open_ms[at]),
-            close_ms=close_ms,
+            close_ms=int(
+                closes_of(rows.open_ms, rows.close_ms, self.interval, slice(at, at + 1))[0]
+            ),
             source=SOURCE,
         )
 

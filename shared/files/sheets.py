@@ -39,7 +39,6 @@ class Sheet:
     width: int = 0  # number of columns
     below: tuple[str, ...] | None = None  # a second row of names, of a table for many symbols
     symbol: str | None = None  # as the file says it beside its rows
-    notes: tuple[str, ...] = ()
 
 
 @dataclass

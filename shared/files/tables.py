@@ -12,8 +12,19 @@ from numpy.typing import NDArray
 
 from shared.candles import DAY_MS, INTERVALS_MS, RejectReason
 from shared.files import columns, headless
-from shared.files.arrow import Array, Column, is_text, mask, matches, pa, pc, valid, whole
-from shared.files.collector import DETAILED, Fault, Rows
+from shared.files.arrow import (
+    Array,
+    Column,
+    codes_of,
+    is_text,
+    mask,
+    matches,
+    pa,
+    pc,
+    valid,
+    whole,
+)  # fmt: skip
+from shared.files.collector import DETAILED, Fault, Rows, faults_among
 from shared.files.columns import Layout
 from shared.files.numerals import Numerals
 from shared.files.packed import symbol_in
@@ -226,8 +237,7 @@ class Table:
             renamed = self._single(renamed)
         names = list(dict.fromkeys([*renamed, ""]))
         places = np.array([*map(names.index, renamed), names.index("")], np.int32)
-        indices = pc.fill_null(encoded.indices, len(given)).to_numpy(zero_copy_only=False)
-        return tuple(names), places[indices]
+        return tuple(names), places[codes_of(encoded)]
 
     def _single(self, names: Sequence[str]) -> list[str]:
         """Return ``--symbol`` for the one symbol of a column; raises ``HistoryError`` for more."""
@@ -348,9 +358,8 @@ def _filtered(part: Part, kept: Mask) -> Part:
     if kept.all():
         return part
     chosen = pa.array(kept)
-    places = np.cumsum(kept) - 1
     return Part(
         {at: values.filter(chosen) for at, values in part.columns.items()},
         part.rows[kept],
-        {int(places[at]): fault for at, fault in part.faults.items() if kept[at]},
+        faults_among(part.faults, kept),
     )

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Final
 
@@ -223,15 +223,13 @@ def _replaced(
     dialect: _Dialect, separator: str, skipped: int, names: Sequence[str] | None, *,
     below: Sequence[str] | None = None, width: int = 0,
 ) -> _Dialect:  # fmt: skip
-    return _Dialect(
-        dialect.encoding,
-        dialect.mark,
-        dialect.newline,
-        separator,
-        skipped,
-        None if names is None else tuple(cell.strip() for cell in names),
-        None if below is None else tuple(cell.strip() for cell in below),
-        width or len(names or ()),
+    return replace(
+        dialect,
+        separator=separator,
+        skipped=skipped,
+        names=None if names is None else tuple(cell.strip() for cell in names),
+        below=None if below is None else tuple(cell.strip() for cell in below),
+        width=width or len(names or ()),
     )
 
 
@@ -240,10 +238,7 @@ def _with_trailing(dialect: _Dialect, sample: Sequence[Sequence[str]]) -> _Diale
     if dialect.names is None or not sample:
         return dialect
     if all(len(cells) == dialect.width + 1 and not cells[-1].strip() for cells in sample):
-        return _replaced(
-            dialect, dialect.separator, dialect.skipped, dialect.names, below=dialect.below,
-            width=dialect.width + 1,
-        )  # fmt: skip
+        return replace(dialect, width=dialect.width + 1)
     return dialect
 
 

@@ -11,7 +11,18 @@ import numpy as np
 import pandas as pd
 
 from shared.candles import DAY_MS, INTERVALS_MS
-from shared.files.arrow import Column, filled, is_text, mask, matches, pa, pc, valid, whole
+from shared.files.arrow import (
+    Column,
+    codes_of,
+    filled,
+    is_text,
+    mask,
+    matches,
+    pa,
+    pc,
+    valid,
+    whole,
+)  # fmt: skip
 from shared.files.dates import NONE_MS, Dates, clocks
 from shared.files.epochs import Counts, Epochs, packed_dates, read_numbers, rounded
 from shared.files.series import HistoryError, Mask, Numbers
@@ -151,7 +162,7 @@ class Times:
         encoded = pc.dictionary_encode(whole(values))
         text = pc.utf8_trim_whitespace(encoded.dictionary)
         digits = matches(text, r"^[+-]?[0-9]+(?:\.[0-9]*)?$")
-        codes = pc.fill_null(encoded.indices, len(text)).to_numpy(zero_copy_only=False)
+        codes = codes_of(encoded)
         if digits.any() and self._options.date_format is None:
             numbers = pc.if_else(pa.array(digits), text, None)
             counted = self._counted(*read_numbers(numbers))

@@ -102,7 +102,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, leash: Leash) -> Iterato
         wait_until(
             lambda: "first forecast" in system.log_tail(), START_S, "a forecast", process=system
         )
-        yield Workplace(folder, addresses)
+        place = Workplace(folder, addresses)
+        making = [sys.executable, "-m", "shared.topics", "apply"]  # those of the blocks' own names
+        subprocess.run(making, cwd=folder, env=place.environment(), check=True, timeout=60)
+        yield place
 
 
 def write_candles(rows: list[dict[str, object]], folder: Path) -> None:

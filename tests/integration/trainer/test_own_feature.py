@@ -10,6 +10,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -86,6 +87,7 @@ def answers(port: int) -> bool:
             return False
 
 
+@patch.dict("trainer.registry._REGISTRY")  # the feature is forgotten after the test
 def test_a_feature_in_a_file_of_ones_own_is_trained_and_served(
     kafka: str, unique_name: Callable[[str], str], processes: Processes, tmp_path: Path
 ) -> None:

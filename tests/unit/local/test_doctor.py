@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,7 @@ def test_a_documented_port_that_is_taken_is_replaced() -> None:
         [other] = documented_or_free([taken])
         assert other != taken
     assert documented_or_free([taken]) == [taken]
+    code = f"from local.ports import documented_or_free as d; print(d([{taken}]) != [{taken}])"
+    beside = [sys.executable, "-c", code]  # it starts before anybody listens on what we took
+    done = subprocess.run(beside, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

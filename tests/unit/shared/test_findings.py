@@ -49,7 +49,7 @@ def lines_of(history: History) -> list[str]:
 
 def test_every_rule_names_its_rows(dirty: History) -> None:
     assert {rows.symbol: len(rows.open_ms) for rows in dirty.series} == {"A": 4, "B": 1}
-    assert [rejected.row for rejected in dirty.rejected] == [6, 7, 8]
+    assert [row.row for row in dirty.rejected] == [6, 7, 8]
     found = {
         finding.rule: [(spots.symbol, spots.places.tolist()) for spots in finding.spots]
         for finding in findings.of_history(dirty)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import dataset, registry
+from trainer import dataset
 from trainer.dataset import SymbolCandles
 from trainer.features import FEATURES, Candles, check, extract, feature, resolve, window_length
 
@@ -271,6 +272,7 @@ def own_file(folder: Path, name: str, formula: str) -> str:
     return f"{path}:{name}"
 
 
+@patch.dict("trainer.registry._REGISTRY")  # the features of a test are forgotten after it
 @pytest.mark.parametrize(
     ("name", "formula", "expected"),
     [
@@ -286,11 +288,8 @@ def own_file(folder: Path, name: str, formula: str) -> str:
     ],
 )
 def test_a_file_of_ones_own_is_loaded_and_tried(
-    name: str, formula: str, expected: str | None, tmp_path: Path, real: dict[str, SymbolCandles],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(registry, "_REGISTRY", dict(FEATURES))
-    monkeypatch.setattr(registry, "FEATURES", registry._REGISTRY)
+    name: str, formula: str, expected: str | None, tmp_path: Path, real: dict[str, SymbolCandles]
+) -> None:
     names = resolve(["default", own_file(tmp_path, name, formula)], ("rsi",))
     assert names == ("rsi", name.replace("_", "-"))
     window = torch.from_numpy(windows(real["IBM"].candles)[:3].copy())
@@ -302,11 +301,8 @@ def test_a_file_of_ones_own_is_loaded_and_tried(
             check(names, STEPS, window, times)
 
 
-def test_files_that_cannot_be_used_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(FEATURES))
-    monkeypatch.setattr(registry, "FEATURES", registry._REGISTRY)
+@patch.dict("trainer.registry._REGISTRY")
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("import nothing_of_this_name")
     with pytest.raises(ValueError, match=r"broken.py: ModuleNotFoundError: .*nothing_of_this"):
