@@ -248,7 +248,7 @@ class BacktestSettings(DataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
-    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are not
+    last_close, predicted_close, q0.01 … q0.99 (prices), volatility (per candle). Rows that are not
     valid candles are reported by row and rule, and left out.
 
     Examples:
@@ -279,7 +279,7 @@ class EvaluateSettings(ModelSettings, Tracked):
       python -m trainer evaluate --data candles.csv --start 2018-01-01 --end 2024-01-01 --folds 6
 
     With --all: a bundle, by default the built-in one, against the baselines on every class of
-    candles in a folder, at times and on symbols that "fit --data FOLDER" has not seen; writes
+    candles in a folder, at times and on symbols that "fit --all FOLDER" has not seen; writes
     matrix.html and matrix.json.
       python -m trainer evaluate --all candles/ --baselines har,har-time,ewma,garch
     """
