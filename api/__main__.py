@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import uvloop
 from prometheus_client import CollectorRegistry
 
@@ -23,18 +22,18 @@ from api.edge.access import AccessRules
 from api.edge.keys import KeyFileError, WatchedKeys
 from api.edge.middleware import request_id
 from api.edge.server import Server, SocketLimits, Tls, make_config
-from api.openapi import example_history
+from api.forecast.predict import DEFAULT_INTERVAL
 from api.settings import ApiSettings
 from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from shared import bundle, permissions, process
-from shared.forecaster import Forecaster, Models, ModelSet, OnnxForecaster
 from shared.kafka import TRANSIENT, AccessError
 from shared.metrics import ApiMetrics
+from shared.model_store import StoreError
+from shared.model_watch import ModelWatch
 from shared.process import Exit
-from shared.window import even_times
 
 log = logging.getLogger("api")
 
@@ -66,7 +65,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m api") -> int:
         PROCESS,
         settings.log_level,
         lambda: start(settings),
-        expected=(AccessError, bundle.BundleError, KeyFileError, TlsError, UnsafeError, OSError),
+        expected=(
+            AccessError,
+            bundle.BundleError,
+            StoreError,
+            KeyFileError,
+            TlsError,
+            UnsafeError,
+            OSError,
+        ),
         context=lambda: {"request_id": identity} if (identity := request_id.get()) else {},
     )
 
@@ -75,18 +82,20 @@ def start(settings: ApiSettings) -> int:
     """Load the model and serve until a signal."""
     keys = open_keys(settings)
     check_tls(settings)
-    loaded = bundle.load(settings.model)
-    forecaster = OnnxForecaster(loaded)
+    registry = CollectorRegistry()
+    metrics = ApiMetrics(registry)
+    watched = ModelWatch(settings.models, bundle.load(settings.model), metrics)
     listener = listen(settings.host, settings.port)
-    warm_up(forecaster)
-    log.info("serving %s on %s", forecaster.model_version, url(settings, listener))
-    return uvloop.run(serve(settings, ModelSet(forecaster), loaded.config, keys, listener))
+    watched.begin()
+    version = watched.served.of(DEFAULT_INTERVAL).model_version
+    log.info("serving %s on %s", version, url(settings, listener))
+    return uvloop.run(serve(settings, watched, (metrics, registry), keys, listener))
 
 
 async def serve(
     settings: ApiSettings,
-    models: Models,
-    config: bundle.BundleConfig,
+    watched: ModelWatch,
+    measured: tuple[ApiMetrics, CollectorRegistry],
     keys: WatchedKeys | None,
     listener: socket.socket,
 ) -> int:
@@ -97,12 +106,12 @@ async def serve(
         TlsError: when the files for TLS cannot be used.
     """
     await see_that_kafka_lets_us_in(settings)
-    registry = CollectorRegistry()
-    metrics = ApiMetrics(registry)
+    metrics, registry = measured
     live = StreamView(Market(forgotten=metrics.forgotten.inc), Hub())
     follower = Follower(settings, live, metrics, settings.lookback)
     options = Options(
-        config=config,
+        catalogue=lambda: watched.catalogue,
+        model_state=lambda: watched.state,
         access=access_rules(settings, keys),
         streams=StreamLimits(
             settings.max_streams,
@@ -114,11 +123,11 @@ async def serve(
         log=logs.AccessLog(sys.stderr) if settings.access_log else None,
         live=live,
         background=Background(
-            {"the stream's follower": follower.run}
+            {"the stream's follower": follower.run, "the watch of the models": watched.run}
             | ({"the watch of the key file": lambda: watch(keys)} if keys else {})
         ),
     )
-    app = create_app(models, metrics, registry, options)
+    app = create_app(watched.served, metrics, registry, options)
     limits = SocketLimits(
         settings.max_connections,
         settings.max_connections_an_address,
@@ -225,13 +234,6 @@ def tls_of(settings: ApiSettings) -> Tls | None:
         key=str(settings.tls_key) if settings.tls_key else None,
         client_authorities=str(authorities) if authorities else None,
     )
-
-
-def warm_up(forecaster: Forecaster) -> None:
-    """Run the model once: its first call takes tens of milliseconds."""
-    history = example_history(forecaster.window_length)
-    candles = np.array([[list(candle.values()) for candle in history]])
-    forecaster.predict(candles, even_times(1, forecaster.window_length))
 
 
 def listen(host: str, port: int) -> socket.socket:

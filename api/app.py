@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
 from fastapi import FastAPI
@@ -20,29 +21,33 @@ from api.edge.requests import BodyBudget
 from api.edge.routing import Dispatch, Routes
 from api.forecast.bodies import ModelCard
 from api.forecast.inference_routes import inference_routes
-from api.forecast.model_card import card_of, name_of
+from api.forecast.model_card import card_of
 from api.forecast.predict import Predictor
 from api.forecast.routes import predict_routes
 from api.forecast.slicing import Slicer
 from api.openapi import complete
 from api.pages import page_routes
-from api.status_routes import status_routes
+from api.status_routes import ModelsAnswer, Views, status_routes
 from api.stream.follower import StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits, stream_routes
-from shared.bundle import BundleConfig
+from shared.catalogue import Catalogue
 from shared.forecaster import Models
 from shared.metrics import ApiMetrics
 from shared.process import now_ms
 from shared.status import Health
+
+NO_STORE: Final = Catalogue(store="", generation=0, champions=(), versions=())
+"""What is listed of models that are of no store."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Choices of an application; the defaults are those of a test."""
 
-    config: BundleConfig | None = None  # of the model, if it has a bundle
+    catalogue: Callable[[], Catalogue] = lambda: NO_STORE
+    model_state: Callable[[], str] = lambda: ""  # how the models are, in words
     access: AccessRules = field(default_factory=AccessRules)
     streams: StreamLimits = field(default_factory=StreamLimits)
     cors_origins: Sequence[str] = ()
@@ -61,14 +66,14 @@ def create_app(
     metrics.model.info({"version": forecaster.model_version})
 
     def card() -> ModelCard:
-        return card_of(predictor.forecaster, options.config, now_ms())
+        return card_of(predictor.forecaster, now_ms())
 
     slicer = Slicer()
     described = [
         predict_routes(predictor, slicer, card),
-        status_routes(predictor, registry, card, lambda: _health(options)),
+        status_routes(registry, _views(predictor, card, options)),
         stream_routes(options.live, metrics, card, options.streams),
-        inference_routes(predictor, slicer, name_of(forecaster, options.config)),
+        inference_routes(predictor, slicer),
     ]
     app = _described_app(described, options)
     guarded = [route for routes in described for route in routes.guarded]
@@ -76,6 +81,13 @@ def create_app(
     guarded += page_routes(orjson.dumps(document)).guarded
     dispatch = Dispatch(app, guarded, Access(options.access), BodyBudget())
     return _surrounded(dispatch, metrics, options)
+
+
+def _views(predictor: Predictor, card: Callable[[], ModelCard], options: Options) -> Views:
+    def models() -> ModelsAnswer:
+        return ModelsAnswer(state=options.model_state(), **dict(options.catalogue()))
+
+    return Views(predictor, card, models, lambda: _health(options), options.model_state)
 
 
 def _health(options: Options) -> Health:

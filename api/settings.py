@@ -12,12 +12,12 @@ from pydantic import AfterValidator, Field
 
 from api import PROCESS
 from api.edge.keys import known_rate
-from shared.bundle import ServingSettings
 from shared.kafka import KafkaSettings
+from shared.model_store import ModelSettings
 from shared.settings import CommaSeparated, own
 
 
-class ApiSettings(KafkaSettings, ServingSettings):
+class ApiSettings(KafkaSettings, ModelSettings):
     """Answer forecasts over HTTP; "python -m api keys" makes and revokes its keys.
 
     Examples:

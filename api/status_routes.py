@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from api.edge.routing import OPEN, Routes
 from api.forecast.bodies import ModelCard
 from api.forecast.predict import Predictor
 from api.forecast.routes import MakeCard
+from shared.catalogue import Catalogue
 from shared.messages import Message
 from shared.metrics import known_format
 from shared.status import Health
@@ -37,14 +39,27 @@ class ProbeAnswer(Message):
     detail: str
 
 
-def status_routes(
-    predictor: Predictor,
-    registry: CollectorRegistry,
-    card: MakeCard,
-    liveness: Callable[[], Health],
-) -> Routes:
-    """Return the routes for operators and probes; ``liveness`` is what /livez says."""
+class ModelsAnswer(Catalogue):
+    """Champions and versions of the model store, and how what serves is."""
+
+    state: str = Field(description="what serves, or why not what the store says")
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the routes show."""
+
+    predictor: Predictor
+    card: MakeCard
+    models: Callable[[], ModelsAnswer]
+    liveness: Callable[[], Health]
+    model_state: Callable[[], str]  # in words
+
+
+def status_routes(registry: CollectorRegistry, views: Views) -> Routes:
+    """Return the routes for operators and probes."""
     routes = Routes("status")
+    predictor, card, liveness = views.predictor, views.card, views.liveness
 
     @routes.get("/", scope=Scope.READ, response_model=HealthAnswer)
     async def health(_: Request) -> Response:
@@ -65,12 +80,22 @@ def status_routes(
     @routes.get("/readyz", scope=OPEN, response_model=ProbeAnswer, openapi_extra=PROBE)
     async def ready(_: Request) -> Response:
         """Say that requests can be answered, and how the stream is."""
-        return _probe(Health(ok=True, detail=f"the model is loaded; {liveness().detail}"))
+        state = views.model_state() or "the model is loaded"
+        return _probe(Health(ok=True, detail=f"{state}; {liveness().detail}"))
 
     @routes.get("/v1/model", scope=Scope.READ, response_model=ModelCard)
     async def model(_: Request) -> Response:
         """Give the model's card: version, training span, features, metrics, age."""
         return answer(card())
+
+    @routes.get("/v1/models", scope=Scope.READ, response_model=ModelsAnswer)
+    async def models(_: Request) -> Response:
+        """List the champions, and every version with its data, code, run and figures.
+
+        A forecast's model_version is the version of one of them. Read again when the champions
+        change.
+        """
+        return answer(views.models())
 
     @routes.get("/metrics", scope=Scope.ADMIN, response_class=Response, openapi_extra=METRICS)
     async def metrics(request: Request) -> Response:

@@ -26,6 +26,7 @@ from shared.bundle import ServingSettings
 from shared.files.table_settings import TableSettings
 from shared.kafka import KafkaSettings
 from shared.metrics import GROUPS, Metric, declared
+from shared.model_store import StoreSettings
 from shared.setting_words import default_in_words, type_in_words
 from shared.settings import (
     ServiceSettings,
@@ -41,7 +42,14 @@ from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
 
-SHARED: Final = (ServiceSettings, AccessSettings, KafkaSettings, ServingSettings, TableSettings)
+SHARED: Final = (
+    ServiceSettings,
+    AccessSettings,
+    KafkaSettings,
+    ServingSettings,
+    StoreSettings,
+    TableSettings,
+)
 """Settings that processes share."""
 
 PROCESSES: Final[dict[str, type[ServiceSettings]]] = {
@@ -155,8 +163,8 @@ def settings_page() -> str:
         "## Beside them",
         (
             f"`{jars.CACHE_VARIABLE}` names the folder that keeps Apache Kafka's jars, by default "
-            "`~/.cache/candlecast`. `CANDLECAST_MODELS` is read by `docker-compose.yml` alone: the "
-            "folder that worker and API see as `/models`."
+            "`~/.cache/candlecast`. `CANDLECAST_MODELS_FOLDER` is read by "
+            "`docker-compose.yml` alone: the folder that worker, API and trainer see as `/models`."
         ),
     ]
     return "\n\n".join(parts) + "\n"
@@ -165,15 +173,15 @@ def settings_page() -> str:
 def env_example() -> str:
     """Return a file of variables for ``docker compose``: every setting of its services."""
     parts = [
-        "# Written by docs/generate.py from the code. Copy it into .env, which docker compose reads,",
-        "# and take the # from what you change. A password belongs into a file that its variable",
+        "# Written by docs/generate.py from the code. docker compose reads .env: copy into it what",
+        "# you change, without the #. A password belongs into a file that its variable",
         "# with _FILE names, mounted into the container.",
         "",
         "# demo replays the bundled candles, live follows Yahoo",
         "COMPOSE_PROFILES=demo",
         "",
         "# folder of your bundles, which worker and API see as /models",
-        "#CANDLECAST_MODELS=./data/models",
+        "#CANDLECAST_MODELS_FOLDER=./data/models",
     ]
     for setting in variables():
         services = {reader for reader in setting.readers if " " not in reader}

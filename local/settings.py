@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import CliSubCommand, SettingsConfigDict
 
 from shared import permissions
-from shared.bundle import ServingSettings
 from shared.candles import Interval
 from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
+from shared.model_store import ModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, own
 from shared.topics import DEFAULT_GROUP
 
@@ -117,7 +117,7 @@ class KafkaCommand(BrokerSettings):
         return self
 
 
-class LocalSettings(BrokerSettings, ServingSettings, TableSettings):
+class LocalSettings(BrokerSettings, ModelSettings, TableSettings):
     """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it."""
 
     help_title: ClassVar[str] = "candles"

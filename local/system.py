@@ -120,7 +120,7 @@ class System:
 
     def start_services(self) -> None:
         """Start API and worker; the topics must exist."""
-        model = ("--model", str(self._settings.model))
+        model = ("--model", str(self._settings.model), "--models", self._settings.models)
         self._start(
             "API", "api", *self.kafka_flags("api"), "--port", str(self._api_port), *model,
         )  # fmt: skip

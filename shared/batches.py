@@ -289,7 +289,10 @@ def _headers_fit(headers: Headers) -> bool:
 
 
 def _size(headers: Headers) -> int:
-    return sum(len(name) + len(content or b"") for name, content in headers)
+    size = 0
+    for name, content in headers:  # a generator takes twice as long, for each record that is read
+        size += len(name) + (len(content) if content else 0)
+    return size
 
 
 def _bounded(record: Any, fault: str = "") -> SafeRecord:

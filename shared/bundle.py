@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -111,6 +111,8 @@ class BundleConfig(_Part):
     training: dict[str, Setting]
     metrics: dict[str, float]
     files: dict[str, str]  # name -> SHA-256
+    code: str = ""  # version of Candlecast that trained it, with the commit where it is known
+    run: str = ""  # MLflow run that it was trained in
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -245,7 +247,8 @@ class ServingSettings(ServiceSettings):
 
     model: Path = Field(
         default_factory=default_path,
-        description="folder of the model bundle; by default the built-in one",
+        description="folder of the model bundle that serves where the store names no champion; by "
+        "default the built-in one",
     )
 
 
@@ -255,13 +258,25 @@ def load(path: Path) -> Bundle:
     Raises:
         BundleError: naming the file, the expected and the got.
     """
-    config = _read_config(path / CONFIG_NAME)
+    return assemble(path, lambda name: _read(path / name, most_bytes(name)))
+
+
+def assemble(path: Path, read: Callable[[str], bytes]) -> Bundle:
+    """Return a bundle of files from anywhere, after the checks of ``load``; raises as it does.
+
+    Args:
+        path: what the bundle is called in errors.
+        read: returns a file's content by its name.
+    """
+    config = read_config(path / CONFIG_NAME, read(CONFIG_NAME))
     if set(config.files) != set(FILE_NAMES):
         raise BundleError(
             f"{path / CONFIG_NAME}: expected the files {sorted(FILE_NAMES)}, "
             f"got {sorted(config.files)}"
         )
-    contents = {name: _verified(path / name, digest) for name, digest in config.files.items()}
+    contents = {
+        name: _verified(path / name, read(name), digest) for name, digest in config.files.items()
+    }
     version = version_of(config.name, config.files)
     if config.model_version != version:
         raise BundleError(
@@ -276,8 +291,18 @@ def load(path: Path) -> Bundle:
     return Bundle(path, config, contents[ONNX_NAME], golden)
 
 
-def _read_config(path: Path) -> BundleConfig:
-    data = _read(path, MAX_CONFIG_BYTES)
+def contents_of(path: Path) -> dict[str, bytes]:
+    """Return the files of the bundle in a folder by name; raises ``BundleError``."""
+    return {name: _read(path / name, most_bytes(name)) for name in (*FILE_NAMES, CONFIG_NAME)}
+
+
+def most_bytes(name: str) -> int:
+    """Return the most bytes that a file of a bundle may have."""
+    return MAX_CONFIG_BYTES if name == CONFIG_NAME else MAX_FILE_BYTES
+
+
+def read_config(path: Path, data: bytes) -> BundleConfig:
+    """Return the config in a file's content; raises ``BundleError`` naming ``path``."""
     try:
         version = _Format.model_validate_json(data).format
         if version != FORMAT:
@@ -298,7 +323,7 @@ class _Format(BaseModel):
     format: int
 
 
-def _read(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     """Return a regular file of bounded size; a FIFO or a device would never end."""
     try:
         if path.exists() and not path.is_file():
@@ -312,8 +337,7 @@ def _read(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
     return data
 
 
-def _verified(path: Path, expected: str) -> bytes:
-    data = _read(path)
+def _verified(path: Path, data: bytes, expected: str) -> bytes:
     got = hashlib.sha256(data).hexdigest()
     if got != expected:
         raise BundleError(f"{path}: expected SHA-256 {expected}, got {got}: the file is damaged")

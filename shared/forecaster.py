@@ -7,7 +7,7 @@ Worker, API and back-test all use ``forecast`` or, for arrays, ``Forecaster.pred
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -103,6 +103,11 @@ def length_of(lengths: Sequence[int], held: int) -> int:
     return lengths[at - 1] if at else 0
 
 
+def longest(models: Iterable[Forecaster], intervals: Iterable[str] = tuple(INTERVALS_MS)) -> int:
+    """Return the candles of the longest window that any of the models reads, of any interval."""
+    return max(model.lengths(name)[-1] for name in intervals for model in models)
+
+
 class Models(Protocol):
     """The models that a process serves."""
 
@@ -111,8 +116,19 @@ class Models(Protocol):
         """Candles that the longest window of any model holds, of any interval."""
         ...
 
-    def of(self, interval: str) -> Forecaster:
-        """Return the model for candles of an interval; every interval has one."""
+    def all(self) -> Iterable[Forecaster]:
+        """Return every model that may serve some series."""
+        ...
+
+    def of(self, interval: str, symbol: str = "", held: int | None = None) -> Forecaster:
+        """Return the model of a series; every series has one.
+
+        Args:
+            interval: of its candles.
+            symbol: empty for any.
+            held: candles in its window; where the best model needs more, the best of those that
+                do not is returned, or the one that needs least. By default any number.
+        """
         ...
 
 
@@ -125,9 +141,13 @@ class ModelSet:
 
     @property
     def window_length(self) -> int:
-        return max(self.of(interval).lengths(interval)[-1] for interval in INTERVALS_MS)
+        return longest(self.all())
 
-    def of(self, interval: str) -> Forecaster:
+    def all(self) -> Iterable[Forecaster]:
+        return (self.default, *self.by_interval.values())
+
+    def of(self, interval: str, symbol: str = "", held: int | None = None) -> Forecaster:
+        del symbol, held
         return self.by_interval.get(interval, self.default)
 
 
@@ -149,7 +169,8 @@ class OnnxForecaster:
             BundleError: when ONNX Runtime refuses the graph, or it gives other numbers.
         """
         self._watch = watch
-        config = bundle.config
+        self._golden = bundle.golden
+        self.config = config = bundle.config
         self.model_version = config.model_version
         self.window_length = config.window_length
         self._lengths = config.window_lengths
@@ -179,6 +200,10 @@ class OnnxForecaster:
         outputs = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
         self._watch(perf_counter() - started_s)
         return Prediction(*outputs)
+
+    def call_once(self) -> None:
+        """Call the graph with one window: the first call of a size takes longer."""
+        self.predict(self._golden.candles[:1], self._golden.open_ms[:1])
 
     def _repeat_golden(self, bundle: Bundle) -> None:
         """Raise ``BundleError`` unless the graph repeats the golden forecasts."""
@@ -242,7 +267,7 @@ def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
     forecasts: dict[int, Forecast] = {}
     rows_of: dict[tuple[int, int], tuple[Forecaster, list[int]]] = {}
     for row, owed in enumerate(due):
-        forecaster = models.of(owed.interval)
+        forecaster = models.of(owed.interval, owed.symbol, len(owed.window))
         key = id(forecaster), len(owed.window)
         rows_of.setdefault(key, (forecaster, []))[1].append(row)
     for (_, length), (forecaster, rows) in rows_of.items():

@@ -339,12 +339,20 @@ async def read_to_end(
     ends = {part: ends[part] for part in starts if starts[part] < ends[part]}
     if not ends:
         return
+    stops: Mapping[tuple[str, int], int] = {
+        (part.topic, part.partition): end for part, end in ends.items()
+    }
     loop = asyncio.get_running_loop()
     heard_s = loop.time()
     reading = follow(reader, {part: starts[part] for part in ends})
     async with aclosing(reading):
         async for records in reading:
-            yield [record for record in records if record.offset < ends[partition_of(record)]]
+            # a plain tuple is as good a key as a ``Partition``, and a tenth of the time
+            yield [
+                record
+                for record in records
+                if record.offset < stops[record.topic, record.partition]
+            ]
             if await has_reached(reader, ends):
                 return
             if records:

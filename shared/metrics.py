@@ -104,7 +104,24 @@ def declared(group: type[MetricGroup]) -> Iterator[tuple[str, Metric]]:
 class ModelMetrics(MetricGroup):
     """The metrics that every process has that serves a model."""
 
-    model = info("candlecast_model", "The version of the model that is served.")
+    model = info(
+        "candlecast_model", "The version of the model that serves daily candles of any symbol."
+    )
+    champion = gauge(
+        "candlecast_champion",
+        "1 for each champion of the model store that is served; without any the built-in model is.",
+        "interval",
+        "symbols",
+        "version",
+    )
+    generation = gauge(
+        "candlecast_champions_generation", "Generation of the champions file that is served."
+    )
+    swaps = counter("candlecast_model_swaps", "Times that other models were taken into service.")
+    store_fault = gauge(
+        "candlecast_model_store_fault",
+        "1 while the model store or a champion in it cannot be used; the models before serve.",
+    )
 
 
 class ProducerMetrics(MetricGroup):

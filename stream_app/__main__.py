@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 
@@ -14,9 +14,10 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from shared import bundle, permissions, process, topics
-from shared.forecaster import ModelSet, OnnxForecaster
 from shared.kafka import AccessError, KafkaError
 from shared.metrics import WorkerMetrics
+from shared.model_store import StoreError
+from shared.model_watch import ModelWatch
 from shared.process import Exit, now_ms
 from shared.status import Health, StatusPortError, StatusServer, since
 from stream_app import dlq
@@ -54,7 +55,9 @@ RECOVERY_SECONDS = 300.0
 class WorkerHealth:
     """Answers the probes; written by the event loop, read by the status thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_state: Callable[[], str]) -> None:
+        """Take what says how the models are, in words."""
+        self._model_state = model_state
         self.worker: CandleWorker | None = None
         self.pulse = time.monotonic()
 
@@ -80,7 +83,7 @@ class WorkerHealth:
         silent_ms = self.worker.progress.silent_since_ms
         if silent_ms is not None and now_ms() - silent_ms > SILENCE_SECONDS * 1000:
             return Health(ok=False, detail=f"Kafka does not answer {since(silent_ms)}")
-        return Health(ok=True, detail="windows recovered")
+        return Health(ok=True, detail=f"windows recovered; {self._model_state()}")
 
 
 async def serve(settings: WorkerSettings) -> int:
@@ -92,10 +95,11 @@ async def serve(settings: WorkerSettings) -> int:
     stop = process.stop_on_signals()
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
-    forecaster = OnnxForecaster(bundle.load(settings.model), metrics.model_seconds.observe)
-    models = ModelSet(forecaster)
-    metrics.model.info({"version": forecaster.model_version})
-    health = WorkerHealth()
+    watched = ModelWatch(
+        settings.models, bundle.load(settings.model), metrics, metrics.model_seconds.observe
+    )
+    watched.begin()
+    health = WorkerHealth(lambda: watched.state)
     status = StatusServer(
         settings.metrics_host,
         settings.metrics_port,
@@ -111,8 +115,8 @@ async def serve(settings: WorkerSettings) -> int:
         publisher = Publisher(settings, fence, metrics)
         if not await process.unless_stopped(publisher.start(), stop):
             return Exit.DONE
-        worker = CandleWorker(settings, models, publisher, metrics, fence)
-        await _run(worker, health, stop)
+        worker = CandleWorker(settings, watched.served, publisher, metrics, fence)
+        await _run(worker, watched, health, stop)
         return await _shut_down(worker, publisher)
 
 
@@ -122,16 +126,20 @@ async def _prepare(settings: WorkerSettings) -> None:
     await permissions.check(settings, permissions.of_worker(settings, settings.group))
 
 
-async def _run(worker: CandleWorker, health: WorkerHealth, stop: asyncio.Event) -> None:
+async def _run(
+    worker: CandleWorker, watched: ModelWatch, health: WorkerHealth, stop: asyncio.Event
+) -> None:
     """Start the worker and watch it until a signal or a crash."""
     health.worker = worker
     await worker.app.start()
     watcher = asyncio.create_task(_watch(worker))
+    models = asyncio.create_task(watched.run(worker.take_models))
     while not stop.is_set() and not worker.app.crashed:
         health.pulse = time.monotonic()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), timeout=0.5)
     watcher.cancel()
+    models.cancel()
 
 
 async def _watch(worker: CandleWorker) -> None:
@@ -196,6 +204,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         expected=(
             AccessError,
             bundle.BundleError,
+            StoreError,
             StatusPortError,
             topics.TopicError,
             OSError,

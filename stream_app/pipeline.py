@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.forecaster import Due, Models, forecast, length_of
+from shared.forecaster import Due, Models, forecast, length_of, longest
 from shared.forecasts import Forecast, is_sound
 from shared.window import Push, Window
 from stream_app.rules import Rules, is_close, is_regular, overlaps, too_many
@@ -36,12 +36,12 @@ class Outcome:
 
 
 def step(
-    state: SymbolState, candle: Candle, partition: int, offset: int, lengths: Sequence[int]
+    state: SymbolState, candle: Candle, partition: int, offset: int, models: Models | None
 ) -> tuple[SymbolState, Outcome]:
     """Advance one symbol by one closed candle. Pure; raises nothing for a valid candle.
 
     A newer candle and a correction of the newest one owe a forecast once the window holds the
-    first of the ``lengths`` of the interval's model; it is made of the longest that is held.
+    candles that a model of the series needs; without ``models`` nothing is owed.
     """
     if state.has_applied(partition, offset):
         return state, Outcome(None)
@@ -56,13 +56,22 @@ def step(
         kept = SymbolState(window, order, offsets, state.close_ms, state.last_close, tail)
         return kept, Outcome(push, moves=moves)
     moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail)
-    due = None
-    if length := length_of(lengths, len(window)):
-        due = Due(
-            candle.symbol, candle.interval, candle.close_ms, candle.close, window.newest(length)
-        )
+    due = None if models is None else _due(candle, window, models)
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
     return moved, Outcome(push, due, is_gap, moves)
+
+
+def _due(candle: Candle, window: Window, models: Models) -> Due | None:
+    """Return what is owed after a candle; None while the window is too short for every model.
+
+    A forecast is made of the longest of the model's windows that is held.
+    """
+    model = models.of(candle.interval, candle.symbol, len(window))
+    length = length_of(model.lengths(candle.interval), len(window))
+    if not length:
+        return None
+    newest = window.newest(length)
+    return Due(candle.symbol, candle.interval, candle.close_ms, candle.close, newest)
 
 
 def make_way(state: SymbolState, candle: Candle) -> Window | None:
@@ -153,15 +162,17 @@ def advance(
     Args:
         messages: in the order of their offsets within each partition.
         stored: the table's look-up, key to state.
-        models: those that are served, by interval.
-        capacity: most candles in a stored window; never fewer than the interval's model reads.
+        models: those that are served, by interval and symbol.
+        capacity: most candles in a stored window; never fewer than a model of the interval reads.
         now_ms: the current time, UTC; whether a candle is in the future is for the broker's clock
             to say, which stamped its message.
         rules: of the series that are taken; by default all.
         held_series: number of series in the table.
     """
     result = BatchResult()
-    held = _States(stored, partial(_capacity, models, capacity), rules or Rules(), held_series)
+    held = _States(
+        stored, cache(partial(_capacity, models, capacity)), rules or Rules(), held_series
+    )
     states = held.changed
     changed: dict[bytes, int] = {}  # table key -> partition
     due: list[tuple[int, Due]] = []
@@ -172,8 +183,7 @@ def advance(
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
-        lengths = models.of(candle.interval).lengths(candle.interval)
-        moved, outcome = step(state, candle, message.partition, message.offset, lengths)
+        moved, outcome = step(state, candle, message.partition, message.offset, models)
         if outcome.push in _REFUSED:
             result.rejected.append((i, _REFUSED[outcome.push](candle, state)))
         if outcome.due is not None:
@@ -200,7 +210,7 @@ def advance(
 
 def _capacity(models: Models, least: int, interval: str) -> int:
     """Return the most candles in a stored window of an interval."""
-    return max(least, models.of(interval).lengths(interval)[-1])
+    return max(least, longest(models.all(), (interval,)))
 
 
 class _States:

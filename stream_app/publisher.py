@@ -119,6 +119,10 @@ class Publisher:
             {part: [(SOURCE_KEY, source.encode())] for part, source in sources.items()}
         )
 
+    async def states(self, states: Mapping[int, Sequence[tuple[bytes, bytes]]]) -> None:
+        """Send whole window records, by partition of the changelog: keys and states."""
+        await self._changelog(states)
+
     async def tombstones(self, keys: Mapping[int, Iterable[bytes]]) -> None:
         """Send what removes records of the changelog, by partition."""
         await self._changelog({part: [(key, None) for key in of] for part, of in keys.items()})

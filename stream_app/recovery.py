@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shared import kafka
@@ -61,8 +62,11 @@ class Recovery:
         self._publisher = publisher
         self._metrics = metrics
         self._models = models
-        self._capacity = settings.capacity(models)
         self._looks_without_topic = 0
+
+    @property
+    def _capacity(self) -> int:
+        return self._settings.capacity(self._models)
 
     async def finish(self, partitions: set[int]) -> set[int]:
         """Compare the recovered windows with the topic, and mend them.
@@ -201,7 +205,35 @@ class Recovery:
             self._settings, spans, self._capacity, self._table.skips, self._settings.rules
         )
         self._leave_out_silent(found)
-        self._take(found)
+        await self._take(found)
+
+    async def lengthen(self, partitions: set[int]) -> dict[bytes, bytes]:
+        """Return longer windows than are held, from the candles topic, by key: their records.
+
+        For a model that needs more candles than the windows were made to hold. The worker goes on
+        meanwhile; it joins each to what it holds then.
+
+        Raises:
+            KafkaError: when the topic cannot be read.
+        """
+        remembered = self._table.newest_offsets()
+        spans = {
+            part: (max(0, remembered[part] + 1 - self._settings.rebuild_messages),
+                   remembered[part] + 1)
+            for part in sorted(partitions & remembered.keys())
+        }  # fmt: skip
+        found = await rebuild(
+            self._settings, spans, self._capacity, self._table.skips, self._settings.rules
+        )
+        longer: dict[bytes, bytes] = {}
+        for key, state in found.states.items():
+            held = self._table.state_of(key, self._capacity)
+            if held is None:
+                continue
+            both = held.lengthened(state.window.records, self._capacity)
+            if len(both.window) > len(held.window):
+                longer[key] = state.window.records
+        return longer
 
     def _leave_out_silent(self, found: Rebuilt) -> None:
         """Leave out series that were forgotten, or will be."""
@@ -219,21 +251,26 @@ class Recovery:
             self._settings, partition, start, stop, self._table.skips
         )
 
-    def _take(self, found: Rebuilt) -> None:
+    async def _take(self, found: Rebuilt) -> None:
         better: dict[bytes, SymbolState] = {}
         for key, state in found.states.items():
             held = self._table.state_of(key, self._capacity)
             if held is None or (state.order, len(state.window)) > (held.order, len(held.window)):
                 better[key] = state
+        whole: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
         for key, state in better.items():
-            self._table.put(key, state, found.appended_ms[key])
+            whole[state.offsets[0][0]].append((key, replace(state, tail=0).encode()))
+        await self._publisher.states(whole)  # a restart would find the source's capacity alone
+        for partition, records in whole.items():
+            for key, record in records:
+                self._table.put(key, record, partition, found.appended_ms[key])
         self._metrics.rebuilt.inc(len(better))
-        needed = {key: self._needed(key) for key in better}
-        short = sum(len(state.window) < needed[key] for key, state in better.items())
+        short = sum(len(state.window) < self._needed(key) for key, state in better.items())
         log.warning(
             "%d windows rebuilt; %d of them hold fewer candles than their model needs: the topic "
             "has no more, or --rebuild-messages is too low", len(better), short,
         )  # fmt: skip
 
     def _needed(self, key: bytes) -> int:
-        return self._models.of(key.rpartition(b"|")[2].decode()).window_length
+        symbol, _, interval = key.decode().rpartition("|")
+        return self._models.of(interval, symbol).window_length

@@ -9,10 +9,10 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 from pydantic_settings import CliSubCommand
 
-from shared.bundle import ServingSettings
 from shared.candles import MAX_CANDLES
 from shared.forecaster import Models
 from shared.kafka import KafkaSettings
+from shared.model_store import ModelSettings
 from shared.settings import CommandGroup, CommaSeparated, own
 from shared.topics import DEFAULT_GROUP, changelog_of
 from stream_app.rules import MAX_SERIES, Rules
@@ -36,7 +36,7 @@ class GroupSettings(KafkaSettings):
         return changelog_of(self.group)
 
 
-class WorkerSettings(GroupSettings, ServingSettings):
+class WorkerSettings(GroupSettings, ModelSettings):
     """Forecast every closed candle of the candles topic.
 
     Start several workers of one group to share the partitions among them.

@@ -106,6 +106,16 @@ class SymbolState:
         offsets = ((pairs[0], pairs[1]), (pairs[2], pairs[3]))[:count]
         return cls(window, order, offsets, close_ms, last_close, min(tail, len(window)))
 
+    def lengthened(self, records: bytes, capacity: int) -> SymbolState:
+        """Return the state with older candles too, from the same topic; its next record is whole.
+
+        Args:
+            records: a window of the series as of an earlier message; what this one holds wins.
+            capacity: most candles in the window.
+        """
+        window = Window.from_records(capacity, union(records, self.window.records))
+        return replace(self, window=window, tail=len(window))
+
     def touches_whole(self, open_ms: int) -> bool:
         """Tell whether a candle changes one that only the last whole record has."""
         records = self.window.records
@@ -201,6 +211,19 @@ def join(whole: bytes, tail: bytes, capacity: int) -> bytes:
             end -= RECORD_BYTES
     window = Window.from_records(capacity, older[:end] + newer)
     return tail[: _HEAD.size] + window.records
+
+
+def union(older: bytes, newer: bytes) -> bytes:
+    """Return the candles of two windows, sorted; of one opening time that of the newer window."""
+    of_time = _by_time(older) | _by_time(newer)
+    return b"".join(of_time[open_ms] for open_ms in sorted(of_time))
+
+
+def _by_time(records: bytes) -> dict[int, bytes]:
+    return {
+        _opening(records, at): records[at : at + RECORD_BYTES]
+        for at in range(0, len(records), RECORD_BYTES)
+    }
 
 
 def _opening(records: bytes, at: int) -> int:

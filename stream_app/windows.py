@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import faust
@@ -80,9 +79,12 @@ class WindowStore(Store[bytes, bytes]):
         return keys
 
     def remember(self, key: bytes, state: bytes, partition: int) -> None:
-        """Store a state of the changelog's partition, unless a later one is held."""
+        """Store a state of the changelog's partition, unless a later one is held.
+
+        Of two states after the same message the longer one wins: a rebuild has lengthened it.
+        """
         held = self.data.get(key)
-        if held is None or stored_order(state) > stored_order(held):
+        if held is None or _rank(state) > _rank(held):
             self.replace(key, state, partition)
 
     def replace(self, key: bytes, state: bytes, partition: int) -> None:
@@ -190,6 +192,10 @@ class WindowStore(Store[bytes, bytes]):
         self._tails.clear()
 
 
+def _rank(state: bytes) -> tuple[int, int]:
+    return stored_order(state), len(state)
+
+
 @contextmanager
 def placed(topic: str, partition: int, offset: int, key: bytes | None) -> Iterator[None]:
     """Add a record's place, and what to do, to a ``StateError`` about it."""
@@ -244,10 +250,9 @@ class WindowTable(faust.Table[bytes, bytes]):
         stored = self.store.data.get(key)
         return None if stored is None else SymbolState.decode(stored, capacity)
 
-    def put(self, key: bytes, state: SymbolState, appended_ms: int) -> None:
-        """Put a rebuilt state in the place of what is held; its next record is a whole one."""
-        whole = replace(state, tail=len(state.window)).encode()
-        self.store.replace(key, whole, state.offsets[0][0])
+    def put(self, key: bytes, state: bytes, partition: int, appended_ms: int) -> None:
+        """Put a rebuilt state, whose record is acknowledged, in the place of what is held."""
+        self.store.replace(key, state, partition)
         self.store.touch(key, appended_ms)
 
     def forget(self, partitions: set[int]) -> dict[int, list[bytes]]:

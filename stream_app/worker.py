@@ -15,8 +15,8 @@ from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
-from shared.candles import DAY_MS, RejectReason
-from shared.forecaster import Models
+from shared.candles import DAY_MS, INTERVALS_MS, RejectReason
+from shared.forecaster import Models, longest
 from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
@@ -28,7 +28,7 @@ from stream_app.progress import Progress
 from stream_app.publisher import Publisher
 from stream_app.recovery import Recovery
 from stream_app.settings import WorkerSettings
-from stream_app.state import StateError
+from stream_app.state import StateError, SymbolState
 from stream_app.windows import WindowTable
 
 log = logging.getLogger("stream_app")
@@ -59,8 +59,11 @@ class CandleWorker:
         for reason in RejectReason:
             metrics.rejects.labels(reason.value)  # from 0 on, so that the first is a rise
         self._models = models
+        self._settings = settings
         self._capacity = settings.capacity(models)
-        self._least_capacity = settings.window or 0  # an interval's model may ask for more
+        self._capacities = self._by_interval()
+        self._longer: dict[bytes, bytes] = {}  # older candles for windows, by key
+        self._lengthening: asyncio.Task[None] | None = None
         self._publisher = publisher
         self._metrics = metrics
         self._rules = settings.rules
@@ -172,6 +175,7 @@ class CandleWorker:
         if self._forget_ms and started_s >= self._next_forget_s:
             await self._forget(round(batch[-1].timestamp * 1000))
         incoming = [self._incoming(message) for message in batch]
+        lengthened = set(self._longer)  # more may come while the batch is published
         with self._metrics.seconds.time():
             try:
                 result = self._advance(incoming)
@@ -185,9 +189,53 @@ class CandleWorker:
             await self._publisher.windows(result)
         self._fence.check()
         self.table.remember(result.states, round(batch[-1].timestamp * 1000))
+        for key in lengthened & result.states.keys():
+            self._longer.pop(key, None)
         for message in batch:
             self._consumer.finish(message.tp, message.offset + 1)
         self._count(batch, result)
+
+    def _stored(self, key: bytes) -> bytes | None:
+        """Return a series' state, with older candles that a longer model needs."""
+        stored: bytes | None = self.table.data.get(key)
+        older = self._longer.get(key)
+        if stored is None or older is None:
+            return stored
+        return SymbolState.decode(stored, self._capacity).lengthened(older, self._capacity).encode()
+
+    def take_models(self) -> None:
+        """Serve models that have changed: windows may have to grow, series by series.
+
+        A series whose window is too short is served by a model before the new one, until its
+        window is refilled from the topic or has filled up.
+        """
+        held, self._capacities = self._capacities, self._by_interval()
+        self._capacity = max(self._capacities.values())
+        short = [name for name, needed in self._capacities.items() if needed > held[name]]
+        if not short:
+            return
+        log.info("a model needs %d candles of %s, the windows hold %d; reading the topic for the "
+                 "older", self._capacities[short[0]], short[0], held[short[0]])  # fmt: skip
+        if self.recovered:  # else the recovery does so at its end
+            self._lengthen()
+
+    def _by_interval(self) -> dict[str, int]:
+        """Return the most candles in a stored window of each interval."""
+        least, models = self._settings.window or 0, self._models
+        return {name: max(least, longest(models.all(), (name,))) for name in INTERVALS_MS}
+
+    def _lengthen(self) -> None:
+        if self._lengthening is not None:
+            self._lengthening.cancel()
+        self._lengthening = asyncio.create_task(self._read_older())
+
+    async def _read_older(self) -> None:
+        """Read the candles before those that the windows hold, while candles go on."""
+        held = set(self.table.held)
+        longer = await when_reachable(self._settings, lambda: self.recovery.lengthen(held))
+        if self.recovered and held == set(self.table.held):
+            self._longer |= longer
+            log.info("%d windows get older candles with their next one", len(longer))
 
     def _incoming(self, message: Message) -> Incoming:
         value = message.value
@@ -198,10 +246,9 @@ class CandleWorker:
         )
 
     def _advance(self, incoming: Sequence[Incoming]) -> BatchResult:
-        table = self.table.data
         return advance(
-            incoming, table.get, self._models, self._least_capacity, now_ms(),
-            rules=self._rules, held_series=len(table.data),
+            incoming, self._stored, self._models, self._settings.window or 0, now_ms(),
+            rules=self._rules, held_series=len(self.table.data.data),
         )  # fmt: skip
 
     def _name_culprit(self, incoming: Sequence[Incoming]) -> None:
@@ -266,6 +313,7 @@ class CandleWorker:
 
     async def _begin_recovery(self, *_: Any, **__: Any) -> None:
         self.recovered = False
+        self._longer.clear()  # of windows that another worker may have changed since
         self._assigned_s = time.monotonic()
 
     def recovering_s(self) -> float:
@@ -273,7 +321,7 @@ class CandleWorker:
         return 0.0 if self.recovered else time.monotonic() - self._assigned_s
 
     async def _end_recovery(self) -> None:
-        began_s = self._assigned_s
+        began_s, capacity = self._assigned_s, self._capacity
         try:
             self.table.end_recovery(self._capacity)
             again = await when_reachable(
@@ -288,6 +336,8 @@ class CandleWorker:
         seconds = time.monotonic() - began_s
         self._metrics.recovery_seconds.set(seconds)
         self.recovered = True
+        if self._capacity > capacity:
+            self._lengthen()
         self._note_size()
         calm_collector()
         log.info("%d windows recovered in %.1f s", len(self.table.data.data), seconds)

@@ -24,24 +24,32 @@ from shared.files import findings
 from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
 from shared.history import from_file, interval_of
+from shared.kafka import KafkaError
+from shared.objects import StoreError
 from shared.process import Exit
 from shared.settings import ServiceSettings, commands_of_script
-from trainer import console, tracking
+from trainer import console, model_commands, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
     PROCESS,
     BacktestSettings,
+    CollectSettings,
+    CompareSettings,
     DataSettings,
     EvaluateSettings,
     FitSettings,
     InspectSettings,
+    ModelsSettings,
+    PromoteSettings,
+    RollbackSettings,
     SearchSettings,
+    TopicDataSettings,
     TrainSettings,
 )
 from trainer.tracking import Run, TrackingError
 
 if TYPE_CHECKING:
-    from trainer.dataset import Source
+    from trainer.dataset import Dataset, Source
     from trainer.fit import Epoch
     from trainer.protocol import Forecasts
     from trainer.training import Test
@@ -61,6 +69,12 @@ Trains, tests and searches for models; without a command it trains on the bundle
   search     look for better settings: --trials N
   inspect    show what is in a bundle, or what would be read of a file: inspect PATH
 
+  models     list the champions and versions of the model store
+  promote    make a model the champion: promote VERSION --interval 5m
+  rollback   let the model before the champion serve again: rollback --interval 5m
+  compare    show what differs between two models: compare A B
+  gc         remove the models that no champion needs
+
 {PROG} COMMAND --help shows a command's options and examples."""
 
 BUNDLED_START: Final = date(2006, 1, 1)
@@ -76,7 +90,9 @@ BEST: Final = 10
 
 EXPECTED: Final = (
     BundleError,
+    StoreError,
     HistoryError,
+    KafkaError,
     TrackingError,
     forecast_table.TableError,
     ValueError,  # what the candles or the settings cannot give
@@ -421,10 +437,13 @@ def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source
     from trainer import dataset  # noqa: PLC0415
     from trainer.dataset import Source  # noqa: PLC0415
 
-    with console.bytes_read(
-        f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
-    ) as advance:
-        data = dataset.load(settings.data, settings.interval, settings.read_options(), advance)
+    if isinstance(settings, TopicDataSettings) and settings.is_of_topic:
+        data = _of_topic(settings)
+    else:
+        with console.bytes_read(
+            f"Reading {settings.data or 'the bundled candles'}", shown=settings.progress
+        ) as advance:
+            data = dataset.load(settings.data, settings.interval, settings.read_options(), advance)
     odd = data.findings + (dataset.too_short(data, model.window_length) if model else ())
     for note in data.history.notes:
         log.info("%s: %s", data.name, note)
@@ -442,6 +461,16 @@ def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source
     return Source(data.name, settings.interval, data.symbols)
 
 
+def _of_topic(settings: TopicDataSettings) -> Dataset:
+    """Return the candles of the topic, after reading what is new of it."""
+    from trainer import dataset, snapshot  # noqa: PLC0415
+
+    with console.progress(shown=settings.progress) as display:
+        done = console.messages(display, f"Reading {settings.candles_topic}")
+        folder = snapshot.update(settings, settings.snapshots, done)
+    return dataset.of_history(snapshot.history(folder, settings.interval, settings.symbols))
+
+
 COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]]] = {
     "train": (TrainSettings, _train),
     "fit": (FitSettings, _fit),
@@ -449,6 +478,11 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
     "evaluate": (EvaluateSettings, _evaluate),
     "search": (SearchSettings, _search),
     "inspect": (InspectSettings, _inspect),
+    "models": (ModelsSettings, model_commands.models),
+    "promote": (PromoteSettings, model_commands.promote),
+    "rollback": (RollbackSettings, model_commands.rollback),
+    "compare": (CompareSettings, model_commands.compare),
+    "gc": (CollectSettings, model_commands.collect),
 }
 
 

@@ -99,6 +99,12 @@ def steps(display: Progress, title: str, total: int) -> Callable[[str], None]:
     return show
 
 
+def messages(display: Progress, title: str) -> Callable[[int, int], None]:
+    """Return what to call with the messages read and all."""
+    task = display.add_task(title, total=None, note="")
+    return lambda done, total: display.update(task, completed=done, total=total)
+
+
 def print_errors(test: Test) -> None:
     """Print the errors of the predicted close by horizon and method."""
     table = _table("Error of the predicted close, in the quote currency and of the log return in %")

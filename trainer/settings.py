@@ -12,8 +12,12 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 
 from shared.bundle import default_path
-from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval
+from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval, known_interval
+from shared.champions import ANY
 from shared.files.table_settings import PATH, TableSettings
+from shared.kafka import KafkaSettings
+from shared.model_store import KEEP
+from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from trainer.evaluate.baselines import NAMES
 from trainer.fit_config import FitConfig
@@ -27,6 +31,9 @@ MAX_STEPS: Final = 256
 
 CONFIGURATIONS_TRIED: Final = 138
 """Number of configurations tried on validation data before ``FitConfig`` got its defaults."""
+
+TOPIC: Final = Path("kafka")
+"""What --data is for the candles topic."""
 
 _DEFAULT: Final = FitConfig()
 
@@ -79,7 +86,11 @@ class DataSettings(TableSettings):
 
     model_config = own(PROCESS)
 
-    data: Path | None = Field(None, description=f"{PATH}; by default the bundled candles")
+    data: Path | None = Field(
+        None,
+        description=f"{PATH}; for fit, evaluate and backtest kafka is the candles topic; by "
+        "default the bundled candles",
+    )
     interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
     )
@@ -96,6 +107,22 @@ class DataSettings(TableSettings):
             detail = f"interval: the bundled candles are 1d, got {self.interval!r}"
             raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
         return self
+
+
+class TopicDataSettings(DataSettings, KafkaSettings):
+    """Which candles, of files or of the candles topic."""
+
+    model_config = own(PROCESS)
+
+    snapshots: Path = Field(
+        Path("snapshots"),
+        description="for --data kafka: folder that keeps what was read of the topic, as Parquet",
+    )
+
+    @property
+    def is_of_topic(self) -> bool:
+        """True when the candles topic is the data."""
+        return self.data == TOPIC
 
 
 class ModelSettings(DataSettings):
@@ -189,7 +216,7 @@ class TrainSettings(ModelSettings, Tracked):
     )
 
 
-class FitSettings(ModelSettings, Tracked):
+class FitSettings(ModelSettings, TopicDataSettings, Tracked):
     """Trains a bundle on any candles.
 
     Training sees the candles before --until alone; those from then on, if there are any, are the
@@ -209,6 +236,7 @@ class FitSettings(ModelSettings, Tracked):
       python -m trainer fit --data candles.parquet --out my-bundle
       python -m trainer fit --all candles/ --out my-bundle
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
+      python -m trainer fit --data kafka --interval 5m --out my-bundle
     """
 
     help_title: ClassVar[str] = "bundle and test"
@@ -244,7 +272,7 @@ class FitSettings(ModelSettings, Tracked):
         return self
 
 
-class BacktestSettings(DataSettings):
+class BacktestSettings(TopicDataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
@@ -266,7 +294,7 @@ class BacktestSettings(DataSettings):
     out: Path = Field(description="file to write, .parquet or .csv")
 
 
-class EvaluateSettings(ModelSettings, Tracked):
+class EvaluateSettings(ModelSettings, TopicDataSettings, Tracked):
     """Measures forecasts against every baseline, and writes report.html and report.json.
 
     Without --model: rolling origins. The span from --start to --end is cut into --folds parts;
@@ -318,7 +346,7 @@ class EvaluateSettings(ModelSettings, Tracked):
     @property
     def unused_with_model(self) -> tuple[str, ...]:
         """Settings given of networks to train, which a frozen bundle has no use for."""
-        training = {*ModelSettings.model_fields, "folds"} - set(DataSettings.model_fields)
+        training = {*ModelSettings.model_fields, "folds"} - set(TopicDataSettings.model_fields)
         return tuple(sorted(training & self.model_fields_set))
 
 
@@ -384,3 +412,114 @@ class InspectSettings(TableSettings):
         None, description="for a file: CSV file to write every bad or odd row to"
     )
     progress: bool = Field(default=True, description="show a progress bar")
+
+
+def _interval_or_any(value: str) -> str:
+    return value if value == ANY else known_interval(value)
+
+
+IntervalOrAny = Annotated[str, AfterValidator(_interval_or_any)]
+
+
+class AnswerSettings(StoreModelSettings):
+    """What commands on the model store have in common."""
+
+    model_config = own(PROCESS) | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    as_json: bool = Field(default=False, description="print the answer as JSON")
+
+
+class ChangeSettings(AnswerSettings):
+    """A change of the champions."""
+
+    model_config = own(PROCESS, "champion")
+
+    interval: IntervalOrAny = Field(ANY, description="of the candles, such as 5m; * is all")
+    pattern: str = Field(
+        ANY,
+        min_length=1,
+        max_length=200,
+        description="symbols that it is for, as a pattern: BTC*; * is all",
+    )
+    dry_run: bool = Field(default=False, description="only say what would be changed")
+
+
+class ModelsSettings(AnswerSettings):
+    """Lists the champions, and every version with what made it and its figures.
+
+    A forecast's model_version leads to its bundle, data, code and MLflow run: models VERSION.
+
+    Examples:
+      python -m trainer models
+      python -m trainer models lstm-5ebcc3ad62ff --json
+      python -m trainer models --models s3://bucket/models
+    """
+
+    model_config = own(PROCESS, "models")
+
+    version: CliPositionalArg[str] = Field(
+        "", description="only this one, whole; a beginning will do"
+    )
+
+
+class PromoteSettings(ChangeSettings):
+    """Makes a model the champion: services load it beside the old one, verify it and swap.
+
+    A bundle's folder is put into the store first; default is the built-in bundle. A model of other
+    horizons than the champion's is refused unless --any-horizons is given.
+
+    Examples:
+      python -m trainer promote lstm-5ebcc3ad62ff --interval 5m --why 'better since March'
+      python -m trainer promote my-bundle --interval 1d --pattern 'BTC*' --dry-run
+    """
+
+    model_config = own(PROCESS, "promote")
+
+    version: CliPositionalArg[str] = Field(description="version, digest, or folder of a bundle")
+    why: str = Field("promoted by hand", max_length=2000, description="reason, kept with it")
+    any_horizons: bool = Field(
+        default=False, description="accept other horizons than the champion has"
+    )
+
+
+class RollbackSettings(ChangeSettings):
+    """Lets the model before the champion serve again; once more goes further back.
+
+    Examples:
+      python -m trainer rollback --interval 5m
+      python -m trainer rollback --interval 5m --dry-run --json
+    """
+
+    model_config = own(PROCESS, "rollback")
+
+
+class CompareSettings(AnswerSettings):
+    """Shows what differs between two models: data, training, figures.
+
+    Each is a version, a digest, a bundle's folder, default, or champion:INTERVAL.
+
+    Examples:
+      python -m trainer compare champion:5m lstm-5ebcc3ad62ff
+      python -m trainer compare default my-bundle --json
+    """
+
+    model_config = own(PROCESS, "compare")
+
+    first: CliPositionalArg[str] = Field(description="a model")
+    second: CliPositionalArg[str] = Field(description="another one")
+
+
+class CollectSettings(AnswerSettings):
+    """Removes the bundles that no champion needs, none of the last and none of the last day.
+
+    Examples:
+      python -m trainer gc --dry-run
+      python -m trainer gc --keep 10
+    """
+
+    model_config = own(PROCESS, "gc")
+
+    keep: int = Field(
+        KEEP, ge=0, description="former champions of each series, and newest bundles, to leave"
+    )
+    dry_run: bool = Field(default=False, description="only say what would be removed")

@@ -138,11 +138,11 @@ class InferBody:
     open_ms: NDArray[np.int64]  # (B, T)
 
 
-def meta_of(model: Forecaster, name: str) -> ModelMeta:
-    """Return the metadata of the served model."""
+def meta_of(model: Forecaster, name: str, versions: tuple[str, ...]) -> ModelMeta:
+    """Return the metadata of a served model, whose name has these versions."""
     return ModelMeta(
         name=name,
-        versions=(model.model_version,),
+        versions=versions,
         platform="onnx_onnxv1",
         inputs=_meta(tensor_inputs(model.window_length)),
         outputs=_meta(tensor_outputs(len(model.horizons), len(model.quantile_levels))),

@@ -26,6 +26,7 @@ from api.forecast.inference import (
     meta_of,
     read_infer,
 )
+from api.forecast.model_card import name_of
 from api.forecast.predict import Predictor
 from api.forecast.slicing import Slicer
 from shared.forecaster import Forecaster
@@ -34,10 +35,10 @@ JSON_LENGTH: Final = "inference-header-content-length"
 """The header with the length of the JSON before tensors in binary."""
 
 
-def inference_routes(predictor: Predictor, slicer: Slicer, name: str) -> Routes:
-    """Return the routes of one model."""
+def inference_routes(predictor: Predictor, slicer: Slicer) -> Routes:
+    """Return the routes of the models that are served."""
     routes = Routes("open inference protocol", prefix="/v2")
-    served = _Served(predictor, slicer, name)
+    served = _Served(predictor, slicer)
 
     # the protocol's OpenAPI document has the slash
     @routes.get("/", scope=Scope.READ, include_in_schema=False)
@@ -80,21 +81,22 @@ def inference_routes(predictor: Predictor, slicer: Slicer, name: str) -> Routes:
 
 
 class _Served:
-    """The endpoints of the served model; any other gives a 404 problem."""
+    """The endpoints of the served models; any other gives a 404 problem."""
 
-    def __init__(self, predictor: Predictor, slicer: Slicer, name: str) -> None:
+    def __init__(self, predictor: Predictor, slicer: Slicer) -> None:
         self._predictor = predictor
         self._slicer = slicer
-        self._name = name
 
     async def model(self, request: Request) -> Response:
         """Give the model's metadata: the names and forms of its tensors."""
-        return answer(meta_of(self._model(request), self._name))
+        forecaster = self._model(request)
+        name = name_of(forecaster)
+        versions = {model.model_version: None for model in self._named(name)}
+        return answer(meta_of(forecaster, name, tuple(versions)))
 
     async def model_ready(self, request: Request) -> Response:
         """Say that the model can infer."""
-        self._model(request)
-        return answer(ModelReady(name=self._name, ready=True))
+        return answer(ModelReady(name=name_of(self._model(request)), ready=True))
 
     async def infer(self, request: Request) -> Response:
         """Give the distributions of the log return ahead of windows of candles.
@@ -113,19 +115,26 @@ class _Served:
         prediction = await self._slicer.run(inference)
         version = forecaster.model_version
         content = await self._slicer.run(
-            infer_content(given.request, self._name, version, prediction)
+            infer_content(given.request, name_of(forecaster), version, prediction)
         )
         return await self._respond(request, content)
 
     def _model(self, request: Request) -> Forecaster:
         """Return the model that a path names, the one for the whole of a request."""
-        forecaster = self._predictor.forecaster
-        given, version = request.path_params, forecaster.model_version
-        if given["name"] != self._name:
-            raise _unknown("name", self._name)
-        if given.get("version", version) != version:
-            raise _unknown("version", version)
-        return forecaster
+        given = request.path_params
+        named = self._named(given["name"])
+        if not named:
+            raise _unknown("name", name_of(self._predictor.forecaster))
+        version = given.get("version", named[0].model_version)
+        for forecaster in named:
+            if forecaster.model_version == version:
+                return forecaster
+        raise _unknown("version", named[0].model_version)
+
+    def _named(self, name: str) -> list[Forecaster]:
+        """Return the models of a name, the one that answers without an interval first."""
+        served = (self._predictor.forecaster, *self._predictor.models.all())
+        return [model for model in served if name_of(model) == name]
 
     async def _respond(self, request: Request, content: InferContent) -> Response:
         headers = {"vary": "accept-encoding"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from api.forecast.bodies import DataSpanAnswer, FeatureAnswer, ModelCard
 from shared.bundle import BundleConfig
-from shared.forecaster import Forecaster
+from shared.forecaster import Forecaster, OnnxForecaster
 
 
-def card_of(forecaster: Forecaster, config: BundleConfig | None, now_ms: int) -> ModelCard:
+def card_of(forecaster: Forecaster, now_ms: int) -> ModelCard:
     """Return the card of a bundle's model, or of a baseline, which has no bundle."""
+    config = _config_of(forecaster)
     return ModelCard(
-        name=name_of(forecaster, config),
+        name=name_of(forecaster),
         model_version=forecaster.model_version,
         intervals=config.intervals if config else (),
         window_length=forecaster.window_length,
@@ -26,8 +27,13 @@ def card_of(forecaster: Forecaster, config: BundleConfig | None, now_ms: int) ->
     )
 
 
-def name_of(forecaster: Forecaster, config: BundleConfig | None) -> str:
+def _config_of(forecaster: Forecaster) -> BundleConfig | None:
+    return forecaster.config if isinstance(forecaster, OnnxForecaster) else None
+
+
+def name_of(forecaster: Forecaster) -> str:
     """Return the name by which clients request a model."""
+    config = _config_of(forecaster)
     return config.name if config else forecaster.model_version
 
 

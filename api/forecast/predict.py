@@ -70,21 +70,22 @@ class Predictor:
     """
 
     def __init__(self, models: Models, metrics: ApiMetrics) -> None:
-        self._models = models
+        self.models = models
         self._metrics = metrics
         self._waiting: list[_Waiting] = []
 
     @property
     def forecaster(self) -> Forecaster:
         """The model of daily candles, which answers where no interval is named."""
-        return self._models.of(DEFAULT_INTERVAL)
+        return self.models.of(DEFAULT_INTERVAL)
 
     def longest_step(self, series: Sequence[Series]) -> int:
         """Return the longest step that the models of all these histories can forecast."""
         return min(self._of(history).horizons[-1] for history in series)
 
     def _of(self, series: Series) -> Forecaster:
-        return self._models.of(series.interval or DEFAULT_INTERVAL)
+        interval = series.interval or DEFAULT_INTERVAL
+        return self.models.of(interval, series.symbol or "", len(series.candles))
 
     async def answer(self, history: Array, received: float) -> dict[str, Any]:
         """Return what ``POST /predict`` answers, as ``PredictAnswer`` has it.
@@ -97,12 +98,12 @@ class Predictor:
             UnusableHistory: when the history is too short, or its candles are so extreme that the
                 model gives no finite number.
         """
-        forecaster = self.forecaster
+        forecaster = self.models.of(DEFAULT_INTERVAL, held=len(history))
         try:
             window = newest(history, _length(forecaster, DEFAULT_INTERVAL, len(history)))
         except ValueError as error:
             raise UnusableHistory("too_short", str(error)) from None
-        prediction = await self._share(window, even_times(1, len(window))[0])
+        prediction = await self._share(forecaster, window, even_times(1, len(window))[0])
         last_close = float(history[-1, 3])
         prices = to_prices(np.array([last_close]), prediction)
         _require_finite(prices, prediction, [0])
@@ -193,10 +194,10 @@ class Predictor:
         self._metrics.batch_size.observe(len(windows))
         return prediction
 
-    async def _share(self, window: Array, open_ms: Times) -> Prediction:
+    async def _share(self, forecaster: Forecaster, window: Array, open_ms: Times) -> Prediction:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Prediction] = loop.create_future()
-        self._waiting.append(_Waiting(self.forecaster, window, open_ms, future))
+        self._waiting.append(_Waiting(forecaster, window, open_ms, future))
         if len(self._waiting) == 1:
             loop.call_soon(self._run)
         return await future

@@ -204,7 +204,7 @@ def test_a_crash_and_redelivery_repeats_forecasts_with_equal_numbers(data: st.Da
 
 def test_step_is_pure() -> None:
     state = SymbolState(Window(3))
-    moved, outcome = step(state, candle(), 0, 7, (3,))
+    moved, outcome = step(state, candle(), 0, 7, MODELS)
     assert state == SymbolState(Window(3))
     assert outcome.push is Push.APPENDED
     assert moved.order == 7

@@ -52,7 +52,7 @@ def truth(messages: list[Incoming]) -> dict[tuple[bytes, int], SymbolState]:
         decoded = Candle.model_validate_json(one.value or b"")
         key = table_key(decoded)
         states[key], _ = step(
-            states.get(key, SymbolState(Window(CAPACITY))), decoded, 0, one.offset, (CAPACITY,)
+            states.get(key, SymbolState(Window(CAPACITY))), decoded, 0, one.offset, None
         )
         found[key, one.offset] = replace(states[key], tail=0)
     return found
@@ -199,3 +199,26 @@ def test_a_state_of_another_format_is_refused() -> None:
     stored = SymbolState(Window(3)).encode()
     with pytest.raises(StateError, match="expected format 3, got 9"):
         SymbolState.decode(b"\x09" + stored[1:], 3)
+
+
+@given(st.data())
+def test_a_window_that_grows_and_gets_its_older_candles_is_as_if_it_had_always_been_long(
+    data: st.DataObject,
+) -> None:
+    small, large = 3, 7
+    days = data.draw(st.lists(st.integers(0, 12), min_size=3, max_size=25))
+    closes = data.draw(st.lists(st.sampled_from([90.0, 100.0, 110.0]), min_size=len(days)))
+    candles = [candle(day, close) for day, close in zip(days, closes, strict=False)]
+    grown, read = sorted(data.draw(st.tuples(*[st.integers(0, len(candles))] * 2)))
+    live, rebuilt, always = (SymbolState(Window(size)) for size in (small, large, large))
+    for offset, one in enumerate(candles):
+        if offset == grown:
+            live = replace(live, window=Window(large, live.window.records))
+        live, _ = step(live, one, 0, offset, None)
+        always, _ = step(always, one, 0, offset, None)
+        if offset < read:
+            rebuilt = always
+    grew = live.lengthened(rebuilt.window.records, large)
+    assert grew.window.records == always.window.records
+    assert grew.tail == len(grew.window)
+    assert grew.order == live.order

@@ -12,11 +12,13 @@ from local.yahoo.market import hong_kong, round_the_clock
 from producer.source import ActionKind, Kind, Publication
 from producer.yahoo.bars import GRACE_MS
 from shared.candles import MINUTE_MS
+from shared.forecaster import ModelSet
 from shared.metrics import ProducerMetrics
 from shared.window import Push, Window
 from stream_app.pipeline import step
 from stream_app.state import SymbolState
 from tests.direct_yahoo import Topic, assert_holds, polling
+from tests.forecasters import LastMove
 from tests.new_york import HALF_DAY, HOLIDAY, at, day_of, hour_of, nyse
 from tests.virtual_time import VirtualLoop
 
@@ -173,12 +175,12 @@ def test_a_split_brings_the_window_again_on_one_scale(
 
 def assert_one_scale_at_each_forecast(topic: Topic, symbol: str, length: int = 160) -> None:
     """Take the topic as the worker does: no window that it forecasts from jumps by half."""
-    state = SymbolState(Window(length))
+    state, models = SymbolState(Window(length)), ModelSet(LastMove(length))
     forecasts = 0
     for offset, publication in enumerate(topic.publications):
         if publication.candle.symbol != symbol:
             continue
-        state, outcome = step(state, publication.candle, 0, offset, (length,))
+        state, outcome = step(state, publication.candle, 0, offset, models)
         assert outcome.push is not Push.TOO_OLD
         if outcome.due is not None:
             forecasts += 1
