@@ -81,7 +81,7 @@ class Recipe:
             inputs=bundle.tensor_inputs(),
             outputs=bundle.tensor_outputs(len(self.horizons), len(self.levels)),
             window_length=self.window_length,
-            window_lengths={name: (self.window_length,) for name in self.intervals},
+            window_lengths=dict.fromkeys(self.intervals, (self.window_length,)),
             horizons=self.horizons,
             quantile_levels=self.levels,
             features={},
