@@ -344,7 +344,7 @@ def _evaluate_all(settings: EvaluateSettings, folder: Path) -> None:
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Classes", len(data))
         found = matrix.evaluate(
-            forecaster, data, settings.part, settings.baselines, KEPT_OUT,
+            forecaster, data, settings.part, settings.baselines_of_classes, KEPT_OUT,
             int(time.time() * 1000), done,
         )  # fmt: skip
     for path in matrix_report.write(found, settings.out):

@@ -19,7 +19,7 @@ from shared.kafka import KafkaSettings
 from shared.model_store import KEEP
 from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
-from trainer.evaluate.baselines import NAMES
+from trainer.evaluate.baselines import NAMES, OF_CLASSES
 from trainer.fit_config import FitConfig
 from trainer.tracking import DEFAULT_URI
 
@@ -308,8 +308,9 @@ class EvaluateSettings(ModelSettings, TopicDataSettings, Tracked):
 
     With --all: a bundle, by default the built-in one, against the baselines on every class of
     candles in a folder, at times and on symbols that "fit --all FOLDER" has not seen; writes
-    matrix.html and matrix.json.
-      python -m trainer evaluate --all candles/ --baselines har,har-time,ewma,garch
+    matrix.html and matrix.json. By default against HAR, HAR with time of day, EWMA and both GARCH.
+      python -m trainer evaluate --all candles/
+      python -m trainer evaluate --all candles/ --part validation --baselines har,har-time
     """
 
     help_title: ClassVar[str] = "evaluation"
@@ -342,6 +343,11 @@ class EvaluateSettings(ModelSettings, TopicDataSettings, Tracked):
     configurations_tried: int = Field(
         CONFIGURATIONS_TRIED, ge=1, description="configurations tried on validation, for the report"
     )
+
+    @property
+    def baselines_of_classes(self) -> tuple[str, ...]:
+        """Methods to compare with by class: those given, else the strong ones."""
+        return self.baselines if "baselines" in self.model_fields_set else OF_CLASSES
 
     @property
     def unused_with_model(self) -> tuple[str, ...]:
