@@ -10,7 +10,7 @@ import pytest
 from shared.bundle import default_path
 from shared.settings import ServiceSettings
 from trainer.__main__ import COMMANDS, main
-from trainer.evaluate.baselines import NAMES
+from trainer.evaluate.baselines import NAMES, OF_CLASSES
 from trainer.evaluate.baselines.run import BASELINES
 from trainer.features import FEATURES
 from trainer.fit_config import REQUIRED, FitConfig
@@ -38,6 +38,13 @@ def test_the_built_in_bundle_is_replaced_only_if_that_is_asked_for(
     with pytest.raises(SystemExit):
         FitSettings.read(["--replace-default", "--out", "b"], "x")
     assert "replace_default: expected no --out beside it, got 'b'" in capsys.readouterr().err
+
+
+def test_classes_are_measured_against_the_strong_baselines_unless_others_are_named() -> None:
+    assert EvaluateSettings.read(["--all", "a"], "x").baselines_of_classes == OF_CLASSES
+    named = EvaluateSettings.read(["--all", "a", "--baselines", "ets,har"], "x")
+    assert named.baselines_of_classes == ("ets", "har")
+    assert EvaluateSettings.read([], "x").baselines == NAMES
 
 
 def test_settings_reach_the_config() -> None:
