@@ -97,7 +97,7 @@ def test_a_training_says_what_it_is_worth_and_what_comes_next(
     for words in (
         "Its distribution forecast, against GARCH-t: 1 candle ahead",
         "Its volatility forecast, against HAR: 1 candle ahead",
-        "Its 90 % interval held the outcome: 1 candle ahead",
+        "Its 98 % interval held the outcome: 1 candle ahead",
         f"candlecast demo --model {out} --path {candles}",
         f"candlecast trainer evaluate --model {out} --data {candles}",
     ):
