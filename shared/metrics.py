@@ -321,9 +321,34 @@ class ApiMetrics(ModelMetrics):
     scores = counter("candlecast_scores", "Horizons scored against the candles that followed.")
 
 
+class TrainerMetrics(MetricGroup):
+    """The metrics of ``trainer watch``."""
+
+    attempts = counter(
+        "candlecast_trainings",
+        "Challengers trained, by interval and outcome: promoted, refused or failed.",
+        "interval",
+        "outcome",
+    )
+    skill = gauge(
+        "candlecast_challenger_skill",
+        "Share of the champion's pinball loss that the last challenger saved on unseen candles.",
+        "interval",
+    )
+    training_seconds = histogram(
+        "candlecast_training_seconds",
+        "Time of one training.",
+        (10, 30, 60, 120, 300, 600, 1200, 2400, 4800, 9600),
+    )
+    looked = gauge(
+        "candlecast_trainer_looked_timestamp_seconds", "When the stream was last looked at, UTC."
+    )
+
+
 GROUPS: Final[dict[str, type[MetricGroup]]] = {
     "producer": ProducerMetrics,
     "worker": WorkerMetrics,
     "api": ApiMetrics,
+    "trainer": TrainerMetrics,
 }
 """The groups of metrics by process."""

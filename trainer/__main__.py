@@ -45,6 +45,7 @@ from trainer.settings import (
     SearchSettings,
     TopicDataSettings,
     TrainSettings,
+    WatchSettings,
 )
 from trainer.tracking import Run, TrackingError
 
@@ -73,6 +74,7 @@ Trains, tests and searches for models; without a command it trains on the bundle
   promote    make a model the champion: promote VERSION --interval 5m
   rollback   let the model before the champion serve again: rollback --interval 5m
   compare    show what differs between two models: compare A B
+  watch      train on the stream for as long as it runs, and promote what proves better
   gc         remove the models that no champion needs
 
 {PROG} COMMAND --help shows a command's options and examples."""
@@ -211,7 +213,7 @@ def _fit_until(
             console.print_errors(test)
         metrics = training.metrics_of(test) if test else {}
         saved = exported.write(out, metrics)
-        if test:
+        if test and (not isinstance(settings, FitSettings) or settings.compare):
             metrics = metrics | _compare(test, exported.forecaster, source, stop_ms, settings)
         _record(run, out, metrics, test)
         run.tags({"model_version": saved.model_version, "data": source.name})
@@ -375,6 +377,12 @@ def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> F
     return protocol.of_rolling_origins(source, config, origins, settings.seed, epochs, folds)
 
 
+def _watch(settings: WatchSettings) -> None:
+    from trainer import watch  # noqa: PLC0415
+
+    watch.watch(settings)
+
+
 def _search(settings: SearchSettings) -> None:
     from trainer import search  # noqa: PLC0415
 
@@ -478,6 +486,7 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
     "evaluate": (EvaluateSettings, _evaluate),
     "search": (SearchSettings, _search),
     "inspect": (InspectSettings, _inspect),
+    "watch": (WatchSettings, _watch),
     "models": (ModelsSettings, model_commands.models),
     "promote": (PromoteSettings, model_commands.promote),
     "rollback": (RollbackSettings, model_commands.rollback),

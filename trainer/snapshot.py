@@ -410,6 +410,15 @@ def _candle_of(record: kafka.Record) -> object | None:
         return None
 
 
+def intervals(folder: Path) -> tuple[str, ...]:
+    """Return the intervals that a snapshot has candles of, shortest first."""
+    found: set[str] = set()
+    for part in State.read(folder).parts:
+        column = pq.read_table(folder / part, columns=["interval"])["interval"]
+        found.update(column.unique().to_pylist())
+    return tuple(name for name in INTERVALS_MS if name in found)
+
+
 def history(folder: Path, interval: str, symbols: tuple[str, ...] = ()) -> History:
     """Return a snapshot's candles of an interval: the newest value of each, on one scale.
 

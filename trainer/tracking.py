@@ -67,6 +67,11 @@ class Run:
         if self._tracker:
             self._tracker.register(self.id, model, folder)
 
+    def alias(self, model: str, version: str, alias: str) -> None:
+        """Point an alias of a registered model to the bundle of a ``model_version``."""
+        if self._tracker:
+            self._tracker.alias(model, version, alias)
+
     def figure(self, figure: Figure, name: str) -> None:
         """Store a figure under a file name, whose ending tells the format."""
         if self._tracker:
@@ -139,6 +144,16 @@ class Tracker:
             self.client.create_registered_model(model)
         artifacts = self.client.get_run(run_id).info.artifact_uri
         self.client.create_model_version(model, f"{artifacts}/{folder}", run_id)
+
+    def alias(self, model: str, version: str, alias: str) -> None:
+        """Point an alias to the newest version of a model whose run made ``version``."""
+        for registered in self.client.search_model_versions(
+            f"name='{model}'", order_by=["version_number DESC"], max_results=20
+        ):
+            made_by = self.client.get_run(str(registered.run_id))
+            if made_by.data.tags.get("model_version") == version:
+                self.client.set_registered_model_alias(model, alias, registered.version)
+                return
 
     def log(
         self, run_id: str, params: Mapping[str, object] | None = None, points: Iterable[Point] = ()

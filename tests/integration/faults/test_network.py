@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from local.ports import free_ports
 from local.proxy import Proxy
 from shared import bundle
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.topics import ensure, market_topics
 from stream_app.settings import WorkerSettings
 from tests.integration.api.test_serving import Api
 from tests.integration.faults.load import Load, settle
@@ -23,6 +25,7 @@ from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import Producer, by_symbol, log_of
 from tests.integration.topics import count, read
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+from tests.kafka import kafka_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -186,10 +189,18 @@ def test_an_api_follows_again_by_itself(
 ) -> None:
     """One reset in ten ended the follower for good, with green probes: 291,184 events missed."""
     direct = Producer(names.bootstrap, names.candles, processes)
+    kafka = kafka_at(names.bootstrap).model_copy(
+        update={
+            "candles_topic": names.candles,
+            "forecasts_topic": names.forecasts,
+            "partitions": direct.partitions,
+        }
+    )
+    asyncio.run(ensure(kafka, market_topics(kafka)))
     direct.finish("--symbols", "IBM")
     port = free_ports(1)[0]
     flags = ["--bootstrap", line.proxy.address, "--candles-topic", names.candles]
-    flags += ["--forecasts-topic", f"{names.candles}.forecasts", "--port", str(port)]
+    flags += ["--forecasts-topic", names.forecasts, "--port", str(port)]
     api = Api(processes.start("api", *flags), port)
 
     def status() -> dict[str, object]:

@@ -1,0 +1,160 @@
+"""``trainer watch`` on a real topic: trains, promotes what proves better, and says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from local.leash import Leash
+from shared import bundle
+from shared.candles import Candle
+from shared.model_store import Decision, ModelStore
+from shared.topics import candles_topic, ensure
+from tests.candles import candle
+from tests.integration.processes import wait_until
+from tests.integration.topics import write_candles
+from tests.recipes import Recipe
+from trainer.__main__ import main
+from trainer.settings import WatchSettings
+from trainer.watch import JOURNAL
+
+pytestmark = pytest.mark.integration
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+LATE = Recipe(name="late", spread=0.1, horizons=(1, 5, 10), levels=LEVELS)
+"""A champion whose intervals are far too wide."""
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Keep what main() sets up for the log out of other tests."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+
+
+def moving(symbol: str, seed: int, count: int = 700) -> list[Candle]:
+    """Return days of a random walk whose volatility comes and goes."""
+    chance = np.random.default_rng(seed)
+    close, spread, made = 100.0, 0.01, []
+    for at in range(count):
+        spread = 0.01 * math.exp(0.95 * math.log(spread / 0.01) + 0.15 * chance.standard_normal())
+        opened, close = close, close * math.exp(spread * chance.standard_normal())
+        high, low = (max(opened, close) * (1 + spread / 3), min(opened, close) * (1 - spread / 3))
+        made.append(
+            candle(at, close, symbol=symbol).model_copy(
+                update={"open": opened, "high": high, "low": low}
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def flags(
+    kafka: str, unique_name: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Return the flags of a watch over a topic of three symbols and a store with a bad champion."""
+    levels = ",".join(map(str, LEVELS))
+    for name, value in (("HIDDEN", "4"), ("MAX_EPOCHS", "2"), ("QUANTILES", levels)):
+        monkeypatch.setenv(f"CANDLECAST_TRAINER_{name}", value)
+    flags = [
+        "--bootstrap", kafka, "--candles-topic", unique_name("candles"),
+        "--snapshots", str(tmp_path / "snapshots"), "--models", str(tmp_path / "models"),
+        "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--metrics-port", "0",
+        "--min-windows", "500", "--test-share", "0.3",
+    ]  # fmt: skip
+    settings = WatchSettings.read(flags, "x")
+    asyncio.run(ensure(settings, [candles_topic(settings)]))
+    write_candles(
+        kafka,
+        settings.candles_topic,
+        (made for seed, name in enumerate("ABC") for made in moving(name, seed)),
+    )
+    store = ModelStore(settings.models)
+    folder = LATE.write(tmp_path / "late")
+    store.promote(store.put(bundle.contents_of(folder)), "1d", decision=Decision("to begin with"))
+    return flags
+
+
+def journal(tmp_path: Path) -> list[dict[str, Any]]:
+    content = json.loads((tmp_path / "models" / JOURNAL).read_text())
+    attempts: list[dict[str, Any]] = content["attempts"]["1d"]
+    return attempts
+
+
+def test_a_better_challenger_is_promoted_and_the_rest_told(
+    flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trainer")
+    store = ModelStore(str(tmp_path / "models"))
+    few = [*flags, "--once", "--min-windows", "100000"]
+    assert main(["watch", *few]) == 0
+    assert "too few windows" in caplog.text
+    assert main(["watch", *flags, "--once", "--dry-run"]) == 0
+    [attempt] = journal(tmp_path)
+    assert attempt["outcome"] == "promoted", attempt
+    assert attempt["figures"]["skill"] > 0.1
+    champion = store.champions().at("1d")
+    assert champion is not None
+    assert champion.choice.version.startswith("late-")
+
+    (tmp_path / "models" / JOURNAL).unlink()
+    assert main(["watch", *flags, "--once"]) == 0
+    champion = store.champions().at("1d")
+    assert champion is not None
+    assert champion.choice.version == attempt["version"]  # trained again to the same bits
+    assert "lower over" in champion.choice.why
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    named = client.get_model_version_by_alias("candlecast-1d", "champion")
+    assert client.get_run(str(named.run_id)).data.tags["model_version"] == attempt["version"]
+    gate = client.get_run(champion.choice.run)
+    assert gate.data.metrics["skill"] == pytest.approx(attempt["figures"]["skill"])
+
+    caplog.clear()
+    assert main(["watch", *flags, "--once"]) == 0
+    assert "nothing is trained: it was tried" in caplog.text
+    assert len(journal(tmp_path)) == 1
+    assert main(["watch", *flags, "--once", "--every-hours", "1e-9"]) == 0
+    assert "nothing is trained: no new candle" in caplog.text
+
+
+def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
+    flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "watch.log"
+    with Leash() as leash, log.open("wb") as stream:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "trainer", "watch", *flags],
+            stderr=stream,
+            start_new_session=True,
+        )
+        leash.hold(child.pid)  # it ends the training too, which outlives a killed watch
+        try:
+            wait_until(lambda: "training on the candles" in log.read_text(), 60, "a training")
+            [where] = [line for line in log.read_text().splitlines() if "metrics at" in line]
+            address = where.split("metrics at ")[1].split("/metrics")[0]
+            with urllib.request.urlopen(f"{address}/livez", timeout=5) as answer:  # noqa: S310
+                assert b"training since" in answer.read()
+            assert main(["watch", *flags, "--once"]) == 1
+            assert "holds the lease" in caplog.text
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait(10)
+    champion = ModelStore(str(tmp_path / "models")).champions().at("1d")
+    assert champion is not None
+    assert champion.choice.version.startswith("late-")
+    assert not (tmp_path / "models" / JOURNAL).exists()
