@@ -15,8 +15,8 @@ from faust.exceptions import ConsumerNotStarted
 from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
-from shared.candles import DAY_MS, INTERVALS_MS, RejectReason
-from shared.forecaster import Models, longest
+from shared.candles import DAY_MS, RejectReason
+from shared.forecaster import Models
 from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
@@ -61,7 +61,7 @@ class CandleWorker:
         self._models = models
         self._settings = settings
         self._capacity = settings.capacity(models)
-        self._capacities = self._by_interval()
+        self._capacities = settings.capacities(models)
         self._longer: dict[bytes, bytes] = {}  # older candles for windows, by key
         self._lengthening: asyncio.Task[None] | None = None
         self._publisher = publisher
@@ -209,7 +209,7 @@ class CandleWorker:
         A series whose window is too short is served by a model before the new one, until its
         window is refilled from the topic or has filled up.
         """
-        held, self._capacities = self._capacities, self._by_interval()
+        held, self._capacities = self._capacities, self._settings.capacities(self._models)
         self._capacity = max(self._capacities.values())
         short = [name for name, needed in self._capacities.items() if needed > held[name]]
         if not short:
@@ -218,11 +218,6 @@ class CandleWorker:
                  "older", self._capacities[short[0]], short[0], held[short[0]])  # fmt: skip
         if self.recovered:  # else the recovery does so at its end
             self._lengthen()
-
-    def _by_interval(self) -> dict[str, int]:
-        """Return the most candles in a stored window of each interval."""
-        least, models = self._settings.window or 0, self._models
-        return {name: max(least, longest(models.all(), (name,))) for name in INTERVALS_MS}
 
     def _lengthen(self) -> None:
         if self._lengthening is not None:
