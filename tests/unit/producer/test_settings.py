@@ -30,11 +30,7 @@ def test_a_window_is_republished_up_to_the_bound_of_all_windows(
 
 @pytest.mark.parametrize(
     ("argv", "candles"),
-    [
-        ([], 512),
-        (["--interval", "5m"], MAX_CANDLES),
-        (["--interval", "5m", "--window", "160"], 160),
-    ],
+    [([], 512), (OF_5M, MAX_CANDLES), ([*OF_5M, "--window", "160"], 160)],
 )
 def test_a_split_renews_what_the_built_in_model_reads(argv: list[str], candles: int) -> None:
     settings = ProducerSettings.read(argv, "producer")
