@@ -14,7 +14,7 @@ PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train release clean
+.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,8 +65,11 @@ screenshots: $(VENV)/.dev  ## Take the README's pictures of the dashboard (needs
 bench: $(VENV)/.dev .venv-peers/.done  ## Run a benchmark and print JSON: ARGS="stream --quick"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-train: $(VENV)/.train  ## Train the built-in bundle again from the bundled candles
-	$(BIN)/python -m trainer --replace-default $(ARGS)
+train: $(VENV)/.train  ## Train a bundle on the bundled daily candles, into the folder my-bundle
+	$(BIN)/python -m trainer $(ARGS)
+
+default: $(VENV)/.train  ## Train the built-in bundle again: DATA=FOLDER of the candles that docs/model.md names
+	$(BIN)/python -m trainer fit --all $(DATA) --replace-default $(ARGS)
 
 release: $(VENV)/.dev  ## Build and check sdist and wheel: VERSION=0.3.0 REPOSITORY=https://...
 	$(BIN)/python docs/release.py $(if $(VERSION),--version $(VERSION)) $(if $(REPOSITORY),--repository $(REPOSITORY))

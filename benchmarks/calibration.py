@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from shared import bundle
 from shared.calibration import Grid, calibrate, grid_of, learn, quantiles
 from shared.candles import DAY_MS
-from shared.forecaster import CALL_WINDOWS, OnnxForecaster
+from shared.forecaster import CALL_CANDLES, OnnxForecaster
 
 Floats = NDArray[np.float64]
 
@@ -88,12 +88,13 @@ def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace
         candles = held.astype(np.float64)
         windows = np.lib.stride_tricks.sliding_window_view(candles, length, axis=0)
         openings = np.lib.stride_tricks.sliding_window_view(times, length)
+        batch = max(1, CALL_CANDLES // length)
         answers = [
             forecaster.predict(
-                np.ascontiguousarray(windows[at : at + CALL_WINDOWS].transpose(0, 2, 1)),
-                np.ascontiguousarray(openings[at : at + CALL_WINDOWS]),
+                np.ascontiguousarray(windows[at : at + batch].transpose(0, 2, 1)),
+                np.ascontiguousarray(openings[at : at + batch]),
             ).log_return
-            for at in range(0, len(windows), CALL_WINDOWS)
+            for at in range(0, len(windows), batch)
         ]
         close = np.log(candles[length - 1 :, 3])
         outcome = np.full((len(close), len(steps)), np.nan)

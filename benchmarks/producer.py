@@ -169,7 +169,7 @@ class _Ours:
         return asyncio.run(self._poll())
 
     async def _poll(self) -> int:
-        metrics, window = ProducerMetrics(CollectorRegistry()), self._settings.window
+        metrics, window = ProducerMetrics(CollectorRegistry()), self._settings.window_candles
         gate = Gate(metrics, rate=self._settings.rate, burst=self._settings.burst)
         fetcher = Fetcher(self._yahoo.poll, "1m", gate, metrics, pool=self._pool)
         source = PollingSource(

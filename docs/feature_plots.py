@@ -16,6 +16,7 @@ from trainer.features import FEATURES, Candles, extract, window_length
 FOLDER: Final = Path(__file__).parent / "images" / "features"
 SYMBOL: Final = "IBM"
 CANDLES: Final = 250
+WINDOW: Final = 512
 
 
 def main() -> None:
@@ -23,10 +24,12 @@ def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "candlecast", "font.size": 7, "svg.fonttype": "none"})
     names = list(FEATURES)
     symbol = dataset.load(None).symbols[SYMBOL]
-    length = window_length(names, CANDLES)
-    open_ms = torch.from_numpy(symbol.open_ms[-length:])
-    window = Candles(torch.from_numpy(symbol.candles[-length:])[None], open_ms[None], CANDLES)
-    values = extract(names, window)[0].numpy()  # (L, F)
+    last = len(symbol.open_ms)
+    candles, open_ms = next(dataset.windows(symbol, WINDOW, last - CANDLES, last))
+    window = Candles(
+        torch.from_numpy(candles), torch.from_numpy(open_ms), 1, window_length(names, 1)
+    )
+    values = extract(names, window)[:, 0].numpy()  # (CANDLES, F)
     days = symbol.open_ms[-CANDLES:].astype("datetime64[ms]")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(names):

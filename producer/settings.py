@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from producer.yahoo import INTERVALS, Span, default_poll_ms, why_impossible
-from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Interval
+from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, MINUTE_MS, Interval
 from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
 from shared.process import now_ms
@@ -19,6 +19,12 @@ from shared.settings import CommaSeparated, own
 
 PROCESS: Final = "producer"
 """The process's name in its variables, log lines and metrics."""
+
+WINDOW: Final = 512
+"""Longest window of the built-in model, of half an hour and more."""
+
+SHORT_MS: Final = 30 * MINUTE_MS
+"""Of shorter candles it reads up to ``MAX_CANDLES``."""
 
 
 def time_ms(text: str) -> int:
@@ -143,11 +149,12 @@ class ProducerSettings(KafkaSettings, TableSettings):
     threads: int = Field(
         16, ge=1, le=64, description="requests to Yahoo at once, each with its own connection"
     )
-    window: int = Field(
-        160,
+    window: int | None = Field(
+        None,
         ge=1,
         le=MAX_CANDLES,
-        description="candles to publish again after a split: at least the model's window",
+        description="candles to publish again after a split: at least the model's longest window; "
+        f"by default {WINDOW}, of less than 30 minutes {MAX_CANDLES}",
     )
     history: int | None = Field(
         None,
@@ -173,6 +180,12 @@ class ProducerSettings(KafkaSettings, TableSettings):
     metrics_port: int = Field(
         9101, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
     )
+
+    @property
+    def window_candles(self) -> int:
+        """Candles to publish again after a split."""
+        by_default = MAX_CANDLES if INTERVALS_MS[self.interval] < SHORT_MS else WINDOW
+        return self.window or by_default
 
     @property
     def poll_ms(self) -> int:

@@ -83,8 +83,8 @@ def _yahoo_source(
     if settings.source == "backfill":
         return BackfillSource(symbols, fetcher, settings.span(now_ms()))
     polling = PollingSource(
-        symbols, fetcher, poll_ms=settings.poll_ms, window=settings.window,
-        history=settings.history or settings.window, once=settings.once,
+        symbols, fetcher, poll_ms=settings.poll_ms, window=settings.window_candles,
+        history=settings.history or settings.window_candles, once=settings.once,
     )  # fmt: skip
     if settings.source == "yfinance":
         return polling

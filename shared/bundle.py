@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +26,7 @@ WEIGHTS_NAME: Final = "model.pth"
 SCALERS_NAME: Final = "scalers.joblib"
 GOLDEN_NAME: Final = "golden.npz"
 FILE_NAMES: Final = (ONNX_NAME, WEIGHTS_NAME, SCALERS_NAME, GOLDEN_NAME)
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 MAX_FILE_BYTES: Final = 64 << 20
 """Largest file of a bundle; the default bundle's graph has 0.3 MB."""
@@ -56,6 +56,18 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class DataPart(_Part):
+    """One of several files of candles that a model was trained on."""
+
+    source: str
+    interval: str
+    symbols: int
+    first_ms: int  # opening time of the first candle, UTC
+    last_ms: int  # of the last
+    candles: int
+    sha256: str  # of the candles as used
+
+
 class DataSpan(_Part):
     """The candles that a model was trained on."""
 
@@ -65,10 +77,11 @@ class DataSpan(_Part):
     last_ms: int  # opening time of the last candle that training or early stopping saw, UTC
     candles: int
     sha256: str  # of the candles as used
+    parts: tuple[DataPart, ...] = ()  # where they are of several files
 
 
 class TensorSpec(_Part):
-    """The form of one tensor of the graph; -1 is any number of windows."""
+    """The form of one tensor of the graph; -1 is any number of windows, or of their candles."""
 
     datatype: Literal["FP64", "FP32", "INT64"]
     shape: tuple[int, ...]
@@ -83,7 +96,8 @@ class BundleConfig(_Part):
     intervals: tuple[str, ...]  # of the candles it is for
     inputs: dict[str, TensorSpec]  # of the graph, by name
     outputs: dict[str, TensorSpec]
-    window_length: Annotated[int, Field(ge=2, le=MAX_CANDLES)]  # candles, T
+    window_length: Annotated[int, Field(ge=2, le=MAX_CANDLES)]  # candles that a forecast needs
+    window_lengths: dict[str, tuple[int, ...]]  # interval -> lengths that a window may have, T
     horizons: Annotated[
         tuple[Annotated[int, Field(ge=1, le=MAX_CANDLES)], ...],
         Field(min_length=1, max_length=MAX_HORIZONS),
@@ -110,6 +124,15 @@ class BundleConfig(_Part):
         unknown = [name for name in self.intervals if name not in INTERVALS_MS]
         if unknown or not self.intervals:
             raise ValueError(f"intervals: expected some of {', '.join(INTERVALS_MS)}")
+        if set(self.window_lengths) != set(self.intervals):
+            raise ValueError(f"window_lengths: expected those of {', '.join(self.intervals)}")
+        for name, lengths in self.window_lengths.items():
+            rising = bool(lengths) and list(lengths) == sorted(set(lengths))
+            if not rising or lengths[0] != self.window_length or lengths[-1] > MAX_CANDLES:
+                raise ValueError(
+                    f"window_lengths: {name}: expected rising numbers from {self.window_length} "
+                    f"to {MAX_CANDLES} at most, got {lengths}"
+                )
         for given, expected in (
             (self.inputs, self.graph_inputs),
             (self.outputs, self.graph_outputs),
@@ -121,7 +144,7 @@ class BundleConfig(_Part):
     @property
     def graph_inputs(self) -> dict[str, TensorSpec]:
         """The inputs that a graph of these sizes has."""
-        return tensor_inputs(self.window_length)
+        return tensor_inputs()
 
     @property
     def graph_outputs(self) -> dict[str, TensorSpec]:
@@ -129,11 +152,15 @@ class BundleConfig(_Part):
         return tensor_outputs(len(self.horizons), len(self.quantile_levels))
 
 
-def tensor_inputs(window_length: int) -> dict[str, TensorSpec]:
-    """Return the graph's inputs: open, high, low, close, volume, and opening times in UTC ms."""
+def tensor_inputs(candles: int = -1) -> dict[str, TensorSpec]:
+    """Return the graph's inputs: open, high, low, close, volume, and opening times in UTC ms.
+
+    Args:
+        candles: of a window; by default any number that the model takes.
+    """
     return {
-        "candles": TensorSpec(datatype="FP64", shape=(-1, window_length, 5)),
-        "open_ms": TensorSpec(datatype="INT64", shape=(-1, window_length)),
+        "candles": TensorSpec(datatype="FP64", shape=(-1, candles, 5)),
+        "open_ms": TensorSpec(datatype="INT64", shape=(-1, candles)),
     }
 
 
@@ -170,14 +197,20 @@ class Golden:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls.__annotations__})
 
-    def check(self, window_length: int) -> None:
-        """Raise ``ValueError`` unless it holds windows of a length, with finite prices."""
+    def check(self, lengths: Collection[int]) -> None:
+        """Raise ``ValueError`` unless it holds windows of one of the lengths, with finite prices.
+
+        Args:
+            lengths: that a window may have, rising.
+        """
         count = len(self.open_ms)
+        held = self.open_ms.shape[-1]
+        length = held if held in lengths else min(lengths)
         if not 1 <= count <= MAX_GOLDEN:
             raise ValueError(f"expected 1 to {MAX_GOLDEN} windows, got {count}")
         for name, array, shape, datatype in (
-            ("candles", self.candles, (count, window_length, 5), np.float64),
-            ("open_ms", self.open_ms, (count, window_length), np.int64),
+            ("candles", self.candles, (count, length, 5), np.float64),
+            ("open_ms", self.open_ms, (count, length), np.int64),
         ):
             if array.shape != shape or array.dtype != datatype:
                 raise ValueError(
@@ -252,7 +285,7 @@ def assemble(path: Path, read: Callable[[str], bytes]) -> Bundle:
         )
     try:
         golden = Golden.from_bytes(contents[GOLDEN_NAME])
-        golden.check(config.window_length)
+        golden.check({length for some in config.window_lengths.values() for length in some})
     except Exception as error:  # NumPy and zipfile raise many kinds for a damaged archive
         raise BundleError(f"{path / GOLDEN_NAME}: not the golden windows: {error}") from error
     return Bundle(path, config, contents[ONNX_NAME], golden)

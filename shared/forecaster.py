@@ -6,6 +6,7 @@ Worker, API and back-test all use ``distributions`` and ``messages`` or, for arr
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -16,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
+from shared.candles import INTERVALS_MS
 from shared.forecasts import (
     MEDIAN,
     Forecast,
@@ -28,8 +30,8 @@ from shared.window import Window, stack
 
 Floats = NDArray[np.floating[Any]]
 
-CALL_WINDOWS: Final = 128
-"""Most windows in one model call; more outgrow the processor's cache and cost more each."""
+CALL_CANDLES: Final = 128 * 144
+"""Most candles in one model call; more outgrow the processor's cache and cost more each."""
 
 TRIAL_CLOSE: Final = 1.2345678901234567e-17
 TRIAL_MS: Final = 4_102_444_800_000  # 2100
@@ -64,7 +66,15 @@ class Forecaster(Protocol):
     def model_version(self) -> str: ...
     @property
     def window_length(self) -> int:
-        """Candles that a window must hold, T."""
+        """Candles that a window must hold at least."""
+        ...
+
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        """Return the lengths that a window of an interval's candles may have, rising.
+
+        A forecast is made of the newest candles, as many as the longest of these that is held:
+        more of them say more. The first is ``window_length``.
+        """
         ...
 
     @property
@@ -87,12 +97,23 @@ class Forecaster(Protocol):
         ...
 
 
+def length_of(lengths: Sequence[int], held: int) -> int:
+    """Return the longest of rising lengths that ``held`` candles fill; 0 if they fill none."""
+    at = bisect_right(lengths, held)
+    return lengths[at - 1] if at else 0
+
+
+def longest(models: Iterable[Forecaster], intervals: Iterable[str] = tuple(INTERVALS_MS)) -> int:
+    """Return the candles of the longest window that any of the models reads, of any interval."""
+    return max(model.lengths(name)[-1] for name in intervals for model in models)
+
+
 class Models(Protocol):
     """The models that a process serves."""
 
     @property
     def window_length(self) -> int:
-        """Candles that the longest window of any model holds."""
+        """Candles that the longest window of any model holds, of any interval."""
         ...
 
     def all(self) -> Iterable[Forecaster]:
@@ -120,7 +141,7 @@ class ModelSet:
 
     @property
     def window_length(self) -> int:
-        return max(model.window_length for model in self.all())
+        return longest(self.all())
 
     def all(self) -> Iterable[Forecaster]:
         return (self.default, *self.by_interval.values())
@@ -152,6 +173,7 @@ class OnnxForecaster:
         self.config = config = bundle.config
         self.model_version = config.model_version
         self.window_length = config.window_length
+        self._lengths = config.window_lengths
         self.horizons = config.horizons
         self.quantile_levels = config.quantile_levels
         options = ort.SessionOptions()
@@ -169,6 +191,9 @@ class OnnxForecaster:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
             raise BundleError(f"{bundle.path}: ONNX Runtime refuses the graph: {error}") from error
+
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        return self._lengths.get(interval, (self.window_length,))
 
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         started_s = perf_counter()
@@ -229,7 +254,7 @@ class Due:
     interval: str
     as_of_ms: int  # close of the window's last candle, UTC
     last_close: float  # of that candle, in 64 bits; the window holds 32
-    window: Window  # exactly the candles that the interval's model needs
+    window: Window  # exactly as many candles as one of the lengths of the interval's model
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,17 +270,18 @@ def distributions(models: Models, due: Sequence[Due]) -> list[Distribution]:
     """Return what the models say of each due window, in order, with as few calls as pay.
 
     Raises:
-        ValueError: when a window does not hold exactly the candles that its model needs.
+        ValueError: when a window is of no length that its model takes.
     """
     answers: dict[int, Distribution] = {}
-    rows_of: dict[int, tuple[Forecaster, list[int]]] = {}
+    rows_of: dict[tuple[int, int], tuple[Forecaster, list[int]]] = {}
     for row, owed in enumerate(due):
         forecaster = models.of(owed.interval, owed.symbol, len(owed.window))
-        rows_of.setdefault(id(forecaster), (forecaster, []))[1].append(row)
-    for forecaster, rows in rows_of.values():
-        for start in range(0, len(rows), CALL_WINDOWS):
-            call = rows[start : start + CALL_WINDOWS]
-            _one_call(forecaster, call, due, answers)
+        key = id(forecaster), len(owed.window)
+        rows_of.setdefault(key, (forecaster, []))[1].append(row)
+    for (_, length), (forecaster, rows) in rows_of.items():
+        count = max(1, CALL_CANDLES // max(length, 1))
+        for start in range(0, len(rows), count):
+            _one_call(forecaster, rows[start : start + count], due, answers)
     return [answers[row] for row in range(len(due))]
 
 
@@ -264,9 +290,10 @@ def _one_call(
 ) -> None:
     for row in rows:
         owed = due[row]
-        if len(owed.window) != forecaster.window_length:
+        lengths = forecaster.lengths(owed.interval)
+        if len(owed.window) not in lengths:
             raise ValueError(
-                f"{owed.symbol} {owed.interval}: the model needs {forecaster.window_length} "
+                f"{owed.symbol} {owed.interval}: the model needs {' or '.join(map(str, lengths))} "
                 f"candles, the window holds {len(owed.window)}"
             )
     prediction = forecaster.predict(*stack([due[row].window for row in rows]))

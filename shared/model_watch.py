@@ -16,7 +16,7 @@ from typing import Final
 from shared.bundle import Bundle, BundleError
 from shared.catalogue import Catalogue, catalogue, catalogue_of
 from shared.champions import ANY, Champions
-from shared.forecaster import Forecaster, OnnxForecaster, Watch
+from shared.forecaster import Forecaster, OnnxForecaster, Watch, longest
 from shared.metrics import ModelMetrics
 from shared.model_store import ModelStore, StoreError
 from shared.process import in_words
@@ -50,7 +50,7 @@ class ChampionModels:
 
     @property
     def window_length(self) -> int:
-        return max(model.window_length for model in self.all())
+        return longest(self.all())
 
     def all(self) -> Iterable[Forecaster]:
         return (self.built_in, *self.loaded.values())

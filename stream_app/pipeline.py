@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.forecaster import Calibrated, Distribution, Due, Models, distributions, messages
+from shared.forecaster import (
+    Calibrated,
+    Distribution,
+    Due,
+    Models,
+    distributions,
+    length_of,
+    longest,
+    messages,
+)
 from shared.forecasts import Forecast
 from shared.score_messages import Encoded
 from shared.window import Push, Window
@@ -71,11 +81,15 @@ def step(
 
 
 def _due(candle: Candle, window: Window, models: Models) -> Due | None:
-    """Return what is owed after a candle; None while the window is too short for every model."""
-    needed = models.of(candle.interval, candle.symbol, len(window)).window_length
-    if len(window) < needed:
+    """Return what is owed after a candle; None while the window is too short for every model.
+
+    A forecast is made of the longest of the model's windows that is held.
+    """
+    model = models.of(candle.interval, candle.symbol, len(window))
+    length = length_of(model.lengths(candle.interval), len(window))
+    if not length:
         return None
-    newest = window.newest(needed)
+    newest = window.newest(length)
     return Due(candle.symbol, candle.interval, candle.close_ms, candle.close, newest)
 
 
@@ -159,14 +173,16 @@ def advance(
         incoming: messages in the order of their offsets within each partition.
         stored: the table's look-up, key to state.
         models: those that are served, by interval and symbol.
-        capacity: most candles in a stored window, at least what the models need.
+        capacity: most candles in a stored window; never fewer than a model of the interval reads.
         now_ms: the current time, UTC; whether a candle is in the future is for the broker's clock
             to say, which stamped its message.
         rules: of the series that are taken; by default all.
         held_series: number of series in the table.
     """
     result = BatchResult()
-    held = _States(stored, capacity, rules or Rules(), held_series)
+    held = _States(
+        stored, cache(partial(_capacity, models, capacity)), rules or Rules(), held_series
+    )
     owed: list[Task] = []
     for i, message in enumerate(incoming):
         try:
@@ -263,15 +279,24 @@ def _index_of(scored: tuple[int, Encoded]) -> int:
     return scored[0]
 
 
+def _capacity(models: Models, least: int, interval: str) -> int:
+    """Return the most candles in a stored window of an interval."""
+    return max(least, longest(models.all(), (interval,)))
+
+
 class _States:
     """The states of the series in a batch, and whether there is room for another."""
 
     def __init__(
-        self, stored: Callable[[bytes], bytes | None], capacity: int, rules: Rules, series: int
+        self,
+        stored: Callable[[bytes], bytes | None],
+        capacity_of: Callable[[str], int],
+        rules: Rules,
+        series: int,
     ) -> None:
         self.batch: dict[bytes, _Batch] = {}
         self._stored = stored
-        self._capacity = capacity
+        self._capacity_of = capacity_of
         self._rules = rules
         self._series = series
 
@@ -285,12 +310,13 @@ class _States:
 
     def _state(self, key: bytes, candle: Candle) -> SymbolState:
         stored = self._stored(key)
+        capacity = self._capacity_of(candle.interval)
         if stored is not None:
-            return SymbolState.decode(stored, self._capacity)
+            return SymbolState.decode(stored, capacity)
         if self._series >= self._rules.max_series:
             raise too_many(candle, self._rules.max_series)
         self._series += 1
-        return SymbolState(Window(self._capacity))
+        return SymbolState(Window(capacity))
 
 
 def _no_forecast(forecast: Forecast) -> InvalidCandle:

@@ -48,7 +48,7 @@ class Source:
     """What the windows of a changelog partition were made from."""
 
     topic_id: str
-    capacity: int  # most candles in a window
+    capacity: int  # most candles in a window, as a mean over the intervals
 
     def encode(self) -> bytes:
         """Return the source as a record's value."""

@@ -68,6 +68,12 @@ class Recovery:
     def _capacity(self) -> int:
         return self._settings.capacity(self._models)
 
+    @property
+    def _mean_capacity(self) -> int:
+        """Mean over the intervals: it grows when the windows of any of them may be longer."""
+        capacities = self._settings.capacities(self._models).values()
+        return round(sum(capacities) / len(capacities))
+
     async def finish(self, partitions: set[int]) -> set[int]:
         """Compare the recovered windows with the topic, and mend them.
 
@@ -88,7 +94,7 @@ class Recovery:
             await self._begin_again(again)
             offsets = await self._offsets(partitions)
         await self._mend(partitions - again, offsets)
-        source = Source(topic_id, self._capacity)
+        source = Source(topic_id, self._mean_capacity)
         changed = {part for part in partitions if self._table.sources.get(part) != source}
         if changed:
             await self._publisher.sources(dict.fromkeys(changed, source))
@@ -191,7 +197,7 @@ class Recovery:
         spans = {}
         for part in sorted(partitions):
             source, stop = self._table.sources.get(part), offsets.owed(part)
-            grows = source is not None and source.capacity < self._capacity
+            grows = source is not None and source.capacity < self._mean_capacity
             if stop > 0 and (grows or await self._has_lost(part, offsets)):
                 begin = offsets.begins[part]
                 spans[part] = (max(begin, stop - self._settings.rebuild_messages), stop)

@@ -9,8 +9,8 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 from pydantic_settings import CliSubCommand
 
-from shared.candles import MAX_CANDLES
-from shared.forecaster import Models
+from shared.candles import INTERVALS_MS, MAX_CANDLES
+from shared.forecaster import Models, longest
 from shared.kafka import KafkaSettings
 from shared.model_store import ModelSettings
 from shared.settings import CommandGroup, CommaSeparated, own
@@ -115,9 +115,14 @@ class WorkerSettings(GroupSettings, ModelSettings):
         """Which series are taken."""
         return Rules(self.allow_symbols, frozenset(self.off_grid_sources), self.max_series)
 
+    def capacities(self, models: Models) -> dict[str, int]:
+        """Return the most candles in a stored window of each interval: as many as models read."""
+        least = self.window or 0
+        return {name: max(least, longest(models.all(), (name,))) for name in INTERVALS_MS}
+
     def capacity(self, models: Models) -> int:
-        """Return the most candles in a stored window: never fewer than the models need."""
-        return max(self.window or 0, models.window_length)
+        """Return the most candles in a stored window of any interval."""
+        return max(self.capacities(models).values())
 
 
 class LetterSettings(KafkaSettings):

@@ -61,6 +61,7 @@ class CandleWorker:
         self._models = models
         self._settings = settings
         self._capacity = settings.capacity(models)
+        self._capacities = settings.capacities(models)
         self._longer: dict[bytes, bytes] = {}  # older candles for windows, by key
         self._lengthening: asyncio.Task[None] | None = None
         self._publisher = publisher
@@ -208,12 +209,13 @@ class CandleWorker:
         A series whose window is too short is served by a model before the new one, until its
         window is refilled from the topic or has filled up.
         """
-        needed = self._settings.capacity(self._models)
-        if needed <= self._capacity:
+        held, self._capacities = self._capacities, self._settings.capacities(self._models)
+        self._capacity = max(self._capacities.values())
+        short = [name for name, needed in self._capacities.items() if needed > held[name]]
+        if not short:
             return
-        log.info("a model needs %d candles, the windows hold %d; reading the topic for the older",
-                 needed, self._capacity)  # fmt: skip
-        self._capacity = needed
+        log.info("a model needs %d candles of %s, the windows hold %d; reading the topic for the "
+                 "older", self._capacities[short[0]], short[0], held[short[0]])  # fmt: skip
         if self.recovered:  # else the recovery does so at its end
             self._lengthen()
 
@@ -240,7 +242,7 @@ class CandleWorker:
 
     def _advance(self, incoming: Sequence[Incoming]) -> BatchResult:
         return advance(
-            incoming, self._stored, self._models, self._capacity, now_ms(),
+            incoming, self._stored, self._models, self._settings.window or 0, now_ms(),
             rules=self._rules, held_series=len(self.table.data.data),
         )  # fmt: skip
 

@@ -77,8 +77,9 @@ def write(
         bundle.SCALERS_NAME: b"",
     }
     hashes = bundle.hashes_of(contents)
+    length = config.get("window_length", LENGTH)
     tensors = {
-        "inputs": bundle.tensor_inputs(LENGTH),
+        "inputs": bundle.tensor_inputs(),
         "outputs": bundle.tensor_outputs(len(horizons), len(levels)),
     }
     about: dict[str, Any] = {
@@ -91,6 +92,7 @@ def write(
             for kind, specs in tensors.items()
         },
         "window_length": LENGTH,
+        "window_lengths": {name: [length] for name in config.get("intervals", ["1d"])},
         "horizons": list(horizons),
         "quantile_levels": list(levels),
         "features": {},

@@ -19,6 +19,10 @@ class LastMove:
     def __init__(self, window_length: int = 3) -> None:
         self.window_length = window_length
 
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        del interval
+        return (self.window_length,)
+
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         del open_ms
         move = np.log(candles[:, -1, 3] / candles[:, -2, 3])  # (B,)
@@ -48,6 +52,10 @@ class PersistenceForecaster:
         self.window_length = window_length
         self.horizons = horizons
         self.quantile_levels = quantile_levels
+
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        del interval
+        return (self.window_length,)
 
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         del open_ms

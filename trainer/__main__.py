@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.progress import Progress
 
 from shared import process
-from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, load
+from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, default_path, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.files import findings
 from shared.files.series import HistoryError
@@ -52,6 +52,7 @@ from trainer.tracking import Run, TrackingError
 
 if TYPE_CHECKING:
     from trainer.dataset import Dataset, Source
+    from trainer.fit import Epoch
     from trainer.protocol import Forecasts
     from trainer.training import Test
 
@@ -64,7 +65,7 @@ HELP: Final = f"""usage: {PROG} [COMMAND] [OPTIONS]
 Trains, tests and searches for models; without a command it trains on the bundled candles.
 
   train      train a bundle on the bundled candles, and show how good it is
-  fit        train a bundle on any candles: --data PATH --until DATE --out BUNDLE
+  fit        train a bundle on any candles, or on a folder of them: --data PATH --out BUNDLE
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N
@@ -130,34 +131,81 @@ def _train(settings: TrainSettings) -> None:
 
     source = _source(settings)
     cut_ms = dataset.cut_at(source.samples(settings.config()), 1 - settings.test_share)
-    _fit_until(settings, source, cut_ms, settings.folder)
+    _fit_until(settings, source, cut_ms, settings.out, alone=True)
 
 
 def _fit(settings: FitSettings) -> None:
+    if settings.all_data:
+        _fit_folder(settings, settings.all_data)
+        return
     source = _source(settings)
     _, newest = source.span_ms()
     stop_ms = midnight_ms(settings.until) if settings.until else newest + 1
-    _fit_until(settings, source, stop_ms, settings.out)
+    _fit_until(settings, source, stop_ms, settings.folder, alone=settings.alone)
+
+
+def _fit_folder(settings: FitSettings, folder: Path) -> None:
+    """Train a bundle on a folder of candles of many symbols and intervals."""
+    from trainer import training  # noqa: PLC0415
+
+    config = settings.config()
+    with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
+        run.params({**asdict(config), "seed": settings.seed, "data": str(folder)})
+        with console.progress(shown=settings.progress) as display:
+            show = console.epochs(display, config.max_epochs, "Training")
+
+            def epochs(epoch: Epoch) -> None:
+                show(epoch)
+                log.info(
+                    "epoch %d: pinball %.5f, log volatility %.5f",
+                    epoch.epoch,
+                    epoch.pinball,
+                    epoch.volatility,
+                )
+
+            files = console.steps(display, "Windows", 3 * len(list(folder.glob("*.parquet"))))
+            fitted, data = training.fit_folder(folder, config, settings.seed, epochs, files)
+            console.finish(display)
+        run.curves(training.curves(fitted))
+        with console.working("Exporting the graph and checking it", shown=settings.progress):
+            exported = training.export_folder(fitted, data)
+        best = fitted.history[fitted.epochs - 1]
+        metrics = {"validation_pinball": best.pinball, "validation_volatility": best.volatility}
+        saved = exported.write(settings.folder, metrics)
+        _record(run, settings.folder, metrics, None)
+    log.info("wrote %s to %s", saved.model_version, settings.folder)
 
 
 def _fit_until(
-    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path
+    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path, *, alone: bool
 ) -> None:
     """Train on the outcomes before a time, test on the candles from then on, write the bundle."""
-    from trainer import training  # noqa: PLC0415
+    from trainer import blend, training  # noqa: PLC0415
     from trainer.fit import fit  # noqa: PLC0415
 
     config = settings.config()
     past, later = training.split_at(source, source.samples(config), stop_ms)
+    test_ms = stop_ms if len(later) else None
+    built_in = None if alone else training.built_in_for(config)
+    if built_in and len(past) < blend.LEAST_WINDOWS:
+        why = f"{len(past):,} windows, and with under {blend.LEAST_WINDOWS:,} it is better"
+        _keep_built_in(source, test_ms, out, why)
+        return
     until = f"{datetime.fromtimestamp(stop_ms / 1000, UTC):%Y-%m-%d}"
     name = f"train {Path(source.name).name} until {until}"
     with tracking.run(settings.tracking_uri, settings.experiment, name) as run:
         run.params({**asdict(config), "seed": settings.seed, "data": source.name})
         with console.progress(shown=settings.progress) as display:
-            show = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
-            fitted = fit(past, config, settings.seed, show)
+            show = console.epochs(display, config.max_epochs, "Training")
+            fitted = fit(past, config, settings.seed, show, built_in)
             console.finish(display)
         run.curves(training.curves(fitted))
+        if fitted.choice:
+            for mix, loss in zip(blend.MIXES, fitted.choice.losses, strict=True):
+                log.info("validation loss %.5f: %s", loss, blend.in_words(mix))
+            if fitted.choice.keeps_built_in:
+                _keep_built_in(source, test_ms, out, "nothing was better on validation")
+                return
         with console.working("Exporting the graph and checking it", shown=settings.progress):
             exported = training.export(fitted, source, stop_ms)
         test = None
@@ -198,6 +246,19 @@ def _compare(
     return protocol.metrics_of(compared)
 
 
+def _keep_built_in(source: Source, test_ms: int | None, out: Path, why: str) -> None:
+    """Write a copy of the built-in bundle, and show how it does on the test if there is one."""
+    from trainer import training  # noqa: PLC0415
+
+    kept = training.keep_built_in(out)
+    log.warning(
+        "%s is a copy of the built-in model %s: %s (--alone trains on these candles alone)", out,
+        kept.model_version, why,
+    )  # fmt: skip
+    if test_ms is not None:
+        console.print_errors(training.test(OnnxForecaster(load(out)), source, test_ms))
+
+
 def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:
     from trainer.evaluate import figures  # noqa: PLC0415
 
@@ -217,7 +278,9 @@ def _backtest(settings: BacktestSettings) -> None:
     started = time.perf_counter()
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Back-test", len(source.symbols))
-        table = backtest.run(OnnxForecaster(bundle), source.symbols, advance=done)
+        table = backtest.run(
+            OnnxForecaster(bundle), source.symbols, advance=done, interval=settings.interval
+        )
     forecasts = len(table) // len(bundle.config.horizons)
     if not forecasts:
         longest = max(len(symbol.open_ms) for symbol in source.symbols.values())
@@ -239,6 +302,9 @@ def _evaluate(settings: EvaluateSettings) -> None:
     from trainer import protocol  # noqa: PLC0415
     from trainer.evaluate import report  # noqa: PLC0415
 
+    if settings.all_data:
+        _evaluate_all(settings, settings.all_data)
+        return
     bundle = load(settings.model) if settings.model else None
     if bundle and settings.unused_with_model:
         log.warning(
@@ -269,6 +335,25 @@ def _evaluate(settings: EvaluateSettings) -> None:
     log.info("wrote %s and %s", page, numbers)
 
 
+def _evaluate_all(settings: EvaluateSettings, folder: Path) -> None:
+    """Measure a bundle on every class of candles in a folder."""
+    from trainer import panels  # noqa: PLC0415
+    from trainer.evaluate import matrix, matrix_report  # noqa: PLC0415
+    from trainer.training import KEPT_OUT  # noqa: PLC0415
+
+    forecaster = OnnxForecaster(load(settings.model or default_path()))
+    with console.working(f"Reading {folder}", shown=settings.progress):
+        data = panels.read(folder)
+    with console.progress(shown=settings.progress) as display:
+        done = console.steps(display, "Classes", len(data))
+        found = matrix.evaluate(
+            forecaster, data, settings.part, settings.baselines_of_classes, KEPT_OUT,
+            int(time.time() * 1000), done,
+        )  # fmt: skip
+    for path in matrix_report.write(found, settings.out):
+        log.info("wrote %s", path)
+
+
 def _span(settings: EvaluateSettings) -> tuple[int | None, int | None]:
     return (
         midnight_ms(settings.start) if settings.start else None,
@@ -288,7 +373,7 @@ def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> F
     start_ms = first + (last - first) // 2 if start_ms is None else start_ms
     stop_ms = last + 1 if stop_ms is None else stop_ms
     origins = protocol.origins(start_ms, stop_ms, settings.folds)
-    epochs = console.epochs(display, len(config.scalings), config.max_epochs, "Training")
+    epochs = console.epochs(display, config.max_epochs, "Training")
     folds = console.steps(display, "Folds", settings.folds)
     return protocol.of_rolling_origins(source, config, origins, settings.seed, epochs, folds)
 

@@ -68,20 +68,18 @@ def bytes_read(what: str, *, shown: bool) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: display.update(task, completed=done, total=total)
 
 
-def epochs(display: Progress, nets: int, max_epochs: int, title: str) -> Callable[[Epoch], None]:
-    """Return what to call with each epoch; a net that stops early fills its part of the bar."""
-    task = display.add_task(title, total=nets * max_epochs, note="")
+def epochs(display: Progress, max_epochs: int, title: str) -> Callable[[Epoch], None]:
+    """Return what to call with each epoch."""
+    task = display.add_task(title, total=max_epochs, note="")
 
     def show(epoch: Epoch) -> None:
-        done = (epoch.net * max_epochs + epoch.epoch + 1) % (nets * max_epochs + 1)
-        note = f"net {epoch.net + 1} of {nets}, {epoch.scaling}: validation {epoch.pinball:.4f}"
-        display.update(task, completed=done, note=note)
+        display.update(task, completed=epoch.epoch + 1, note=f"validation {epoch.pinball:.4f}")
 
     return show
 
 
 def within_trial(display: Progress) -> Callable[[str], None]:
-    """Return what to call with what a trial is doing: its fold, net and epoch."""
+    """Return what to call with what a trial is doing: its fold and epoch."""
     task = display.add_task("This trial", total=None, note="")
 
     def show(note: str) -> None:
@@ -221,7 +219,7 @@ def print_bundle(config: BundleConfig) -> None:
     about = {
         "version": config.model_version,
         "for candles of": ", ".join(config.intervals),
-        "window": f"{config.window_length} candles",
+        **{f"window, {name}": _lengths(of) for name, of in config.window_lengths.items()},
         "horizons": ", ".join(map(str, config.horizons)),
         "quantile levels": ", ".join(f"{level:g}" for level in config.quantile_levels),
         **{f"input {name}": _tensor(spec) for name, spec in config.inputs.items()},
@@ -243,6 +241,10 @@ def print_bundle(config: BundleConfig) -> None:
         for name, value in rows.items():
             table.add_row(name, value)
         console.print(table)
+
+
+def _lengths(lengths: Sequence[int]) -> str:
+    return f"{' or '.join(map(str, lengths))} candles"
 
 
 def _tensor(spec: TensorSpec) -> str:

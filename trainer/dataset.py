@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,8 @@ TRIED: Final = 2
 """Windows on which every feature is tried first."""
 
 BATCH: Final = 4096
-"""Windows whose features are computed at once: some 20 MB."""
+BATCH_CANDLES: Final = 144 * BATCH
+"""Windows whose features are computed at once, and the candles in them: some 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,24 @@ class Samples:
     variance: NDArray[np.float64]  # (N, H), mean range variance of the candles ahead, per candle
     open_ms: NDArray[np.int64]  # (N,), of the window's last candle
     known_ms: NDArray[np.int64]  # (N,), of the last candle that an outcome uses
+    weight: NDArray[np.float64]  # (N,), how often training draws it
 
     def __len__(self) -> int:
         return len(self.open_ms)
 
     def where(self, kept: NDArray[np.bool_]) -> Samples:
         """Return the samples for which ``kept`` (N,) holds."""
-        return Samples(
-            self.features[kept],
-            self.log_return[kept],
-            self.variance[kept],
-            self.open_ms[kept],
-            self.known_ms[kept],
-        )
+        return Samples(*(array[kept] for array in vars(self).values()))
+
+    def weighted(self, weight: float) -> Samples:
+        """Return the samples, each to be drawn by this weight."""
+        return replace(self, weight=np.full(len(self), weight))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """Return all windows of the parts, in order."""
+        arrays = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(np.concatenate(array) for array in arrays))
 
 
 def load(
@@ -108,46 +114,88 @@ def too_short(dataset: Dataset, window_length: int) -> tuple[Finding, ...]:
     return findings.too_short(dataset.history, window_length)
 
 
-def samples_of(
-    symbols: Mapping[str, SymbolCandles],
-    names: Sequence[str],
-    sequence_length: int,
-    horizons: Sequence[int],
-) -> Samples:
+def samples_of(symbols: Mapping[str, SymbolCandles], config: FitConfig, interval: str) -> Samples:
     """Return every window whose outcomes have all come.
 
-    Windows hold 32-bit prices, as the stream's do; outcomes have all their bits.
+    Windows hold 32-bit prices, as the stream's do, and as many candles as a stream of these would
+    hold by then; outcomes have all their bits.
 
     Args:
         symbols: candles by symbol.
-        names: the features, F of them.
-        sequence_length: steps of each window, L.
-        horizons: candles ahead, rising, H of them.
+        config: features, steps and horizons.
+        interval: of the candles.
 
     Raises:
         ValueError: when no symbol is long enough, or a feature is not what it says.
     """
-    length = features.window_length(names, sequence_length)
-    enough = {
-        symbol: one for symbol, one in symbols.items() if len(one.open_ms) >= length + max(horizons)
-    }
+    lengths, longest = config.window_lengths(interval), max(config.horizons)
+    least = lengths[0] + longest
+    enough = {symbol: one for symbol, one in symbols.items() if len(one.open_ms) >= least}
     if not enough:
-        longest = max((len(one.open_ms), symbol) for symbol, one in symbols.items())
+        most = max((len(one.open_ms), symbol) for symbol, one in symbols.items())
         raise ValueError(
-            f"candles: expected a symbol with at least {length + max(horizons)}, a window of "
-            f"{length} and {max(horizons)} ahead, got at most {longest[0]}, of {longest[1]}: more "
+            f"candles: expected a symbol with at least {least}, a window of {lengths[0]} and "
+            f"{max(config.horizons)} ahead, got at most {most[0]}, of {most[1]}: more "
             "candles, or shorter --horizons and --sequence-length"
         )
-    some, times = next(windows(next(iter(enough.values())), length, length - 1, length + TRIED - 1))
-    features.check(names, sequence_length, torch.from_numpy(some), torch.from_numpy(times))
-    parts = [_samples(one, names, sequence_length, horizons) for one in enough.values()]
-    return Samples(
-        np.concatenate([part.features for part in parts]),
-        np.concatenate([part.log_return for part in parts]),
-        np.concatenate([part.variance for part in parts]),
-        np.concatenate([part.open_ms for part in parts]),
-        np.concatenate([part.known_ms for part in parts]),
+    try_features(next(iter(enough.values())), config, lengths[0])
+    return Samples.joined(
+        [
+            samples_at(one, np.arange(lengths[0] - 1, len(one.open_ms) - longest), config, lengths)
+            for one in enough.values()
+        ]
     )
+
+
+def try_features(symbol: SymbolCandles, config: FitConfig, length: int) -> None:
+    """Raise ``ValueError`` for a feature that is not what it says, on a symbol's first windows."""
+    some, times = next(windows(symbol, length, length - 1, length + TRIED - 1))
+    names, steps = config.features, config.sequence_length
+    features.check(names, steps, torch.from_numpy(some), torch.from_numpy(times))
+
+
+@torch.no_grad()
+def samples_at(
+    symbol: SymbolCandles, at: NDArray[np.int64], config: FitConfig, lengths: Sequence[int]
+) -> Samples:
+    """Return the windows that end at some candles, with their outcomes.
+
+    Args:
+        symbol: its candles.
+        at: positions of the windows' last candles, rising, (N,); the longest horizon lies within.
+        config: features, steps and horizons.
+        lengths: that a window may have, rising; each is the longest that there are candles for.
+    """
+    inputs = [np.empty((0, config.sequence_length, len(config.features)), np.float32)]
+    for length, some in by_length(at, lengths):
+        for candles, open_ms in windows_at(symbol, length, some):
+            series = features.Candles(
+                torch.from_numpy(candles),
+                torch.from_numpy(open_ms),
+                config.sequence_length,
+                lengths[0],
+            )
+            inputs.append(features.extract(config.features, series).numpy())
+    log_close = np.log(symbol.candles[:, 3])
+    variances = range_variances(symbol.candles)
+    return Samples(
+        np.concatenate(inputs),
+        np.column_stack([log_close[at + step] - log_close[at] for step in config.horizons]),
+        np.column_stack([mean_ahead(variances, at, step) for step in config.horizons]),
+        symbol.open_ms[at],
+        symbol.open_ms[at + max(config.horizons)],
+        np.ones(len(at)),
+    )
+
+
+def by_length(
+    at: NDArray[np.int64], lengths: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each length of a window with the positions, of ``at``, that it is the longest for."""
+    ends = np.searchsorted(at, np.array(lengths) - 1)
+    for length, some in zip(lengths, np.split(at, ends)[1:], strict=True):
+        if len(some):
+            yield length, some
 
 
 def split(samples: Samples, cut_ms: int) -> tuple[Samples, Samples]:
@@ -171,51 +219,32 @@ def cut_at(samples: Samples, share: float) -> int:
 def windows(
     symbol: SymbolCandles, length: int, first: int, stop: int, batch: int = BATCH
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Yield the windows whose last candles are ``first`` to ``stop - 1``, some at a time.
+    """Yield the windows whose last candles are ``first`` to ``stop - 1``; see ``windows_at``."""
+    yield from windows_at(symbol, length, np.arange(first, stop), batch)
+
+
+def windows_at(
+    symbol: SymbolCandles, length: int, at: NDArray[np.int64], batch: int = BATCH
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """Yield windows, some at a time.
 
     Args:
         symbol: its candles, rounded to 32 bits on the way, as the stream's windows are.
         length: candles of a window, T.
-        first: position of the first window's last candle, at least T - 1.
-        stop: position after that of the last window's last candle.
-        batch: most windows at once.
+        at: positions of the windows' last candles, rising, each at least T - 1.
+        batch: most windows at once, of 144 candles; fewer of longer ones.
 
     Yields:
         Candles (B, T, 5) and their opening times (B, T).
     """
     view = np.lib.stride_tricks.sliding_window_view
-    for start in range(first, stop, batch):
-        rows = slice(start - length + 1, min(start + batch, stop))
-        candles = view(held(symbol.candles[rows]), length, axis=0).transpose(0, 2, 1)
-        yield (
-            np.ascontiguousarray(candles),
-            np.ascontiguousarray(view(symbol.open_ms[rows], length)),
-        )
-
-
-@torch.no_grad()
-def _samples(
-    symbol: SymbolCandles, names: Sequence[str], sequence_length: int, horizons: Sequence[int]
-) -> Samples:
-    length = features.window_length(names, sequence_length)
-    longest = max(horizons)
-    at = np.arange(length - 1, len(symbol.open_ms) - longest)  # (N,), last candles of windows
-    inputs = [
-        features.extract(
-            names,
-            features.Candles(torch.from_numpy(candles), torch.from_numpy(open_ms), sequence_length),
-        ).numpy()
-        for candles, open_ms in windows(symbol, length, length - 1, len(symbol.open_ms) - longest)
-    ]
-    log_close = np.log(symbol.candles[:, 3])
-    variances = range_variances(symbol.candles)
-    return Samples(
-        np.concatenate(inputs),
-        np.column_stack([log_close[at + step] - log_close[at] for step in horizons]),
-        np.column_stack([mean_ahead(variances, at, step) for step in horizons]),
-        symbol.open_ms[at],
-        symbol.open_ms[at + longest],
-    )
+    count = max(1, min(batch, BATCH_CANDLES // length))
+    for start in range(0, len(at), count):
+        some = at[start : start + count]
+        rows = slice(some[0] - length + 1, some[-1] + 1)
+        taken = some - some[0]
+        candles = view(held(symbol.candles[rows]), length, axis=0)[taken].transpose(0, 2, 1)
+        yield np.ascontiguousarray(candles), view(symbol.open_ms[rows], length)[taken]
 
 
 @dataclass(frozen=True)
@@ -228,26 +257,27 @@ class Source:
 
     def samples(self, config: FitConfig) -> Samples:
         """Return every window whose outcomes have all come; raises ``ValueError`` for none."""
-        return samples_of(self.symbols, config.features, config.sequence_length, config.horizons)
+        return samples_of(self.symbols, config, self.interval)
 
     def windows(
-        self, length: int, start_ms: int, batch: int
+        self, lengths: Sequence[int], start_ms: int, batch: int
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
         """Yield every window whose last candle opens at ``start_ms`` or later; all if none does.
 
         Args:
-            length: candles of a window, T.
+            lengths: that a window may have, rising; each is the longest that there are candles for.
             start_ms: UTC.
             batch: most windows at once.
         """
         first_of = {
-            name: max(int(np.searchsorted(symbol.open_ms, start_ms)), length - 1)
+            name: max(int(np.searchsorted(symbol.open_ms, start_ms)), lengths[0] - 1)
             for name, symbol in self.symbols.items()
         }
         if all(first_of[name] >= len(one.open_ms) for name, one in self.symbols.items()):
-            first_of = dict.fromkeys(first_of, length - 1)
+            first_of = dict.fromkeys(first_of, lengths[0] - 1)
         for name, symbol in self.symbols.items():
-            yield from windows(symbol, length, first_of[name], len(symbol.open_ms), batch)
+            for length, at in by_length(np.arange(first_of[name], len(symbol.open_ms)), lengths):
+                yield from windows_at(symbol, length, at, batch)
 
     def span_ms(self) -> tuple[int, int]:
         """Return the opening times of the first and the last candle, UTC."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,11 +36,14 @@ from shared.bundle import (
     Golden,
     hashes_of,
 )
+from shared.candles import MAX_CANDLES
 from shared.forecaster import TOLERANCE, Forecaster, OnnxForecaster, Prediction
 from shared.forecasts import MEDIAN
+from trainer.blend import in_words
 from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
-from trainer.network import Model, Shape
+from trainer.network import Blend, Model, PooledHar, Shape
+from trainer.registry import TILE
 
 OPSET: Final = 20
 """Version of the ONNX operators in the graph."""
@@ -67,14 +70,16 @@ class ExportError(Exception):
 
 
 @torch.no_grad()
-def to_onnx(model: Model, window_length: int) -> bytes:
+def to_onnx(model: Model | Blend) -> bytes:
     """Return the graph ``candles`` (B, T, 5), ``open_ms`` (B, T) -> log returns, volatilities.
 
     The same weights give the same bytes: what the exporter notes of source files is taken out.
     """
-    candles = torch.ones(2, window_length, 5, dtype=torch.float64)
-    open_ms = torch.arange(window_length).expand(2, -1).contiguous()
+    length = model.length + 7 * TILE  # an example; T is left open
+    candles = torch.ones(2, length, 5, dtype=torch.float64)
+    open_ms = torch.arange(length).expand(2, -1).contiguous()
     batch = torch.export.Dim("B")
+    candle = torch.export.Dim("T", min=model.length, max=MAX_CANDLES)
     with _quiet():
         program = torch.onnx.export(
             model,
@@ -82,7 +87,7 @@ def to_onnx(model: Model, window_length: int) -> bytes:
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamic_shapes=({0: batch, 1: candle}, {0: batch, 1: candle}),
             dynamo=True,
             verbose=False,
         )
@@ -136,31 +141,50 @@ def _bare(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def rebuild(loaded: Bundle) -> Model:
+def rebuild(loaded: Bundle) -> Model | Blend:
     """Return the PyTorch model of a bundle, from its weights; custom features must be registered.
 
     Raises:
         ValueError: when a feature of it is not known here.
     """
-    config, training = loaded.config, loaded.config.training
-    names, steps = tuple(config.features), int(str(training["sequence_length"]))
-    window_length(names, steps)
-    scalings = training["scalings"]
-    shape = Shape(
-        features=len(names),
-        members=len(scalings) if isinstance(scalings, list) else 1,
-        hidden=int(str(training["hidden"])),
+    config = loaded.config
+    window_length(tuple(config.features), int(str(config.training["sequence_length"])))
+    state = torch.load(loaded.path / WEIGHTS_NAME, weights_only=True)
+    parts = len(state["shares"]) if "shares" in state else 0
+    members = [_member(config, state, f"members.{number}.") for number in range(parts)]
+    model = Blend(members, [0.0] * parts) if parts else _network(config, state, "")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _member(
+    config: BundleConfig, state: Mapping[str, torch.Tensor], prefix: str
+) -> Model | PooledHar:
+    """Return an empty member of a blend, whose weights' names begin with ``prefix``."""
+    if f"{prefix}unit" in state:
+        return PooledHar(_shape(config, 0))
+    return _network(config, state, prefix)
+
+
+def _network(config: BundleConfig, state: Mapping[str, torch.Tensor], prefix: str) -> Model:
+    """Return an empty model of the sizes of its weights."""
+    hidden = state[f"{prefix}network.lstm.weight_hh_l0"].shape[1]
+    steps = int(str(config.training["sequence_length"]))
+    return Model(tuple(config.features), steps, _shape(config, hidden))
+
+
+def _shape(config: BundleConfig, hidden: int) -> Shape:
+    return Shape(
+        features=len(config.features),
+        hidden=hidden,
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
         median=config.quantile_levels.index(MEDIAN),
     )
-    model = Model(names, steps, shape)
-    model.load_state_dict(torch.load(loaded.path / WEIGHTS_NAME, weights_only=True))
-    return model.eval()
 
 
 @torch.no_grad()
-def largest_difference(model: Model, forecaster: Forecaster, windows: Windows) -> float:
+def largest_difference(model: Model | Blend, forecaster: Forecaster, windows: Windows) -> float:
     """Return how far PyTorch and ONNX Runtime are apart at most; NaN when either is not finite.
 
     Args:
@@ -226,7 +250,7 @@ def export(
     seen: Callable[[int], Windows],
     check_on: Callable[[int], Windows],
     name: str,
-    interval: str,
+    intervals: Sequence[str],
     data: DataSpan,
 ) -> Exported:
     """Return a fitted model as a graph, after checking that both compute the same.
@@ -238,13 +262,13 @@ def export(
         check_on: gives all windows, such as the test set's, in batches of the given size, on which
             PyTorch and ONNX Runtime must agree within ``TOLERANCE``.
         name: the model's, without a version.
-        interval: of the candles.
+        intervals: of the candles that it is for.
         data: what it was trained on.
 
     Raises:
         ExportError: when they do not agree.
     """
-    graph = to_onnx(fitted.model, fitted.config.window_length)
+    graph = to_onnx(fitted.model)
     golden = _golden(graph, next(iter(seen(GOLDEN))))
     contents = {
         ONNX_NAME: graph,
@@ -252,7 +276,7 @@ def export(
         SCALERS_NAME: _saved(partial(joblib.dump, fitted.scalers)),
         GOLDEN_NAME: golden.to_bytes(),
     }
-    config = _config(fitted, name, interval, data, hashes_of(contents))
+    config = _config(fitted, name, intervals, data, hashes_of(contents))
     try:
         forecaster = OnnxForecaster(Bundle(Path(config.model_version), config, graph, golden))
     except BundleError as error:
@@ -279,7 +303,7 @@ def _golden(graph: bytes, windows: tuple[NDArray[np.float64], NDArray[np.int64]]
 def _config(
     fitted: Fitted,
     name: str,
-    interval: str,
+    intervals: Sequence[str],
     data: DataSpan,
     files: dict[str, str],
 ) -> BundleConfig:
@@ -287,10 +311,11 @@ def _config(
     return BundleConfig(
         name=name,
         model_version=bundle.version_of(name, files),
-        intervals=(interval,),
-        inputs=bundle.tensor_inputs(config.window_length),
+        intervals=tuple(intervals),
+        inputs=bundle.tensor_inputs(),
         outputs=bundle.tensor_outputs(len(config.horizons), len(config.quantile_levels)),
         window_length=config.window_length,
+        window_lengths={name: config.window_lengths(name) for name in intervals},
         horizons=config.horizons,
         quantile_levels=config.quantile_levels,
         features={name: FEATURES[name].description for name in config.features},
@@ -311,7 +336,8 @@ def _training(fitted: Fitted) -> dict[str, bundle.Setting]:
             key: list(value) if isinstance(value, tuple) else value for key, value in config.items()
         },
         "seed": fitted.seed,
-        "epochs": [best + 1 for best in fitted.best_epochs],
+        "epochs": fitted.epochs,
         "train_samples": fitted.train_samples,
         "validation_samples": fitted.validation_samples,
+        **({"mix": in_words(fitted.choice.mix)} if fitted.choice else {}),
     }

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from shared.candles import MAX_CANDLES
 from trainer.registry import (
     FEATURES,
     LONG,
@@ -33,6 +34,7 @@ from trainer.registry import (
     extract,
     feature,
     range_variance,
+    reach,
     resolve,
     window_length,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "extract",
     "feature",
     "range_variance",
+    "reach",
     "resolve",
     "window_length",
 ]
@@ -69,8 +72,21 @@ QUIET_EVENTS: Final = 0.05
 GAP_RATIO: Final = 1.5
 """Candles whose openings lie this many usual spacings apart have a gap between them."""
 
-TINY: Final = 1e-300
-"""Floor of a divisor that is 0 only where the dividend is 0 too."""
+YEARS: Final = 480
+"""Most candles of the long level: two years of days, as far as they say more than 120 do."""
+
+WEEK_DAYS: Final = 7
+"""How far back the same time of day is looked for: five sessions, or seven days of a market that
+never closes."""
+
+SLOTS: Final = 5
+"""Sessions of a week."""
+
+SLOT_SPANS: Final = ((1, 1), (1, 5), (1, 10), (0, 0), (-4, 0), (-21, 0))
+"""First and last candle of each span, counted from a like time of day: after it, and up to it."""
+
+TINY: Final = 1e-30
+"""Floor of a divisor that is 0 only where the dividend is 0 too; the graph holds it in 32 bits."""
 
 
 @feature(lookback=2)
@@ -149,6 +165,14 @@ def return_range_ratio(candles: Candles) -> Tensor:
     return (moves / volatility.clamp_min(math.sqrt(MIN_VARIANCE))).clamp_min(QUIET_MOVES)
 
 
+@feature(lookback=LONG + 1, log=0.5, reach=YEARS + 1)
+def range_volatility_480(candles: Candles) -> Tensor:
+    """Log root of the mean range variance of the newest 480 candles, or of all if fewer."""
+    newest = candles.all_variance[:, -YEARS:]
+    mean = newest.mean(dim=1, keepdim=True).to(torch.float64)
+    return mean.clamp_min(MIN_VARIANCE)
+
+
 @feature(lookback=131, log=0.5)
 def quarter_volatility_1(candles: Candles) -> Tensor:
     """Log root of the largest range variance 61 to 64 candles ago, or 122 to 129 if less.
@@ -175,8 +199,67 @@ def quarter_volatility_10(candles: Candles) -> Tensor:
 def log_volume(candles: Candles) -> Tensor:
     """Log of the turnover (close x volume) over its mean of 22 candles; 0 without volume."""
     turnover = candles.close * candles.volume
-    ratio = (candles.newest(turnover) + TINY) / (candles.mean(turnover, MONTH) + TINY)
-    return ratio.clamp_min(QUIET_VOLUME)
+    newest, mean = candles.newest(turnover), candles.mean(turnover, MONTH)
+    # not "+ TINY" on both: the exporter's optimiser drops the addition of so small a number
+    return (newest.clamp_min(TINY) / mean.clamp_min(TINY)).clamp_min(QUIET_VOLUME)
+
+
+@feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
+def slot_ahead_1(candles: Candles) -> Tensor:
+    """Log root of the mean variance of 1 candle after this time of day, in the week before."""
+    return _slot(candles, (1, 1))
+
+
+@feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
+def slot_ahead_5(candles: Candles) -> Tensor:
+    """Log root of the mean variance of 5 candles after this time of day, in the week before."""
+    return _slot(candles, (1, 5))
+
+
+@feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
+def slot_ahead_10(candles: Candles) -> Tensor:
+    """Log root of the mean variance of 10 candles after this time of day, in the week before."""
+    return _slot(candles, (1, 10))
+
+
+@feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
+def slot_before_1(candles: Candles) -> Tensor:
+    """Log root of the mean variance of the candle at this time of day, in the week before."""
+    return _slot(candles, (0, 0))
+
+
+@feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
+def slot_before_5(candles: Candles) -> Tensor:
+    """Log root of the mean variance of 5 candles up to this time of day, in the week before."""
+    return _slot(candles, (-4, 0))
+
+
+@feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
+def slot_before_22(candles: Candles) -> Tensor:
+    """Log root of the mean variance of 22 candles up to this time of day, in the week before."""
+    return _slot(candles, (-21, 0))
+
+
+@feature(lookback=LONG + 1, reach=MAX_CANDLES)
+def slots_known(candles: Candles) -> Tensor:
+    """How often this time of day came in the week before, of 5 times; 0 to 1."""
+    count = candles.shared("same", _same_time).sum(dim=1, keepdim=True)
+    return (count / SLOTS).clamp_max(1.0).to(torch.float64)
+
+
+@feature(lookback=MONTH + 1, log=1.0)
+def interval(candles: Candles) -> Tensor:
+    """Log of the candles' interval in days: the shortest time between openings of 22."""
+    return _shortest(candles) / DAY_MS
+
+
+@feature(lookback=LONG + 1, log=1.0)
+def usual_gap(candles: Candles) -> Tensor:
+    """Log of the mean time between openings of 120 candles over the shortest of 22.
+
+    0 where a market never closes; some 0.4 for daily candles of one that rests on weekends.
+    """
+    return candles.mean(candles.shared("spacing", _spacing), LONG) / _shortest(candles)
 
 
 @feature(lookback=1)
@@ -209,8 +292,7 @@ def gap_length(candles: Candles) -> Tensor:
 
     0 within a session or a week of daily candles, above 0 after a night, a weekend or a halt.
     """
-    spacing = _spacing(candles)
-    return candles.newest(spacing) / -candles.highest(-spacing, 0, MONTH - 1)
+    return candles.newest(candles.shared("spacing", _spacing)) / _shortest(candles)
 
 
 @feature(lookback=2 * MONTH)
@@ -232,6 +314,53 @@ def _quarter(candles: Candles, newer: tuple[int, int], older: tuple[int, int]) -
         candles.highest(candles.variance, *newer), candles.highest(candles.variance, *older)
     )
     return torch.maximum(event, QUIET_EVENTS * candles.level)
+
+
+def _slot(candles: Candles, span: tuple[int, int]) -> Tensor:
+    """Return the mean variance of a span around the week's like times of day, (B, 1)."""
+    at = SLOT_SPANS.index(span)
+    return candles.shared("slots", _slot_means)[:, at : at + 1]
+
+
+def _slot_means(candles: Candles) -> Tensor:
+    """Return the mean variance of every span of ``SLOT_SPANS``, (B, spans).
+
+    Candles are weighted by how many like times of day they lie in the span of; a span that is not
+    over yet counts by what is known of it. At least a share of the level; the level itself where
+    no like time is in the window. The kernels lay each span around each time, all at once.
+    """
+    first, last = min(low for low, _ in SLOT_SPANS), max(high for _, high in SLOT_SPANS)
+    offsets = torch.arange(last, first - 1, -1)
+    kernels = torch.stack([(offsets >= low) & (offsets <= high) for low, high in SLOT_SPANS])
+    weights = functional.conv1d(
+        functional.pad(candles.shared("same", _same_time), (last, -first))[:, None],
+        kernels[:, None].to(torch.float32),
+    )  # (B, spans, W)
+    variance = candles.all_variance
+    sums = weights @ torch.stack([variance, torch.ones_like(variance)], dim=2)  # (B, spans, 2)
+    level = candles.level[:, -1:]
+    mean = (sums[:, :, 0] / sums[:, :, 1].clamp_min(1.0)).to(torch.float64)
+    return torch.where(sums[:, :, 1] > 0, torch.maximum(mean, QUIET_SHARE * level), level)
+
+
+def _same_time(candles: Candles) -> Tensor:
+    """Return 1 for each candle of the week before at the newest one's time of day, (B, W).
+
+    Times are of opening, in UTC: where clocks are put forward, a session's slots are an hour off
+    for a week. Daily candles have no time of day.
+    """
+    age = (candles.all_open_ms[:, -1:] - candles.all_open_ms).to(torch.float64) / DAY_MS
+    past = (age > 0.5) & (age < WEEK_DAYS + 0.5) & (_shortest(candles)[:, -1:] < DAY_MS)
+    return ((age == torch.floor(age)) & past).to(torch.float32)
+
+
+def _shortest(candles: Candles) -> Tensor:
+    """Return the shortest time between openings of 22 candles, ms, (B, L)."""
+    return candles.shared("shortest", _least_spacing)
+
+
+def _least_spacing(candles: Candles) -> Tensor:
+    return -candles.highest(-candles.shared("spacing", _spacing), 0, MONTH - 1)
 
 
 def _time_of_day(candles: Candles) -> Tensor:

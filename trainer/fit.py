@@ -1,9 +1,9 @@
-"""Samples to a fitted ensemble: early stopping on validation, seeded."""
+"""Samples to a fitted model: steps over windows drawn by class, early stopping, seeded."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -13,28 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.blend import BUILT_IN, CHUNK, HAR, OWN, Choice, choose, of_mix, pooled_har
 from trainer.dataset import Samples, cut_at, split
-from trainer.fit_config import LEVEL, FitConfig, Scaling
-from trainer.network import CLIP, Model, Network, Shape
-from trainer.scaling import Array, Scalers, fit_scalers, log_scales, relative
+from trainer.fit_config import FitConfig
+from trainer.network import CLIP, Blend, Model, Network, PooledHar, shape_of
+from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
 
 MAX_LOG_RATIO: Final = 3.0
 MIN_LOG_RATIO: Final = -2.0
 """Realised over forecast volatility beyond these teaches nothing but instability."""
 
-MIN_RATIO: Final = 1e-4
-"""Keeps the logarithm of a candle without a range finite."""
-
-MAX_RATIO: Final = 30.0
-"""Realised over forecast variance counts as no more when the mean is made right."""
-
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of one net."""
+    """Some steps of training, and the losses after them."""
 
-    net: int
-    scaling: Scaling
     epoch: int  # from 0
     train_loss: float
     pinball: float  # on validation, of scaled targets
@@ -47,13 +40,13 @@ class Fitted:
 
     config: FitConfig
     seed: int
-    model: Model  # in evaluation mode
+    model: Model | Blend  # in evaluation mode
     scalers: Scalers
     history: tuple[Epoch, ...]
-    best_epochs: tuple[int, ...]  # of each net, from 0
+    epochs: int  # of the model itself
     train_samples: int
     validation_samples: int
-    cut_ms: int  # opening time of the first validation window's last candle
+    choice: Choice | None = None  # where a built-in model could be mixed in
 
 
 def fit(
@@ -61,24 +54,26 @@ def fit(
     config: FitConfig,
     seed: int = 0,
     on_epoch: Callable[[Epoch], object] | None = None,
+    built_in: Model | None = None,
 ) -> Fitted:
-    """Train one net for each scaling and return their ensemble.
+    """Train a network, and return it with its scaling as one model.
 
     The newest ``validation_share`` of the times decides when to stop, with an embargo as long as
-    the longest horizon before it; then each net is trained again for as many epochs on all
-    samples, so that the newest are not wasted. Scalers are fitted on the training part only.
+    the longest horizon before it; then the network and its scalers are trained again for as many
+    epochs on all samples, so that the newest are not wasted.
 
     Args:
         samples: by ``dataset.samples_of`` with the config's features, length and horizons.
         config: how.
         seed: of everything random; the same one gives the same weights on the same machine.
         on_epoch: told of every epoch; it may raise to stop (pruning).
+        built_in: a model of the same features, horizons and levels, of which validation may mix
+            in a share, or which it may keep as it is; see ``trainer.blend``.
 
     Raises:
         ValueError: when there are too few samples for two parts.
     """
-    cut_ms = cut_at(samples, 1.0 - config.validation_share)
-    train, validation = split(samples, cut_ms)
+    train, validation = split(samples, cut_at(samples, 1.0 - config.validation_share))
     least = 2 * len(config.quantile_levels)
     if min(len(train), len(validation)) < least:
         around = config.window_length - 1 + config.horizons[-1]
@@ -88,7 +83,37 @@ def fit(
             f"longest horizon {config.horizons[-1]}, and {least} windows each are needed to train "
             f"and to validate, which got {len(train)} and {len(validation)}"
         )
-    scalers = fit_scalers(train, config)
+    return fit_parts(train, validation, lambda: samples, config, seed, on_epoch, built_in)
+
+
+def fit_parts(
+    train: Samples,
+    validation: Samples,
+    final: Callable[[], Samples],
+    config: FitConfig,
+    seed: int = 0,
+    on_epoch: Callable[[Epoch], object] | None = None,
+    built_in: Model | None = None,
+) -> Fitted:
+    """Train a network as ``fit`` does, on parts that are given.
+
+    Args:
+        train: to look for the number of epochs.
+        validation: which chooses it.
+        final: gives what the network is then trained on; called when the search is over.
+        config: how.
+        seed: as in ``fit``.
+        on_epoch: as in ``fit``.
+        built_in: as in ``fit``.
+
+    Raises:
+        ValueError: when there are too few samples.
+    """
+    if min(len(train), len(validation)) < 2 * len(config.quantile_levels):
+        raise ValueError(
+            f"samples: expected more, got {len(train)} for training and "
+            f"{len(validation)} for validation"
+        )
     history: list[Epoch] = []
 
     def record(epoch: Epoch) -> None:
@@ -96,24 +121,31 @@ def fit(
         if on_epoch is not None:
             on_epoch(epoch)
 
-    nets, best_epochs = [], []
+    scalers = fit_scalers(train, config)
     with _repeatable():
-        for number in range(len(config.scalings)):
-            trainer = _Trainer(config, scalers, number, seed)
-            best = trainer.search(train, validation, record)
-            nets.append(trainer.train(samples, best + 1))
-            best_epochs.append(best)
-    return Fitted(
-        config=config,
-        seed=seed,
-        model=assemble(nets, scalers, config),
-        scalers=scalers,
-        history=tuple(history),
-        best_epochs=tuple(best_epochs),
-        train_samples=len(train),
-        validation_samples=len(validation),
-        cut_ms=cut_ms,
-    )
+        best, found = _Trainer(config, scalers, seed).search(train, validation, record)
+    epochs, sizes = best + 1, (len(train), len(validation))
+    choice = None
+    if built_in is not None:
+        models: dict[str, Model | PooledHar] = {
+            BUILT_IN: built_in,
+            OWN: assemble(found, scalers, config),
+            HAR: pooled_har(scalers, train, config),
+        }
+        choice = choose(models, validation, scalers, config)
+        if choice.keeps_built_in:
+            return Fitted(config, seed, built_in, scalers, tuple(history), epochs, *sizes, choice)
+    del train, validation
+    samples = final()
+    scalers = fit_scalers(samples, config)
+    with _repeatable():
+        network = _Trainer(config, scalers, seed).train(samples, epochs)
+    own = assemble(network, scalers, config)
+    model: Model | Blend = own
+    if built_in is not None and choice is not None:
+        har = pooled_har(scalers, samples, config)
+        model = of_mix(choice.mix, {BUILT_IN: built_in, OWN: own, HAR: har})
+    return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes, choice)
 
 
 def candles_needed(config: FitConfig) -> int:
@@ -128,37 +160,17 @@ def candles_needed(config: FitConfig) -> int:
         windows += 1
 
 
-def assemble(networks: Sequence[Network], scalers: Scalers, config: FitConfig) -> Model:
-    """Return the trained networks as one model, their scalings folded into it."""
-    model = Model(config.features, config.sequence_length, shape_of(config, len(networks)))
+def assemble(network: Network, scalers: Scalers, config: FitConfig) -> Model:
+    """Return a trained network as a model, its scaling folded into it."""
+    model = Model(config.features, config.sequence_length, shape_of(config))
     mean, deviation = scalers.inputs.mean_, scalers.inputs.scale_
     _set(model, "input_weight", relative(config) / deviation)
     _set(model, "input_bias", -mean / deviation)
-    scales = [log_scales(scaling, scalers, config) for scaling in config.scalings]
-    strangeness = np.zeros((len(config.features), 1))
-    strangeness[config.index(LEVEL)] = 1.0 / scalers.level[1]
-    maps = [spread for spread, _ in scales] + [volatility for _, volatility in scales]
-    _set(model, "scale_weight", np.hstack([*[one.weight for one in maps], strangeness]))
-    offset = [-scalers.level[0] / scalers.level[1]]
-    _set(model, "scale_bias", np.concatenate([*[one.bias for one in maps], offset]))
-    away = -0.5 / config.reach**2
-    distrust = [away if scaling == "absolute" else 0.0 for scaling in config.scalings]
-    _set(model, "distrust", np.array(distrust))
-    for number, network in enumerate(networks):
-        model.network.place(number, network)
+    spread, volatility = log_scales(scalers, config)
+    _set(model, "scale_weight", np.hstack([spread.weight, volatility.weight]))
+    _set(model, "scale_bias", np.concatenate([spread.bias, volatility.bias]))
+    model.network.load_state_dict(network.state_dict())
     return model.eval()
-
-
-def shape_of(config: FitConfig, members: int) -> Shape:
-    """Return the sizes of a network of so many members."""
-    return Shape(
-        features=len(config.features),
-        members=members,
-        hidden=config.hidden,
-        horizons=len(config.horizons),
-        levels=len(config.quantile_levels),
-        median=config.median,
-    )
 
 
 def _set(model: Model, name: str, values: Array) -> None:
@@ -181,44 +193,64 @@ def _repeatable() -> Iterator[None]:
 class _Tensors:
     inputs: Tensor  # (N, L, F), standardised
     returns: Tensor  # (N, H), in units of the spread
-    variance: Tensor  # (N, H), in units of the squared volatility
-    weight: Tensor  # (N, H), of the pinball loss
+    log_ratio: Tensor  # (N, H), realised volatility in units of the scale
+    weight: Tensor  # (N,), how often a window is drawn
+    edges: Tensor  # (N,), float64: the running sum of the weights
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def take(self, rows: Tensor) -> _Tensors:
-        return _Tensors(
-            self.inputs[rows], self.returns[rows], self.variance[rows], self.weight[rows]
-        )
+        return _Tensors(*(tensor[rows] for tensor in vars(self).values()))
+
+    def draw(self, count: int) -> _Tensors:
+        """Return windows drawn by weight."""
+        at = torch.rand(count, dtype=torch.float64) * self.edges[-1]
+        return self.take(torch.searchsorted(self.edges, at).clamp_max(len(self) - 1))
+
+    def chunks(self) -> Iterator[_Tensors]:
+        """Yield all windows in order, some at a time."""
+        for rows in torch.split(torch.arange(len(self)), CHUNK):
+            yield self.take(rows)
 
 
 class _Trainer:
-    """Trains the net of one scaling."""
+    """Trains the network."""
 
-    def __init__(self, config: FitConfig, scalers: Scalers, number: int, seed: int) -> None:
+    def __init__(self, config: FitConfig, scalers: Scalers, seed: int) -> None:
         self.config = config
         self.scalers = scalers
-        self.number = number
-        self.seed = 1000 * seed + number
+        self.seed = seed
         self.levels = torch.tensor(config.quantile_levels)
-        self.scaling: Scaling = config.scalings[number]
-        self.spread, self.volatility = log_scales(self.scaling, scalers, config)
+        self.spread, self.volatility = log_scales(scalers, config)
 
-    def search(self, train: Samples, held_out: Samples, record: Callable[[Epoch], None]) -> int:
-        """Return the epoch whose averaged weights do best on the samples held out."""
+    def search(
+        self, train: Samples, held_out: Samples, record: Callable[[Epoch], None]
+    ) -> tuple[int, Network]:
+        """Return the epoch whose averaged weights do best on the samples held out, and the net."""
         data, validation = self._tensors(train), self._tensors(held_out)
-        best, best_epoch = float("inf"), 0
+        best, best_epoch, found = float("inf"), 0, {}
         for epoch, train_loss, net in self._epochs(data):
-            with torch.no_grad():
-                pinball, volatility = (float(one) for one in self._losses(net, validation))
-            record(Epoch(self.number, self.scaling, epoch, train_loss, pinball, volatility))
+            pinball, volatility = self._validate(net, validation)
+            record(Epoch(epoch, train_loss, pinball, volatility))
             loss = pinball + self.config.stop_weight * volatility
             if loss < best:
-                best, best_epoch = loss, epoch
+                best, best_epoch, found = loss, epoch, copy.deepcopy(net.state_dict())
             elif epoch - best_epoch >= self.config.patience:
                 break
-        return best_epoch
+        network = Network(shape_of(self.config))
+        network.load_state_dict(found)
+        network.eval().raise_volatility(_log_bias(network, data))
+        return best_epoch, network
+
+    @torch.no_grad()
+    def _validate(self, net: Network, data: _Tensors) -> tuple[float, float]:
+        """Return the mean losses over windows, each by its weight."""
+        totals = np.zeros(2)
+        for some in data.chunks():
+            totals += [float((loss * some.weight).sum()) for loss in self._losses(net, some)]
+        pinball, volatility = totals / float(data.weight.sum())
+        return pinball, volatility
 
     def train(self, samples: Samples, epochs: int) -> Network:
         """Return the averaged net after so many epochs, its variance right in the mean."""
@@ -232,17 +264,18 @@ class _Trainer:
     def _tensors(self, samples: Samples) -> _Tensors:
         shape = samples.features.shape
         newest = samples.features[:, -1].astype(np.float64)  # (N, F)
-        flat = samples.features.reshape(-1, shape[2]).astype(np.float64) @ relative(self.config)
-        inputs = np.clip(self.scalers.inputs.transform(flat), -CLIP, CLIP)
-        spread = np.exp(self.spread(newest))  # (N, H)
-        weight = np.ones_like(spread)
-        if self.scaling == "level":  # errors count as they do in returns
-            weight = spread / spread.mean(axis=0)
+        mean, deviation = self.scalers.inputs.mean_, self.scalers.inputs.scale_
+        weight = (relative(self.config) / deviation).astype(np.float32)
+        inputs = samples.features.reshape(-1, shape[2]) @ weight
+        inputs -= (mean / deviation).astype(np.float32)
+        np.clip(inputs, -CLIP, CLIP, out=inputs)
+        log_variance = np.log(floored(samples, self.config))
         return _Tensors(
-            _tensor(inputs.reshape(shape)),
-            _tensor(samples.log_return / spread),
-            _tensor(samples.variance / np.exp(2.0 * self.volatility(newest))),
-            _tensor(weight),
+            torch.from_numpy(inputs.reshape(shape)),
+            _tensor(samples.log_return / np.exp(self.spread(newest))),
+            _tensor(0.5 * log_variance - self.volatility(newest)),
+            _tensor(samples.weight),
+            torch.from_numpy(np.cumsum(samples.weight)),
         )
 
     def _epochs(self, data: _Tensors) -> Iterator[tuple[int, float, Network]]:
@@ -252,16 +285,14 @@ class _Trainer:
         net = self._net(data)
         average = copy.deepcopy(net).eval()
         optimizer = _optimizer(net, config)
-        batch = min(config.batch, len(data))
+        batch, steps = min(config.batch, len(data)), config.steps_of(len(data))
         step = 0
         for epoch in range(config.max_epochs):
-            total, batches = 0.0, len(data) // batch
+            total = 0.0
             net.train()
-            order = torch.randperm(len(data))
-            for i in range(batches):
-                some = data.take(order[i * batch : (i + 1) * batch])
-                pinball, volatility = self._losses(net, some)
-                loss = pinball + config.volatility_weight * volatility
+            for _ in range(steps):
+                pinball, volatility = self._losses(net, data.draw(batch))
+                loss = (pinball + config.volatility_weight * volatility).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -269,42 +300,38 @@ class _Trainer:
                 step += 1
                 _blend(average, net, 1.0 - min(config.average, step / (step + 10)))
                 total += float(loss.detach())
-            yield epoch, total / batches, average
+            yield epoch, total / steps, average
 
     def _net(self, data: _Tensors) -> Network:
         config = self.config
-        unit = torch.quantile(data.returns, self.levels, dim=0).T  # (H, Q)
-        location = config.drift_share * unit[:, config.median]
-        network = Network(shape_of(config, 1), config.dropout)
-        network.start_from(unit, location)
+        some = data.draw(min(len(data), 100_000))
+        unit = torch.quantile(some.returns, self.levels, dim=0).T  # (H, Q)
+        network = Network(shape_of(config), config.dropout)
+        network.start_from(unit, config.drift_share * unit[:, config.median])
         return network
 
     def _losses(self, net: Network, data: _Tensors) -> tuple[Tensor, Tensor]:
-        """Return the mean pinball loss, and the mean squared error of the log volatility.
+        """Return the pinball loss of each window, and the squared error of its log volatility.
 
         Of the logarithm, as in HAR's: realised variance is nearly log-normal (Andersen et al.
         2003), so that it teaches more than QLIKE does, whose few largest ratios rule the rest.
         """
-        quantiles, log_volatility = _alone(net, data.inputs)
+        quantiles, log_volatility = net(data.inputs.transpose(0, 1))
         error = data.returns[..., None] - quantiles  # (N, H, Q)
-        pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean(-1)
-        log_ratio = 0.5 * torch.log(data.variance + MIN_RATIO) - log_volatility  # (N, H)
-        squared = log_ratio.clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
-        return (pinball * data.weight).mean(), squared.mean()
+        pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean((1, 2))
+        squared = (data.log_ratio - log_volatility).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
+        return pinball, squared.mean(1)
 
 
+@torch.no_grad()
 def _log_bias(net: Network, data: _Tensors) -> Tensor:
     """Return by how much log volatility is too low, (H,): a mean logarithm is no log of a mean."""
-    with torch.no_grad():
-        _, log_volatility = _alone(net, data.inputs)
-        ratio = data.variance / torch.exp(2.0 * log_volatility)
-        return 0.5 * torch.log(ratio.clamp_max(MAX_RATIO).mean(0))
-
-
-def _alone(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the quantiles (N, H, Q) and log volatilities (N, H) of a network of one member."""
-    quantiles, log_volatility = network(inputs.transpose(0, 1))
-    return quantiles[:, 0], log_volatility[:, 0]
+    total = torch.zeros(data.log_ratio.shape[1])
+    for some in data.chunks():
+        _, log_volatility = net(some.inputs.transpose(0, 1))
+        ratio = torch.exp(2.0 * (some.log_ratio - log_volatility)).clamp_max(MAX_RATIO)
+        total += (ratio * some.weight[:, None]).sum(0)
+    return 0.5 * torch.log(total / data.weight.sum())
 
 
 def _optimizer(net: Network, config: FitConfig) -> torch.optim.Optimizer:

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from shared.candles import MAX_CANDLES
+from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES
 from shared.forecasts import MAX_HORIZONS, MAX_LEVELS
-
-Scaling = Literal["har", "level", "absolute"]
-"""What a net's targets are divided by: HAR's volatility, that of 120 candles, or a constant."""
 
 TERMS: Final = ("range-volatility-1", "range-volatility-5", "range-volatility-22")
 """Of Corsi's HAR (2009); the network sees them relative to ``LEVEL``."""
 
 LEVEL: Final = "range-volatility-120"
+YEARS: Final = "range-volatility-480"
+SLOTS: Final = (
+    "slot-ahead-1",
+    "slot-ahead-5",
+    "slot-ahead-10",
+    "slot-before-1",
+    "slot-before-5",
+    "slot-before-22",
+)
+"""What followed and preceded this time of day in the week before; further terms of the HAR."""
+
 RATIO: Final = "return-range-ratio"
 REQUIRED: Final = (*TERMS, LEVEL, RATIO)
 
 QUARTER: Final = ("quarter-volatility-1", "quarter-volatility-5", "quarter-volatility-10")
-"""What moved a quarter ago and two: the network sees it relative to ``LEVEL`` as well."""
+"""What moved a quarter ago and two."""
+
+HAR: Final = (*TERMS, YEARS, *SLOTS)
+"""Terms of the linear HAR that the network's targets are divided by, those that there are."""
+
+RELATIVE: Final = (*HAR, *QUARTER)
+"""Logarithms of volatility, which the network sees relative to ``LEVEL``."""
+
+LONGER: Final = (512, 1024, MAX_CANDLES)
+"""Candles of windows that hold more than a forecast needs."""
+
+LONG_LEVEL: Final = 480
+"""Candles of the level of ``YEARS``."""
+
+LEAST_STEPS: Final = 50
+PASSES: Final = 2
+"""Of an epoch: as many steps, or as often through the windows, as ``epoch_steps`` allow."""
+
+WEEK_MS: Final = 7 * DAY_MS
+WEEK_MARGIN: Final = 32
+"""Candles before the slots of a week ago that their features read."""
 
 DEFAULT_FEATURES: Final = (
     *TERMS,
@@ -27,11 +56,18 @@ DEFAULT_FEATURES: Final = (
     *QUARTER,
     RATIO,
     "log-volume",
+    "gap-length",
+    "usual-gap",
+    "interval",
     "scaled-return",
     "scaled-gap",
     "sma-ratio",
     "rsi",
+    YEARS,
+    *SLOTS,
+    "slots-known",
 )
+"""In the order in which the graph makes them: those of each step, those of the window."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +77,23 @@ class FitConfig:
     features: tuple[str, ...] = DEFAULT_FEATURES
     sequence_length: int = 12  # steps, L
     horizons: tuple[int, ...] = (1, 5, 10)  # candles ahead, rising
-    quantile_levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-    scalings: tuple[Scaling, ...] = ("har", "level", "absolute")  # one net each
-    hidden: int = 24  # of each net
-    dropout: float = 0.5
-    learning_rate: float = 4e-3
-    weight_decay: float = 1.0  # AdamW's: decoupled, times the learning rate a step
-    batch: int = 512
-    max_epochs: int = 30
-    patience: int = 6  # epochs without a better validation loss before training stops
-    average: float = 0.98  # decay of the moving average of the weights, which is what is kept
-    volatility_weight: float = 1.0  # of log volatility's squared error, beside the pinball loss
+    quantile_levels: tuple[float, ...] = (
+        0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99,
+    )  # fmt: skip
+    hidden: int = 48
+    dropout: float = 0.2
+    learning_rate: float = 8e-3
+    weight_decay: float = 0.2  # AdamW's: decoupled, times the learning rate a step
+    batch: int = 1024  # windows of a step, drawn by class
+    epoch_steps: int = 400  # steps between two looks at the validation loss; fewer of few windows
+    max_epochs: int = 10
+    patience: int = 3  # epochs without a better validation loss before training stops
+    average: float = 0.998  # decay of the moving average of the weights, which is what is kept
+    volatility_weight: float = 0.5  # of log volatility's squared error, beside the pinball loss
     stop_weight: float = 0.3  # of it in the validation loss
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
-    reach: float = 1.5  # deviations of volatility's level over which "absolute" is trusted
+    windows: int = 1_000_000  # drawn of a folder of many symbols
     validation_share: float = 0.15  # newest share of the times, for early stopping
 
     def __post_init__(self) -> None:
@@ -97,10 +135,35 @@ class FitConfig:
             )
         return length
 
+    def window_lengths(self, interval: str) -> tuple[int, ...]:
+        """Return the lengths that a window of an interval's candles may have, rising.
+
+        A forecast needs the first; each longer one brings what the shorter lacks: the long level,
+        and for times of day the week before. Raises ``ValueError`` as ``window_length`` does.
+        """
+        from trainer import features  # noqa: PLC0415 - torch takes seconds
+
+        lengths = [self.window_length]
+        spacing_ms = INTERVALS_MS[interval]
+        week = WEEK_MS // spacing_ms + WEEK_MARGIN if spacing_ms < DAY_MS else 0
+        wanted = min(max(week, LONG_LEVEL), features.reach(self.features))
+        for length in LONGER:
+            if lengths[-1] < min(wanted, length):
+                lengths.append(length)
+        return tuple(lengths)
+
+    def steps_of(self, windows: int) -> int:
+        """Return the steps between two looks at the validation loss, with so many windows."""
+        return min(self.epoch_steps, max(LEAST_STEPS, PASSES * windows // self.batch))
+
     @property
     def median(self) -> int:
         """Index of the median among the levels."""
         return self.quantile_levels.index(0.5)
+
+    def some_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of the names that are features here, in their order."""
+        return tuple(name for name in names if name in self.features)
 
     def index(self, feature: str) -> int:
         """Return a feature's column."""

@@ -65,6 +65,7 @@ class TorchForecaster:
 
     def __init__(self, fitted: Fitted) -> None:
         self._model = fitted.model
+        self._config = fitted.config
         self.window_length = fitted.config.window_length
         self.horizons = fitted.config.horizons
         self.quantile_levels = fitted.config.quantile_levels
@@ -72,6 +73,9 @@ class TorchForecaster:
         for tensor in fitted.model.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         self.model_version = f"{NAME}-{digest.hexdigest()[:12]}"
+
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        return self._config.window_lengths(interval)
 
     @torch.no_grad()
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
@@ -106,7 +110,9 @@ def rolling(
         past, _ = split_at(source, samples, start_ms)
         fitted = fit(past, config, seed, on_epoch)
         forecaster = TorchForecaster(fitted)
-        table = backtest.run(forecaster, source.symbols, start_ms, stop_ms)
+        table = backtest.run(
+            forecaster, source.symbols, start_ms, stop_ms, interval=source.interval
+        )
         if table.empty:
             first, last = (pd.Timestamp(at, unit="ms") for at in (start_ms, stop_ms))
             raise ValueError(
@@ -160,7 +166,9 @@ def of_bundle(
         ValueError: when nothing is left.
     """
     config, trained = bundle.config, bundle.config.data
-    table = backtest.run(OnnxForecaster(bundle), source.symbols, start_ms, stop_ms)
+    table = backtest.run(
+        OnnxForecaster(bundle), source.symbols, start_ms, stop_ms, interval=source.interval
+    )
     seen = table["symbol"].isin(trained.symbols) & (table["open_ms"] <= trained.last_ms)
     table = table[~seen].reset_index(drop=True)
     if table.empty:

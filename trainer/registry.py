@@ -34,47 +34,59 @@ whose last bit would depend on the window's place in its batch."""
 class Candles:
     """B windows of candles as series of shape (B, T), oldest first; the features' only input.
 
-    The verbs take a series that ends with the newest candle, however many candles it holds.
+    The verbs take a series that ends with the newest candle, however many candles it holds. A
+    window may hold more candles than every one must: ``all_open_ms`` and ``all_variance`` reach
+    back over them.
     """
 
-    def __init__(self, candles: Tensor, open_ms: Tensor, steps: int) -> None:
+    def __init__(
+        self, candles: Tensor, open_ms: Tensor, steps: int, length: int | None = None
+    ) -> None:
         """Take the windows.
 
         Args:
-            candles: open, high, low, close, volume; float64, shape (B, T, 5).
-            open_ms: opening times, UTC epoch milliseconds; int64, shape (B, T).
+            candles: open, high, low, close, volume; float64, shape (B, W, 5).
+            open_ms: opening times, UTC epoch milliseconds; int64, shape (B, W).
             steps: newest candles whose features are wanted, L.
+            length: newest candles that make up the series, T; by default all, W.
         """
-        self._columns = candles.transpose(1, 2)  # (B, 5, T)
-        self.open_ms = open_ms
+        self._all = candles
+        self.all_open_ms = open_ms
+        self._shared: dict[str, Tensor] = {}
         self.steps = steps
-        self.length = candles.shape[1]
+        self.length = candles.shape[1] if length is None else length
+        whole = length is None
+        newest = candles if whole else candles[:, -self.length :]
+        self._columns = newest.transpose(1, 2)  # (B, 5, T)
+        self.open_ms = open_ms if whole else open_ms[:, -self.length :]
 
     @cached_property
-    def _log_prices(self) -> Tensor:
-        return torch.log(self._columns[:, :4])
+    def _log_prices(self) -> tuple[Tensor, ...]:
+        """Logarithms of open, high, low and close, each (B, T)."""
+        logs = torch.log(self._columns[:, :4])
+        return tuple(logs[:, i] for i in range(4))
 
-    @property
+    @cached_property
     def open(self) -> Tensor:
         """Opening prices, quote currency."""
         return self._columns[:, 0]
 
-    @property
+    @cached_property
     def high(self) -> Tensor:
         """Highest prices, quote currency."""
         return self._columns[:, 1]
 
-    @property
+    @cached_property
     def low(self) -> Tensor:
         """Lowest prices, quote currency."""
         return self._columns[:, 2]
 
-    @property
+    @cached_property
     def close(self) -> Tensor:
         """Closing prices, quote currency."""
         return self._columns[:, 3]
 
-    @property
+    @cached_property
     def volume(self) -> Tensor:
         """Units traded; 0 where the market has none."""
         return self._columns[:, 4]
@@ -82,13 +94,13 @@ class Candles:
     @cached_property
     def gaps(self) -> Tensor:
         """Overnight moves ln(o_t / c_{t-1}); 0 at the first candle."""
-        moves = self._log_prices[:, 0, 1:] - self._log_prices[:, 3, :-1]
+        moves = self._log_prices[0][:, 1:] - self._log_prices[3][:, :-1]
         return functional.pad(moves, (1, 0))
 
     @cached_property
     def bodies(self) -> Tensor:
         """Moves within the candle, ln(c_t / o_t)."""
-        return self._log_prices[:, 3] - self._log_prices[:, 0]
+        return self._log_prices[3] - self._log_prices[0]
 
     @cached_property
     def returns(self) -> Tensor:
@@ -98,8 +110,22 @@ class Candles:
     @cached_property
     def variance(self) -> Tensor:
         """Range variance of each candle, see ``range_variance``."""
-        ranges = self._log_prices[:, 1] - self._log_prices[:, 2]
+        ranges = self._log_prices[1] - self._log_prices[2]
         return range_variance(self.gaps, self.bodies, ranges)
+
+    @cached_property
+    def all_variance(self) -> Tensor:
+        """Range variance of every candle of the window, (B, W), float32, without a logarithm.
+
+        ``2 (a - b) / (a + b)`` is ``ln(a / b)`` but for a share of ``ln(a / b)^2 / 12``: 0.3 % for
+        a move by a fifth. Windows may be long, and logarithms are what they would cost most. The
+        stream's prices have 32 bits, so that their differences lose nothing.
+        """
+        prices = self._all[:, :, :4].to(torch.float32).transpose(1, 2)  # (B, 4, W)
+        opened, high, low, close = torch.split(prices, 1, dim=1)  # (B, 1, W)
+        gaps = functional.pad(_log_ratio(opened[:, :, 1:], close[:, :, :-1]), (1, 0))
+        variance = range_variance(gaps, _log_ratio(close, opened), _log_ratio(high, low))
+        return variance[:, 0]
 
     @cached_property
     def month(self) -> Tensor:
@@ -110,6 +136,12 @@ class Candles:
     def level(self) -> Tensor:
         """Mean range variance of 120 candles at the newest steps, (B, L)."""
         return self.mean(self.variance, LONG).clamp_min(MIN_VARIANCE)
+
+    def shared(self, name: str, make: Callable[[Candles], Tensor]) -> Tensor:
+        """Return what ``make`` gives, made once for all features that ask for this name."""
+        if name not in self._shared:
+            self._shared[name] = make(self)
+        return self._shared[name]
 
     def newest(self, series: Tensor) -> Tensor:
         """Return a series at the newest steps, (B, L)."""
@@ -141,6 +173,11 @@ class Candles:
         return functional.max_pool1d(span, last - first + 1, stride=1)[:, 0]
 
 
+def _log_ratio(above: Tensor, below: Tensor) -> Tensor:
+    """Return nearly ``ln(above / below)``, of any shape."""
+    return 2.0 * (above - below) / (above + below)
+
+
 def range_variance(gaps: Values, bodies: Values, ranges: Values) -> Values:
     """Return range-based variances: squared log returns, at least 0, of any shape.
 
@@ -153,7 +190,8 @@ def range_variance(gaps: Values, bodies: Values, ranges: Values) -> Values:
 
 
 Function = Callable[[Candles], Tensor]
-"""Returns a feature's values (B, L) in float64, or (B, T), of which the newest L count."""
+"""Returns a feature's values (B, L) in float64; (B, T), of which the newest L count; or (B, 1),
+what is known at the newest candle, which every step is given."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +202,7 @@ class Feature:
     lookback: int  # candles that its newest value needs, this one included
     function: Function
     log: float | None  # the feature is so many times the logarithm of what the function returns
+    reach: int  # candles that it reads where the window holds them, at least the lookback
 
     @property
     def description(self) -> str:
@@ -182,7 +221,9 @@ FEATURES: Final[Mapping[str, Feature]] = MappingProxyType(_REGISTRY)
 """Every registered feature by name, in the order of registration."""
 
 
-def feature(lookback: int, *, log: float | None = None) -> Callable[[Function], Function]:
+def feature(
+    lookback: int, *, log: float | None = None, reach: int = 0
+) -> Callable[[Function], Function]:
     """Register a function as the feature of its name, with dashes for underscores.
 
     Args:
@@ -190,13 +231,15 @@ def feature(lookback: int, *, log: float | None = None) -> Callable[[Function], 
             follows from it.
         log: the function returns positive numbers, and the feature is their natural logarithm
             times this. All such features share one logarithm in the graph.
+        reach: candles that it reads where the window holds more than the lookback.
 
     Raises:
         ValueError: when another file has a feature of this name, or the docstring is missing.
     """
 
     def register(function: Function) -> Function:
-        made = Feature(function.__name__.replace("_", "-"), lookback, function, log)
+        name = function.__name__.replace("_", "-")
+        made = Feature(name, lookback, function, log, max(reach, lookback))
         known = _REGISTRY.get(made.name)
         if known is not None and known.file != made.file:
             raise ValueError(f"{made.file}: feature {made.name} exists already in {known.file}")
@@ -227,26 +270,53 @@ def window_length(names: Sequence[str], steps: int) -> int:
     return -(-needed // TILE) * TILE
 
 
+def reach(names: Sequence[str]) -> int:
+    """Return the candles beyond which a longer window changes none of these features."""
+    return max(FEATURES[name].reach for name in names)
+
+
 def extract(names: Sequence[str], candles: Candles) -> Tensor:
     """Return the features of windows at their newest steps, (B, L, F) in float32, not scaled."""
     wanted = [FEATURES[name] for name in names]
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i].log is None)  # logarithms first
-    plain = [_at_steps(wanted[i], candles) for i in order]
-    factors = [factor for i in order if (factor := wanted[i].log) is not None]
-    if factors:
+    series: list[list[Tensor]] = [[], [], [], []]  # logarithms of steps, of windows; others
+    order: list[list[int]] = [[], [], [], []]
+    for number, known in enumerate(wanted):
+        values = known.function(candles)
+        alike = values.shape[1] == 1
+        kind = 2 * (known.log is None) + alike
+        series[kind].append(values if alike else _cut(values, candles))
+        order[kind].append(number)
+    if order[0] or order[1]:
+        factors = [float(wanted[number].log or 0.0) for number in order[0]]
         scale = torch.tensor(factors, dtype=torch.float64).repeat_interleave(candles.steps)
-        logs = torch.log(torch.cat(plain[: len(factors)], dim=1)) * scale
-        plain = [logs, *plain[len(factors) :]]
-    values = torch.cat(plain, dim=1).to(torch.float32).view(-1, len(names), candles.steps)
-    if order != sorted(order):
-        values = values[:, sorted(range(len(order)), key=order.__getitem__)]
+        alike_scale = torch.tensor([float(wanted[number].log or 0.0) for number in order[1]])
+        logs = torch.log(torch.cat(series[0] + series[1], dim=1))
+        logs = logs * torch.cat([scale, alike_scale.to(torch.float64)])
+        series[0] = [logs[:, : len(scale)]] if order[0] else []
+        series[1] = [logs[:, len(scale) :]] if order[1] else []
+    parts: list[Tensor] = []  # each (B, some of F, L)
+    if of_steps := len(order[0] + order[2]):
+        steps = torch.cat(series[0] + series[2], dim=1).to(torch.float32)
+        parts.append(steps.view(-1, of_steps, candles.steps))
+    if order[1] or order[3]:
+        windows = torch.cat(series[1] + series[3], dim=1).to(torch.float32)
+        parts.append(windows[:, :, None].expand(-1, -1, candles.steps))
+    values = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+    found = order[0] + order[2] + order[1] + order[3]
+    if found != sorted(found):
+        values = values[:, sorted(range(len(found)), key=found.__getitem__)]
     return values.transpose(1, 2)
+
+
+def _cut(values: Tensor, candles: Candles) -> Tensor:
+    """Return a function's values at the newest steps, (B, L)."""
+    return candles.newest(values) if values.shape[1] == candles.length else values
 
 
 def _at_steps(known: Feature, candles: Candles) -> Tensor:
     """Return what a feature's function gives at the newest steps, (B, L)."""
     values = known.function(candles)
-    return candles.newest(values) if values.shape[1] == candles.length else values
+    return values.expand(-1, candles.steps) if values.shape[1] == 1 else _cut(values, candles)
 
 
 def resolve(specs: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
@@ -309,23 +379,25 @@ def check(names: Sequence[str], steps: int, candles: Tensor, open_ms: Tensor) ->
         if values.dtype != torch.float64 or tuple(values.shape) not in {
             (len(candles), steps),
             (len(candles), whole.length),
+            (len(candles), 1),
         }:
             raise ValueError(
-                f"{name}: expected float64 of shape (B, {steps}) or (B, {whole.length}), "
+                f"{name}: expected float64 of shape (B, {steps}), (B, {whole.length}) or (B, 1), "
                 f"got {values.dtype} of shape {tuple(values.shape)}"
             )
+        alike = values.shape[1] == 1  # at all steps: what is known at the newest
         values = _at_steps(known, whole)
         if not torch.isfinite(values).all():
             raise ValueError(f"{name}: expected finite values, got others on real candles")
         earlier = _at_steps(known, Candles(changed, open_ms, steps))[:, :-1]
-        if not torch.equal(earlier, values[:, :-1]):
+        if not alike and not torch.equal(earlier, values[:, :-1]):
             raise ValueError(f"{name}: looks ahead: its values change with later candles")
-        first = whole.length - steps + 1 - known.lookback
-        if first < 0:
+        if whole.length < known.lookback + steps - 1:
             raise ValueError(
                 f"{name}: expected windows of {known.lookback + steps - 1} candles, "
                 f"got {whole.length}"
             )
+        first = max(whole.length - known.reach - (0 if alike else steps - 1), 0)
         older = candles.clone()
         older[:, :first, :4] *= 3.0
         if not torch.equal(_at_steps(known, Candles(older, open_ms, steps)), values):

@@ -1,18 +1,22 @@
-"""What is fitted before the nets: input scalers, and the scales that targets are divided by."""
+"""What is fitted before the network: input scalers, and the scales that targets are divided by."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
 from trainer.dataset import Samples
-from trainer.features import MIN_VARIANCE
-from trainer.fit_config import LEVEL, QUARTER, RATIO, TERMS, FitConfig, Scaling
+from trainer.features import MIN_VARIANCE, QUIET_SHARE
+from trainer.fit_config import HAR, LEVEL, RATIO, RELATIVE, TERMS, FitConfig
 
 Array = NDArray[np.float64]
+
+MAX_RATIO: Final = 30.0
+"""Realised over forecast variance counts as no more when the mean is made right."""
 
 
 @dataclass(frozen=True)
@@ -30,72 +34,67 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class Scalers:
-    """All that is fitted before the nets, on the training part alone."""
+    """All that is fitted before the network, on the training part alone."""
 
     inputs: StandardScaler  # of features relative to the level
     har: LinearMap  # log volatility of each horizon, per candle
-    absolute: float  # log volatility, per candle
-    level: tuple[float, float]  # mean and deviation of ``LEVEL``
     ratio: float  # mean of ``RATIO``
 
 
 def fit_scalers(train: Samples, config: FitConfig) -> Scalers:
     """Return the scalers of a training part."""
     newest = train.features[:, -1].astype(np.float64)  # (N, F)
-    flat = train.features.reshape(-1, train.features.shape[2]).astype(np.float64)
-    level = newest[:, config.index(LEVEL)]
-    variance = np.maximum(train.variance, MIN_VARIANCE)
+    flat = train.features.reshape(-1, train.features.shape[2])
     return Scalers(
-        inputs=StandardScaler().fit(flat @ relative(config)),
-        har=_fit_har(newest, variance, config),
-        absolute=0.5 * float(np.log(variance[:, 0].mean())),
-        level=(float(level.mean()), float(level.std()) or 1.0),
+        inputs=StandardScaler().fit(flat @ relative(config).astype(np.float32)),
+        har=_fit_har(newest, floored(train, config), config),
         ratio=float(newest[:, config.index(RATIO)].mean()),
     )
 
 
-def log_scales(
-    scaling: Scaling, scalers: Scalers, config: FitConfig
-) -> tuple[LinearMap, LinearMap]:
-    """Return a net's log scales: of the h-candle return, and of the volatility per candle."""
-    count, horizons = len(config.features), len(config.horizons)
-    volatility = LinearMap(np.zeros((count, horizons)), np.zeros(horizons))
-    if scaling == "har":
-        volatility = scalers.har
-    elif scaling == "level":
-        volatility.weight[config.index(LEVEL)] = 1.0
-    else:
-        volatility.bias[:] = scalers.absolute
+def floored(samples: Samples, config: FitConfig) -> Array:
+    """Return realised variances (N, H), at least 1 % of the window's month's mean.
+
+    A market that stands still has no variance whose logarithm could be learned.
+    """
+    month = np.exp(2.0 * samples.features[:, -1, config.index(TERMS[-1])].astype(np.float64))
+    out: Array = np.maximum(samples.variance, QUIET_SHARE * month[:, None])
+    return np.maximum(out, QUIET_SHARE * MIN_VARIANCE)
+
+
+def log_scales(scalers: Scalers, config: FitConfig) -> tuple[LinearMap, LinearMap]:
+    """Return log scales: of the h-candle return, and of the volatility per candle."""
+    volatility = scalers.har
     spread = LinearMap(volatility.weight.copy(), volatility.bias + 0.5 * np.log(config.horizons))
-    if scaling != "absolute":
-        spread.weight[config.index(RATIO)] += config.ratio_power
-        spread.bias[:] -= config.ratio_power * scalers.ratio
+    spread.weight[config.index(RATIO)] += config.ratio_power
+    spread.bias[:] -= config.ratio_power * scalers.ratio
     return spread, volatility
 
 
 def relative(config: FitConfig) -> Array:
     """Return the matrix (F, F) that takes ``LEVEL`` off the other logarithms of volatility."""
     matrix = np.eye(len(config.features))
-    for term in (*TERMS, *(one for one in QUARTER if one in config.features)):
+    for term in config.some_of(RELATIVE):
         matrix[config.index(LEVEL), config.index(term)] = -1.0
     return matrix
 
 
 def _fit_har(newest: Array, variance: Array, config: FitConfig) -> LinearMap:
-    """Return HAR in logarithms, relative to the level, pooled over symbols.
+    """Return HAR in logarithms, relative to the level, pooled over symbols and intervals.
 
     Being relative, it holds for a market of any volatility. Its bias makes the variance right in
     the mean, where the exponential of a mean logarithm would be too low.
     """
+    names = config.some_of(HAR)
     level = newest[:, config.index(LEVEL)]
-    terms = newest[:, [config.index(term) for term in TERMS]] - level[:, None]
-    inputs = np.column_stack([np.ones(len(terms)), terms])  # (N, 4)
+    terms = newest[:, [config.index(term) for term in names]] - level[:, None]
+    inputs = np.column_stack([np.ones(len(terms)), terms])  # (N, 1 + terms)
     target = 0.5 * np.log(variance) - level[:, None]  # (N, H)
-    coefficients, *_ = np.linalg.lstsq(inputs, target, rcond=None)  # (4, H)
-    predicted = np.exp(2.0 * (inputs @ coefficients + level[:, None]))
-    bias = coefficients[0] + 0.5 * np.log((variance / predicted).mean(axis=0))
+    coefficients, *_ = np.linalg.lstsq(inputs, target, rcond=None)  # (1 + terms, H)
+    apart = np.exp(2.0 * (target - inputs @ coefficients)).clip(max=MAX_RATIO)
+    bias = coefficients[0] + 0.5 * np.log(apart.mean(axis=0))
     weight = np.zeros((len(config.features), variance.shape[1]))
-    for term, row in zip(TERMS, coefficients[1:], strict=True):
+    for term, row in zip(names, coefficients[1:], strict=True):
         weight[config.index(term)] = row
     weight[config.index(LEVEL)] = 1.0 - coefficients[1:].sum(axis=0)
     return LinearMap(weight, bias)

@@ -30,7 +30,6 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Groups of features that a trial takes or leaves together; the others are required."""
 
-SCALINGS: Final = ("har", "level", "absolute", "har,level", "har,absolute", "har,level,absolute")
 
 MAX_STEPS: Final = 30
 """Most steps of the LSTM that a trial takes."""
@@ -90,7 +89,6 @@ def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
     """Return the config of a trial."""
     groups = [name for name in GROUPS if trial.suggest_categorical(name, [True, False])]
     features = (*REQUIRED, *(feature for name in groups for feature in GROUPS[name]))
-    scalings = str(trial.suggest_categorical("scalings", SCALINGS))
     return replace(
         config,
         features=features,
@@ -98,7 +96,6 @@ def propose(trial: optuna.Trial, config: FitConfig) -> FitConfig:
         learning_rate=trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
         hidden=trial.suggest_int("hidden", 4, 64, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.7),
-        scalings=tuple(scalings.split(",")),  # type: ignore[arg-type]  # of SCALINGS
     )
 
 
@@ -138,7 +135,7 @@ def _epochs_of(
 
     def show(epoch: Epoch) -> None:
         task.within(
-            f"trial {trial}, fold {len(losses) + 1} of {folds}, net {epoch.net + 1}, "
+            f"trial {trial}, fold {len(losses) + 1} of {folds}, "
             f"epoch {epoch.epoch + 1}: validation {epoch.pinball:.4f}"
         )
 
@@ -157,7 +154,7 @@ def run(
     study: optuna.Study, task: Task, trials: int, parent: Run, done: Callable[[str], object]
 ) -> None:
     """Add trials to a study; the first of a new study is the config as it is, if it can be."""
-    if not study.trials and ",".join(task.config.scalings) in SCALINGS:
+    if not study.trials:
         study.enqueue_trial(_as_trial(task.config), skip_if_exists=True)
     study.optimize(objective(task, parent, done), n_trials=trials)
 
@@ -166,7 +163,6 @@ def _as_trial(config: FitConfig) -> dict[str, object]:
     taken = {name: set(group) <= set(config.features) for name, group in GROUPS.items()}
     return {
         **taken,
-        "scalings": ",".join(config.scalings),
         "sequence_length": config.sequence_length,
         "learning_rate": config.learning_rate,
         "hidden": config.hidden,

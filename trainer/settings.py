@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Self, get_args
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,8 +19,8 @@ from shared.kafka import KafkaSettings
 from shared.model_store import KEEP
 from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
-from trainer.evaluate.baselines import NAMES
-from trainer.fit_config import FitConfig, Scaling
+from trainer.evaluate.baselines import NAMES, OF_CLASSES
+from trainer.fit_config import FitConfig
 from trainer.gate import Rule
 from trainer.tracking import DEFAULT_URI
 
@@ -29,8 +29,6 @@ PROCESS: Final = "trainer"
 
 MAX_STEPS: Final = 256
 """Most steps of the LSTM."""
-
-SCALINGS: Final[tuple[str, ...]] = get_args(Scaling)
 
 CONFIGURATIONS_TRIED: Final = 138
 """Number of configurations tried on validation data before ``FitConfig`` got its defaults."""
@@ -84,7 +82,6 @@ Levels = Annotated[tuple[float, ...], NoDecode, SplitByComma, AfterValidator(_le
 Steps = Annotated[tuple[int, ...], NoDecode, SplitByComma, AfterValidator(_steps)]
 Features = Annotated[CommaSeparated, AfterValidator(_features)]
 Baselines = Annotated[CommaSeparated, _some_of(NAMES)]
-Scalings = Annotated[CommaSeparated, _some_of(SCALINGS)]
 
 
 class DataSettings(TableSettings):
@@ -149,17 +146,13 @@ class ModelSettings(DataSettings):
         description="inputs of the network, by comma: names in docs/features.md, FILE.py:NAME for "
         "your own, default for the default ones",
     )
-    scalings: Scalings = Field(
-        _DEFAULT.scalings,
-        description=f"what targets are divided by, one net each, by comma: {', '.join(SCALINGS)}",
-    )
     sequence_length: int = Field(
         _DEFAULT.sequence_length,
         ge=1,
         le=MAX_STEPS,
         description=f"steps of the LSTM; a window holds {MAX_CANDLES} candles at most",
     )
-    hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of each net's state")
+    hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of the network's state")
     dropout: float = Field(
         _DEFAULT.dropout, ge=0, lt=1, description="share of it dropped in training"
     )
@@ -179,7 +172,6 @@ class ModelSettings(DataSettings):
             sequence_length=self.sequence_length,
             horizons=self.horizons,
             quantile_levels=self.quantiles,
-            scalings=self.scalings,  # type: ignore[arg-type]  # checked against SCALINGS
             hidden=self.hidden,
             dropout=self.dropout,
             learning_rate=self.learning_rate,
@@ -217,7 +209,6 @@ class TrainSettings(ModelSettings, Tracked):
       python -m trainer                               the bundle goes to my-bundle
       python -m trainer train --out other-bundle --seed 7
       python -m trainer train --horizons 1,2,3 --quantiles 0.1,0.5,0.9
-      python -m trainer --replace-default             what make train does
     """
 
     help_title: ClassVar[str] = "bundle and test"
@@ -225,11 +216,55 @@ class TrainSettings(ModelSettings, Tracked):
     model_config = own(PROCESS, "train")
 
     out: Path = Field(Path("my-bundle"), description="folder of the bundle to write")
+    test_share: float = Field(
+        0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
+    )
+
+
+class FitSettings(ModelSettings, TopicDataSettings, Tracked):
+    """Trains a bundle on any candles.
+
+    Training sees the candles before --until alone; those from then on, if there are any, are the
+    test. Rows that are not valid candles are reported by row and rule, and left out.
+
+    The network is mixed with the built-in model, and with HAR, in the shares that validation
+    chooses; if none is better than the built-in model as it is, and with fewer than 5,000 windows,
+    the bundle is a copy of that. Where features, horizons, levels or steps are other than its own,
+    and with --alone, the network is of these candles alone.
+
+    With --all: of a folder of Parquet files, one an interval and market, one model of all intervals
+    is trained, as the built-in one was. A third of the symbols, by a hash of their names, and the
+    newest fifth of each file's candles are left for "evaluate --all". Files named validation-*
+    never train.
+
+    Examples:
+      python -m trainer fit --data candles.parquet --out my-bundle
+      python -m trainer fit --all candles/ --out my-bundle
+      python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
+      python -m trainer fit --data kafka --interval 5m --out my-bundle
+    """
+
+    help_title: ClassVar[str] = "bundle and test"
+
+    model_config = own(PROCESS, "fit") | SettingsConfigDict(cli_shortcuts={"all-data": "all"})
+
+    all_data: Path | None = Field(
+        None, description="folder of Parquet files of candles, one an interval and market"
+    )
+    alone: bool = Field(
+        default=False,
+        description="train on these candles alone, where the built-in model would be mixed in or, "
+        "if it serves better, kept",
+    )
+    until: date | None = Field(
+        None, description="train on the candles that open before this date (UTC); by default all"
+    )
+    out: Path = Field(Path("my-bundle"), description="folder of the bundle to write")
     replace_default: bool = Field(
         default=False, description="write the built-in bundle, which all services serve by default"
     )
-    test_share: float = Field(
-        0.1, gt=0, lt=0.9, description="newest share of the dates, kept for the test"
+    compare: bool = Field(
+        default=True, description="compare the test with GARCH and HAR, some seconds a symbol"
     )
 
     @property
@@ -243,31 +278,6 @@ class TrainSettings(ModelSettings, Tracked):
             detail = f"replace_default: expected no --out beside it, got {str(self.out)!r}"
             raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
         return self
-
-
-class FitSettings(ModelSettings, TopicDataSettings, Tracked):
-    """Trains a bundle on any candles.
-
-    Training sees the candles before --until alone; those from then on, if there are any, are the
-    test. Rows that are not valid candles are reported by row and rule, and left out.
-
-    Examples:
-      python -m trainer fit --data candles.parquet --out my-bundle
-      python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
-      python -m trainer fit --data kafka --interval 5m --out my-bundle
-    """
-
-    help_title: ClassVar[str] = "bundle and test"
-
-    model_config = own(PROCESS, "fit")
-
-    until: date | None = Field(
-        None, description="train on the candles that open before this date (UTC); by default all"
-    )
-    out: Path = Field(description="folder of the bundle to write")
-    compare: bool = Field(
-        default=True, description="compare the test with GARCH and HAR, some seconds a symbol"
-    )
 
 
 class WatchSettings(StoreModelSettings, KafkaSettings, Tracked):
@@ -332,7 +342,7 @@ class BacktestSettings(TopicDataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
-    last_close, predicted_close, q0.05 … q0.95 (prices), volatility (per candle). Rows that are not
+    last_close, predicted_close, q0.01 … q0.99 (prices), volatility (per candle). Rows that are not
     valid candles are reported by row and rule, and left out.
 
     Examples:
@@ -361,11 +371,24 @@ class EvaluateSettings(ModelSettings, TopicDataSettings, Tracked):
       python -m trainer evaluate                                  bundled candles, 2006 to 2012
       python -m trainer evaluate --model shared/models/default --data candles.parquet
       python -m trainer evaluate --data candles.csv --start 2018-01-01 --end 2024-01-01 --folds 6
+
+    With --all: a bundle, by default the built-in one, against the baselines on every class of
+    candles in a folder, at times and on symbols that "fit --all FOLDER" has not seen; writes
+    matrix.html and matrix.json. By default against HAR, HAR with time of day, EWMA and both GARCH.
+      python -m trainer evaluate --all candles/
+      python -m trainer evaluate --all candles/ --part validation --baselines har,har-time
     """
 
     help_title: ClassVar[str] = "evaluation"
 
-    model_config = own(PROCESS, "evaluate")
+    all_data: Path | None = Field(
+        None, description="folder of Parquet files of candles, one an interval and market"
+    )
+    part: Literal["validation", "test"] = Field(
+        "test", description="which symbols and times of the folder, with --all"
+    )
+
+    model_config = own(PROCESS, "evaluate") | SettingsConfigDict(cli_shortcuts={"all-data": "all"})
 
     model: Path | None = Field(
         None, description="folder of a frozen bundle; by default networks are trained"
@@ -386,6 +409,11 @@ class EvaluateSettings(ModelSettings, TopicDataSettings, Tracked):
     configurations_tried: int = Field(
         CONFIGURATIONS_TRIED, ge=1, description="configurations tried on validation, for the report"
     )
+
+    @property
+    def baselines_of_classes(self) -> tuple[str, ...]:
+        """Methods to compare with by class: those given, else the strong ones."""
+        return self.baselines if "baselines" in self.model_fields_set else OF_CLASSES
 
     @property
     def unused_with_model(self) -> tuple[str, ...]:

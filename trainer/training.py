@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, default_path
+from shared.bundle import load as load_bundle
+from shared.candles import INTERVALS_MS
 from shared.forecaster import Forecaster
+from trainer import blend, panels
 from trainer import export as exporting
-from trainer.dataset import Samples, Source, data_span, split
+from trainer.dataset import Samples, Source, data_span, load, split
 from trainer.evaluate import backtest, losses
 from trainer.evaluate.baselines.empirical import Drift, Persistence
 from trainer.evaluate.baselines.run import BASELINES
 from trainer.evaluate.baselines.walk import Walk, forecast_symbol
 from trainer.evaluate.evaluation import MODEL, Evaluation, NothingToCompare, evaluate
 from trainer.export import Exported
-from trainer.fit import Fitted
+from trainer.fit import Epoch, Fitted, fit_parts
+from trainer.fit_config import FitConfig
+from trainer.network import Model
+from trainer.panels import Panel
 
 COMPARED: Final = ("garch", "har", "persistence")
 """Baselines that a training is compared with on its test: the best of evaluations, and none."""
 
 NAME: Final = "lstm"
 """Name of the models trained here; their version follows it."""
+
+
+log = logging.getLogger("trainer")
+
+KEPT_OUT: Final = frozenset({"AAPL", "GOOG", "IBM", "MSFT"})
+"""Symbols of the bundled candles, on which the demo runs and ``evaluate`` measures."""
+
+
+def built_in_for(config: FitConfig) -> Model | None:
+    """Return the built-in model if one of this config can be mixed with it; None otherwise."""
+    loaded = load_bundle(default_path())
+    different = blend.unlike(config, loaded.config)
+    if different:
+        log.info("trained on these candles alone: the built-in model has other %s", different)
+        return None
+    model = exporting.rebuild(loaded)
+    return model if isinstance(model, Model) else None
+
+
+def keep_built_in(out: Path) -> BundleConfig:
+    """Write a copy of the built-in bundle into a folder, and return its config."""
+    loaded = load_bundle(default_path())
+    if out.resolve() != loaded.path.resolve():
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (*FILE_NAMES, CONFIG_NAME):
+            shutil.copyfile(loaded.path / name, out / name)
+    return loaded.config
 
 
 @dataclass(frozen=True)
@@ -82,16 +119,62 @@ def export(fitted: Fitted, source: Source, stop_ms: int) -> Exported:
     Raises:
         ExportError: when they do not agree.
     """
-    length = fitted.config.window_length
-    seen = partial(source.until(stop_ms).windows, length, 0)
-    check_on = partial(source.windows, length, stop_ms)
+    lengths = fitted.config.window_lengths(source.interval)
+    seen = partial(source.until(stop_ms).windows, lengths, 0)
+    check_on = partial(source.windows, lengths, stop_ms)
     span = data_span(source, stop_ms)
-    return exporting.export(fitted, seen, check_on, NAME, source.interval, span)
+    return exporting.export(fitted, seen, check_on, NAME, (source.interval,), span)
+
+
+def fit_folder(
+    folder: Path,
+    config: FitConfig,
+    seed: int,
+    on_epoch: Callable[[Epoch], object],
+    on_panel: Callable[[str], object],
+) -> tuple[Fitted, list[Panel]]:
+    """Train one model on a folder of candles of many symbols and intervals; see ``panels``.
+
+    No symbol of the bundled candles trains, so that they show what the model does on new ones.
+
+    Raises:
+        ValueError: when there are too few candles.
+    """
+    data = panels.read(folder)
+    train, validation, final = (
+        partial(panels.draw, data, config, part, count, seed, KEPT_OUT, on_panel)
+        for part, count in (
+            ("train", 9 * config.windows // 10),
+            ("validation", 3 * config.windows // 25),
+            ("all", config.windows),
+        )
+    )
+    return fit_parts(train(), validation(), final, config, seed, on_epoch), data
+
+
+def export_folder(fitted: Fitted, data: Sequence[Panel]) -> Exported:
+    """Return a model of ``fit_folder`` as a checked graph; its golden windows are bundled candles.
+
+    It is for every interval from the shortest to the longest that it has seen: to the network an
+    interval is a number.
+
+    Raises:
+        ExportError: when PyTorch and ONNX Runtime do not agree.
+    """
+    config = fitted.config
+    bundled = load(None)
+    lengths = config.window_lengths("1d")[-1:]
+    seen = partial(Source(bundled.name, "1d", bundled.symbols).windows, lengths, 0)
+    trained = {panel.interval for panel in data if panel.trains}
+    least, most = (pick(INTERVALS_MS[name] for name in trained) for pick in (min, max))
+    intervals = [name for name, length in INTERVALS_MS.items() if least <= length <= most]
+    check_on = partial(panels.some_windows, data, config)
+    return exporting.export(fitted, seen, check_on, NAME, intervals, panels.span(data, KEPT_OUT))
 
 
 def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
     """Return the errors of a model, persistence and drift on the candles from ``stop_ms`` on."""
-    table = backtest.run(forecaster, source.symbols, stop_ms)
+    table = backtest.run(forecaster, source.symbols, stop_ms, interval=source.interval)
     walk = Walk(forecaster.horizons, forecaster.quantile_levels, first=forecaster.window_length)
     joined = {MODEL: losses.join_outcomes(table, source.symbols)}
     for baseline in (Persistence(), Drift()):
@@ -138,10 +221,10 @@ def compare(
 
 
 def curves(fitted: Fitted) -> Iterator[tuple[str, int, float]]:
-    """Yield the losses of each net by epoch: name, epoch, value."""
+    """Yield the losses by epoch: name, epoch, value."""
     for epoch in fitted.history:
         for name in ("train_loss", "pinball", "volatility"):
-            yield f"net{epoch.net}_{epoch.scaling}_{name}", epoch.epoch, getattr(epoch, name)
+            yield name, epoch.epoch, getattr(epoch, name)
 
 
 def metrics_of(test: Test) -> dict[str, float]:

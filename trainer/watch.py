@@ -382,7 +382,9 @@ def _losses(
     parts = []
     for name, held in source.symbols.items():
         symbol: Mapping[str, SymbolCandles] = {name: held}
-        table = losses.join_outcomes(backtest.run(forecaster, symbol, start_ms), symbol)
+        table = losses.join_outcomes(
+            backtest.run(forecaster, symbol, start_ms, interval=source.interval), symbol
+        )
         others = [quantile_column(level) for level in levels_of(table) if level not in levels]
         table = table.drop(columns=others)
         inside = table["close"].between(

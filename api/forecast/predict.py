@@ -18,7 +18,7 @@ from api.forecast.histories import Series, newest
 from api.forecast.interpolate import Curve
 from api.forecast.slicing import Work
 from shared.candles import DAY_MS, WEEKEND
-from shared.forecaster import Forecaster, HorizonWriter, Models, Prediction, to_prices
+from shared.forecaster import Forecaster, HorizonWriter, Models, Prediction, length_of, to_prices
 from shared.forecasts import due_ms
 from shared.metrics import ApiMetrics
 from shared.window import even_times
@@ -56,6 +56,10 @@ class _Waiting:
     window: Array  # (T, 5)
     open_ms: Times  # (T,)
     future: asyncio.Future[Prediction]
+
+    def shares_with(self, other: _Waiting) -> bool:
+        """Return whether both can be in one call: of one model, their windows of one length."""
+        return self.forecaster is other.forecaster and len(self.window) == len(other.window)
 
 
 class Predictor:
@@ -96,7 +100,7 @@ class Predictor:
         """
         forecaster = self.models.of(DEFAULT_INTERVAL, held=len(history))
         try:
-            window = newest(history, forecaster.window_length)
+            window = newest(history, _length(forecaster, DEFAULT_INTERVAL, len(history)))
         except ValueError as error:
             raise UnusableHistory("too_short", str(error)) from None
         prediction = await self._share(forecaster, window, even_times(1, len(window))[0])
@@ -124,14 +128,16 @@ class Predictor:
             UnusableHistory: as ``answer`` does, with the number of the history.
         """
         made: dict[int, orjson.Fragment] = {}
-        numbers_of: dict[int, tuple[Forecaster, list[int]]] = {}
+        numbers_of: dict[tuple[int, int], tuple[Forecaster, list[int]]] = {}
         for number, history in enumerate(series):
             forecaster = self._of(history)
-            numbers_of.setdefault(id(forecaster), (forecaster, []))[1].append(number)
-        for forecaster, numbers in numbers_of.values():
+            interval = history.interval or DEFAULT_INTERVAL
+            key = id(forecaster), _length(forecaster, interval, len(history.candles))
+            numbers_of.setdefault(key, (forecaster, []))[1].append(number)
+        for (_, length), (forecaster, numbers) in numbers_of.items():
             windows: list[tuple[Array, Times]] = []
             for number in numbers:
-                windows.append(_window(number, series[number], forecaster.window_length))
+                windows.append(_window(number, series[number], length))
                 yield
             for first in range(0, len(numbers), CHUNK):
                 some = slice(first, first + CHUNK)
@@ -198,8 +204,9 @@ class Predictor:
 
     def _run(self) -> None:
         """Predict for all that wait for the same model, and wake them."""
-        forecaster = self._waiting[0].forecaster
-        some = list(takewhile(lambda waiting: waiting.forecaster is forecaster, self._waiting))
+        first = self._waiting[0]
+        forecaster = first.forecaster
+        some = list(takewhile(first.shares_with, self._waiting))
         some = some[:MAX_SHARED]
         del self._waiting[: len(some)]
         if self._waiting:
@@ -218,6 +225,11 @@ class Predictor:
         for row, waiting in enumerate(some):
             if not waiting.future.done():  # a client that has left has cancelled its own
                 waiting.future.set_result(_row(prediction, row))
+
+
+def _length(forecaster: Forecaster, interval: str, held: int) -> int:
+    """Return the candles of the longest window that a history fills; at least what is needed."""
+    return length_of(forecaster.lengths(interval), held) or forecaster.window_length
 
 
 def _window(number: int, series: Series, length: int) -> tuple[Array, Times]:

@@ -1,4 +1,7 @@
-"""Features of the default bundle written in pandas, as in a notebook: one window at a time."""
+"""Features of the default bundle written in pandas, as in a notebook: one window at a time.
+
+Of daily candles: where there is a time of day, the features of its slots are not these.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,15 @@ import numpy as np
 import pandas as pd
 
 GARMAN_KLASS: Final = 2 * np.log(2) - 1
+DAY_MS: Final = 86_400_000
+SLOTS: Final = (
+    "slot-ahead-1",
+    "slot-ahead-5",
+    "slot-ahead-10",
+    "slot-before-1",
+    "slot-before-5",
+    "slot-before-22",
+)
 Rows = Sequence[Mapping[str, Any]]
 _Lags = tuple[int, int]
 
@@ -16,12 +28,12 @@ _Lags = tuple[int, int]
 def compute(rows: Rows, features: Sequence[str], steps: int) -> pd.DataFrame:
     """Return the features of the newest steps of a window of candles, oldest first."""
     frame = pd.DataFrame(list(rows))
-    table = _volatility(frame).join(_levels(frame))
+    table = _volatility(frame).join(_levels(frame)).join(_times(frame))
     return table.loc[:, list(features)].tail(steps)
 
 
 def _variance(frame: pd.DataFrame) -> Any:
-    gap = np.log(frame["open"] / frame["close"].shift(1))
+    gap = np.log((frame["open"] / frame["close"].shift(1)).fillna(1.0))
     body = np.log(frame["close"] / frame["open"])
     spread = np.log(frame["high"] / frame["low"])
     return (gap**2 + 0.5 * spread**2 - GARMAN_KLASS * body**2).clip(lower=0)
@@ -51,6 +63,8 @@ def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
             "scaled-gap": np.log(frame["open"] / frame["close"].shift(1)) / np.sqrt(month),
             "return-range-ratio": np.log((moves / ranges).clip(lower=0.2)),
             **{name: _quarter(variance, level, *lags) for name, lags in quarters.items()},
+            "range-volatility-480": np.log(max(variance.tail(480).mean(), 1e-10)) / 2,
+            **dict.fromkeys(SLOTS, np.log(level.iloc[-1]) / 2),
         }
     )
 
@@ -75,5 +89,18 @@ def _levels(frame: pd.DataFrame) -> pd.DataFrame:
             "sma-ratio": close / close.rolling(20).mean() - 1,
             "rsi": 100 * gains / (gains + losses.mean()),
             "log-volume": np.log(share),
+        }
+    )
+
+
+def _times(frame: pd.DataFrame) -> pd.DataFrame:
+    spacing = frame["open_ms"].diff()
+    shortest = spacing.rolling(22).min()
+    return pd.DataFrame(
+        {
+            "gap-length": np.log(spacing / shortest),
+            "usual-gap": np.log(spacing.rolling(120).mean() / shortest),
+            "interval": np.log(shortest / DAY_MS),
+            "slots-known": 0.0,
         }
     )

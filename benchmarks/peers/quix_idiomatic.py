@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from quixstreams import Application, State
 from benchmarks.peers import pandas_features
 from benchmarks.peers.options import Options, row_of
 from shared import bundle
-from shared.window import Window
+from shared.window import Window, stack
 from trainer.export import rebuild
+
+COLUMNS: Final = ("open_ms", "open", "high", "low", "close", "volume")
 
 
 class Step:
@@ -29,7 +31,7 @@ class Step:
     def forecast(self, candle: dict[str, Any], state: State) -> dict[str, Any]:
         """Return the forecast of one candle after remembering it."""
         history = state.get("candles") or self._history(candle["symbol"])
-        history.append({name: candle[name] for name in ("open", "high", "low", "close", "volume")})
+        history.append({name: candle[name] for name in COLUMNS})
         history = history[-self._config.window_length :]
         state.set("candles", history)
         features = pandas_features.compute(history, list(self._config.features), self._steps)
@@ -61,9 +63,9 @@ class Step:
 
     def _history(self, symbol: str) -> list[dict[str, float]]:
         window = Window(self._config.window_length, self._known[row_of(symbol)].tobytes())
-        names = ("open", "high", "low", "close", "volume")
-        rows: list[list[float]] = window.ohlcv().tolist()
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        candles, open_ms = stack([window])
+        rows: list[list[float]] = np.column_stack([open_ms[0], candles[0]]).tolist()
+        return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
 def main(options: Options) -> None:

@@ -75,19 +75,17 @@ def answers(port: int) -> bool:
 
 
 def asked(port: int, history: list[Any]) -> dict[str, Any]:
-    body = {
-        "history": [
-            {name: getattr(one, name) for name in ("open", "high", "low", "close", "volume")}
-            for one in history
-        ]
-    }
+    """Return the API's forecast of candles with their times, which the model reads as well."""
+    names = ("open_ms", "open", "high", "low", "close", "volume")
+    candles = [{name: getattr(one, name) for name in names} for one in history]
+    body = {"histories": [{"interval": "1d", "candles": candles}]}
     with closing(http.client.HTTPConnection(HOST, port, timeout=30)) as connection:
         headers = {"content-type": "application/json"}
-        connection.request("POST", "/predict", json.dumps(body).encode(), headers)
+        connection.request("POST", "/v1/forecasts", json.dumps(body).encode(), headers)
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
-        answered: dict[str, Any] = json.loads(answer.read())
-        return answered
+        forecast: dict[str, Any] = json.loads(answer.read())["forecasts"][0]
+        return forecast
 
 
 def test_topic_api_and_backtest_agree_and_a_second_replay_repeats_them(
@@ -97,7 +95,7 @@ def test_topic_api_and_backtest_agree_and_a_second_replay_repeats_them(
     forecaster: OnnxForecaster,
 ) -> None:
     by_symbol = candles_by_symbol()
-    length = forecaster.window_length
+    length, longest = forecaster.window_length, forecaster.lengths("1d")[-1]
     owed = sum(len(candles) - length + 1 for candles in by_symbol.values())
     first = replay(processes, WorkerTopics.make(kafka, unique_name), owed)
     second = replay(processes, WorkerTopics.make(kafka, unique_name), owed)
@@ -115,7 +113,7 @@ def test_topic_api_and_backtest_agree_and_a_second_replay_repeats_them(
         last = seeded.randrange(length - 1, len(by_symbol[symbol]))
         newest = by_symbol[symbol][last]
         forecast = streamed[symbol, newest.close_ms]
-        answer = asked(port, by_symbol[symbol][last - length + 1 : last + 1])
+        answer = asked(port, by_symbol[symbol][max(0, last - longest + 1) : last + 1])
         assert forecast.last_close == answer["last_close"] == newest.close
         for horizon, horizon_answer in zip(forecast.horizons, answer["horizons"], strict=True):
             row = tested[symbol, newest.open_ms, horizon.step]

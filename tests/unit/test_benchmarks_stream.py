@@ -71,8 +71,8 @@ def test_pandas_features_are_the_models(config: bundle.BundleConfig) -> None:
     for row in market.windows:
         candles = Window(config.window_length, row.tobytes()).ohlcv().astype(np.float64)
         rows = [
-            dict(zip(("open", "high", "low", "close", "volume"), one, strict=True))
-            for one in candles.tolist()
+            dict(zip(("open", "high", "low", "close", "volume", "open_ms"), values, strict=True))
+            for values in np.column_stack([candles, times]).tolist()
         ]
         steps = int(str(config.training["sequence_length"]))
         got = pandas_features.compute(rows, list(config.features), steps)

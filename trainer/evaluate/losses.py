@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
 from trainer.evaluate.realised import mean_ahead, range_variances
+
+MAX_QLIKE: Final = 20.0
+"""Most that one forecast's QLIKE counts."""
 
 
 class Symbol(Protocol):
@@ -133,10 +136,10 @@ def qlike(realised: NDArray[np.float64], forecast: NDArray[np.float64]) -> NDArr
 
     Patton, "Volatility forecast comparison using imperfect volatility proxies" (2011): its
     ranking survives the noise of the proxy. A market that stood still over the whole step has
-    no variance to score: NaN.
+    no variance to score: NaN. At most ``MAX_QLIKE``, so that one forecast cannot rule a mean.
     """
     ratio = np.where(realised > 0, realised, np.nan) / forecast
-    return ratio - np.log(ratio) - 1
+    return np.minimum(ratio - np.log(ratio) - 1, MAX_QLIKE)
 
 
 def central_intervals(levels: Sequence[float]) -> dict[int, tuple[float, float]]:

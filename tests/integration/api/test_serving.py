@@ -96,8 +96,8 @@ def test_predict_gives_the_models_numbers(api: Api) -> None:
     status, text = api.ask("POST", "/predict", request_body())
     assert status == 200
     answer = json.loads(text)
-    rows = [list(candle.values()) for candle in history[-forecaster.window_length :]]
-    length = forecaster.window_length
+    length = forecaster.lengths("1d")[-1]
+    rows = [list(candle.values()) for candle in history[-length:]]
     prediction = forecaster.predict(held(np.array([rows])), even_times(1, length))
     prices = to_prices(np.array([history[-1]["close"]]), prediction)[0]
     assert answer["last_close"] == history[-1]["close"]

@@ -205,7 +205,7 @@ def replay(topics: WorkerTopics, models: Models) -> Replay:
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):
-        result = advance(messages[start : start + 512], table.get, models, models.window_length, 0)
+        result = advance(messages[start : start + 512], table.get, models, 0, 1 << 52)
         table.update({key: state for key, (_, state) in result.states.items()})
         ids.update(made.id for _, made in result.forecasts)
         for _, encoded in result.scores:

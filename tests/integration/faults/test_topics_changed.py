@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -18,6 +19,7 @@ from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, read_forecasts, write_candles
 from tests.integration.workers import RunningWorker, WorkerTopics, launch_worker, start_worker
 from tests.kafka import kafka_at
+from tests.recipes import Recipe
 
 pytestmark = pytest.mark.integration
 
@@ -125,10 +127,15 @@ def test_windows_that_the_changelog_has_lost_are_rebuilt_from_the_candles(
 
 
 def test_a_longer_window_is_filled_from_the_candles_topic(
-    processes: Processes, topics: WorkerTopics
+    processes: Processes, topics: WorkerTopics, tmp_path: Path
 ) -> None:
-    warm(processes, topics)
-    worker = start_worker(processes, topics, "--window", "160")
+    days, needed = 170, 40
+    model = ("--model", str(Recipe(window_length=needed).write(tmp_path / "short")))
+    worker = start_worker(processes, topics, *model)
+    write_candles(topics.bootstrap, topics.candles, market(days))
+    wait_for(topics, len(SYMBOLS) * (days - needed + 1), worker)
+    assert worker.process.stop(15) == 0
+    worker = start_worker(processes, topics, *model, "--window", "160")
     assert worker.metrics()["candlecast_windows_rebuilt_total"] == len(SYMBOLS)
     assert worker.metrics()["candlecast_window_bytes"] == len(SYMBOLS) * (52 + 28 * 160)
     assert worker.process.stop(15) == 0

@@ -259,6 +259,7 @@ def test_sigterm_under_load_drains_and_ends_with_0(
 
 def test_metrics_tell_what_happened(processes: Processes, topics: WorkerTopics) -> None:
     worker = start_worker(processes, topics)
+    at_load = worker.metrics()["candlecast_model_seconds_sum"]
     candles = walk(WARM_UP + 5)
     write_candles(topics.bootstrap, topics.candles, candles)
     write(topics.bootstrap, topics.candles, [(b"AAPL", b"nonsense")])
@@ -280,10 +281,10 @@ def test_metrics_tell_what_happened(processes: Processes, topics: WorkerTopics) 
     assert metrics["candlecast_send_seconds_count"] == batches
     calls = metrics["candlecast_model_seconds_count"]
     assert calls >= 1
-    in_calls = metrics["candlecast_model_seconds_sum"]
+    in_calls = metrics["candlecast_model_seconds_sum"] - at_load
     assert 0 < in_calls < metrics["candlecast_batch_seconds_sum"]
     assert metrics["candlecast_windows"] == 1
-    assert metrics["candlecast_window_bytes"] == 52 + 28 * MODEL.window_length
+    assert metrics["candlecast_window_bytes"] == 52 + 28 * len(candles)
     assert metrics["process_cpu_seconds_total"] > 0
     assert metrics["process_resident_memory_bytes"] > 1e7
     assert metrics[f'candlecast_model_info{{"version": "{MODEL.model_version}"}}'] == 1

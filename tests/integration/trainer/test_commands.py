@@ -33,6 +33,7 @@ from trainer.__main__ import main
 from trainer.dataset import Source
 from trainer.evaluate import backtest, report
 from trainer.features import Candles, extract
+from trainer.network import Model
 from trainer.scaling import relative
 from trainer.settings import TrainSettings
 
@@ -96,7 +97,7 @@ def test_a_training_says_what_it_is_worth_and_what_comes_next(
     for words in (
         "Its distribution forecast, against GARCH-t: 1 candle ahead",
         "Its volatility forecast, against HAR: 1 candle ahead",
-        "Its 90 % interval held the outcome: 1 candle ahead",
+        "Its 98 % interval held the outcome: 1 candle ahead",
         f"candlecast demo --model {out} --path {candles}",
         f"candlecast trainer evaluate --model {out} --data {candles}",
     ):
@@ -129,7 +130,7 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
     assert run.data.params["sequence_length"] == "8"
     assert run.data.params["seed"] == "0"
     client = MlflowClient(f"sqlite:///{store}")
-    curve = client.get_metric_history(run.info.run_id, "net0_har_train_loss")
+    curve = client.get_metric_history(run.info.run_id, "train_loss")
     assert [point.step for point in curve] == list(range(len(curve)))
     assert len(curve) > 1
     for name in ("mse", "rmse", "mae"):
@@ -232,8 +233,8 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     length = bundle.load(trained).config.window_length
     assert len(table) == 2 * (1000 - length + 1) * 3
     assert list(table.columns) == [
-        "symbol", "open_ms", "step", "last_close", "predicted_close", "q0.05", "q0.1", "q0.25",
-        "q0.5", "q0.75", "q0.9", "q0.95", "volatility",
+        "symbol", "open_ms", "step", "last_close", "predicted_close", "q0.01", "q0.025", "q0.05",
+        "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95", "q0.975", "q0.99", "volatility",
     ]  # fmt: skip
     assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -258,7 +259,7 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
     assert [name for name in table.columns if name[0] == "q"] == ["q0.2", "q0.5", "q0.95"]
     assert set(table["step"]) == {2, 7}
     forecaster = OnnxForecaster(bundle.load(tmp_path / "b"))
-    used = dataset.load(candles).symbols["IBM"].candles[-forecaster.window_length :]
+    used = dataset.load(candles).symbols["IBM"].candles[-forecaster.lengths("1d")[-1] :]
     names = ("open", "high", "low", "close", "volume")
     history = [dict(zip(names, one, strict=True)) for one in used.tolist()]
     answer = predict(application(forecaster), history).json()
@@ -347,23 +348,31 @@ def default() -> bundle.Bundle:
 def windows(default: bundle.Bundle) -> tuple[np.ndarray, np.ndarray]:
     """Return 500 real windows of all symbols, candles (B, T, 5) and times (B, T)."""
     source = Source("bundled", "1d", dataset.load(None).symbols)
-    parts = list(source.windows(default.config.window_length, 0, 4096))
+    parts = list(source.windows((default.config.window_length,), 0, 4096))
     candles, open_ms = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     rows = np.linspace(0, len(candles) - 1, 500).astype(int)
     return candles[rows], open_ms[rows]
 
 
-def test_the_default_bundle_is_small_and_of_the_bundled_candles(default: bundle.Bundle) -> None:
-    assert sum(path.stat().st_size for path in default.path.iterdir()) < 500_000
-    assert default.config.data.source == "bokeh_sampledata/_data/stocks.csv.gz"
-    assert default.config.data.symbols == ("AAPL", "GOOG", "IBM", "MSFT")
+def test_the_default_bundle_is_small_and_for_minutes_to_days(default: bundle.Bundle) -> None:
+    config = default.config
+    assert sum(path.stat().st_size for path in default.path.iterdir()) < 1_000_000
+    assert {"1m", "5m", "15m", "1h", "1d"} <= set(config.intervals)
+    assert config.quantile_levels[0] == 0.01
+    assert config.quantile_levels[-1] == 0.99
+    assert len(config.data.parts) >= 7
+    assert sum(part.candles for part in config.data.parts) == config.data.candles > 1_000_000
+
+
+def test_no_symbol_of_the_bundled_candles_trained_the_default(default: bundle.Bundle) -> None:
+    assert not set(dataset.load(None).symbols) & set(default.config.data.symbols)
 
 
 def test_the_default_bundle_is_rebuilt_from_its_weights(
     default: bundle.Bundle, windows: tuple[np.ndarray, np.ndarray]
 ) -> None:
     model = export.rebuild(default)
-    assert export.to_onnx(model, default.config.window_length) == default.onnx
+    assert export.to_onnx(model) == default.onnx
     apart = export.largest_difference(model, OnnxForecaster(default), [windows])
     assert apart <= TOLERANCE
 
@@ -372,6 +381,7 @@ def test_the_scaling_in_the_graph_is_that_of_the_scalers(
     default: bundle.Bundle, windows: tuple[np.ndarray, np.ndarray]
 ) -> None:
     model = export.rebuild(default)
+    assert isinstance(model, Model)
     scalers = joblib.load(default.path / bundle.SCALERS_NAME)
     series = Candles(torch.from_numpy(windows[0]), torch.from_numpy(windows[1]), model.steps)
     newest = extract(model.features, series)[:, -1].double().numpy()

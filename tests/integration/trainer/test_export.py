@@ -41,7 +41,7 @@ def windows(config: FitConfig, count: int = 300, seed: int = 0) -> Windows:
 
 
 def made_bundle(fitted: Fitted, seen: Windows, check_on: Windows | None = None) -> export.Exported:
-    return export.export(fitted, lambda _: seen, lambda _: check_on or seen, "small", "1d", SPAN)
+    return export.export(fitted, lambda _: seen, lambda _: check_on or seen, "small", ("1d",), SPAN)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_bundle_is_written_verified_and_rebuilt_from_weights(
     rebuilt = export.rebuild(loaded)
     apart = export.largest_difference(rebuilt, OnnxForecaster(loaded), windows(SMALL))
     assert apart <= TOLERANCE
-    assert export.to_onnx(rebuilt, SMALL.window_length) == loaded.onnx
+    assert export.to_onnx(rebuilt) == loaded.onnx
 
 
 def test_the_graph_names_no_file_of_this_machine(exported: export.Exported) -> None:
@@ -128,9 +128,7 @@ def whole_batch() -> Prediction:
         FitConfig(
             sequence_length=3, hidden=2, max_epochs=1, horizons=(2,), quantile_levels=(0.3, 0.5)
         ),
-        FitConfig(
-            sequence_length=3, hidden=2, max_epochs=1, quantile_levels=(0.5,), scalings=("level",)
-        ),
+        FitConfig(sequence_length=3, hidden=2, max_epochs=1, quantile_levels=(0.5,)),
         FitConfig(sequence_length=3, hidden=2, max_epochs=1, quantile_levels=(0.2, 0.4, 0.5, 0.9)),
     ],
     ids=["one-horizon", "median-only", "uneven-levels"],

@@ -39,6 +39,10 @@ class Stub:
         self.fault = fault
         self.seen: NDArray[np.float64] | None = None
 
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        del interval
+        return (self.window_length,)
+
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         del open_ms
         self.seen = candles

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from producer.settings import ProducerSettings
+from shared.bundle import default_path, load
 from shared.candles import MAX_CANDLES
+
+OF_5M = ["--source", "yfinance", "--interval", "5m"]
 
 
 def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -23,6 +26,18 @@ def test_a_window_is_republished_up_to_the_bound_of_all_windows(
     assert MAX_CANDLES in {settings.window, settings.history}
     error = error_of([flag, str(MAX_CANDLES + 1)], capsys)
     assert error.startswith(f"producer: {flag[2:]}: expected at most 2048")
+
+
+@pytest.mark.parametrize(
+    ("argv", "candles"),
+    [([], 512), (OF_5M, MAX_CANDLES), ([*OF_5M, "--window", "160"], 160)],
+)
+def test_a_split_renews_what_the_built_in_model_reads(argv: list[str], candles: int) -> None:
+    settings = ProducerSettings.read(argv, "producer")
+    assert settings.window_candles == candles
+    if settings.window is None:
+        longest = load(default_path()).config.window_lengths[settings.interval][-1]
+        assert candles >= longest
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,15 @@ from shared.window import held
 from trainer import dataset
 from trainer.dataset import Samples, SymbolCandles
 from trainer.evaluate.realised import range_variances
-from trainer.features import Candles, extract, window_length
+from trainer.features import Candles, extract
+from trainer.fit_config import FitConfig
 
-NAMES = ("log-return", "rsi", "range-volatility-5")
-STEPS = 3
 HORIZONS = (1, 4)
-LENGTH = window_length(NAMES, STEPS)
+STEPS = 3
+CONFIG = FitConfig(sequence_length=STEPS, horizons=HORIZONS)
+NAMES = CONFIG.features
+LENGTH = CONFIG.window_length
+LONG = 512
 DAY_MS = 86_400_000
 
 
@@ -31,7 +34,7 @@ def walk(count: int, seed: int = 0) -> SymbolCandles:
 
 
 def samples(symbols: dict[str, SymbolCandles]) -> Samples:
-    return dataset.samples_of(symbols, NAMES, STEPS, HORIZONS)
+    return dataset.samples_of(symbols, CONFIG, "1d")
 
 
 def test_the_bundled_data_are_clean_but_for_a_real_crash() -> None:
@@ -54,9 +57,9 @@ def test_symbols_of_the_bundled_data_can_be_chosen() -> None:
 
 
 def test_samples_are_windows_with_what_came_after_them() -> None:
-    symbol = walk(90)
+    symbol = walk(190)
     made = samples({"A": symbol})
-    assert len(made) == 90 - (LENGTH - 1) - max(HORIZONS)
+    assert len(made) == 190 - (LENGTH - 1) - max(HORIZONS)
     at = LENGTH - 1 + 7
     window = slice(at + 1 - LENGTH, at + 1)
     candles = Candles(
@@ -64,7 +67,7 @@ def test_samples_are_windows_with_what_came_after_them() -> None:
         torch.from_numpy(symbol.open_ms[window])[None],
         STEPS,
     )
-    np.testing.assert_allclose(made.features[7], extract(NAMES, candles)[0], rtol=1e-6)
+    np.testing.assert_allclose(made.features[7], extract(NAMES, candles)[0], rtol=1e-6, atol=1e-6)
     close = symbol.candles[:, 3]
     np.testing.assert_allclose(made.log_return[7], np.log(close[[at + 1, at + 4]] / close[at]))
     variances = range_variances(symbol.candles[at : at + 5])[1:]
@@ -74,7 +77,7 @@ def test_samples_are_windows_with_what_came_after_them() -> None:
 
 
 def test_a_split_embargoes_outcomes_that_are_open_at_the_cut() -> None:
-    made = samples({"A": walk(120), "B": walk(100, seed=1)})
+    made = samples({"A": walk(220), "B": walk(200, seed=1)})
     cut_ms = dataset.cut_at(made, 0.7)
     train, rest = dataset.split(made, cut_ms)
     assert train.known_ms.max() < cut_ms <= rest.open_ms.min()
@@ -84,8 +87,8 @@ def test_a_split_embargoes_outcomes_that_are_open_at_the_cut() -> None:
 
 
 def test_nothing_before_a_cut_depends_on_what_comes_after() -> None:
-    whole = walk(150)
-    cut_ms = 100 * DAY_MS
+    whole = walk(250)
+    cut_ms = 200 * DAY_MS
     train, _ = dataset.split(samples({"A": whole}), cut_ms)
     truncated = samples({"A": whole.until(cut_ms)})
     np.testing.assert_array_equal(train.features, truncated.features)
@@ -95,7 +98,23 @@ def test_nothing_before_a_cut_depends_on_what_comes_after() -> None:
 
 
 def test_short_symbols_are_left_out_and_named() -> None:
-    symbols = {"A": walk(90), "B": walk(LENGTH + max(HORIZONS) - 1)}
+    symbols = {"A": walk(190), "B": walk(LENGTH + max(HORIZONS) - 1)}
     assert len(samples(symbols)) == len(samples({"A": symbols["A"]}))
     with pytest.raises(ValueError, match=rf"at least {LENGTH + 4}, .* at most {LENGTH + 3}, of B"):
         samples({"B": symbols["B"]})
+
+
+def test_windows_grow_with_the_candles_that_there_are() -> None:
+    symbol = walk(LONG + 40)
+    made = samples({"A": symbol})
+    for number, length in ((0, LENGTH), (LONG - LENGTH - 1, LENGTH), (LONG - LENGTH, LONG)):
+        stop = LENGTH + number
+        some = slice(stop - length, stop)
+        candles = Candles(
+            torch.from_numpy(held(symbol.candles[some]))[None],
+            torch.from_numpy(symbol.open_ms[some])[None],
+            STEPS,
+            LENGTH,
+        )
+        expected = extract(NAMES, candles)[0]
+        np.testing.assert_allclose(made.features[number], expected, rtol=1e-6, atol=1e-6)

@@ -23,7 +23,7 @@ from trainer.features import FEATURES, Candles, check, extract, feature, resolve
 STEPS = 24
 TIMES = ("time-of-day-sin", "time-of-day-cos", "day-of-week-sin", "day-of-week-cos", "gap-length",
          "candles-since-gap")  # fmt: skip
-NAMES = tuple(FEATURES)
+NAMES = tuple(name for name, known in FEATURES.items() if known.reach == known.lookback)
 LENGTH = window_length(NAMES, STEPS)
 DAY_MS = 86_400_000
 
@@ -125,6 +125,8 @@ def oracle(candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> pd.DataF
             "time-of-day-cos": np.cos(day),
             "day-of-week-sin": np.sin(week),
             "day-of-week-cos": np.cos(week),
+            "interval": log(shortest / DAY_MS),
+            "usual-gap": log(spacing.rolling(120).mean() / shortest),
             "gap-length": log(spacing / shortest),
             "candles-since-gap": since,
             "return-range-ratio": log((moved.abs().rolling(120).mean() / volatility).clip(0.2)),
@@ -278,7 +280,9 @@ def own_file(folder: Path, name: str, formula: str) -> str:
         ("whole", "candles.close / candles.open - 1", None),
         ("ahead", "candles.newest(candles.close) / candles.close[:, -1:] - 1", "looks ahead"),
         ("far", "candles.mean(candles.close, 9)", "further than its lookback of 3"),
-        ("narrow", "candles.close[:, -1:]", "expected float64 of shape"),
+        ("narrow", "candles.close[:, -2:]", "expected float64 of shape"),
+        ("newest", "candles.close[:, -1:] / candles.open[:, -1:]", None),
+        ("newest_far", "candles.close[:, -1:] / candles.close[:, -9:-8]", "lookback of 3"),
         ("single", "candles.close.float()", "expected float64 of shape"),
         ("odd", "candles.newest(candles.close) * float('inf')", "expected finite values"),
     ],
@@ -287,13 +291,13 @@ def test_a_file_of_ones_own_is_loaded_and_tried(
     name: str, formula: str, expected: str | None, tmp_path: Path, real: dict[str, SymbolCandles]
 ) -> None:
     names = resolve(["default", own_file(tmp_path, name, formula)], ("rsi",))
-    assert names == ("rsi", name)
+    assert names == ("rsi", name.replace("_", "-"))
     window = torch.from_numpy(windows(real["IBM"].candles)[:3].copy())
     times = torch.arange(LENGTH).expand(3, -1) * DAY_MS
     if expected is None:
         check(names, STEPS, window, times)
     else:
-        with pytest.raises(ValueError, match=f"{name}: .*{expected}"):
+        with pytest.raises(ValueError, match=f"{name.replace('_', '-')}: .*{expected}"):
             check(names, STEPS, window, times)
 
 

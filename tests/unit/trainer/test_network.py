@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from shared.bundle import DataSpan
+from trainer import dataset
 from trainer.dataset import Samples
-from trainer.fit import Epoch, Fitted, fit
-from trainer.fit_config import QUARTER, TERMS, FitConfig
+from trainer.fit import Epoch, Fitted, fit, fit_parts
+from trainer.fit_config import HAR, LEVEL, RELATIVE, TERMS, FitConfig
 from trainer.network import Network, Shape
-from trainer.scaling import log_scales, relative
+from trainer.scaling import fit_scalers, floored, log_scales, relative
 
 Windows = Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]
 
 SPAN = DataSpan(source="made", symbols=("A",), first_ms=0, last_ms=1, candles=2, sha256="0")
-SMALL = FitConfig(sequence_length=4, hidden=3, max_epochs=3, batch=64)
+SMALL = FitConfig(sequence_length=4, hidden=3, max_epochs=3, epoch_steps=6, batch=64)
 DAY_MS = 86_400_000
 
 
@@ -35,6 +37,7 @@ def made_samples(count: int, config: FitConfig, seed: int = 0) -> Samples:
         np.exp(2 * features[:, -1, 3:4]) * rng.chisquare(4, (count, len(config.horizons))) / 4,
         times,
         times + max(config.horizons) * DAY_MS,
+        np.ones(count),
     )
 
 
@@ -45,58 +48,34 @@ def fitted() -> Fitted:
 
 def test_an_untrained_network_gives_the_unconditional_quantiles() -> None:
     unit = torch.tensor([[-1.5, -0.5, 0.1, 0.6, 1.4]])
-    network = Network(Shape(4, 1, 5, 1, 5, 2)).eval()
+    network = Network(Shape(4, 5, 1, 5, 2)).eval()
     network.start_from(unit, torch.tensor([0.1]))
     with torch.no_grad():
         network.head.weight.zero_()
     quantiles, log_volatility = network(torch.zeros(3, 2, 4))
-    torch.testing.assert_close(quantiles, unit.expand(2, 1, 1, 5))
-    assert log_volatility.shape == (2, 1, 1)
+    torch.testing.assert_close(quantiles, unit.expand(2, 1, 5))
+    assert log_volatility.shape == (2, 1)
 
 
 def test_quantiles_rise_and_their_median_is_the_location() -> None:
     torch.manual_seed(0)
-    network = Network(Shape(4, 2, 6, 3, 7, 3)).eval()
+    network = Network(Shape(4, 6, 3, 7, 3)).eval()
     with torch.no_grad():
         network.head.weight.mul_(30)
-        network.location.copy_(torch.randn(2, 3))
+        network.location.copy_(torch.randn(3))
     quantiles, _ = network(5 * torch.randn(3, 200, 4))
     assert (torch.diff(quantiles, dim=-1) > 0).all()
-    torch.testing.assert_close(quantiles[..., 3], network.location.expand(200, 2, 3))
+    torch.testing.assert_close(quantiles[..., 3], network.location.expand(200, 3))
 
 
-def test_the_model_is_the_trusted_mean_of_its_scaled_members(fitted: Fitted) -> None:
+def test_the_model_gives_rising_quantiles_and_positive_volatilities(fitted: Fitted) -> None:
     log_return, volatility = fitted.model.distribution(
         torch.from_numpy(made_samples(50, SMALL).features)
     )
-    assert log_return.shape == (50, 3, 7)
+    assert log_return.shape == (50, 3, 11)
     assert volatility.shape == (50, 3)
     assert (torch.diff(log_return, dim=-1) > 0).all()
     assert (volatility > 0).all()
-
-
-def test_members_in_one_network_compute_what_each_does_alone() -> None:
-    torch.manual_seed(5)
-    alone = [Network(Shape(3, 1, 4, 2, 5, 2)).eval() for _ in range(3)]
-    for network in alone:
-        network.location.copy_(torch.randn(1, 2))
-    joined = Network(Shape(3, 3, 4, 2, 5, 2)).eval()
-    for member, network in enumerate(alone):
-        joined.place(member, network)
-    inputs = torch.randn(6, 20, 3)
-    quantiles, log_volatility = joined(inputs)
-    for member, network in enumerate(alone):
-        expected = network(inputs)
-        torch.testing.assert_close(quantiles[:, member], expected[0][:, 0])
-        torch.testing.assert_close(log_volatility[:, member], expected[1][:, 0])
-
-
-def test_an_absolute_network_is_distrusted_far_from_the_level_it_knows(fitted: Fitted) -> None:
-    far = made_samples(50, SMALL, seed=9).features
-    far[:, :, :4] -= 3.0  # a market of a twentieth of the volatility
-    with torch.no_grad():
-        _, volatility = fitted.model.distribution(torch.from_numpy(far))
-    assert float(volatility.max()) < 0.5 * float(np.exp(fitted.scalers.absolute))
 
 
 def test_the_same_seed_gives_the_same_weights(fitted: Fitted) -> None:
@@ -111,30 +90,52 @@ def test_history_and_pruning_hook() -> None:
     seen: list[Epoch] = []
     fitted = fit(made_samples(300, SMALL), SMALL, seed=0, on_epoch=seen.append)
     assert tuple(seen) == fitted.history
-    assert {one.scaling for one in seen} == set(SMALL.scalings)
+    assert [one.epoch for one in seen] == list(range(len(seen)))
+    assert 1 <= fitted.epochs <= len(seen)
     assert all(np.isfinite([one.train_loss, one.pinball, one.volatility]).all() for one in seen)
 
 
-def test_scalers_see_the_training_part_only() -> None:
+def test_the_search_for_epochs_scales_by_the_training_part_only() -> None:
     samples = made_samples(300, SMALL)
-    fitted = fit(samples, SMALL, seed=0)
-    late = samples.open_ms >= fitted.cut_ms
-    samples.features[late] += 1.0
-    samples.log_return[late] *= 5.0
-    again = fit(samples, SMALL, seed=0)
-    np.testing.assert_array_equal(fitted.scalers.inputs.mean_, again.scalers.inputs.mean_)
-    np.testing.assert_array_equal(fitted.scalers.har.weight, again.scalers.har.weight)
-    assert fitted.train_samples + fitted.validation_samples == 300 - max(SMALL.horizons)
+    cut = dataset.cut_at(samples, 1 - SMALL.validation_share)
+    train, validation = dataset.split(samples, cut)
+    first = fit_parts(train, validation, lambda: train, SMALL)
+    validation.features[:] += 1.0
+    again = fit_parts(train, validation, lambda: train, SMALL)
+    np.testing.assert_array_equal(first.scalers.inputs.mean_, again.scalers.inputs.mean_)
+    np.testing.assert_array_equal(first.scalers.har.weight, again.scalers.har.weight)
+    assert first.history[0].train_loss == again.history[0].train_loss
+    assert first.history[0].pinball != again.history[0].pinball
+    assert len(train) + len(validation) == 300 - max(SMALL.horizons)
 
 
-def test_level_scaling_is_free_of_the_unit_of_volatility() -> None:
+def test_scales_are_free_of_the_unit_of_volatility() -> None:
     samples = made_samples(300, SMALL)
-    scalers = fit(samples, SMALL, seed=0).scalers
-    for scaling in ("har", "level"):
-        for scale in log_scales(scaling, scalers, SMALL):
-            terms = scale.weight[[SMALL.index(f"range-volatility-{k}") for k in (1, 5, 22, 120)]]
-            np.testing.assert_allclose(terms.sum(axis=0), 1.0)
-    assert relative(SMALL).sum() == len(SMALL.features) - len(TERMS) - len(QUARTER)
+    for scale in log_scales(fit_scalers(samples, SMALL), SMALL):
+        terms = scale.weight[[SMALL.index(name) for name in (*HAR, LEVEL)]]
+        np.testing.assert_allclose(terms.sum(axis=0), 1.0)
+    assert relative(SMALL).sum() == len(SMALL.features) - len(RELATIVE)
+
+
+def test_a_market_that_stands_still_has_a_variance_to_learn() -> None:
+    samples = made_samples(50, SMALL)
+    samples.variance[:] = 0.0
+    month = np.exp(2 * samples.features[:, -1, SMALL.index(TERMS[-1])].astype(np.float64))
+    np.testing.assert_allclose(floored(samples, SMALL), 0.01 * month[:, None] * np.ones(3))
+
+
+def test_windows_are_drawn_by_weight() -> None:
+    samples = made_samples(400, SMALL)
+    half = np.arange(400) < 200
+    samples.log_return[half] *= 3.0
+    calmer = replace(samples, weight=np.where(half, 1e-6, 1.0))
+    equal = fit_parts(samples, samples, lambda: samples, SMALL)
+    calm = fit_parts(calmer, calmer, lambda: calmer, SMALL)
+    features = torch.from_numpy(samples.features)
+    wide, narrow = (fitted.model.distribution(features)[0] for fitted in (equal, calm))
+    assert float((narrow[..., -1] - narrow[..., 0]).mean()) < float(
+        (wide[..., -1] - wide[..., 0]).mean()
+    )
 
 
 def test_config_names_what_cannot_be() -> None:

@@ -10,7 +10,7 @@ import pytest
 from shared.bundle import default_path
 from shared.settings import ServiceSettings
 from trainer.__main__ import COMMANDS, main
-from trainer.evaluate.baselines import NAMES
+from trainer.evaluate.baselines import NAMES, OF_CLASSES
 from trainer.evaluate.baselines.run import BASELINES
 from trainer.features import FEATURES
 from trainer.fit_config import REQUIRED, FitConfig
@@ -27,17 +27,24 @@ FIRST = next(iter(FEATURES))
 def test_the_default_settings_are_the_default_config() -> None:
     settings = TrainSettings.read([], "x")
     assert settings.config() == FitConfig()
+    assert settings.out == Path("my-bundle")
 
 
 def test_the_built_in_bundle_is_replaced_only_if_that_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert TrainSettings.read([], "x").folder == Path("my-bundle")
-    assert TrainSettings.read(["--out", "b"], "x").folder == Path("b")
-    assert TrainSettings.read(["--replace-default"], "x").folder == default_path()
+    assert FitSettings.read(["--out", "b"], "x").folder == Path("b")
+    assert FitSettings.read(["--replace-default"], "x").folder == default_path()
     with pytest.raises(SystemExit):
-        TrainSettings.read(["--replace-default", "--out", "b"], "x")
+        FitSettings.read(["--replace-default", "--out", "b"], "x")
     assert "replace_default: expected no --out beside it, got 'b'" in capsys.readouterr().err
+
+
+def test_classes_are_measured_against_the_strong_baselines_unless_others_are_named() -> None:
+    assert EvaluateSettings.read(["--all", "a"], "x").baselines_of_classes == OF_CLASSES
+    named = EvaluateSettings.read(["--all", "a", "--baselines", "ets,har"], "x")
+    assert named.baselines_of_classes == ("ets", "har")
+    assert EvaluateSettings.read([], "x").baselines == NAMES
 
 
 def test_settings_reach_the_config() -> None:
@@ -45,14 +52,14 @@ def test_settings_reach_the_config() -> None:
     settings = FitSettings.read(
         [
             "--out", "b", "--horizons", "3,1", "--quantiles", "0.9,0.1,0.5", "--seed", "7",
-            "--features", ",".join(features), "--scalings", "har", "--hidden", "8",
+            "--features", ",".join(features), "--hidden", "8",
             "--sequence-length", "12", "--dropout", "0.1", "--learning-rate", "0.01",
             "--max-epochs", "3", "--until", "2010-01-01",
         ],
         "x",
     )  # fmt: skip
     assert settings.config() == FitConfig(
-        features=features, horizons=(1, 3), quantile_levels=(0.1, 0.5, 0.9), scalings=("har",),
+        features=features, horizons=(1, 3), quantile_levels=(0.1, 0.5, 0.9),
         hidden=8, sequence_length=12, dropout=0.1, learning_rate=0.01, max_epochs=3,
     )  # fmt: skip
     assert (settings.seed, settings.until) == (7, date(2010, 1, 1))
@@ -82,7 +89,6 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("kind", "argv", "line"),
     [
-        (FitSettings, [], "out: expected a value, got nothing"),
         (TrainSettings, ["--quantiles", "0.1,0.9"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--quantiles", "0.5,1"], "quantiles: expected levels between 0 and 1"),
         (TrainSettings, ["--horizons", "0,1"], "horizons: expected whole numbers of candles"),

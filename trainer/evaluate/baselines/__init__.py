@@ -10,6 +10,7 @@ NAMES: Final = (
     "garch",
     "gjr",
     "har",
+    "har-time",
     "har-levels",
     "lstm",
     "arima",
@@ -17,3 +18,6 @@ NAMES: Final = (
 )
 """Names of the baselines for ``--baselines``; ``baselines.run`` holds the methods, and takes
 seconds to import."""
+
+OF_CLASSES: Final = ("har", "har-time", "ewma", "garch", "gjr")
+"""The strong ones, by which ``evaluate --all`` measures many symbols within minutes."""

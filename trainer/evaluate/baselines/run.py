@@ -10,7 +10,7 @@ import pandas as pd
 from trainer.evaluate.baselines.automatic import Arima, Ets
 from trainer.evaluate.baselines.empirical import Drift, Ewma, Persistence, RollingQuantiles
 from trainer.evaluate.baselines.garch import Garch
-from trainer.evaluate.baselines.har import Har
+from trainer.evaluate.baselines.har import Har, HarTimeOfDay
 from trainer.evaluate.baselines.price_level import PriceLevelLstm
 from trainer.evaluate.baselines.walk import Baseline, Walk, forecast_symbol
 from trainer.evaluate.losses import Symbol
@@ -23,6 +23,7 @@ BASELINES: Final[Mapping[str, Callable[[], Baseline]]] = {
     "garch": Garch,
     "gjr": lambda: Garch(asymmetric=True),
     "har": Har,
+    "har-time": HarTimeOfDay,
     "har-levels": lambda: Har(in_levels=True),
     "lstm": PriceLevelLstm,
     "arima": Arima,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -68,6 +68,15 @@ class Baseline(Protocol):
         ...
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A baseline that reads the candles' times."""
+
+    def timed(self, open_ms: NDArray[np.int64]) -> Baseline:
+        """Return the method for candles of these opening times, UTC (n,)."""
+        ...
+
+
 def forecast_symbol(
     baseline: Baseline,
     symbol: str,
@@ -85,7 +94,8 @@ def forecast_symbol(
         walk: horizons, levels and refits.
     """
     enough = len(candles) > walk.first
-    prediction = baseline.forecast(candles, walk) if enough else walk.blank(len(candles))
+    method = baseline.timed(open_ms) if isinstance(baseline, Timed) else baseline
+    prediction = method.forecast(candles, walk) if enough else walk.blank(len(candles))
     first = min(walk.first, len(candles))
     return forecast_table.build(
         symbol, open_ms[first:], candles[first:, 3], walk.horizons, walk.levels, prediction

@@ -29,6 +29,10 @@ class Echo:
         self.candles: list[NDArray[np.float64]] = []
         self.open_ms: list[NDArray[np.int64]] = []
 
+    def lengths(self, interval: str) -> tuple[int, ...]:
+        del interval
+        return (LENGTH,)
+
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         self.candles.append(candles)
         self.open_ms.append(open_ms)

@@ -1,0 +1,61 @@
+"""HAR where candles stand still, and HAR that knows the time of day."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shared.candles import DAY_MS
+from tests.unit.trainer.test_window_features import walk
+from trainer.evaluate.baselines.har import Har, HarTimeOfDay
+from trainer.evaluate.baselines.walk import Walk, forecast_symbol
+from trainer.evaluate.losses import pinball
+from trainer.evaluate.realised import mean_ahead, range_variances
+
+WALK = Walk(first=800, refit=126)
+
+
+def test_flat_candles_do_not_rule_the_regression() -> None:
+    candles, _ = walk("daily stock", 1200)
+    flat = candles.copy()
+    flat[::7, :4] = flat[::7, 3:4]  # every seventh candle: no range, its gap into the next
+    flat[::7, 4] = 0.0
+    flat[1::7, 0] = flat[::7, 3][: len(flat[1::7])]
+    flat[:, 1] = flat[:, :4].max(axis=1)
+    flat[:, 2] = flat[:, :4].min(axis=1)
+    ranges = range_variances(flat)
+    mean = np.mean([Har().forecast(flat, WALK).volatility[:, 2].mean() for _ in range(1)])
+    realised = np.sqrt(mean_ahead(ranges, np.arange(800, 1190), 10)).mean()
+    assert mean == pytest.approx(realised, rel=0.25)
+
+
+def test_the_time_of_day_is_worth_something_where_days_have_a_shape() -> None:
+    candles, open_ms = walk("5m stock", 1600)
+    # livelier at the beginning of a session, at half past two, four times as much as at its end
+    lively = 1 + 3 * np.exp(-(open_ms % DAY_MS - 14.5 * 3.6e6) / 3.6e6)
+    candles[:, :4] = np.exp(np.cumsum(np.diff(np.log(candles[:, 3]), prepend=0) * lively))[:, None]
+    candles[1:, 0] = candles[:-1, 3]
+    candles[:, 1] = candles[:, :4].max(axis=1)
+    candles[:, 2] = candles[:, :4].min(axis=1)
+    move = np.diff(np.log(candles[:, 3]))[800:]
+    losses = []
+    for method in (Har(), HarTimeOfDay(open_ms)):
+        quantiles = method.forecast(candles, WALK).log_return[:-1, 0].astype(np.float64)
+        losses.append(pinball(move, quantiles, np.array(WALK.levels)).mean())
+    assert losses[1] < 0.995 * losses[0]
+
+
+def test_times_reach_the_method_and_later_ones_change_nothing() -> None:
+    candles, open_ms = walk("5m stock", 1000)
+    whole = forecast_symbol(HarTimeOfDay(), "A", open_ms, candles, WALK)
+    plain = forecast_symbol(Har(), "A", open_ms, candles, WALK)
+    cut = forecast_symbol(HarTimeOfDay(), "A", open_ms[:900], candles[:900], WALK)
+    np.testing.assert_array_equal(cut["q0.05"], whole["q0.05"][: len(cut)])
+    assert not np.array_equal(whole["q0.05"], plain["q0.05"])
+
+
+def test_daily_candles_have_no_time_of_day() -> None:
+    candles, open_ms = walk("daily stock", 1000)
+    timed = forecast_symbol(HarTimeOfDay(), "A", open_ms, candles, WALK)
+    plain = forecast_symbol(Har(), "A", open_ms, candles, WALK)
+    np.testing.assert_array_equal(timed["q0.05"], plain["q0.05"])

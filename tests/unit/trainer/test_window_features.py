@@ -1,0 +1,173 @@
+"""Features of whole windows: slots of a week and the long level, against a plain computation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from shared.candles import WEEKEND
+from shared.window import held
+from trainer.evaluate.realised import range_variances
+from trainer.features import FEATURES, Candles, extract
+from trainer.fit_config import DEFAULT_FEATURES, SLOTS, YEARS, FitConfig
+
+MINUTE_MS = 60_000
+DAY_MS = 86_400_000
+LEAST = 144
+CONFIG = FitConfig()
+LEVEL = "range-volatility-120"
+SPANS = {
+    "slot-ahead-1": (1, 1),
+    "slot-ahead-5": (1, 5),
+    "slot-ahead-10": (1, 10),
+    "slot-before-1": (0, 0),
+    "slot-before-5": (-4, 0),
+    "slot-before-22": (-21, 0),
+}
+
+SESSIONS = {  # class -> minutes of a candle, candles of a day, days of a week
+    "daily stock": (1440, 1, 5),
+    "daily coin": (1440, 1, 7),
+    "hourly stock": (60, 7, 5),
+    "hourly currency": (60, 24, 5),
+    "15m stock": (15, 26, 5),
+    "5m stock": (5, 78, 5),
+    "5m coin": (5, 288, 7),
+    "1m stock": (1, 390, 5),
+    "1m coin": (1, 1440, 7),
+}
+
+
+def times(kind: str, count: int) -> NDArray[np.int64]:
+    minutes, of_day, of_week = SESSIONS[kind]
+    trading = [day for day in range(4000) if of_week == 7 or day % 7 not in WEEKEND]
+    days = trading[: count // of_day + 2]
+    start = 0 if of_day * minutes == 1440 else 14 * 60 + 30
+    opened = [day * 1440 + start + i * minutes for day in days for i in range(of_day)]
+    return np.array(opened[-count:], dtype=np.int64) * MINUTE_MS
+
+
+def walk(kind: str, count: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return candles (count, 5), livelier at the beginning of a day, and their times."""
+    open_ms = times(kind, count)
+    rng = np.random.default_rng(seed)
+    scale = 0.01 * (1 + 2 * np.exp(-(open_ms % DAY_MS) / 3.6e6 / 4))
+    close = 50 * np.exp(np.cumsum(rng.normal(0, scale)))
+    opened = close * np.exp(rng.normal(0, scale / 3))
+    high = np.maximum(opened, close) * np.exp(np.abs(rng.normal(0, scale)))
+    low = np.minimum(opened, close) * np.exp(-np.abs(rng.normal(0, scale)))
+    volume = rng.uniform(0, 1e6, count)
+    return held(np.column_stack([opened, high, low, close, volume])), open_ms
+
+
+def compute(
+    candles: NDArray[np.float64], open_ms: NDArray[np.int64], names: tuple[str, ...]
+) -> dict[str, float]:
+    """Return the newest values of features of one window."""
+    series = Candles(
+        torch.from_numpy(candles[None].copy()), torch.from_numpy(open_ms[None].copy()), 12, LEAST
+    )
+    return dict(zip(names, extract(names, series)[0, -1].tolist(), strict=True))
+
+
+def slot_oracle(variance: NDArray[np.float64], open_ms: NDArray[np.int64]) -> dict[str, float]:
+    """Return the slots' features of a window, candle by candle; 0 variance before the first."""
+    now, newest = open_ms[-1], len(open_ms) - 1
+    intraday = np.diff(open_ms)[-22:].min() < DAY_MS
+    like = [
+        i for i, at in enumerate(open_ms)
+        if intraday and 0 < now - at <= 7 * DAY_MS and (now - at) % DAY_MS == 0
+    ]  # fmt: skip
+    level = max(variance[-120:].mean(), 1e-10)
+    found = {}
+    for name, (first, last) in SPANS.items():
+        known = [
+            variance[i + d] for i in like for d in range(first, last + 1) if 0 <= i + d <= newest
+        ]
+        mean = max(float(np.mean(known)), 0.01 * level) if known else level
+        found[name] = 0.5 * np.log(mean)
+    return {**found, "slots-known": min(len(like) / 5, 1.0)}
+
+
+@pytest.mark.parametrize("length", [144, 512, 2048])
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_slots_and_the_long_level_equal_a_plain_computation(kind: str, length: int) -> None:
+    candles, open_ms = walk(kind, length)
+    variance = np.nan_to_num(range_variances(candles))
+    got = compute(candles, open_ms, (YEARS, *SLOTS, "slots-known"))
+    first = np.log(candles[0])
+    variance[0] = (
+        0.5 * (first[1] - first[2]) ** 2 - (2 * np.log(2) - 1) * (first[3] - first[0]) ** 2
+    )
+    expected = {YEARS: 0.5 * np.log(variance[-480:].mean()), **slot_oracle(variance, open_ms)}
+    for name, value in expected.items():
+        assert got[name] == pytest.approx(value, abs=2e-3), name
+
+
+def test_a_week_of_slots_is_known_where_the_window_holds_it() -> None:
+    for kind, length, share in [
+        ("5m stock", 512, 1.0), ("5m coin", 2048, 1.0), ("1m stock", 2048, 1.0),
+        ("1m coin", 2048, 0.2), ("1m stock", 144, 0.0), ("daily stock", 512, 0.0),
+    ]:  # fmt: skip
+        candles, open_ms = walk(kind, length)
+        known = compute(candles, open_ms, ("slots-known",))["slots-known"]
+        assert known == pytest.approx(share), kind
+
+
+@settings(max_examples=20)
+@given(
+    kind=st.sampled_from(sorted(SESSIONS)), more=st.integers(1, 60), seed=st.integers(0, 1 << 16)
+)
+def test_inputs_at_a_candle_never_depend_on_later_ones(kind: str, more: int, seed: int) -> None:
+    """The truncation test: of a series cut at t, and of the whole one, windows at t are equal."""
+    candles, open_ms = walk(kind, 700 + more, seed)
+    for length in CONFIG.window_lengths("1m"):
+        if length <= 700:
+            window = slice(700 - length, 700)
+            whole = compute(candles[window], open_ms[window], DEFAULT_FEATURES)
+            altered = candles.copy()
+            altered[700:] *= 3.0
+            cut = compute(altered[:700][-length:], open_ms[:700][-length:], DEFAULT_FEATURES)
+            assert cut == whole
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+@pytest.mark.parametrize("length", [144, 512, 2048])
+@pytest.mark.parametrize("oddity", ["flat", "halted", "no volume", "wild then halted"])
+def test_odd_windows_have_finite_features(kind: str, length: int, oddity: str) -> None:
+    candles, open_ms = walk(kind, length)
+    if oddity == "flat":
+        candles[:] = [3.7, 3.7, 3.7, 3.7, 0.0]
+    elif oddity == "no volume":
+        candles[:, 4] = 0.0
+    else:
+        if oddity != "halted":
+            candles[:, 1] *= 3.0
+            candles[:, 2] /= 3.0
+        candles[-100:, :4] = candles[-101, 3]
+        candles[-100:, 4] = 0.0
+    made = compute(held(candles), open_ms, tuple(FEATURES))
+    assert np.isfinite(list(made.values())).all()
+    assert all(abs(value) < 150 for value in made.values())
+
+
+def test_only_features_of_the_window_see_that_it_is_longer() -> None:
+    candles, open_ms = walk("1m stock", 2048)
+    whole = compute(candles, open_ms, DEFAULT_FEATURES)
+    short = compute(candles[-LEAST:], open_ms[-LEAST:], DEFAULT_FEATURES)
+    changed = {name for name in DEFAULT_FEATURES if whole[name] != short[name]}
+    assert changed == {YEARS, *SLOTS, "slots-known"}
+
+
+def test_lengths_of_windows_by_interval() -> None:
+    assert CONFIG.window_length == LEAST
+    assert CONFIG.window_lengths("1d") == (144, 512)
+    assert CONFIG.window_lengths("1h") == (144, 512)
+    assert CONFIG.window_lengths("15m") == (144, 512, 1024)
+    assert CONFIG.window_lengths("1m") == CONFIG.window_lengths("5m") == (144, 512, 1024, 2048)
+    plain = FitConfig(features=(*DEFAULT_FEATURES[:4], "return-range-ratio"))
+    assert plain.window_lengths("1m") == (144,), "no feature reads more"
