@@ -30,6 +30,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(line)
 
 
+ON_DOCUMENTED_PORTS = {"test_demo.py", "test_documents.py", "test_wheel.py", "test_dashboards.py"}
+"""Files whose tests start the demo where the documents say that it is: not two at once."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have ``--dist loadgroup`` run the tests of a file in one process."""
+    for item in items:
+        is_demo = item.path.name in ON_DOCUMENTED_PORTS
+        group = "documented-ports" if is_demo else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -136,7 +136,9 @@ def configure(folder: Path, here: dict[str, int]) -> None:
     hurry = ("scrape_interval", "scrape_timeout", "evaluation_interval")
     config["global"] = dict.fromkeys(hurry, "1s")
     config["alerting"] = {}
-    jobs = config["scrape_configs"]
+    # the demo runs no trainer
+    jobs = [job for job in config["scrape_configs"] if job["job_name"] != "trainer"]
+    config["scrape_configs"] = jobs
     assert {job["job_name"] for job in jobs} == set(here)
     for job in jobs:
         job.pop("dns_sd_configs", None)
