@@ -188,7 +188,7 @@ def pinball_change(
     for row, step in enumerate(grid.steps):
         outcome = panel.outcome[:, :until, row]
         with np.errstate(invalid="ignore"):
-            size = np.array([np.nanmean(np.abs(one)) for one in panel.outcome[:, :, row]])
+            size = np.nanmean(np.abs(panel.outcome[:, :, row]), axis=1)
         lost = [
             np.nansum(pinball(grid, outcome, quantile[:, :until, row]) / size[:, None])
             for quantile in (made, panel.raw)

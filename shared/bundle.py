@@ -92,7 +92,7 @@ class BundleConfig(_Part):
 
     format: int = FORMAT
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
-    model_version: Annotated[str, Field(max_length=MAX_VERSION)]
+    model_version: Annotated[str, Field(max_length=MAX_VERSION, pattern=r"^[\w.+-]+$")]
     intervals: tuple[str, ...]  # of the candles it is for
     inputs: dict[str, TensorSpec]  # of the graph, by name
     outputs: dict[str, TensorSpec]
@@ -110,7 +110,7 @@ class BundleConfig(_Part):
     data: DataSpan
     training: dict[str, Setting]
     metrics: dict[str, float]
-    files: dict[str, str]  # name -> SHA-256
+    files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]  # name -> SHA-256
     code: str = ""  # version of Candlecast that trained it, with the commit where it is known
     run: str = ""  # MLflow run that it was trained in
 

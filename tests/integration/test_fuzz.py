@@ -315,7 +315,8 @@ def test_dlq_tool(tries: Try[Any], kafka: str, unique_name: Callable[[str], str]
     ]  # fmt: skip
     sends = [batch(some[at : at + 20]) for at in range(0, len(some), 20)]
 
-    settings_of = kafka_at(kafka).model_copy(update={"candles_topic": topics.candles})
+    names = {"candles_topic": topics.candles, "scores_topic": topics.scores}
+    settings_of = kafka_at(kafka).model_copy(update=names)
 
     async def send_all() -> None:
         for sent in sends:

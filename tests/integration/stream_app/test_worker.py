@@ -284,7 +284,7 @@ def test_metrics_tell_what_happened(processes: Processes, topics: WorkerTopics) 
     in_calls = metrics["candlecast_model_seconds_sum"] - at_load
     assert 0 < in_calls < metrics["candlecast_batch_seconds_sum"]
     assert metrics["candlecast_windows"] == 1
-    assert metrics["candlecast_window_bytes"] == 52 + 28 * len(candles)
+    assert metrics["candlecast_window_bytes"] > 28 * len(candles)  # and what is pending
     assert metrics["process_cpu_seconds_total"] > 0
     assert metrics["process_resident_memory_bytes"] > 1e7
     assert metrics[f'candlecast_model_info{{"version": "{MODEL.model_version}"}}'] == 1

@@ -104,7 +104,7 @@ def test_a_feature_in_a_file_of_ones_own_is_trained_and_served(
     plain = streamed(processes, WorkerTopics.make(kafka, unique_name), default, real + other)
     for step in range(3):
         without, with_own = (
-            [forecasts[name].horizons[step].quantiles for name in ("IBM", "IBM2")]
+            [forecasts[name].horizons[step].raw_quantiles for name in ("IBM", "IBM2")]
             for forecasts in (plain, made)
         )
         assert without[0] == without[1], "the default features do not see so far back"
@@ -113,4 +113,4 @@ def test_a_feature_in_a_file_of_ones_own_is_trained_and_served(
     for candles in (real, other):
         answer = asked(processes, model, candles)
         for told, horizon in zip(answer["horizons"], made[candles[0].symbol].horizons, strict=True):
-            assert told["quantiles"] == pytest.approx(horizon.quantiles, rel=1e-6)
+            assert told["quantiles"] == pytest.approx(horizon.raw_quantiles, rel=1e-6)

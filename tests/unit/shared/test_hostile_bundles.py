@@ -101,7 +101,7 @@ HOSTILE: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "unknown interval": ({"intervals": ["7y"]}, "intervals"),
     "name of a terminal": ({"name": "\x1b[2J"}, "name"),
     "endless window": ({"window_length": 1 << 30}, "window_length"),
-    "another file": ({"files": {"../../etc/passwd": "0"}}, "expected the files"),
+    "another file": ({"files": {"../../etc/passwd": "0" * 64}}, "expected the files"),
     "another version": ({"model_version": "stub-0"}, "expected model_version"),
 }
 
