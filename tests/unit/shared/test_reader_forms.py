@@ -92,7 +92,9 @@ def test_frames_in_every_form(data: st.DataObject, panel: tuple[str, list[Row]],
     assert panels.candles_of(read) == panels.as_read(rows)
 
 
-@pytest.mark.parametrize("more", ["", ', "flags": []', ', "flags": ["late"]', ', "venue": {"id": 4}'])
+@pytest.mark.parametrize(
+    "more", ["", ', "flags": []', ', "flags": ["late"]', ', "venue": {"id": 4}']
+)
 def test_a_single_json_line_is_a_candle(more: str) -> None:
     line = (
         '{"symbol": "A", "time": "2024-01-02", "open": 1, "high": 2, "low": 0.5, "close": 1.5, '
