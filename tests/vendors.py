@@ -319,6 +319,18 @@ def _polish(rows: Sequence[Row]) -> bytes:
     )
 
 
+def _german(rows: Sequence[Row]) -> bytes:
+    def number(value: float, digits: int = 2) -> str:
+        return f"{value:,.{digits}f}".translate({ord(","): ".", ord("."): ","})
+
+    lines = [
+        ";".join([f"{moment(ms):%d.%m.%Y}", *map(number, values[:4]), number(values[4], 0)])
+        for _, ms, values in reversed(rows)
+    ]
+    header = "Datum;Eröffnung;Hoch;Tief;Schluss;Stück"
+    return "\r\n".join([header, *lines, ""]).encode("cp1252")
+
+
 def _json(document: object) -> bytes:
     return json.dumps(document).encode()
 
@@ -349,6 +361,7 @@ VENDORS: Mapping[str, Vendor] = {
     "freqtrade": Vendor("BTC_USDT-1h.json", _freqtrade, ("BTC_USDT",), "1h"),
     "Twelve Data": Vendor("time_series.json", _twelve_data),
     "Finnhub": Vendor("AAPL.json", _finnhub),
+    "A German bank": Vendor("SAP.csv", _german, ("SAP",)),
     "Another language": Vendor("pkn.csv", _polish, ("pkn",)),
 }
 """Vendors by their names in docs/data.md."""

@@ -11,15 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from shared.candles import DAY_MS
 from trainer.evaluate.forecast_table import KEYS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOMINAL: Final = 0.8
 """Coverage of the interval that is judged by default, between the quantiles 0.1 and 0.9."""
@@ -116,6 +117,8 @@ def chance_of(mine: pd.Series, other: pd.Series, margin: float, longest: int) ->
         margin: share of the other's loss.
         longest: days in a group at least.
     """
+    from scipy import stats  # noqa: PLC0415 - half a second of every command's start otherwise
+
     saved: NDArray[np.float64] = (other * (1 - margin) - mine).to_numpy(dtype=np.float64)
     count = min(MOST_GROUPS, len(saved) // longest)
     means = np.array([group.mean() for group in np.array_split(saved, count)])

@@ -73,12 +73,13 @@ class Numerals:
         for column, values in columns:
             if not is_text(values):
                 continue
-            text = _stripped(values)
-            for mark, pattern in _PROOF.items():
-                proof = _first(text, pattern)
+            is_simple = _with_commas(values) is not None  # nothing there is proof of a point
+            text = whole(values) if is_simple else _stripped(values)
+            for mark in [","] if is_simple else _PROOF:
+                proof = _first(text, _PROOF[mark])
                 if proof is not None:
                     proofs.setdefault(mark, f"{column} {proof!r}")
-            doubt = _first(text, r"^[+-]?[0-9]{1,3},[0-9]{3}" + _TAIL)
+            doubt = None if proofs else _first(text, r"^[+-]?[0-9]{1,3},[0-9]{3}" + _TAIL)
             if doubt is not None:
                 doubtful = doubtful or f"{column} {doubt!r}"
         if len(proofs) > 1:
@@ -94,7 +95,8 @@ class Numerals:
         self.decimal = next(iter(proofs), None)
 
     def _read(self, values: Column) -> tuple[Array, Mask]:
-        found = _plain(values) if self.decimal != "," or not is_text(values) else None
+        is_comma = self.decimal == "," and is_text(values)
+        found = _with_commas(values) if is_comma else _plain(values)
         if found is not None:
             return found
         mark = self.decimal or "."
@@ -127,6 +129,13 @@ def _plain(values: Column) -> tuple[Array, Mask] | None:
     return numbers, mask(pc.is_null(values))
 
 
+def _with_commas(values: Column) -> tuple[Array, Mask] | None:
+    """Return the numbers of a column of texts with a comma each at most and no point; or None."""
+    if pc.any(pc.match_substring(values, ".")).as_py():
+        return None
+    return _plain(pc.replace_substring(values, ",", "."))
+
+
 def _point(named: tuple[str, Column]) -> str | None:
     column, values = named
     if not is_text(values):
@@ -145,8 +154,11 @@ def _stripped(values: Column) -> Array:
 
 
 def _first(text: Array, pattern: str) -> str | None:
-    at = pc.index(pc.match_substring_regex(text, pattern), value=True).as_py()
-    return None if at < 0 else str(text[at].as_py())
+    for part in (text[:1000], text):  # most are found at once, and a pattern is slow
+        at = pc.index(pc.match_substring_regex(part, pattern), value=True).as_py()
+        if at >= 0:
+            return str(part[at].as_py())
+    return None
 
 
 def _typed(values: Column) -> tuple[Array, Mask]:

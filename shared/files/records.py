@@ -195,8 +195,8 @@ def _flat(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _by_column(document: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | None:
     cells = {name: value for name, value in document.items() if isinstance(value, (list, Mapping))}
-    if not cells:  # a single line of JSON lines
-        return _objects([document])
+    if columns.recognised(cells) < len(columns.PRICES):  # a candle, such as a single JSON line
+        return None if any(map(_holds_rows, cells.values())) else _objects([document])
     if all(isinstance(value, list) for value in cells.values()):
         length = max((len(value) for value in cells.values()), default=0)
         names = [name for name, value in cells.items() if len(value) == length]

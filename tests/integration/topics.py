@@ -75,7 +75,8 @@ async def _read(bootstrap: str, topic: str) -> list[Record]:
         records: list[Record] = []
         left = {partition for partition, end in ends.items() if end > 0}
         consumer.assign(list(left))
-        await consumer.seek_to_beginning()
+        if left:  # else it holds nothing yet
+            await consumer.seek_to_beginning()
         while left:
             for batch in (await consumer.getmany(timeout_ms=500)).values():
                 records += [_record(record) for record in batch]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
 import socket
 import urllib.error
 from collections.abc import Callable
@@ -19,7 +21,9 @@ from local.yahoo import real_now_ms
 from shared.candles import decode_candle
 from shared.history import ReadOptions, bundled, from_file
 from shared.topics import BROKERS_TIME, Topic, ensure
+from tests import panels
 from tests.candles import candle
+from tests.documents import ROOT
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import (
@@ -31,6 +35,7 @@ from tests.integration.producer.producers import (
     status,
 )
 from tests.kafka import kafka_at
+from tests.vendors import VENDORS
 
 pytestmark = pytest.mark.integration
 
@@ -56,6 +61,21 @@ def test_a_replay_publishes_every_candle_keyed_in_order_and_with_its_headers(
     assert first.headers["ce_kind"] == b"closed"
     ids = {record.headers["ce_id"] for record in records}
     assert len(ids) == len(records)
+
+
+def test_a_german_file_is_replayed_by_the_documented_command(
+    producer: Producer, tmp_path: Path
+) -> None:
+    vendor = VENDORS["A German bank"]
+    path = tmp_path / vendor.file
+    path.write_bytes(vendor.write(vendor.rows()))
+    page = (ROOT / "docs/data.md").read_text()
+    [options] = re.findall(rf"^python -m producer --path {vendor.file} (.+)$", page, re.MULTILINE)
+    producer.finish("--path", str(path), *shlex.split(options))
+    assert [
+        (each.symbol, each.open_ms, (each.open, each.high, each.low, each.close, each.volume))
+        for each in producer.candles()
+    ] == panels.as_read(vendor.rows())
 
 
 def test_a_second_start_publishes_only_what_is_new(producer: Producer, tmp_path: Path) -> None:

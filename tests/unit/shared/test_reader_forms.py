@@ -92,6 +92,17 @@ def test_frames_in_every_form(data: st.DataObject, panel: tuple[str, list[Row]],
     assert panels.candles_of(read) == panels.as_read(rows)
 
 
+@pytest.mark.parametrize(
+    "more", ["", ', "flags": []', ', "flags": ["late"]', ', "venue": {"id": 4}']
+)
+def test_a_single_json_line_is_a_candle(more: str) -> None:
+    line = (
+        '{"symbol": "A", "time": "2024-01-02", "open": 1, "high": 2, "low": 0.5, "close": 1.5, '
+        f'"volume": 3{more}}}'
+    )
+    assert read_back(line.encode(), "1d") == [("A", 1_704_153_600_000, (1.0, 2.0, 0.5, 1.5, 3.0))]
+
+
 @settings(max_examples=50, deadline=None)
 @given(panels.panels(), st.booleans())
 def test_tables_side_by_side(panel: tuple[str, list[Row]], price_first: bool) -> None:

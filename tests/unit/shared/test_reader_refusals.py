@@ -128,7 +128,7 @@ def test_the_message_names_what_mends_it(
          {"columns": {"volume": "0"}}, "2024-01-02"),
         (csv_of(DATES, values='"1,100","1,200","1,000","1,100",5'), "1d", {"decimal": "."},
          "2024-01-02"),
-        ("# prices\n" + csv_of(DATES), "1d", {"symbols": ("ABC",)}, "2024-01-02"),
+        ("# prices\n" + csv_of(DATES), "1d", {}, "2024-01-02"),
     ],
 )  # fmt: skip
 def test_the_option_mends_it(
@@ -137,6 +137,13 @@ def test_the_option_mends_it(
     history = read(tmp_path, data, interval, **options)
     assert history.symbols == ("ABC",)
     assert findings.in_words(int(history.series[0].open_ms[0])) == first
+
+
+@pytest.mark.parametrize("options", [{"symbol": "XYZ"}, {"symbols": ("XYZ",)}])
+def test_the_symbol_in_an_option_goes_before_the_file_s_name(
+    options: Mapping[str, Any], tmp_path: Path
+) -> None:
+    assert read(tmp_path, csv_of(DATES), "1d", **options).symbols == ("XYZ",)
 
 
 @pytest.mark.parametrize(
