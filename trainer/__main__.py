@@ -136,12 +136,13 @@ def _fit(settings: FitSettings) -> None:
     source = _source(settings)
     _, newest = source.span_ms()
     stop_ms = midnight_ms(settings.until) if settings.until else newest + 1
-    _fit_until(settings, source, stop_ms, settings.out)
+    _fit_until(settings, source, stop_ms, settings.out, compare=settings.compare)
 
 
 def _fit_until(
-    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path
-) -> None:
+    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path,
+    *, compare: bool = True,
+) -> None:  # fmt: skip
     """Train on the outcomes before a time, test on the candles from then on, write the bundle."""
     from trainer import training  # noqa: PLC0415
     from trainer.fit import fit  # noqa: PLC0415
@@ -165,7 +166,7 @@ def _fit_until(
             console.print_errors(test)
         metrics = training.metrics_of(test) if test else {}
         saved = exported.write(out, metrics)
-        if test and (not isinstance(settings, FitSettings) or settings.compare):
+        if test and compare:
             metrics = metrics | _compare(test, exported.forecaster, source, stop_ms, settings)
         _record(run, out, metrics, test)
         run.tags({"model_version": saved.model_version, "data": source.name})
