@@ -25,6 +25,12 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=2000)]
 
 
+def name_of(interval: str, symbols: str) -> str:
+    """Return in words which series an interval and a pattern of symbols mean."""
+    series = "all intervals" if interval == ANY else interval
+    return series if symbols == ANY else f"{series} of {symbols}"
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,8 +69,7 @@ class Champion(_Part):
     @property
     def name(self) -> str:
         """The key in words."""
-        series = "all intervals" if self.interval == ANY else self.interval
-        return series if self.symbols == ANY else f"{series} of {self.symbols}"
+        return name_of(self.interval, self.symbols)
 
     def serves(self, interval: str, symbol: str) -> bool:
         """Tell whether the entry is about a series."""
@@ -158,7 +163,7 @@ class Champions(_Part):
         Without one before it the entry goes: less specific champions or the built-in model serve.
 
         Raises:
-            KeyError: when there is no such champion.
+            KeyError: when the champion is missing.
         """
         old = self.at(interval, symbols)
         if old is None:

@@ -5,7 +5,7 @@
 
 A change of the champions writes the next generation by ``Objects.create``, which succeeds for one
 writer alone; the others read again and try again, so no promotion is lost. A bundle's files are
-written before its config: without a config there is no bundle.
+written before its config: what lacks its config is not a bundle.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shared.bundle import (
 )
 from shared.champions import ANY, Champions, Change, Choice
 from shared.forecaster import OnnxForecaster
-from shared.objects import Folder, StoreError, open_objects
+from shared.objects import Folder, StoreError, numbered, numbers_in, open_objects
 from shared.process import now_ms
 from shared.settings import ServiceSettings
 
@@ -69,7 +69,6 @@ KEPT_GENERATIONS: Final = 500
 """Newest generations of the champions file that a collection leaves, as a record."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_GENERATION: Final = re.compile(r"([0-9]{10})\.json")
 
 
 class StoreSettings(ServiceSettings):
@@ -143,7 +142,7 @@ class ModelStore:
             generations = self._generations()
             if not generations:
                 return Champions()
-            name = f"{CHAMPIONS}/{generations[-1]:010d}.json"
+            name = numbered(CHAMPIONS, generations[-1])
             data = self._objects.read(name, MAX_CHAMPIONS_BYTES)
             if data is None:
                 continue  # removed since, so that there is a newer one
@@ -164,8 +163,7 @@ class ModelStore:
             return found
 
     def _generations(self) -> list[int]:
-        found = map(_GENERATION.fullmatch, self._objects.names(CHAMPIONS))
-        return sorted(int(match[1]) for match in found if match)
+        return numbers_in(self._objects, CHAMPIONS)
 
     def put(self, contents: Mapping[str, bytes]) -> str:
         """Write a bundle after verifying it, unless it is there; return its digest.
@@ -268,7 +266,7 @@ class ModelStore:
             following = change(now)
             if following is now:
                 return now
-            name = f"{CHAMPIONS}/{following.generation:010d}.json"
+            name = numbered(CHAMPIONS, following.generation)
             data = following.model_dump_json(indent=2).encode() + b"\n"
             if self._objects.create(name, data):
                 if not self._is_stale(now.generation):
@@ -356,7 +354,7 @@ class ModelStore:
         """Let the model before the champion serve again.
 
         Raises:
-            StoreError: when there is no such champion, or the one before it is damaged.
+            StoreError: when the champion is missing, or the one before it is damaged.
         """
         at = now_ms() if at_ms is None else at_ms
 
@@ -426,6 +424,6 @@ class ModelStore:
     def _prune(self) -> None:
         """Remove the oldest generations, and what killed writers left."""
         for generation in self._generations()[:-KEPT_GENERATIONS]:
-            self._objects.remove(f"{CHAMPIONS}/{generation:010d}.json")
+            self._objects.remove(numbered(CHAMPIONS, generation))
         if isinstance(self._objects, Folder):
             self._objects.sweep()

@@ -45,7 +45,7 @@ class ChampionModels:
 
     champions: Champions  # those whose bundles are sound
     loaded: Mapping[str, OnnxForecaster]  # digest -> model
-    built_in: Forecaster  # serves where there is no champion
+    built_in: Forecaster  # serves where no champion is
     _chains: dict[tuple[str, str], tuple[Forecaster, ...]] = field(default_factory=dict)
 
     @property
@@ -125,7 +125,7 @@ class ModelWatch:
 
         Args:
             url: the store's.
-            built_in: serves where there is no champion.
+            built_in: serves where no champion is.
             metrics: of the process.
             observe: called with the duration of each model call, in seconds.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import time
@@ -36,6 +37,9 @@ NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno
 """Errors of a file system without hard links."""
 
 
+_NUMBERED: Final = re.compile(r"([0-9]{10})\.json")
+
+
 class StoreError(Exception):
     """A store that cannot be reached, read or written, or that holds what it should not."""
 
@@ -50,7 +54,7 @@ class Objects(Protocol):
     def url(self) -> str: ...
 
     def read(self, name: str, most: int) -> bytes | None:
-        """Return a file's content, None if there is no such file; at most ``most`` bytes."""
+        """Return a file's content, None where that is missing; at most ``most`` bytes."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
@@ -62,7 +66,7 @@ class Objects(Protocol):
         ...
 
     def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted; none if there is no such folder."""
+        """Return the names in a folder, sorted; none where it is missing."""
         ...
 
     def written_ms(self, name: str) -> int | None:
@@ -72,6 +76,17 @@ class Objects(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all in it; what is gone already is fine."""
         ...
+
+
+def numbered(folder: str, number: int) -> str:
+    """Return the name of a file of a numbered sequence, whose creation is its compare-and-swap."""
+    return f"{folder}/{number:010d}.json"
+
+
+def numbers_in(objects: Objects, folder: str) -> list[int]:
+    """Return the numbers of the files of a sequence, rising."""
+    found = map(_NUMBERED.fullmatch, objects.names(folder))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def open_objects(url: str) -> Objects:

@@ -141,7 +141,10 @@ def _fit(settings: FitSettings) -> None:
     source = _source(settings)
     _, newest = source.span_ms()
     stop_ms = midnight_ms(settings.until) if settings.until else newest + 1
-    _fit_until(settings, source, stop_ms, settings.folder, alone=settings.alone)
+    _fit_until(
+        settings, source, stop_ms, settings.folder,
+        alone=settings.alone, compare=settings.compare,
+    )  # fmt: skip
 
 
 def _fit_folder(settings: FitSettings, folder: Path) -> None:
@@ -177,8 +180,9 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
 
 
 def _fit_until(
-    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path, *, alone: bool
-) -> None:
+    settings: TrainSettings | FitSettings, source: Source, stop_ms: int, out: Path,
+    *, alone: bool, compare: bool = True,
+) -> None:  # fmt: skip
     """Train on the outcomes before a time, test on the candles from then on, write the bundle."""
     from trainer import blend, training  # noqa: PLC0415
     from trainer.fit import fit  # noqa: PLC0415
@@ -214,7 +218,7 @@ def _fit_until(
             console.print_errors(test)
         metrics = training.metrics_of(test) if test else {}
         saved = exported.write(out, metrics)
-        if test and (not isinstance(settings, FitSettings) or settings.compare):
+        if test and compare:
             metrics = metrics | _compare(test, exported.forecaster, source, stop_ms, settings)
         _record(run, out, metrics, test)
         run.tags({"model_version": saved.model_version, "data": source.name})

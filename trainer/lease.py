@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from shared.model_store import who
-from shared.objects import Objects, StoreError
+from shared.objects import Objects, StoreError, numbered, numbers_in
 from shared.process import now_ms
 
 log = logging.getLogger("trainer")
@@ -31,7 +30,6 @@ RENEW_S: Final = LEASE_MS / 1000 / 4
 
 _KEPT: Final = 5
 _MOST_BYTES: Final = 4096
-_STEP: Final = re.compile(r"([0-9]{10})\.json")
 
 
 class LeaseLost(StoreError):
@@ -91,10 +89,10 @@ class Lease:
                 log.warning("the lease cannot be renewed: %s", error)
 
     def _newest(self) -> tuple[int, str, int]:
-        steps = self._steps()
+        steps = numbers_in(self._objects, FOLDER)
         if not steps:
             return 0, "", 0
-        data = self._objects.read(_name(steps[-1]), _MOST_BYTES)
+        data = self._objects.read(numbered(FOLDER, steps[-1]), _MOST_BYTES)
         try:
             content = json.loads(data or b"{}")
             return steps[-1], str(content["holder"]), int(content["until_ms"])
@@ -103,17 +101,9 @@ class Lease:
 
     def _write(self, step: int, until_ms: int) -> bool:
         content = {"holder": self._me, "until_ms": until_ms}
-        if not self._objects.create(_name(step), json.dumps(content).encode()):
+        if not self._objects.create(numbered(FOLDER, step), json.dumps(content).encode()):
             return False
         self._step = step
-        for old in self._steps()[:-_KEPT]:
-            self._objects.remove(_name(old))
+        for old in numbers_in(self._objects, FOLDER)[:-_KEPT]:
+            self._objects.remove(numbered(FOLDER, old))
         return True
-
-    def _steps(self) -> list[int]:
-        found = (_STEP.fullmatch(name) for name in self._objects.names(FOLDER))
-        return sorted(int(match[1]) for match in found if match)
-
-
-def _name(step: int) -> str:
-    return f"{FOLDER}/{step:010d}.json"

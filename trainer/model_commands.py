@@ -16,7 +16,7 @@ from rich.table import Table
 from shared import bundle
 from shared.bundle import CONFIG_NAME, Bundle, BundleConfig
 from shared.catalogue import Catalogue, catalogue
-from shared.champions import ANY
+from shared.champions import ANY, name_of
 from shared.model_store import Decision, ModelStore, Removal
 from shared.terminal import Console
 from trainer.settings import (
@@ -87,7 +87,7 @@ def promote(settings: PromoteSettings) -> None:
         )
         answer |= {"digest": digest, "generation": made.generation}
     verb = "would be" if settings.dry_run else "is"
-    series = _series(settings.interval, settings.pattern)
+    series = name_of(settings.interval, settings.pattern)
     _say(
         settings.as_json, answer,
         f"{config.model_version} {verb} the champion of {series}, after "
@@ -116,7 +116,7 @@ def rollback(settings: RollbackSettings) -> None:
         "dry_run": settings.dry_run,
     }
     verb = "would serve" if settings.dry_run else "serves"
-    series = _series(settings.interval, settings.pattern)
+    series = name_of(settings.interval, settings.pattern)
     _say(
         settings.as_json, answer,
         f"{after.version if after else 'no champion, so a less specific or the built-in one,'} "
@@ -225,17 +225,12 @@ def _say(as_json: bool, answer: object, words: str) -> None:  # noqa: FBT001 - o
     print(json.dumps(answer, indent=2) if as_json else words)
 
 
-def _series(interval: str, pattern: str) -> str:
-    series = "all intervals" if interval == ANY else interval
-    return series if pattern == ANY else f"{series} of {pattern}"
-
-
 def _print_catalogue(found: Catalogue, *, details: bool) -> None:
     champions = _table("series", "champion", "since", "by", "why", "before")
     for entry in found.champions:
         made = entry.champion
         champions.add_row(
-            _series(entry.interval, entry.symbols), made.version, _day(made.at_ms), made.by,
+            name_of(entry.interval, entry.symbols), made.version, _day(made.at_ms), made.by,
             made.why, ", ".join(former.version for former in entry.before[:3]),
         )  # fmt: skip
     versions = _table(

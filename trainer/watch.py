@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from shared import bundle
 from shared.bundle import Bundle, BundleError
 from shared.candles import DAY_MS, INTERVALS_MS
+from shared.champions import Champions
 from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
 from shared.forecasts import MEDIAN
@@ -150,14 +152,19 @@ class Watcher:
         journal = self._journal()
         self._fault = ""  # a training may take long
         for interval in self._settings.intervals or snapshot.intervals(folder):
+            champions = self._store.champions()
+            why_not = self._too_soon(journal.of(interval), has_own=bool(champions.at(interval)))
+            if why_not:  # before the candles are read, which a look each minute need not do
+                self._say(interval, why_not)
+                continue
             try:
                 history = snapshot.history(folder, interval, self._settings.symbols)
             except HistoryError as error:
                 self._say(interval, str(error))
                 continue
             source = Source(history.name, interval, dataset.of_history(history).symbols)
-            champion, digest = self._champion(interval)
-            why_not = self._why_not(source, champion, has_own=bool(digest), journal=journal)
+            champion, digest = self._champion(champions, interval)
+            why_not = self._why_not(source, champion, journal.of(interval))
             self._say(interval, why_not)
             if why_not:
                 continue
@@ -185,18 +192,31 @@ class Watcher:
             log.info("%s: nothing is trained: %s", interval, why_not)
         self._said[interval] = kind
 
-    def _champion(self, interval: str) -> tuple[Bundle, str]:
-        """Return what serves an interval, and its digest; the built-in one has none."""
-        entry = self._store.champions().at(interval)
+    def _champion(self, champions: Champions, interval: str) -> tuple[Bundle, str]:
+        """Return what serves an interval, and the digest if that is a champion of its own."""
+        entry = champions.at(interval)
         if entry is not None:
             return self._store.load(entry.choice.bundle), entry.choice.bundle
-        chain = self._store.champions().chain(interval, "")
+        chain = champions.chain(interval, "")
         serving = self._store.load(chain[0].bundle) if chain else bundle.load(self._settings.model)
         return serving, ""
 
-    def _why_not(self, source: Source, champion: Bundle, *, has_own: bool, journal: Journal) -> str:
-        """Return why no challenger is trained now; "" if one is due."""
+    def _too_soon(self, attempts: Sequence[Attempt], *, has_own: bool) -> str:
+        """Return why no challenger is trained yet; "" if it is time for one."""
         settings, now = self._settings, now_ms()
+        if not attempts:
+            return ""
+        if sum(now - attempt.at_ms < DAY_MS for attempt in attempts) >= settings.max_runs:
+            return f"enough for a day: {settings.max_runs} trainings"
+        pause_h = settings.every_hours if has_own else settings.cooldown_hours
+        last_ms = attempts[-1].at_ms
+        if now - last_ms < pause_h * HOUR_MS:
+            return f"it was tried {since(last_ms)}: next {pause_h:g} h after that"
+        return ""
+
+    def _why_not(self, source: Source, champion: Bundle, attempts: Sequence[Attempt]) -> str:
+        """Return why no challenger is trained on the candles there are; "" if one is due."""
+        settings = self._settings
         length = champion.config.window_length
         windows = sum(max(0, len(held.open_ms) - length) for held in source.symbols.values())
         if windows < settings.min_windows:
@@ -205,17 +225,9 @@ class Watcher:
                 f"{settings.min_windows:,}; {champion.config.model_version} serves better than "
                 "what could be trained on them"
             )
-        attempts = journal.of(source.interval)
-        if not attempts:
-            return ""
-        last = attempts[-1]
-        if sum(now - attempt.at_ms < DAY_MS for attempt in attempts) >= settings.max_runs:
-            return f"enough for a day: {settings.max_runs} trainings"
-        pause_h = settings.every_hours if has_own else settings.cooldown_hours
-        if now - last.at_ms < pause_h * HOUR_MS:
-            return f"it was tried {since(last.at_ms)}: next {pause_h:g} h after that"
-        if source.span_ms()[1] <= last.newest_ms:
-            return f"no new candle: the newest is that of the last training, {since(last.at_ms)}"
+        if attempts and source.span_ms()[1] <= attempts[-1].newest_ms:
+            tried = since(attempts[-1].at_ms)
+            return f"no new candle: the newest is that of the last training, {tried}"
         return ""
 
     def _attempt(self, source: Source, champion: Bundle, digest: str) -> Attempt:
@@ -347,8 +359,8 @@ def cut(source: Source, champion: Bundle, share: float) -> int:
         champion: what serves now.
         share: newest part of the distinct opening times, for the gate.
     """
-    times = pd.unique(pd.Series([at for held in source.symbols.values() for at in held.open_ms]))
-    cut_ms = int(pd.Series(times).quantile(1 - share))
+    times = np.unique(np.concatenate([held.open_ms for held in source.symbols.values()]))
+    cut_ms = int(np.quantile(times, 1 - share))
     seen = champion.config.data
     if set(seen.symbols) & set(source.symbols):
         cut_ms = max(cut_ms, seen.last_ms + 1)

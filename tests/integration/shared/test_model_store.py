@@ -57,7 +57,7 @@ def start(code: str, *args: object) -> subprocess.Popen[str]:
 
 
 def patterns(store: ModelStore) -> set[str]:
-    return {one.symbols for one in store.champions().champions}
+    return {entry.symbols for entry in store.champions().champions}
 
 
 def test_writers_at_once_lose_no_promotion(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_a_full_disk_leaves_the_champions_as_they_are(tmp_path: Path) -> None:
     assert "cannot be written: File too large" in said, complaint
     assert store.champions() == before
     assert not list((tmp_path / "models").rglob("*.tmp"))
-    half = [one for one in store.bundles() if one.fault]
-    assert all("half-written" in one.fault for one in half)
+    half = [held for held in store.bundles() if held.fault]
+    assert all("half-written" in held.fault for held in half)
     store.collect(0, at_ms=10**13)
-    assert [one.fault for one in store.bundles()] == [""]
+    assert [held.fault for held in store.bundles()] == [""]
     store.load(before.champions[0].choice.bundle)
 
 

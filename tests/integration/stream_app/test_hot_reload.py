@@ -70,7 +70,7 @@ class Crew:
             return set()
         for forecast in read_forecasts(self.topics.bootstrap, self.topics.forecasts):
             newest[forecast.symbol] = forecast
-        return {one.model_version.partition("-")[0] for one in newest.values()}
+        return {made.model_version.partition("-")[0] for made in newest.values()}
 
     def ask(self, path: str) -> dict[str, object]:
         with urllib.request.urlopen(f"http://{HOST}:{self.api_port}{path}", timeout=10) as got:
@@ -158,6 +158,6 @@ def test_champions_change_under_load_and_no_candle_is_missed(crew: Crew, tmp_pat
             process=worker.process,
         )
     listed = crew.ask("/v1/models")
-    assert {one["version"].partition("-")[0] for one in listed["versions"]} >= {"last", "bad"}  # type: ignore[attr-defined]
-    assert digest in {one["digest"] for one in listed["versions"]}  # type: ignore[attr-defined]
+    assert {entry["version"].partition("-")[0] for entry in listed["versions"]} >= {"last", "bad"}  # type: ignore[attr-defined]
+    assert digest in {entry["digest"] for entry in listed["versions"]}  # type: ignore[attr-defined]
     assert worker.process.exit_code is None

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -56,16 +54,6 @@ def candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "candles.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """Keep what main() sets up for the log out of other tests."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 @pytest.fixture(scope="module")

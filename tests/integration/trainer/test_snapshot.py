@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -19,15 +18,6 @@ from trainer.__main__ import main
 from trainer.settings import BacktestSettings
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """Keep what main() sets up for the log out of other tests."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = before
 
 
 async def _make(settings: BacktestSettings) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,6 @@ pytestmark = pytest.mark.integration
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 LATE = Recipe(name="late", spread=0.1, horizons=(1, 5, 10), levels=LEVELS)
 """A champion whose intervals are far too wide."""
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """Keep what main() sets up for the log out of other tests."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = before
 
 
 def moving(symbol: str, seed: int, count: int = 700) -> list[Candle]:
