@@ -103,8 +103,8 @@ def test_a_series_gets_the_same_bits_alone_and_among_others(
     )
     assert alone.tobytes() == together[only].tobytes()
     assert (
-        calibrate(GRID, state[one], raw[one]).tobytes()
-        == calibrate(GRID, state, raw)[one].tobytes()
+        calibrate(GRID, state[only], raw[only]).tobytes()
+        == calibrate(GRID, state, raw)[only].tobytes()
     )
 
 
