@@ -16,8 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -248,18 +249,34 @@ async def run(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
         report["burst"] = await bursts(bench, options.symbols, rounds)
     if options.windows:
         report["recovery"] = await recovery(bench, options.windows, rounds)
-    load = [round(load, 1) for load in os.getloadavg()]
-    return report | {"machine": {"cores": os.cpu_count(), "load": load}}
+    return report
 
 
-async def connect(options: argparse.Namespace, folder: Path, broker: Broker, leash: Leash) -> Any:
-    """Run with clients of the broker."""
+async def connect(
+    run: Callable[[Bench], Awaitable[dict[str, Any]]], folder: Path, broker: Broker, leash: Leash
+) -> dict[str, Any]:
+    """Run with clients of the broker; return the report, with the machine."""
     producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, max_batch_size=1 << 18)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=broker.bootstrap, max_partition_fetch_bytes=1 << 22
     )
     async with producer, consumer:
-        return await run(options, Bench(broker, folder, leash, producer, Watch(consumer)))
+        report = await run(Bench(broker, folder, leash, producer, Watch(consumer)))
+    load = [round(load, 1) for load in os.getloadavg()]
+    return report | {"machine": {"cores": os.cpu_count(), "load": load}}
+
+
+def measure(name: str, run: Callable[[Bench], Awaitable[dict[str, Any]]]) -> int:
+    """Run a benchmark on a broker of its own, and print its report; return the exit code."""
+    with tempfile.TemporaryDirectory(prefix="candlecast-bench-") as folder, Leash() as leash:
+        try:
+            with Broker(Path(folder) / "kafka", leash=leash, heap_mb=512) as broker:
+                report = asyncio.run(connect(run, Path(folder), broker, leash))
+        except BenchmarkError as error:
+            print(f"python -m benchmarks {name}: {error}", file=sys.stderr)
+            return 1
+    print(json.dumps(report))
+    return 0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -269,12 +286,4 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--symbols", type=int, default=SYMBOLS, help="of the burst; 0: none")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="to recover; 0: none")
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="candlecast-bench-") as folder, Leash() as leash:
-        try:
-            with Broker(Path(folder) / "kafka", leash=leash, heap_mb=512) as broker:
-                report = asyncio.run(connect(options, Path(folder), broker, leash))
-        except BenchmarkError as error:
-            print(f"python -m benchmarks burst: {error}", file=sys.stderr)
-            return 1
-    print(json.dumps(report))
-    return 0
+    return measure("burst", partial(run, options))
