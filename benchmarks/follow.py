@@ -53,7 +53,8 @@ class Api:
         status: dict[str, Any] = {}
         while not (status.get("connected") and status["lag"] == 0 and status["series"] == symbols):
             if self.process.exit_code is not None or time.monotonic() - began_s > LIVE_S:
-                raise BenchmarkError(f"not live: {status}\n{self.process.log_tail()}")
+                known = {name: status.get(name) for name in ("connected", "lag", "series")}
+                raise BenchmarkError(f"not live: {known}\n{self.process.log_tail()}")
             await asyncio.sleep(0.05)
             status = await self._get("/v1/status") or {}
         return round(time.monotonic() - began_s, 2)

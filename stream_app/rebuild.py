@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,6 +37,9 @@ SKIP_KEY: Final = b"|skip|"
 MAX_ID: Final = 64
 """Most characters of a topic's id."""
 
+MAX_PARTITIONS: Final = 1 << 20
+"""Most partitions of a topic."""
+
 
 def skip_key(offset: int) -> bytes:
     """Return the key of the changelog's record about a message to put aside unread."""
@@ -49,6 +52,8 @@ class Source:
 
     topic_id: str
     capacity: int  # most candles in a window, as a mean over the intervals
+    partitions: int = 0  # of the topic; 0: not known
+    before: int = 0  # how many they were before they grew; 0: they have not
 
     def encode(self) -> bytes:
         """Return the source as a record's value."""
@@ -59,15 +64,27 @@ class Source:
         """Return the source in a record's value; raises ``StateError``."""
         try:
             found = json.loads(value)
-            source = cls(str(found["topic_id"]), int(found["capacity"]))
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            counts = [int(found.get(name, 0)) for name in ("partitions", "before")]
+            source = cls(str(found["topic_id"]), int(found["capacity"]), *counts)
+        except (
+            ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+        ) as error:  # fmt: skip
             raise StateError(f"not a record about the windows' source: {error!r:.200}") from error
-        if len(source.topic_id) > MAX_ID or not 2 <= source.capacity <= MAX_CANDLES:
+        if (
+            len(source.topic_id) > MAX_ID
+            or not 2 <= source.capacity <= MAX_CANDLES
+            or not 0 <= min(counts) <= max(counts) <= MAX_PARTITIONS
+        ):
             raise StateError(
-                f"windows' source: expected an id of at most {MAX_ID} characters and a capacity "
-                f"of 2 to {MAX_CANDLES}, got {source.topic_id[:80]!r} and {source.capacity}"
+                f"windows' source: expected an id of at most {MAX_ID} characters, a capacity of 2 "
+                f"to {MAX_CANDLES} and at most {MAX_PARTITIONS} partitions, got "
+                f"{source.topic_id[:80]!r}, {source.capacity}, {counts}"
             )
         return source
+
+
+Takes = Callable[[bytes, int], bool]
+"""Tells whether the candles of a series that lie in a partition are taken."""
 
 
 @dataclass
@@ -76,6 +93,7 @@ class Rebuilt:
 
     skips: AbstractSet[tuple[int, int]] = frozenset()  # partitions and offsets to leave out
     rules: Rules = field(default_factory=Rules)
+    takes: Takes | None = None  # by default all series
     states: dict[bytes, SymbolState] = field(default_factory=dict)
     appended_ms: dict[bytes, int] = field(default_factory=dict)  # of the newest candle
     candles: int = 0
@@ -90,6 +108,8 @@ class Rebuilt:
         except InvalidCandle:
             return
         key = table_key(candle)
+        if self.takes is not None and not self.takes(key, record.partition):
+            return
         if key not in self.states and len(self.states) >= self.rules.max_series:
             return
         self.appended_ms[key] = record.timestamp
@@ -104,9 +124,10 @@ async def has_candles(
     start: int,
     stop: int,
     skips: AbstractSet[tuple[int, int]] = frozenset(),
+    takes: Takes | None = None,
 ) -> bool:
     """Tell whether a span of a partition holds a candle; raises ``KafkaError``."""
-    found = Rebuilt(skips)
+    found = Rebuilt(skips, takes=takes)
     await _read(settings, {partition: (start, stop)}, found, capacity=2, enough=1)
     return found.candles > 0
 
@@ -117,6 +138,7 @@ async def rebuild(
     capacity: int,
     skips: AbstractSet[tuple[int, int]] = frozenset(),
     rules: Rules | None = None,
+    takes: Takes | None = None,
 ) -> Rebuilt:
     """Return the states that the candles of some spans give.
 
@@ -126,17 +148,32 @@ async def rebuild(
         capacity: most candles in a window.
         skips: partitions and offsets to leave out.
         rules: of the series that are taken; by default all.
+        takes: says of a series and a partition whether to take its candles; by default all.
 
     Raises:
         KafkaError: when the topic cannot be read.
     """
     began_s = time.monotonic()
-    found = Rebuilt(skips, rules or Rules())
+    found = Rebuilt(skips, rules or Rules(), takes)
     await _read(settings, spans, found, capacity)
     log.info(
         "read %d candles of %d series again in %.1f s", found.candles, len(found.states),
         time.monotonic() - began_s,
     )  # fmt: skip
+    return found
+
+
+async def bring_up_to_date(
+    settings: KafkaSettings,
+    spans: Mapping[int, tuple[int, int]],
+    capacity: int,
+    states: Mapping[bytes, SymbolState],
+    skips: AbstractSet[tuple[int, int]] = frozenset(),
+    rules: Rules | None = None,
+) -> Rebuilt:
+    """Return states with the candles that some spans have of them; raises ``KafkaError``."""
+    found = Rebuilt(skips, rules or Rules(), lambda key, _: key in states, dict(states))
+    await _read(settings, spans, found, capacity)
     return found
 
 

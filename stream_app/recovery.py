@@ -16,10 +16,12 @@ from shared.metrics import WorkerMetrics
 from shared.process import now_ms
 from shared.topic_ids import topic_ids
 from shared.topics import partitions_of
+from stream_app import growth
+from stream_app.growth import Elsewhere, has_moved, place
 from stream_app.publisher import Publisher
-from stream_app.rebuild import Rebuilt, Source, has_candles, rebuild
+from stream_app.rebuild import Rebuilt, Source, Takes, bring_up_to_date, has_candles, rebuild
 from stream_app.settings import WorkerSettings
-from stream_app.state import StateError, SymbolState
+from stream_app.state import StateError, SymbolState, span_keys
 from stream_app.windows import WindowTable
 
 log = logging.getLogger("stream_app")
@@ -63,6 +65,8 @@ class Recovery:
         self._metrics = metrics
         self._models = models
         self._looks_without_topic = 0
+        self._held: set[int] = set()
+        self._before = 0  # partitions of the candles topic before it grew; 0: it has not
 
     @property
     def _capacity(self) -> int:
@@ -86,6 +90,7 @@ class Recovery:
         """
         if not partitions:
             return set()
+        self._held = partitions
         topic_id = await self.topic_id()
         again = self._recreated(partitions, topic_id)
         offsets = await self._offsets(partitions)
@@ -93,8 +98,9 @@ class Recovery:
         if again:
             await self._begin_again(again)
             offsets = await self._offsets(partitions)
+        self._before = await self._follow_growth(partitions - again)
         await self._mend(partitions - again, offsets)
-        source = Source(topic_id, self._mean_capacity)
+        source = Source(topic_id, self._mean_capacity, self._settings.partitions, self._before)
         changed = {part for part in partitions if self._table.sources.get(part) != source}
         if changed:
             await self._publisher.sources(dict.fromkeys(changed, source))
@@ -192,6 +198,82 @@ class Recovery:
             self._table.newest_offsets(),
         )
 
+    async def _follow_growth(self, partitions: set[int]) -> int:
+        """Take the windows of series that come to these partitions since the topic has grown.
+
+        Returns:
+            How many partitions there were before, 0 when they have always been as many.
+        """
+        now, known = self._settings.partitions, self._table.sources
+        held = [known[part] for part in partitions if part in known]
+        if len(held) == len(partitions) and all(one.partitions in {0, now} for one in held):
+            return max((one.before for one in held), default=0)
+        elsewhere = await growth.read(self._settings, self._settings.changelog_topic, partitions)
+        counts = [
+            one.before if one.partitions == now else one.partitions
+            for one in (*held, *elsewhere.sources.values())
+        ]
+        before = max((count for count in counts if count < now), default=0)
+        if before:
+            await self._bring_home(partitions, before, elsewhere)
+        return before
+
+    async def _bring_home(self, partitions: set[int], before: int, elsewhere: Elsewhere) -> None:
+        """Write the windows that growth has moved to where their candles come from now."""
+        now = self._settings.partitions
+        homes: dict[bytes, tuple[int, SymbolState]] = {}  # partition of before, state
+        for key, part in self._table.series_in(partitions).items():
+            state = self._table.state_of(key, self._capacity)
+            if state and has_moved(key, part, before, now) and place(key, now) in partitions:
+                homes[key] = part, state
+        found = {
+            key: (part, state)
+            for key, (part, stored) in elsewhere.states(before, self._capacity).items()
+            if not self._is_held(key, state := SymbolState.decode(stored, self._capacity))
+        }
+        homes |= await self._read_ahead(found, elsewhere)
+        whole: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+        gone: dict[int, list[bytes]] = defaultdict(list)
+        for key, (part, state) in homes.items():
+            whole[place(key, now)].append((key, state.with_tail(0).encode()))
+            gone[part] += (key, *span_keys(key))
+        await self._publisher.states(whole)
+        for part, records in whole.items():
+            for key, record in records:
+                self._table.put(key, record, part, elsewhere.appended_ms.get(key, 0))
+        await self._publisher.tombstones(gone)  # only once they are safe elsewhere
+        log.warning(
+            "topic %s has %d partitions, it had %d: %d windows have moved to partition %s",
+            self._settings.candles_topic, now, before, len(homes),
+            ", ".join(map(str, sorted(whole))),
+        )  # fmt: skip
+
+    async def _read_ahead(
+        self, found: Mapping[bytes, tuple[int, SymbolState]], elsewhere: Elsewhere
+    ) -> dict[bytes, tuple[int, SymbolState]]:
+        """Return states of others' partitions with the candles that are still to do there."""
+        if not found:
+            return {}
+        offsets = await self._offsets({part for part, _ in found.values()})
+        spans = {
+            part: (max(begin, offsets.committed.get(part, 0)), offsets.ends[part])
+            for part, begin in offsets.begins.items()
+        }
+        states = {key: state for key, (_, state) in found.items()}
+        ahead = await bring_up_to_date(
+            self._settings, spans, self._capacity, states, self._table.skips, self._settings.rules
+        )
+        elsewhere.appended_ms |= ahead.appended_ms
+        return {
+            key: (part, _with_ledger(ahead.states[key], state))
+            for key, (part, state) in found.items()
+        }
+
+    def _is_held(self, key: bytes, state: SymbolState) -> bool:
+        """Tell whether a state that is as new is held."""
+        held = self._table.state_of(key, self._capacity)
+        return held is not None and held.order >= state.order
+
     async def _mend(self, partitions: set[int], offsets: _Offsets) -> None:
         """Rebuild the windows of partitions whose changelog has lost candles, or is too short."""
         spans = {}
@@ -207,9 +289,7 @@ class Recovery:
             "partition %s: windows are missing or short; they are rebuilt from the candles topic",
             ", ".join(map(str, spans)),
         )
-        found = await rebuild(
-            self._settings, spans, self._capacity, self._table.skips, self._settings.rules
-        )
+        found = await self._rebuild(spans)
         self._leave_out_silent(found)
         await self._take(found)
 
@@ -228,9 +308,7 @@ class Recovery:
                    remembered[part] + 1)
             for part in sorted(partitions & remembered.keys())
         }  # fmt: skip
-        found = await rebuild(
-            self._settings, spans, self._capacity, self._table.skips, self._settings.rules
-        )
+        found = await self._rebuild(spans)
         longer: dict[bytes, bytes] = {}
         for key, state in found.states.items():
             held = self._table.state_of(key, self._capacity)
@@ -240,6 +318,22 @@ class Recovery:
             if len(both.window) > len(held.window):
                 longer[key] = state.window.records
         return longer
+
+    async def _rebuild(self, spans: Mapping[int, tuple[int, int]]) -> Rebuilt:
+        return await rebuild(
+            self._settings, spans, self._capacity, self._table.skips, self._settings.rules,
+            self._takes,
+        )  # fmt: skip
+
+    @property
+    def _takes(self) -> Takes | None:
+        """Which candles are for windows here: not those of series that growth took elsewhere."""
+        return None if not self._before else lambda key, part: self._home(key, part) in self._held
+
+    def _home(self, key: bytes, partition: int) -> int:
+        """Return the partition of a series whose candles came, or come, from another."""
+        now = self._settings.partitions
+        return place(key, now) if has_moved(key, partition, self._before, now) else partition
 
     def _leave_out_silent(self, found: Rebuilt) -> None:
         """Leave out series that were forgotten, or will be."""
@@ -254,7 +348,7 @@ class Recovery:
         start = max(offsets.remembered.get(partition, -1) + 1, offsets.begins[partition])
         stop = offsets.committed.get(partition, 0)
         return start < stop and await has_candles(
-            self._settings, partition, start, stop, self._table.skips
+            self._settings, partition, start, stop, self._table.skips, self._takes
         )
 
     async def _take(self, found: Rebuilt) -> None:
@@ -266,7 +360,7 @@ class Recovery:
         whole: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
         for key, state in better.items():
             record = state.with_tail(0).encode()
-            whole[state.offsets[0][0]].append((key, record))
+            whole[self._home(key, state.offsets[0][0])].append((key, record))
         await self._publisher.states(whole)  # a restart would find the source's capacity alone
         for partition, records in whole.items():
             for key, record in records:

@@ -115,7 +115,7 @@ class WindowStore(Store[bytes, bytes]):
             self._skip(key, record, partition)
             return
         if record is None:
-            self._forget(key)
+            self._forget(key, partition)
             return
         if key == SOURCE_KEY:
             self.sources[partition] = Source.decode(record)
@@ -149,14 +149,20 @@ class WindowStore(Store[bytes, bytes]):
         change = self.skips.discard if record is None else self.skips.add
         change((partition, int(offset)))
 
-    def _forget(self, key: bytes) -> None:
-        """Take a tombstone."""
+    def _forget(self, key: bytes, partition: int | None = None) -> None:
+        """Take a tombstone of a partition; the series may live on in another."""
         series, has_number = series_of(key)
-        self._spans.pop(series, None)
-        if not has_number:
+        spans_in, _ = self._spans.get(series, (partition, []))
+        if partition in {None, spans_in}:
+            self._spans.pop(series, None)
+        if not has_number and partition in {None, self._key_partition.get(key)}:
             self.bytes_held -= len(self.data.pop(key, b""))
             self._key_partition.pop(key, None)
             self._touched_ms.pop(key, None)
+
+    def series_in(self, partitions: set[int]) -> dict[bytes, int]:
+        """Return the series whose records lie in some partitions, and in which."""
+        return {key: at for key, at in self._key_partition.items() if at in partitions}
 
     def forget(self, partitions: set[int]) -> dict[int, list[bytes]]:
         """Drop all windows of some partitions; return the keys of their records, by partition."""
@@ -259,6 +265,10 @@ class WindowTable(faust.Table[bytes, bytes]):
         """Return the state of a key, if there is one."""
         stored = self.store.data.get(key)
         return None if stored is None else SymbolState.decode(stored, capacity)
+
+    def series_in(self, partitions: set[int]) -> dict[bytes, int]:
+        """Return the series whose records lie in some partitions, and in which."""
+        return self.store.series_in(partitions)
 
     def put(self, key: bytes, state: bytes, partition: int, appended_ms: int) -> None:
         """Put a rebuilt state, whose record is acknowledged, in the place of what is held."""

@@ -28,7 +28,7 @@ from shared.champions import Champions
 from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
 from shared.forecasts import MEDIAN
-from shared.kafka import KafkaError, KafkaSettings
+from shared.kafka import TRANSIENT, KafkaSettings
 from shared.metrics import TrainerMetrics
 from shared.model_store import Decision, ModelStore
 from shared.objects import StoreError, open_objects
@@ -51,7 +51,7 @@ PROMOTED, REFUSED, FAILED = "promoted", "refused", "failed"
 
 HOUR_MS: Final = 3_600_000
 
-UNREACHABLE: Final = (KafkaError, HistoryError, StoreError, BundleError, OSError)
+UNREACHABLE: Final = (*TRANSIENT, HistoryError, StoreError, BundleError)
 """Errors of one look; the next one may go well."""
 
 

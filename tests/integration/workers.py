@@ -44,6 +44,11 @@ class WorkerTopics:
         """The dead-letter topic."""
         return f"{self.candles}.dlq"
 
+    @property
+    def changelog(self) -> str:
+        """The topic of the windows."""
+        return f"{self.group}-windows-changelog"
+
     def flags(self) -> list[str]:
         """Return the topics as flags of a service."""
         return [

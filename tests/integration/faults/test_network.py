@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,24 +18,28 @@ from local.leash import Leash
 from local.ports import free_ports
 from local.proxy import Proxy
 from shared import bundle
+from shared.files.series import HistoryError
 from shared.forecaster import ModelSet, OnnxForecaster
-from shared.topics import ensure, market_topics
+from shared.topics import candles_topic, ensure, market_topics
 from stream_app.settings import WorkerSettings
+from tests.candles import walk
 from tests.integration.api.test_serving import Api
 from tests.integration.faults.load import Load, settle
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import Producer, by_symbol, log_of
-from tests.integration.topics import count, read
+from tests.integration.topics import count, read, write_candles
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
 from tests.kafka import kafka_at
+from trainer.snapshot import history
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
+ROUNDS = int(os.environ.get("CANDLECAST_FAULT_ROUNDS", "1"))
 NOTICED_S = 20.0
 RECOVERED_S = 15.0
 RESETS_S = 20.0
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
-WARM_UP = MODELS.window_length - 1
+WARM_UP = MODELS.default.window_length - 1
 
 
 @dataclass(frozen=True)
@@ -228,6 +234,56 @@ def test_an_api_follows_again_by_itself(
     )  # fmt: skip
     assert api.ask("GET", "/livez")[0] == 200
     assert api.process.stop(10) == 0
+
+
+def test_a_trainer_says_that_it_reads_nothing_and_reads_on_by_itself(
+    line: Line, names: WorkerTopics, processes: Processes, tmp_path: Path
+) -> None:
+    """A watch through refusals, a broker that is killed, and silence where there is time for it."""
+    direct = kafka_at(names.bootstrap).model_copy(update={"candles_topic": names.candles})
+    asyncio.run(ensure(direct, [candles_topic(direct)]))
+    port = free_ports(1)[0]
+    folder = tmp_path / "snapshots"
+    watch = processes.start(
+        "trainer", "watch", "--bootstrap", line.proxy.address, "--candles-topic", names.candles,
+        "--snapshots", str(folder), "--models", str(tmp_path / "models"),
+        "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--metrics-port", str(port),
+        "--poll-seconds", "1", "--min-windows", "1000000",
+    )  # fmt: skip
+    trainer = RunningWorker(watch, port)
+    series = [walk(1500, symbol=name) for name in ("A", "B")]
+    faults = ["refused", "killed", *(["silent"] if ROUNDS > 1 else [])]
+    for number, fault in enumerate(faults):
+        wait_until(lambda: trainer.probe("/readyz") == 200, 60, "it looks", process=watch)
+        if fault == "silent":
+            line.proxy.is_silent = True
+        elif fault == "refused":
+            line.proxy.is_refusing = True
+            line.proxy.reset()
+        else:
+            line.broker.kill()
+        wait_until(lambda: trainer.probe("/readyz") == 503, 2 * NOTICED_S, "it says so")
+        assert trainer.probe("/livez") == 200, "a restart would not help"
+        if fault == "killed":
+            line.broker.restart()
+        more = [one for candles in series for one in candles[500 * number : 500 * (number + 1)]]
+        write_candles(names.bootstrap, names.candles, more)
+        line.proxy.is_silent = line.proxy.is_refusing = False
+        for _ in range(3):  # in the midst of reading
+            line.proxy.reset()
+            time.sleep(0.2)
+
+    def read_so_far() -> int:
+        try:
+            return history(folder / names.candles, "1d").count
+        except HistoryError:
+            return 0
+
+    wait_until(
+        lambda: read_so_far() == 1000 * len(faults), RECOVERED_S + 5, "all is read", process=watch
+    )
+    assert watch.stop(15) in {0, -signal.SIGTERM}
+    assert "Traceback" not in log_of(watch)
 
 
 def test_a_broker_back_with_an_empty_disk(

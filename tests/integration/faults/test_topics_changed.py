@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
 from shared import topics as topics_of
 from shared.candles import Candle
@@ -17,7 +18,13 @@ from shared.topics import BROKERS_TIME, Topic, all_topics
 from tests.candles import walk
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, read_forecasts, write_candles
-from tests.integration.workers import RunningWorker, WorkerTopics, launch_worker, start_worker
+from tests.integration.workers import (
+    RunningWorker,
+    WorkerTopics,
+    launch_worker,
+    start_worker,
+    wait_ready,
+)
 from tests.kafka import kafka_at
 from tests.recipes import Recipe
 
@@ -162,6 +169,68 @@ def test_a_symbol_that_changes_its_partition_keeps_its_window(
     assert 2 <= moved <= 3, "of those that did not lie there already"
     assert worker.probe("/livez") == 200
     assert worker.process.stop(15) == 0
+
+
+def grow(topics: WorkerTopics, partitions: int) -> None:
+    """Add partitions to every topic, as an operator does."""
+
+    async def run() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=topics.bootstrap)
+        await admin.start()
+        try:
+            names = [topics.candles, topics.forecasts, topics.scores, topics.dlq, topics.changelog]
+            await admin.create_partitions({name: NewPartitions(partitions) for name in names})
+        finally:
+            await admin.close()
+
+    asyncio.run(asyncio.wait_for(run(), DONE_S))
+
+
+def places(topics: WorkerTopics) -> Mapping[str, set[int]]:
+    """Return for each series the partitions of the changelog that have a window of it."""
+    newest: dict[tuple[str, int], bytes | None] = {}
+    for record in read(topics.bootstrap, topics.changelog):
+        key = (record.key or b"").decode()
+        if not key.startswith("|") and "|tail" not in key:
+            newest[key, record.partition] = record.value
+    found: dict[str, set[int]] = defaultdict(set)
+    for (key, partition), window in newest.items():
+        if window:
+            found[key].add(partition)
+    return found
+
+
+def test_windows_follow_their_symbols_to_new_partitions(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    """Two workers: who has a symbol's new partition need not have had the old one."""
+    symbols = [f"S{number}" for number in range(24)]
+
+    def days(count: int, first: int = 0) -> list[Candle]:
+        walks = [walk(count, first=first, symbol=symbol) for symbol in symbols]
+        return [candle for day in zip(*walks, strict=True) for candle in day]
+
+    worker = start_worker(processes, topics)
+    write_candles(topics.bootstrap, topics.candles, days(NEEDED + 2))
+    wait_for(topics, 3 * len(symbols), worker)
+    grow(topics, 12)
+    assert worker.process.wait(DONE_S) == 1
+    assert "expected 8 partitions, got 12" in worker.process.log.read_text()
+
+    both = [launch_worker(processes, topics, "--partitions", "12") for _ in range(2)]
+    for one in both:
+        wait_ready(one)
+    more = days(3, first=NEEDED + 2)
+    write_candles(topics.bootstrap, topics.candles, more)
+    made = wait_for(topics, 6 * len(symbols), both[0], more[0].open_ms)
+    assert {(one.symbol, one.as_of_ms) for one in made} == {(c.symbol, c.close_ms) for c in more}
+    for one in both:
+        assert one.process.stop(15) == 0
+    said = "".join(one.process.log.read_text() for one in both)
+    assert "12 partitions, it had 8" in said
+    found = places(topics)
+    assert len(found) == len(symbols)
+    assert all(len(partitions) == 1 for partitions in found.values()), "no orphans"
 
 
 def test_candles_that_retention_took_before_they_were_read_are_counted(

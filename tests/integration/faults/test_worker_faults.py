@@ -49,7 +49,7 @@ FLAGS = ("--session-seconds", str(SESSION_S))
 DONE_S = 90.0
 
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
-WARM_UP = MODELS.window_length - 1
+WARM_UP = MODELS.default.window_length - 1
 
 
 class Crew:
