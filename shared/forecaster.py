@@ -103,6 +103,11 @@ def length_of(lengths: Sequence[int], held: int) -> int:
     return lengths[at - 1] if at else 0
 
 
+def lengths_of(model: Forecaster) -> frozenset[int]:
+    """Return the lengths that the model's windows may have, of any interval."""
+    return frozenset(length for name in INTERVALS_MS for length in model.lengths(name))
+
+
 def longest(models: Iterable[Forecaster], intervals: Iterable[str] = tuple(INTERVALS_MS)) -> int:
     """Return the candles of the longest window that any of the models reads, of any interval."""
     return max(model.lengths(name)[-1] for name in intervals for model in models)
