@@ -117,7 +117,7 @@ class Models(Protocol):
     """The models that a process serves."""
 
     @property
-    def window_length(self) -> int:
+    def longest_window(self) -> int:
         """Candles that the longest window of any model holds, of any interval."""
         ...
 
@@ -145,7 +145,7 @@ class ModelSet:
     by_interval: Mapping[str, Forecaster] = field(default_factory=dict)
 
     @property
-    def window_length(self) -> int:
+    def longest_window(self) -> int:
         return longest(self.all())
 
     def all(self) -> Iterable[Forecaster]:
