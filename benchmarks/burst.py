@@ -1,9 +1,10 @@
 """Measures what happens when all symbols close at one instant, and how many windows recover.
 
 ``burst``: one candle of each symbol is sent at once to a worker that is idle, and to a bare loop
-that only consumes and produces the same bytes, by turns on the same broker. Seconds are from the
-broker's append of the first candle to its append of the last forecast. ``recovery``: the windows
-of many symbols are read from the changelog, and then each gets candles.
+that only consumes and produces the same bytes (forecasts, scores, windows), by turns on the same
+broker. Seconds are from the broker's append of the first candle to its append of the last
+forecast. ``recovery``: the windows of many symbols are read from the changelog, and then each gets
+candles.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ WALKS: Final = 200
 
 START_S: Final = 120.0
 DONE_S: Final = 120.0
+WARM_DAYS: Final = 10
+"""Days before what is measured: the farthest horizon."""
+
 REST_S: Final = 1.0
 """Time between two bursts: one commit, and what it frees."""
 
@@ -169,48 +173,59 @@ class Worker:
 
 
 async def bursts(bench: Bench, symbols: int, rounds: int) -> dict[str, Any]:
-    """Return the seconds of bursts, of the worker and of the bare loop, by turns."""
-    crowd = Crowd(symbols, rounds + 1)
+    """Return the seconds of bursts, of the worker and of bare loops, by turns.
+
+    One loop carries the worker's forecasts alone, the other all that the worker writes for a
+    candle: its scores and the windows' records too.
+    """
+    crowd = Crowd(symbols, WARM_DAYS + rounds + 1)
     feed = Feed(bench.producer, crowd)
-    names, bare = await bench.topics("burst"), await bench.topics("bare")
-    await feed.seed(names.changelog)
-    worker = Worker(bench, names)
+    names = {who: await bench.topics(who) for who in ("worker", "bare", "bare_forecasts")}
+    own = names["worker"]
+    await feed.seed(own.changelog)
+    worker = Worker(bench, own)
     await worker.ready()
     resident = [worker.resident_mb()]
-    took: dict[str, list[dict[str, float]]] = {"worker": [], "bare": []}
-    carry: Process | None = None
+    for day in range(WARM_DAYS):  # until each candle settles all horizons
+        await bench.burst(own, feed, worker.process, day)
+    written = (own.forecasts, own.scores, own.changelog)
+    before = [await bench.watch.ends(topic) for topic in written]
+    await bench.burst(own, feed, worker.process, WARM_DAYS)
+    await asyncio.sleep(REST_S)
+    sizes = [await bench.watch.bytes_a_candle(offsets, symbols) for offsets in before]
+    processes = {"worker": worker.process}
+    took: dict[str, list[dict[str, float]]] = {who: [] for who in names}
     try:
-        for day in range(rounds + 1):
-            took["worker"].append(await bench.burst(names, feed, worker.process, day))
+        for who, count in (("bare", len(written)), ("bare_forecasts", 1)):
+            of = names[who]
+            flags = [
+                f"--produce={topic}={size}"
+                for topic, size in zip((of.forecasts, of.scores, of.changelog), sizes, strict=True)
+            ]
+            processes[who] = bench.start(
+                "benchmarks.peers.carry", "--bootstrap", bench.broker.bootstrap,
+                "--candles", of.candles, "--partitions", str(PARTITIONS), *flags[:count],
+            )  # fmt: skip
+            await bench.until(of.forecasts, 1, processes[who])
+        for day in range(WARM_DAYS + 1, WARM_DAYS + 1 + rounds):
+            for who, process in processes.items():
+                took[who].append(await bench.burst(names[who], feed, process, day))
+                tell(f"{who} {took[who][-1]}")
             resident.append(worker.resident_mb())
-            tell(f"worker {took['worker'][-1]}, {resident[-1]} MB")
-            if carry is None:  # its messages are as long as the worker's
-                size = await bench.watch.mean_bytes(names.forecasts)
-                carry = bench.start(
-                    "benchmarks.peers.carry", "--bootstrap", bench.broker.bootstrap,
-                    "--candles", bare.candles, "--forecasts", bare.forecasts,
-                    "--partitions", str(PARTITIONS), "--value-bytes", str(size),
-                )  # fmt: skip
-                await bench.until(bare.forecasts, 1, carry)
-            took["bare"].append(await bench.burst(bare, feed, carry, day))
-            tell(f"bare {took['bare'][-1]}")
             await asyncio.sleep(REST_S)
     finally:
-        worker.process.stop(10)
-        if carry is not None:
-            carry.stop(2)
-    worst = {who: max(run["seconds"] for run in of[1:]) for who, of in took.items()}
-    median = {who: statistics.median(run["seconds"] for run in of[1:]) for who, of in took.items()}
+        for process in processes.values():
+            process.stop(10 if process is worker.process else 2)
+    median = {who: statistics.median(run["seconds"] for run in of) for who, of in took.items()}
+    cpu = {who: statistics.median(run["cpu_seconds"] for run in of) for who, of in took.items()}
     return {
         "symbols": symbols,
         "seconds": median,
-        "worst_seconds": worst,
-        "first_seconds": {who: of[0]["seconds"] for who, of in took.items()},
-        "cpu_seconds": {
-            who: statistics.median(run["cpu_seconds"] for run in of[1:]) for who, of in took.items()
-        },
+        "worst_seconds": {who: max(run["seconds"] for run in of) for who, of in took.items()},
+        "cpu_seconds": cpu,
         "worker_over_bare": round(median["worker"] / median["bare"], 2),
-        "forecast_bytes": size,
+        "worker_over_bare_forecasts": round(median["worker"] / median["bare_forecasts"], 2),
+        "bytes_a_candle": dict(zip(("forecasts", "scores", "windows"), sizes, strict=True)),
         "resident_mb": resident,
     }
 

@@ -34,7 +34,7 @@ STALL_DAYS: Final = (1, 4, 8)
 
 LIVE_S: Final = 180.0
 SHOWN: Final = 50
-"""Symbols whose newest forecast is asked for."""
+"""Symbols whose newest forecast is requested."""
 
 
 class Api:

@@ -56,6 +56,7 @@ def worker_flags(bootstrap: str, names: Names) -> list[str]:
         "--bootstrap", bootstrap,
         "--candles-topic", names.candles,
         "--forecasts-topic", names.forecasts,
+        "--scores-topic", names.scores,
         "--group", names.group,
         "--partitions", str(PARTITIONS),
         "--metrics-port", "0",

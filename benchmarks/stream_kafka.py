@@ -35,6 +35,11 @@ class Names:
         return cls(f"{contender}.candles", f"{contender}.forecasts", contender)
 
     @property
+    def scores(self) -> str:
+        """The topic of scores."""
+        return f"{self.forecasts}.scores"
+
+    @property
     def changelog(self) -> str:
         """The topic of the worker's windows."""
         return f"{self.group}-windows-changelog"
@@ -145,11 +150,11 @@ class Watch:
         stamps = [record.timestamp async for record in self._read(start)]
         return min(stamps), max(stamps)
 
-    async def mean_bytes(self, topic: str) -> int:
-        """Return the mean size of a topic's values."""
-        ends = await self.ends(topic)
-        sizes = [len(record.value or b"") async for record in self._read(dict.fromkeys(ends, 0))]
-        return round(sum(sizes) / len(sizes))
+    async def bytes_a_candle(self, start: Offsets, candles: int) -> int:
+        """Return the bytes of values since some offsets for each of so many candles."""
+        return round(
+            sum([len(record.value or b"") async for record in self._read(start)]) / candles
+        )
 
     async def _read(self, start: Offsets) -> AsyncIterator[Any]:
         """Yield the records since some offsets, to the end as it is now."""

@@ -1,5 +1,7 @@
 """Contender ``carry``: aiokafka consumes and produces as many bytes as the worker; no work between.
 
+For each candle it sends a message to each topic that it is given, of the size that is given.
+
 What a burst takes at least, with one process and this client.
 """
 
@@ -32,24 +34,24 @@ async def main(options: argparse.Namespace) -> None:
     await consumer.start()
     consumer.assign([TopicPartition(options.candles, n) for n in range(options.partitions)])
     await consumer.seek_to_end()
-    value = b"x" * options.value_bytes
-    await producer.send_and_wait(options.forecasts, b"ready", partition=0)
+    values = {topic: b"x" * int(size) for topic, size in (of.split("=") for of in options.produce)}
+    first = next(iter(values))
+    await producer.send_and_wait(first, b"ready", partition=0)
     while True:
         fetched = await consumer.getmany(timeout_ms=1000, max_records=MAX_BATCH)
         sent = [
-            await producer.send(
-                options.forecasts, value, record.key, record.partition, headers=HEADERS
-            )
+            await producer.send(topic, value, record.key, record.partition, headers=HEADERS)
             for of in fetched.values()
             for record in of
+            for topic, value in values.items()
         ]
         await asyncio.gather(*sent)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    for name in ("bootstrap", "candles", "forecasts"):
+    for name in ("bootstrap", "candles"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("partitions", "value-bytes"):
-        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--partitions", type=int, required=True)
+    parser.add_argument("--produce", action="append", required=True, metavar="TOPIC=BYTES")
     uvloop.run(main(parser.parse_args()))
