@@ -67,16 +67,18 @@ from tests.unit.shared.test_batches import DAMAGED, PACK, packed
 from tests.unit.stream_app import test_changelog_poison as changelog
 from trainer import snapshot
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Generating overly large repr"),
-]
-
 T = TypeVar("T")
 
 SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "54"))
 SEED: Final = int(os.environ.get("CANDLECAST_FUZZ_SEED", time.time_ns() % 10**9))
 TARGETS: Final = 13
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(SECONDS / TARGETS + 300),
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),
+]
+
 NOW_MS: Final = 2_000_000_000_000
 
 kafka.mend_clients()
