@@ -112,7 +112,7 @@ endef
 define install
 	$(BIN)/python docs/hashes.py --requirements $(1) > $(VENV)/requirements.txt
 	$(PIP) install $(PIP_SAYS) $(PINS) --requirement $(VENV)/requirements.txt 1>&2
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable . 1>&2
+	$(PIP) install --quiet --quiet --no-deps --no-build-isolation --editable . 1>&2
 endef
 
 # one stamp for each set of extras; a later one holds the earlier ones
