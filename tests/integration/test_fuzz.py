@@ -69,7 +69,7 @@ from trainer import snapshot
 
 T = TypeVar("T")
 
-SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "54"))
+SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "60"))
 SEED: Final = int(os.environ.get("CANDLECAST_FUZZ_SEED", time.time_ns() % 10**9))
 TARGETS: Final = 13
 
