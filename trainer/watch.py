@@ -51,7 +51,7 @@ MOST_BYTES: Final = 1 << 20
 PROMOTED, REFUSED, FAILED = "promoted", "refused", "failed"
 
 HOUR_MS: Final = 3_600_000
-STOP_S: Final = 10.0  # for a training to end when it is told to
+STOP_S: Final = 10.0  # for a training to end that is asked to
 
 UNREACHABLE: Final = (KafkaError, HistoryError, StoreError, BundleError, OSError)
 """Errors of one look; the next one may go well."""
