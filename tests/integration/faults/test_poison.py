@@ -175,9 +175,13 @@ class Scene:
         self,
         plain: Sequence[tuple[bytes | None, bytes | None]],
         batches: Sequence[bytes],
-        between: tuple[Iterable[Candle], Iterable[Candle]],
-    ) -> None:
-        """Send every hostile message to every topic, between good candles."""
+        between: tuple[Sequence[Candle], Sequence[Candle]],
+    ) -> int:
+        """Send every hostile message to every topic, between good candles.
+
+        Returns:
+            How many messages the dead letters now have that are not the worker's.
+        """
         bootstrap, candles, forecasts = (
             self.topics.bootstrap, self.topics.candles, self.topics.forecasts,
         )  # fmt: skip
@@ -190,8 +194,11 @@ class Scene:
         write(bootstrap, self.topics.scores, [(b"AAPL", value) for value, _ in SCORES.values()])
         self.send(self.topics.scores, batches)
         self.send(self.topics.dlq, batches)
+        letters = {made.symbol: made for made in between[0]}  # one in each codec
+        send_candles(bootstrap, self.topics.dlq, letters.values())
         write(bootstrap, changelog_of(self.topics.group), CHANGELOG)
         send_candles(bootstrap, candles, between[1])
+        return len(batches) + len(letters)
 
     def damage(self, topic: str) -> int:
         """Damage batches of a topic in ways that no client can; return how many."""
@@ -326,14 +333,15 @@ class Scene:
             }
         )
 
-    def use_tools(self) -> None:
-        """Run the tools that read the candles and the dead letters."""
+    def use_tools(self, symbols: Sequence[str]) -> None:
+        """Run the tools that read the candles and the dead letters, those of symbols in codecs."""
         for command in ("list", "show", "replay"):
             argv = [sys.executable, "-m", "stream_app", "dlq", command, *self.topics.flags()]
-            argv += ["--dry-run"] * (command == "replay")
+            argv += ["--dry-run"] * (command == "replay") + ["--limit", "1000"]
             done = subprocess.run(argv, check=False, capture_output=True, timeout=60)
             assert done.returncode == 0, done.stderr
             assert b"\x1b" not in done.stdout
+            assert command != "list" or all(name.encode() in done.stdout for name in symbols)
         producer = self.processes.start(
             "producer", *self.topics.flags(), "--metrics-port", "0", "--symbols", "AAPL"
         )
@@ -451,9 +459,8 @@ def test_no_message_stops_a_process_or_costs_a_candle(
 
     plain = [message for ten in bad_messages().values() for message in ten[:1]]
     hostile = [*HOSTILE.values(), *bombs()]
-    scene.send_hostile(plain, hostile, between=(more, rest))
+    others = 4 * 17 + scene.send_hostile(plain, hostile, between=(more, rest))
     expected = len(plain) + len(hostile) + on_disk[0] + 4 * plain_batches
-    others = len(hostile) + 4 * 17  # what others have written to the dead letters
     wait_until(
         lambda: running.are_well() and count(topics.bootstrap, topics.dlq) >= expected + others,
         DONE_S, f"{expected} dead letters", process=worker.process,
@@ -475,7 +482,7 @@ def test_no_message_stops_a_process_or_costs_a_candle(
     assert max(grown) < MEMORY, grown
     assert running.are_well()
     scene.check_snapshot(tmp_path, good, expected)
-    scene.use_tools()
+    scene.use_tools(symbols)
     scene.check_tail(tail)
     running.stop()
     scene.check_what_is_left(worker, [candles[-1] for candles in series])
