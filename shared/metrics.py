@@ -300,7 +300,7 @@ class ApiMetrics(ModelMetrics):
     connected = gauge("candlecast_stream_connected", "1 while Kafka's topics are followed.")
     lag = gauge(
         "candlecast_stream_lag_messages",
-        "Messages of the candles and forecasts topics that this process has not read yet.",
+        "Messages of the topics that this process has not read yet.",
     )
     ignored = counter(
         "candlecast_stream_ignored",
@@ -318,7 +318,7 @@ class ApiMetrics(ModelMetrics):
         "candlecast_subscribers_dropped",
         "Clients of the event stream that were dropped since they read too slowly.",
     )
-    scores = counter("candlecast_scores", "Horizons scored against the candles that followed.")
+    scores = counter("candlecast_scores", "Scored horizons that were read from the scores topic.")
 
 
 class TrainerMetrics(MetricGroup):

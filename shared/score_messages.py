@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from shared.calibration import MAX_OFFSET, MAX_SCALE
 from shared.candles import MAX_CANDLES, Interval, Millis, Symbol
-from shared.forecasts import MAX_HORIZONS, PredictedPrice
+from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, PredictedPrice
 from shared.messages import Message, PartialValue, describe
 
 Floats = NDArray[np.float64]
@@ -34,8 +35,27 @@ INTERVALS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
 """Central intervals: nominal per cent -> levels of the two ends."""
 
 
+MAX_LOSS: Final = 1e6
+"""Largest error and loss of a log return: prices within the rules give less."""
+
+LogReturn = Annotated[float, Field(ge=-MAX_LOSS, le=MAX_LOSS)]
+Loss = Annotated[float, Field(ge=0, le=MAX_LOSS)]
+Multiplier = Annotated[float, Field(ge=1 / MAX_SCALE, le=MAX_SCALE)]
+Offset = Annotated[float, Field(ge=-MAX_OFFSET, le=MAX_OFFSET)]
+
+
 class InvalidScore(ValueError):
     """A message that is not a valid score; its text names the rule that it breaks."""
+
+
+class Correction(Message):
+    """What a series' next forecasts of a horizon are corrected by; see ``shared.calibration``."""
+
+    settled: Annotated[int, Field(ge=0, le=1 << 24)]  # horizons learned from
+    lower: Multiplier  # of the quantiles' distances to the median, below it
+    upper: Multiplier  # above it
+    offsets: Annotated[dict[str, Offset], Field(min_length=1, max_length=MAX_LEVELS)]
+    # level -> what is added to its quantile, in spreads; numbers of 32 bits, like the multipliers
 
 
 class HorizonScore(Message):
@@ -47,16 +67,17 @@ class HorizonScore(Message):
     model_version: Annotated[str, Field(max_length=128)]
     last_close: PredictedPrice  # close of that candle, quote currency
     predicted_close: PredictedPrice  # median, quote currency
-    error: float  # ln(close / predicted_close)
-    persistence_error: float  # ln(close / last_close): the error of "no change"
-    pinball: Annotated[float, Field(ge=0)]  # of the calibrated quantiles: mean, of log returns
-    raw_pinball: Annotated[float, Field(ge=0)]  # of the model's quantiles
-    baseline_pinball: Annotated[float, Field(ge=0)]  # of a baseline that knows no model
+    error: LogReturn  # ln(close / predicted_close)
+    persistence_error: LogReturn  # ln(close / last_close): the error of "no change"
+    pinball: Loss  # of the calibrated quantiles: mean, of log returns
+    raw_pinball: Loss  # of the model's quantiles
+    baseline_pinball: Loss  # of a baseline that knows no model
     qlike: float  # of the volatility: ln(v) + r²/(step·v), v its square, r the log return
     pit: Annotated[float, Field(ge=0, le=1)]  # probability of a lower close, calibrated
     raw_pit: Annotated[float, Field(ge=0, le=1)]  # the same by the model's quantiles
     inside: dict[str, bool]  # nominal per cent of a calibrated interval -> close inside it
     raw_inside: dict[str, bool]  # the same of the model's intervals
+    correction: Correction | None  # from now on; none where this score taught nothing
 
 
 class Scores(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -15,11 +16,11 @@ from shared.kafka import KafkaSettings, Record
 from shared.metrics import ApiMetrics
 from tests.candles import walk
 from tests.poison import POISON
+from tests.streams import published
 from tests.unit.api.client import application, call
-from tests.unit.api.stream.test_market import forecasts_of
 
 KAFKA = KafkaSettings.read([], "tests")
-CANDLES, FORECASTS = KAFKA.candles_topic, KAFKA.forecasts_topic
+CANDLES, FORECASTS, SCORES = KAFKA.candles_topic, KAFKA.forecasts_topic, KAFKA.scores_topic
 
 
 def record(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Record:
@@ -34,14 +35,14 @@ class Topics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
-        self.live.hub.begin((CANDLES, FORECASTS), (0, 0), (0, 0))
+        self.live.hub.begin((CANDLES, FORECASTS, SCORES), (0, 0, 0), (0, 0, 0))
         self.follower = Follower(KAFKA, self.live, ApiMetrics(self.registry), lookback=10)
-        self._offsets = {CANDLES: 0, FORECASTS: 0}
+        self._offsets = {CANDLES: 0, FORECASTS: 0, SCORES: 0}
 
     def take(self, topic: str, value: bytes | None, key: bytes | None = b"AAPL") -> None:
         offset = self._offsets[topic]
         self._offsets[topic] += 1
-        origin = (int(topic == FORECASTS), offset)
+        origin = ((CANDLES, FORECASTS, SCORES).index(topic), offset)
         self.follower._take(record(topic, offset, key, value), origin)
 
     def ignored(self, reason: str) -> float:
@@ -50,22 +51,27 @@ class Topics:
 
 
 @pytest.mark.parametrize("name", POISON)
-def test_one_bad_forecast_stops_nothing(name: str) -> None:
+def test_one_bad_message_stops_nothing(name: str) -> None:
     topics = Topics()
     candles = walk(12)
     for candle in candles[:4]:
         topics.take(CANDLES, candle.encode())
     topics.take(FORECASTS, POISON[name][0])
+    topics.take(SCORES, POISON[name][0])
     for candle in candles[4:]:
         topics.take(CANDLES, candle.encode())
-    made = forecasts_of(candles)
+    stream = published(candles)
+    made = stream.forecasts
     for forecast in made:
         topics.take(FORECASTS, forecast.encode())
+    for scores in stream.scores:
+        topics.take(SCORES, scores.encode())
     assert topics.ignored("invalid_forecast") == 1
+    assert topics.ignored("invalid_score") == 1
     app = application(live=topics.live)
     assert call(app, "GET", "/v1/status").status_code == 200
-    scores = call(app, "GET", "/v1/scores").json()
-    assert [summary["step"] for summary in scores["overall"]] == [1, 5]
+    [daily] = call(app, "GET", "/v1/scores").json()["overall"]
+    assert [summary["step"] for summary in daily["steps"]] == [1, 5]
     newest = call(app, "GET", "/v1/forecasts/AAPL").json()
     assert newest["id"] == made[-1].id
 
@@ -81,6 +87,23 @@ def test_a_bad_forecast_is_logged_with_its_place_once_a_minute(
     assert f"{FORECASTS}, partition 3, offset 0" in line
     assert "id: expected a value" in line
     assert topics.ignored("invalid_forecast") == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("error", 1e300), ("pinball", -1.0), ("pit", 1.5), ("correction", {"settled": 1})],
+)
+def test_scores_beyond_their_rules_are_passed_over(
+    name: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    topics = Topics()
+    message = json.loads(published(walk(12)).scores[0].encode())
+    message["horizons"][0][name] = value
+    topics.take(SCORES, json.dumps(message).encode())
+    assert topics.ignored("invalid_score") == 1
+    assert f"{SCORES}, partition 3, offset 0" in caplog.text
+    assert f"horizons[0].{name}" in caplog.text
+    assert topics.live.market.series == {}
 
 
 def test_a_fault_of_ours_in_one_message_is_passed_over_too(
