@@ -210,7 +210,7 @@ def replay(topics: WorkerTopics, models: Models) -> Replay:
         ids.update(made.id for _, made in result.forecasts)
         for _, encoded in result.scores:
             scores |= by_horizon(Scores.decode(encoded.value))
-    windows = {key: _content(state, models.window_length) for key, state in table.items()}
+    windows = {key: _content(state, models.longest_window) for key, state in table.items()}
     return Replay(windows, ids, scores)
 
 

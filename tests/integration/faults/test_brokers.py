@@ -39,7 +39,7 @@ AWAY_S = 45.0 if ROUNDS > 1 else 5.0
 """Long enough for aiokafka to give up a batch, 40 s, where there is time."""
 
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
-WARM_UP = MODELS.window_length - 1
+WARM_UP = MODELS.default.window_length - 1
 REPLICATED = ("--replication", "3")
 
 

@@ -33,7 +33,7 @@ NOTICED_S = 20.0
 RECOVERED_S = 15.0
 RESETS_S = 20.0
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
-WARM_UP = MODELS.window_length - 1
+WARM_UP = MODELS.default.window_length - 1
 
 
 @dataclass(frozen=True)
