@@ -201,6 +201,7 @@ class Scene:
             update={
                 "candles_topic": self.topics.candles,
                 "forecasts_topic": self.topics.forecasts,
+                "scores_topic": self.topics.scores,
             }
         )
 
