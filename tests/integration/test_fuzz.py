@@ -204,7 +204,7 @@ def test_follower(tries: Try[Any]) -> None:
     topics = Topics()
     app = application(live=topics.live)
 
-    def body(sent: list[tuple[bool, Any, Any]]) -> str:
+    def body(sent: list[tuple[str, Any, Any, Any]]) -> str:
         topics.live.market.clear()
         for topic, *values in sent:
             topics.take(topic, values[(CANDLES, FORECASTS, SCORES).index(topic)])
