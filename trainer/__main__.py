@@ -193,7 +193,7 @@ def _fit_until(
     built_in = None if alone else training.built_in_for(config)
     if built_in and len(past) < blend.LEAST_WINDOWS:
         why = f"{len(past):,} windows, and with under {blend.LEAST_WINDOWS:,} it is better"
-        _keep_built_in(source, test_ms, out, why)
+        _keep_built_in(settings, source, test_ms, out, why, compare=compare)
         return
     until = f"{datetime.fromtimestamp(stop_ms / 1000, UTC):%Y-%m-%d}"
     name = f"train {Path(source.name).name} until {until}"
@@ -208,7 +208,8 @@ def _fit_until(
             for mix, loss in zip(blend.MIXES, fitted.choice.losses, strict=True):
                 log.info("validation loss %.5f: %s", loss, blend.in_words(mix))
             if fitted.choice.keeps_built_in:
-                _keep_built_in(source, test_ms, out, "nothing was better on validation")
+                why = "nothing was better on validation"
+                _keep_built_in(settings, source, test_ms, out, why, compare=compare)
                 return
         with console.working("Exporting the graph and checking it", shown=settings.progress):
             exported = training.export(fitted, source, stop_ms)
@@ -250,7 +251,10 @@ def _compare(
     return protocol.metrics_of(compared)
 
 
-def _keep_built_in(source: Source, test_ms: int | None, out: Path, why: str) -> None:
+def _keep_built_in(
+    settings: TrainSettings | FitSettings, source: Source, test_ms: int | None, out: Path, why: str,
+    *, compare: bool,
+) -> None:  # fmt: skip
     """Write a copy of the built-in bundle, and show how it does on the test if there is one."""
     from trainer import training  # noqa: PLC0415
 
@@ -259,8 +263,13 @@ def _keep_built_in(source: Source, test_ms: int | None, out: Path, why: str) -> 
         "%s is a copy of the built-in model %s: %s (--alone trains on these candles alone)", out,
         kept.model_version, why,
     )  # fmt: skip
-    if test_ms is not None:
-        console.print_errors(training.test(OnnxForecaster(load(out)), source, test_ms))
+    if test_ms is None:
+        return
+    forecaster = OnnxForecaster(load(out))
+    test = training.test(forecaster, source, test_ms)
+    console.print_errors(test)
+    if compare:
+        _compare(test, forecaster, source, test_ms, settings)
 
 
 def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:

@@ -106,7 +106,7 @@ def test_the_trainer_of_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     run(*pip, wheel, cwd=tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    small = ("--hidden", "4", "--max-epochs", "1", "--scalings", "har", "--no-progress")
+    small = ("--hidden", "4", "--max-epochs", "1", "--no-progress")
     untracked = ("--tracking-uri", "")
     command = (sys.executable, "-P", "-m", "local.command", "trainer")
     env = {"PYTHONPATH": str(packages)}

@@ -25,7 +25,7 @@ from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
 from shared.history import bundled
 from shared.window import Window
-from tests.unit.api.client import application, predict
+from tests.unit.api.client import application, call
 from trainer import dataset, export
 from trainer.__main__ import main
 from trainer.dataset import Source
@@ -247,10 +247,12 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
     assert [name for name in table.columns if name[0] == "q"] == ["q0.2", "q0.5", "q0.95"]
     assert set(table["step"]) == {2, 7}
     forecaster = OnnxForecaster(bundle.load(tmp_path / "b"))
-    used = dataset.load(candles).symbols["IBM"].candles[-forecaster.lengths("1d")[-1] :]
-    names = ("open", "high", "low", "close", "volume")
-    history = [dict(zip(names, one, strict=True)) for one in used.tolist()]
-    answer = predict(application(forecaster), history).json()
+    used = dataset.load(candles).symbols["IBM"]
+    names = ("open_ms", "open", "high", "low", "close", "volume")
+    rows_used = zip(used.open_ms.tolist(), *used.candles.T.tolist(), strict=True)
+    history = [dict(zip(names, row, strict=True)) for row in rows_used]
+    body = {"histories": [{"interval": "1d", "candles": history}]}
+    [answer] = call(application(forecaster), "POST", "/v1/forecasts", json=body).json()["forecasts"]
     rows = table[table["symbol"] == "IBM"].tail(2)
     assert [one["step"] for one in answer["horizons"]] == rows["step"].tolist()
     for told, (_, row) in zip(answer["horizons"], rows.iterrows(), strict=True):
