@@ -1,6 +1,6 @@
 """Tables of scores and their summaries: skill, coverage, PIT histogram, drift. Pure.
 
-A score is a row of ``ROW``: 40 bytes, so that the newest of thousands of series fit into memory and
+A score is a row of ``ROW``: 39 bytes, so that the newest of thousands of series fit into memory and
 are summed up by numpy. Errors and losses are of log returns from the last close, so that symbols
 of any price can be pooled.
 """

@@ -291,8 +291,11 @@ def _backtest(settings: BacktestSettings) -> None:
     started = time.perf_counter()
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Back-test", len(source.symbols))
-        table = backtest.run(
-            OnnxForecaster(bundle), source.symbols, advance=done, interval=settings.interval
+        forecaster = OnnxForecaster(bundle)
+        total = backtest.rounds(forecaster, source.symbols)
+        settled = console.steps(display, "Calibration", total)
+        table = backtest.run_calibrated(
+            forecaster, source.symbols, done, settled, settings.interval
         )
     forecasts = len(table) // len(bundle.config.horizons)
     if not forecasts:

@@ -342,8 +342,9 @@ class BacktestSettings(TopicDataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
-    last_close, predicted_close, q0.01 … q0.99 (prices), volatility (per candle). Rows that are not
-    valid candles are reported by row and rule, and left out.
+    last_close, predicted_close, q0.01 … q0.99 (prices, calibrated as the stream does),
+    raw_q0.01 … raw_q0.99 (the model's own), volatility (per candle). Rows that are not valid
+    candles are reported by row and rule, and left out.
 
     Examples:
       python -m trainer backtest --out forecasts.csv
