@@ -8,14 +8,14 @@ of any price can be pooled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.score_messages import INTERVALS, HorizonScore, Scores
+from shared.score_messages import INTERVALS, HorizonScore
 
 Rows = NDArray[np.void]
 
@@ -136,15 +136,6 @@ class ScoreTable:
 
 TABLE_BYTES: Final = 250
 """What a table takes in memory beside its rows, about."""
-
-
-def table_of(messages: Iterable[Scores]) -> dict[tuple[str, int], Rows]:
-    """Return the scores in messages by interval and step, in the order in which they came."""
-    found: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
-    for message in messages:
-        for score in message.horizons:
-            found.setdefault((message.interval, score.step), []).append(row_of(score))
-    return {key: np.array(rows, dtype=ROW) for key, rows in found.items()}
 
 
 @dataclass(frozen=True)
