@@ -13,7 +13,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -194,11 +193,9 @@ def scores(steps: Sequence[ScoredStep]) -> str:
             transformed.stairs(np.array(one.raw_pit) * len(one.pit), edges, color=SLATE)
             transformed.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             transformed.set_xlabel("forecast probability below the outcome")
+            chosen = np.unique(np.linspace(0, len(times) - 1, 4).astype(int))
             for panel in (covered, skilled):
-                panel.xaxis.set_major_locator(AutoDateLocator(maxticks=4))
-                panel.xaxis.set_major_formatter(
-                    ConciseDateFormatter(panel.xaxis.get_major_locator())
-                )
+                panel.set_xticks(times.iloc[chosen], [f"{times.iloc[i]:%-d %b %y}" for i in chosen])
         for panel, name in zip(
             axes[:, 0], ("in 90 %, %", "skill against no model, %", "PIT density"), strict=True
         ):
