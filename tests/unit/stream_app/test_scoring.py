@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from stream_app.ledger import CORRECTABLE, layouts_in
 from stream_app.state import SymbolState
 from tests.candles import candle
 from tests.forecasters import LastMove
+from tests.poison import SCORES, horizon_score_of, scores_of
 from tests.streams import Stream
 
 
@@ -231,18 +233,17 @@ def test_flat_candles_are_scored() -> None:
     assert stream.forecasts[-1].horizons[0].quantiles["0.95"] > 100.0
 
 
-def test_what_is_not_a_score_is_refused_by_name() -> None:
-    stream = Stream()
-    stream.take(*days(25))
-    good = stream.scores[-1]
-    assert Scores.decode(good.encode()) == good
-    for value, said in (
-        (None, "expected scores, got nothing"),
-        (b"{", "expected JSON"),
-        (b" " * (1 << 17), "at most 65536 bytes"),
-        (good.model_copy(update={"close": -1.0}).encode(), "close: "),
-        (good.model_copy(update={"horizons": ()}).encode(), "horizons: "),
-    ):
-        with pytest.raises(InvalidScore, match=said):
-            Scores.decode(value)
-    assert set(HorizonScore.model_fields) == set(good.horizons[0].model_dump())
+@pytest.mark.parametrize("name", SCORES)
+def test_what_is_not_a_score_is_refused_by_name(name: str) -> None:
+    value, said = SCORES[name]
+    with pytest.raises(InvalidScore, match=said) as refused:
+        Scores.decode(value)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 500
+
+
+def test_the_scores_that_the_poison_is_made_of_are_valid() -> None:
+    fields = scores_of(horizon_score_of(1), horizon_score_of(5))
+    made = Scores.decode(json.dumps(fields).encode())
+    assert Scores.decode(made.encode()) == made
+    assert set(HorizonScore.model_fields) == set(horizon_score_of())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import pytest
@@ -15,12 +14,13 @@ from api.stream.market import Market
 from shared.kafka import KafkaSettings, Record
 from shared.metrics import ApiMetrics
 from tests.candles import walk
-from tests.poison import POISON
+from tests.poison import POISON, SCORES
 from tests.streams import published
 from tests.unit.api.client import application, call
 
 KAFKA = KafkaSettings.read([], "tests")
-CANDLES, FORECASTS, SCORES = KAFKA.candles_topic, KAFKA.forecasts_topic, KAFKA.scores_topic
+TOPICS = KAFKA.candles_topic, KAFKA.forecasts_topic, KAFKA.scores_topic
+CANDLES, FORECASTS, SETTLED = TOPICS
 
 
 def record(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Record:
@@ -35,14 +35,14 @@ class Topics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
-        self.live.hub.begin((CANDLES, FORECASTS, SCORES), (0, 0, 0), (0, 0, 0))
+        self.live.hub.begin(TOPICS, (0, 0, 0), (0, 0, 0))
         self.follower = Follower(KAFKA, self.live, ApiMetrics(self.registry), lookback=10)
-        self._offsets = {CANDLES: 0, FORECASTS: 0, SCORES: 0}
+        self._offsets = dict.fromkeys(TOPICS, 0)
 
     def take(self, topic: str, value: bytes | None, key: bytes | None = b"AAPL") -> None:
         offset = self._offsets[topic]
         self._offsets[topic] += 1
-        origin = ((CANDLES, FORECASTS, SCORES).index(topic), offset)
+        origin = (TOPICS.index(topic), offset)
         self.follower._take(record(topic, offset, key, value), origin)
 
     def ignored(self, reason: str) -> float:
@@ -57,7 +57,6 @@ def test_one_bad_message_stops_nothing(name: str) -> None:
     for candle in candles[:4]:
         topics.take(CANDLES, candle.encode())
     topics.take(FORECASTS, POISON[name][0])
-    topics.take(SCORES, POISON[name][0])
     for candle in candles[4:]:
         topics.take(CANDLES, candle.encode())
     stream = published(candles)
@@ -65,9 +64,8 @@ def test_one_bad_message_stops_nothing(name: str) -> None:
     for forecast in made:
         topics.take(FORECASTS, forecast.encode())
     for scores in stream.scores:
-        topics.take(SCORES, scores.encode())
+        topics.take(SETTLED, scores.encode())
     assert topics.ignored("invalid_forecast") == 1
-    assert topics.ignored("invalid_score") == 1
     app = application(live=topics.live)
     assert call(app, "GET", "/v1/status").status_code == 200
     [daily] = call(app, "GET", "/v1/scores").json()["overall"]
@@ -89,21 +87,20 @@ def test_a_bad_forecast_is_logged_with_its_place_once_a_minute(
     assert topics.ignored("invalid_forecast") == 50
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("error", 1e300), ("pinball", -1.0), ("pit", 1.5), ("correction", {"settled": 1})],
-)
-def test_scores_beyond_their_rules_are_passed_over(
-    name: str, value: object, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", SCORES)
+def test_one_bad_message_of_scores_stops_nothing(
+    name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     topics = Topics()
-    message = json.loads(published(walk(12)).scores[0].encode())
-    message["horizons"][0][name] = value
-    topics.take(SCORES, json.dumps(message).encode())
+    topics.take(SETTLED, SCORES[name][0])
     assert topics.ignored("invalid_score") == 1
-    assert f"{SCORES}, partition 3, offset 0" in caplog.text
-    assert f"horizons[0].{name}" in caplog.text
+    assert f"{SETTLED}, partition 3, offset 0" in caplog.text
     assert topics.live.market.series == {}
+    for scores in published(walk(12)).scores:
+        topics.take(SETTLED, scores.encode())
+    assert topics.ignored("invalid_score") == 1
+    [daily] = call(application(live=topics.live), "GET", "/v1/scores").json()["overall"]
+    assert [summary["step"] for summary in daily["steps"]] == [1, 5]
 
 
 def test_a_fault_of_ours_in_one_message_is_passed_over_too(
