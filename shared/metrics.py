@@ -319,6 +319,21 @@ class ApiMetrics(ModelMetrics):
         "Clients of the event stream that were dropped since they read too slowly.",
     )
     scores = counter("candlecast_scores", "Scored horizons that were read from the scores topic.")
+    coverage = gauge(
+        "candlecast_coverage_ratio",
+        "Share of the next closes inside 90 % intervals, of an interval's newest 2,000 scores: as "
+        "published, and of the model alone.",
+        "interval",
+        "of",
+    )
+    skill = gauge(
+        "candlecast_skill_ratio",
+        "1 - loss / that of no model, of the same scores: quantiles against a baseline, medians "
+        "against persistence.",
+        "interval",
+        "against",
+    )
+    scored = gauge("candlecast_scored_horizons", "Scores that these ratios are of.", "interval")
 
 
 class TrainerMetrics(MetricGroup):

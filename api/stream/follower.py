@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 CHECK_S: Final = 1.0
 """Time between two questions to the broker how far the topics are."""
 
+MEASURE_S: Final = 10.0
+"""Time between two sums of the scores for the metrics."""
+
+MEASURED: Final = "90"
+"""The central interval whose coverage is a metric, per cent."""
+
 ANSWER_S: Final = 4.0
 """Longest wait for an answer of the broker; after it the client is made again."""
 
@@ -185,7 +191,7 @@ class Follower:
     async def _read(self, consumer: Consumer, goal: Mapping[Partition, int]) -> None:
         parts = list(self._next)
         numbers = {part: number for number, part in enumerate(parts)}
-        next_check = 0.0
+        next_check = next_measure = 0.0
         order = TimeOrder(self._next, goal)
         paused: list[Partition] = []
         async for read in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
@@ -208,6 +214,22 @@ class Follower:
             if time.monotonic() >= next_check:
                 await self._check(consumer, parts)
                 next_check = time.monotonic() + CHECK_S
+            if self._caught_up and time.monotonic() >= next_measure:
+                self._measure()
+                next_measure = time.monotonic() + MEASURE_S
+
+    def _measure(self) -> None:
+        """Show how good the next candle's forecasts have been, by interval."""
+        metrics = self._metrics
+        for interval, (first, *_) in self._live.market.overall().items():
+            metrics.scored.labels(interval).set(first.count)
+            for of, coverage in (("published", first.coverage), ("model", first.raw_coverage)):
+                metrics.coverage.labels(interval, of).set(coverage.get(MEASURED, math.nan))
+            for against, skill in (
+                ("baseline", first.baseline_skill),
+                ("persistence", first.persistence_skill),
+            ):
+                metrics.skill.labels(interval, against).set(math.nan if skill is None else skill)
 
     async def _check(self, consumer: Consumer, parts: list[Partition]) -> None:
         """See whether the broker answers, and how far behind we are."""

@@ -103,6 +103,23 @@ def test_one_bad_message_of_scores_stops_nothing(
     assert [summary["step"] for summary in daily["steps"]] == [1, 5]
 
 
+def test_coverage_and_skill_are_metrics_by_interval() -> None:
+    topics = Topics()
+    for scores in published(walk(40)).scores:
+        topics.take(SETTLED, scores.encode())
+    topics.follower._measure()
+    [daily] = topics.live.market.overall()["1d"][:1]
+
+    def value(name: str, **labels: str) -> float | None:
+        return topics.registry.get_sample_value(f"candlecast_{name}", {"interval": "1d"} | labels)
+
+    assert value("scored_horizons") == daily.count == 37
+    assert value("coverage_ratio", of="published") == daily.coverage["90"]
+    assert value("coverage_ratio", of="model") == daily.raw_coverage["90"]
+    assert value("skill_ratio", against="baseline") == daily.baseline_skill
+    assert value("skill_ratio", against="persistence") == daily.persistence_skill
+
+
 def test_a_fault_of_ours_in_one_message_is_passed_over_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
