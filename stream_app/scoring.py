@@ -258,7 +258,7 @@ def _learn(
         at, owners, horizons, after, corrections, strict=True
     ):
         learned[owner][place] = row
-        made[one]["correction"] = correction
+        made[one]["correction"] = orjson.Fragment(correction)
 
 
 def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded:
@@ -280,9 +280,7 @@ def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded
         "horizons": horizons,
     }
     # an encoder's result holds on to a buffer of 4 kB
-    return Encoded(
-        identity, now_ms, bytes(memoryview(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)))
-    )
+    return Encoded(identity, now_ms, bytes(memoryview(orjson.dumps(body))))
 
 
 def _step_of(horizon: dict[str, Any]) -> int:
