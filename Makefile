@@ -16,7 +16,7 @@ PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release hashes clean
+.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release upgrade hashes clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,14 @@ default: $(VENV)/.train  ## Train the built-in bundle again: DATA=FOLDER of the 
 
 release: $(VENV)/.dev  ## Build and check sdist and wheel: VERSION=0.3.0 REPOSITORY=https://...
 	$(BIN)/python docs/release.py $(if $(VERSION),--version $(VERSION)) $(if $(REPOSITORY),--repository $(REPOSITORY))
+
+upgrade:  ## Renew the tested set within what pyproject.toml allows, its hashes too, and run all tests
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt uv
+	.venv-uv/bin/python docs/hashes.py --upgrade
+	.venv-uv/bin/python docs/hashes.py
+	rm -rf .venv-uv
+	$(MAKE) test
 
 hashes:  ## Write constraints-hashed.txt after a change of pyproject.toml or constraints.txt
 	$(PYTHON) -m venv .venv-uv

@@ -1,6 +1,7 @@
 """Writes constraints-hashed.txt: the tested set, with the SHA-256 of every file of each package.
 
-``make hashes`` runs it after a change of pyproject.toml or constraints.txt, with uv.
+``make hashes`` runs it after a change of pyproject.toml or constraints.txt, with uv;
+``make upgrade`` runs it with ``--upgrade`` first, which renews constraints.txt itself.
 ``--requirements EXTRA ...`` prints what the project requires with these extras, for pip, and
 ``--entries PACKAGE ...`` the lines of packages, for a pip that takes no hashes from constraints.
 """
@@ -69,6 +70,22 @@ def hashed() -> str:
     return HEAD + whole + (_compile("--no-deps", "-", given=rest) if rest else "")
 
 
+def upgraded(pinned: str) -> str:
+    """Return the pins of the newest versions that the project allows; asks the index by uv.
+
+    What uv cannot resolve beside the rest, kserve and its like, stays as it is pinned.
+    """
+    newest = pins(
+        _compile(
+            "--all-extras", "--universal", "--python-version", OLDEST_PYTHON,
+            str(ROOT / "pyproject.toml"), "-", given=TOOLS,
+        )
+    )  # fmt: skip
+    found = {**pins(pinned), **newest}
+    lines = (f"{name}=={version}\n" for name, version in sorted(found.items()))
+    return pinned.partition("\n")[0] + "\n" + "".join(lines)
+
+
 def _compile(*args: str, given: str) -> str:
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes"]
     command += ["--no-header", "--no-annotate", *args]
@@ -80,10 +97,13 @@ def main() -> None:
     """Write the file, or print a part of it or requirements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requirements", nargs="*", metavar="EXTRA")
+    parser.add_argument("--upgrade", action="store_true")
     parser.add_argument("--entries", nargs="+", metavar="PACKAGE")
     asked = parser.parse_args()
     if asked.requirements is not None:
         print("\n".join(requirements(asked.requirements)))
+    elif asked.upgrade:
+        PINNED.write_text(upgraded(PINNED.read_text()))
     elif asked.entries:
         print(entries(HASHED.read_text(), asked.entries))
     else:

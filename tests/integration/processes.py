@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from local.leash import Leash
 from local.process import Process
+from shared.leash import Leash
 
 T = TypeVar("T")
 

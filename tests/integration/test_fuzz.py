@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from local.accounting import Accounting
-from local.leash import Leash
 from local.ports import HOST
 from local.screen import forecasts_table
 from local.tail import Rows
@@ -36,6 +35,7 @@ from shared.bundle import BundleError
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecaster import ModelSet, OnnxForecaster
 from shared.forecasts import Forecast, InvalidForecast
+from shared.leash import Leash
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
 from shared.score_messages import InvalidScore, Scores

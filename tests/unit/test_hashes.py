@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import tomllib
 
+import pytest
 from packaging.requirements import Requirement
 
+from docs import hashes
 from docs.hashes import HASHED, PINNED, ROOT, canonical, entries, pins, requirements
 
 TEXT = HASHED.read_text()
@@ -41,3 +43,12 @@ def test_a_packages_lines_are_found() -> None:
     tools = entries(TEXT, ["pip", "setuptools"])
     assert pins(tools).keys() == {"pip", "setuptools"}
     assert tools.count("--hash=sha256:") >= 4
+
+
+def test_an_upgrade_renews_what_resolves_and_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    newest = "# uv\nNum_Py==3.0 ; python_version < '4' \\\n    --hash=sha256:0\ntorch==9.1 \\\n"
+    monkeypatch.setattr(hashes, "_compile", lambda *_, given: newest if given else "")
+    pinned = "# head\nkserve==0.1\nnum-py==2.0\n"
+    assert hashes.upgraded(pinned) == "# head\nkserve==0.1\nnum-py==3.0\ntorch==9.1\n"

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from local.broker import Broker
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from shared.candles import Candle
 from shared.forecaster import ModelSet
 from shared.kafka import KafkaSettings
+from shared.leash import Leash
 from shared.topics import ensure, market_topics
 from tests.candles import walk
 from tests.forecasters import PersistenceForecaster

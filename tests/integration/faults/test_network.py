@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker, Proxied
-from local.leash import Leash
 from local.ports import free_ports
 from local.proxy import Proxy
 from shared import bundle
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.leash import Leash
 from shared.topics import ensure, market_topics
 from stream_app.settings import WorkerSettings
 from tests.integration.api.test_serving import Api

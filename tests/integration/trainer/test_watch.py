@@ -20,9 +20,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from local.leash import Leash
 from shared import bundle
 from shared.candles import Candle
+from shared.leash import Leash
 from shared.model_store import Decision, ModelStore
 from shared.topics import candles_topic, ensure
 from tests.candles import candle
@@ -135,6 +135,11 @@ def test_a_better_challenger_is_promoted_and_the_rest_told(
     assert "nothing is trained: no new candle" in caplog.text
 
 
+def trainings_of(pid: int) -> list[psutil.Process]:
+    """Return the trainings that a watch has started."""
+    return [child for child in psutil.Process(pid).children() if "fit" in child.cmdline()]
+
+
 def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
     flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,14 +150,14 @@ def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
             stderr=stream,
             start_new_session=True,
         )
-        leash.hold(child.pid)  # it ends the training too, which outlives a killed watch
+        leash.hold(child.pid)
         try:
             wait_until(lambda: "training on the candles" in log.read_text(), 60, "a training")
             [where] = [line for line in log.read_text().splitlines() if "metrics at" in line]
             address = where.split("metrics at ")[1].split("/metrics")[0]
             assert probe(f"{address}/livez") == (200, "training since")
-            wait_until(lambda: psutil.Process(child.pid).children(), 20, "the training's process")
-            psutil.Process(child.pid).children()[0].suspend()
+            training = wait_until(lambda: trainings_of(child.pid), 20, "the training's process")[0]
+            training.suspend()
             wait_until(
                 lambda: probe(f"{address}/livez") == (503, "training since"),
                 30, "a red probe while the training stands still",
@@ -162,6 +167,7 @@ def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait(10)
+        wait_until(lambda: not training.is_running(), 10, "the training ends with its watch")
     champion = ModelStore(str(tmp_path / "models")).champions().at("1d")
     assert champion is not None
     assert champion.choice.version.startswith("late-")
