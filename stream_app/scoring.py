@@ -254,11 +254,11 @@ def _learn(
     horizon, outcome, raw, sigma = (array[at] for array in given)
     after = calibration.learn(grid, state, horizon, outcome, raw, sigma)
     corrections = grid.corrections(after)
-    for one, owner, place, row, correction in zip(
+    for entry, owner, place, row, correction in zip(
         at, owners, horizons, after, corrections, strict=True
     ):
         learned[owner][place] = row
-        made[one]["correction"] = orjson.Fragment(correction)
+        made[entry]["correction"] = orjson.Fragment(correction)
 
 
 def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded:

@@ -25,8 +25,8 @@ class Stream:
 
     def take(self, *candles: Candle) -> None:
         incoming = [
-            Incoming(one.symbol.encode(), one.encode(), 0, self.offset + at, NOW_MS)
-            for at, one in enumerate(candles)
+            Incoming(candle.symbol.encode(), candle.encode(), 0, self.offset + at, NOW_MS)
+            for at, candle in enumerate(candles)
         ]
         self.offset += len(candles)
         result = advance(incoming, self.table.get, self.models, 20, NOW_MS)
@@ -38,6 +38,6 @@ class Stream:
 def published(candles: list[Candle]) -> Stream:
     """Return what a worker makes of candles by the last move, one by one."""
     stream = Stream(ModelSet(LastMove()))
-    for one in candles:
-        stream.take(one)
+    for candle in candles:
+        stream.take(candle)
     return stream

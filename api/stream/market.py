@@ -90,7 +90,7 @@ class StreamEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeptOutcome(msgspec.Struct, frozen=True, gc=False):
-    """What came of one step of a forecast."""
+    """The outcome of one step of a forecast."""
 
     forecast_id: str
     step: int
@@ -178,14 +178,14 @@ class MarketSeries:
             self.drop(min(self.forecasts))
 
     def put_outcome(self, as_of_ms: int, outcome: KeptOutcome, most: int) -> bool:
-        """Keep what came of a forecast, in the place of what was known of the same step.
+        """Keep the outcome of a step, in the place of that known before.
 
         Returns whether that changed anything.
         """
         known = self.outcomes.get(as_of_ms, ())
         if outcome in known:
             return False
-        kept = [one for one in known if one.step != outcome.step]
+        kept = [other for other in known if other.step != outcome.step]
         self.outcomes[as_of_ms] = tuple(sorted([*kept, outcome], key=_step_of))
         self.forecast_bytes += (len(kept) + 1 - len(known)) * OUTCOME_BYTES
         while len(self.outcomes) > most:
@@ -193,7 +193,7 @@ class MarketSeries:
         return True
 
     def drop(self, as_of_ms: int) -> None:
-        """Forget the forecast of a candle and what came of it."""
+        """Forget the forecast of a candle and its outcomes."""
         kept = self.forecasts.pop(as_of_ms, None)
         outcomes = self.outcomes.pop(as_of_ms, ())
         self.forecast_bytes -= (kept.size if kept else 0) + len(outcomes) * OUTCOME_BYTES

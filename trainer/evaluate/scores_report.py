@@ -57,7 +57,7 @@ class Step:
 
     def rows(self, period_ms: int) -> list[tuple[str, Summary]]:
         """Return the lines of its table: each period's start and figures, then those of all."""
-        periods = [(date(one.from_ms, period_ms), one.summary) for one in self.periods]
+        periods = [(date(period.from_ms, period_ms), period.summary) for period in self.periods]
         return [*periods, ("all", self.summary)]
 
 
@@ -69,7 +69,7 @@ class Report:
     first_ms: int  # close of the first and last candle that settled something, UTC
     last_ms: int
     messages: int
-    rejected: int  # messages that are no scores
+    rejected: int  # messages that are not scores
     period_ms: int
     steps: list[Step]  # by interval, the shortest first, and step
 
@@ -164,7 +164,8 @@ def report(collected: Collected, source: str, period_ms: int | None = None) -> R
     closes = [close for known in collected.rows.values() for close, _ in known.values()]
     first_ms, last_ms = min(closes), max(closes)
     period_ms = period_ms or next(
-        (one for one in PERIODS_MS if (last_ms - first_ms) / one < MOST_PERIODS - 1), PERIODS_MS[-1]
+        (length for length in PERIODS_MS if (last_ms - first_ms) / length < MOST_PERIODS - 1),
+        PERIODS_MS[-1],
     )
     keys = sorted({key[:2] for key in collected.rows}, key=lambda key: (INTERVALS_MS[key[0]], key))
     steps = [_step(collected, interval, step, period_ms) for interval, step in keys]
@@ -195,9 +196,9 @@ def _step(collected: Collected, interval: str, step: int, period_ms: int) -> Ste
 
 
 def _periods(rows: Rows, closes: NDArray[np.int64], step: int, period_ms: int) -> Iterator[Period]:
-    number = closes // period_ms
-    for one in np.unique(number):
-        yield Period(int(one) * period_ms, summarise(rows[number == one], step))
+    numbers = closes // period_ms
+    for number in np.unique(numbers):
+        yield Period(int(number) * period_ms, summarise(rows[numbers == number], step))
 
 
 def as_json(made: Report) -> str:
@@ -232,8 +233,8 @@ def html(made: Report) -> str:
     )
     environment.filters.update(date=lambda millis: date(millis, made.period_ms), percent=percent)
     by_interval: dict[str, list[Step]] = {}
-    for one in made.steps:
-        by_interval.setdefault(one.interval, []).append(one)
+    for step in made.steps:
+        by_interval.setdefault(step.interval, []).append(step)
     return environment.get_template(TEMPLATE).render(
         report=made,
         by_interval=by_interval,
@@ -242,12 +243,12 @@ def html(made: Report) -> str:
 
 
 def _plotted(steps: Iterable[Step]) -> Iterator[figures.ScoredStep]:
-    for one in steps:
-        whole = one.summary
-        of = [period.summary for period in one.periods]
+    for step in steps:
+        whole = step.summary
+        of = [period.summary for period in step.periods]
         yield figures.ScoredStep(
             whole.step,
-            [period.from_ms for period in one.periods],
+            [period.from_ms for period in step.periods],
             [summary.coverage.get("90") for summary in of],
             [summary.raw_coverage.get("90") for summary in of],
             [summary.baseline_skill for summary in of],

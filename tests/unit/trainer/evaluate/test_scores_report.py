@@ -29,7 +29,7 @@ def scores() -> list[Scores]:
 @pytest.fixture(scope="module")
 def file(scores: list[Scores], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scores") / "scores.jsonl"
-    lines = [*(one.encode() for one in scores), b"{}", b"", b"no scores"]
+    lines = [*(score.encode() for score in scores), b"{}", b"", b"no scores"]
     path.write_bytes(b"\n".join(lines))
     return path
 
@@ -40,27 +40,27 @@ def test_its_figures_are_those_of_the_messages(
     assert main(["scores", "--data", str(file), "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert (made["messages"], made["rejected"]) == (len(scores), 2)
-    assert [one["summary"]["step"] for one in made["steps"]] == [1, 2, 5]
+    assert [score["summary"]["step"] for score in made["steps"]] == [1, 2, 5]
     newest = {
-        (message.symbol, one.as_of_ms): one  # a corrected candle scores again
+        (message.symbol, score.as_of_ms): score  # a corrected candle scores again
         for message in scores
-        for one in message.horizons
-        if one.step == 1
+        for score in message.horizons
+        if score.step == 1
     }
     first = made["steps"][0]
     assert first["summary"]["count"] == len(newest) == 2 * 130
-    held = np.mean([one.inside["80"] for one in newest.values()])
+    held = np.mean([score.inside["80"] for score in newest.values()])
     assert first["summary"]["coverage"]["80"] == pytest.approx(held)
     pinball, base = (
-        np.mean([getattr(one, name) for one in newest.values()])
+        np.mean([getattr(score, name) for score in newest.values()])
         for name in ("pinball", "baseline_pinball")
     )
     assert first["summary"]["baseline_skill"] == pytest.approx(1 - pinball / base, abs=1e-6)
     assert first["series"] == 2
     assert first["worse"] == ["SAW"]
     assert made["period_ms"] == 7 * DAY_MS
-    assert sum(one["summary"]["count"] for one in first["periods"]) == 260
-    starts = [one["from_ms"] for one in first["periods"]]
+    assert sum(score["summary"]["count"] for score in first["periods"]) == 260
+    starts = [score["from_ms"] for score in first["periods"]]
     assert starts == sorted(starts)
 
 
