@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from shared.calibration import MAX_OFFSET, MAX_SCALE
 from shared.candles import MAX_CANDLES, Interval, Millis, Symbol
-from shared.forecasts import MAX_HORIZONS, MAX_VERSION, PredictedPrice
+from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, MAX_VERSION, PredictedPrice
 from shared.messages import Message, PartialValue, contradiction, describe
 
 Floats = NDArray[np.float64]
@@ -41,10 +42,22 @@ Loss = Annotated[float, Field(ge=0, le=1e6)]
 Qlike = Annotated[float, Field(ge=-70, le=1e40)]
 
 Answers = Annotated[dict[str, bool], Field(max_length=len(INTERVALS))]
+Multiplier = Annotated[float, Field(ge=1 / MAX_SCALE, le=MAX_SCALE)]
+Offset = Annotated[float, Field(ge=-MAX_OFFSET, le=MAX_OFFSET)]
 
 
 class InvalidScore(ValueError):
     """A message that is not a valid score; its text names the rule that it breaks."""
+
+
+class Correction(Message):
+    """What a series' next forecasts of a horizon are corrected by; see ``shared.calibration``."""
+
+    settled: Annotated[int, Field(ge=0, le=1 << 24)]  # horizons learned from
+    lower: Multiplier  # of the quantiles' distances to the median, below it
+    upper: Multiplier  # above it
+    offsets: Annotated[dict[str, Offset], Field(min_length=1, max_length=MAX_LEVELS)]
+    # level -> what is added to its quantile, in spreads; numbers of 32 bits, like the multipliers
 
 
 class HorizonScore(Message):
@@ -66,6 +79,7 @@ class HorizonScore(Message):
     raw_pit: Annotated[float, Field(ge=0, le=1)]  # the same by the model's quantiles
     inside: Answers  # nominal per cent of a calibrated interval -> close inside it
     raw_inside: Answers  # the same of the model's intervals
+    correction: Correction | None = None  # from now on; none where this score taught nothing
 
     @model_validator(mode="after")
     def _intervals_are_known(self) -> Self:

@@ -98,6 +98,7 @@ def horizon_score_of(step: object = 1, **changes: Any) -> dict[str, Any]:
         "raw_pit": 0.7,
         "inside": {"50": True, "90": True},
         "raw_inside": {"50": False, "90": True},
+        "correction": {"settled": 3, "lower": 1.0, "upper": 1.5, "offsets": {"0.05": -0.25}},
     } | changes
 
 
@@ -118,6 +119,10 @@ def scores_of(*horizons: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def _scored(*horizons: dict[str, Any], **changes: Any) -> bytes:
     return json.dumps(scores_of(*horizons, **changes)).encode()
+
+
+def _corrected(**changes: Any) -> bytes:
+    return _scored(horizon_score_of(correction=horizon_score_of()["correction"] | changes))
 
 
 SCORES: Final[dict[str, tuple[bytes | None, str]]] = {
@@ -149,6 +154,9 @@ SCORES: Final[dict[str, tuple[bytes | None, str]]] = {
         _scored(horizon_score_of(inside={"\x1b[2J": True})), "among 50, 80",
     ),
     "raw intervals of others": (_scored(horizon_score_of(raw_inside={"50": True})), "raw_inside"),
+    "multiplier beyond bounds": (_corrected(upper=1e9), "upper: expected"),
+    "offset beyond bounds": (_corrected(offsets={"0.05": -7}), "offsets"),
+    "correction of a half candle": (_corrected(settled=0.5), "settled: expected"),
     "forecast of later": (_scored(horizon_score_of(as_of_ms=1_262_736_000_000)), "from before"),
     "unknown interval": (_scored(interval="7y"), "expected one of"),
     "symbol that ends with a space": (_scored(symbol="A "), "symbol: expected"),

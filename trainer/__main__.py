@@ -43,6 +43,7 @@ from trainer.settings import (
     ModelsSettings,
     PromoteSettings,
     RollbackSettings,
+    ScoresSettings,
     SearchSettings,
     TopicDataSettings,
     TrainSettings,
@@ -69,6 +70,7 @@ Trains, tests and searches for models; without a command it trains on the bundle
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N
+  scores     report how good the stream's forecasts were: --out scores.html
   inspect    show what is in a bundle, or what would be read of a file: inspect PATH
 
   models     list the champions and versions of the model store
@@ -291,8 +293,11 @@ def _backtest(settings: BacktestSettings) -> None:
     started = time.perf_counter()
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Back-test", len(source.symbols))
-        table = backtest.run(
-            OnnxForecaster(bundle), source.symbols, advance=done, interval=settings.interval
+        forecaster = OnnxForecaster(bundle)
+        total = backtest.rounds(forecaster, source.symbols)
+        settled = console.steps(display, "Calibration", total)
+        table = backtest.run_calibrated(
+            forecaster, source.symbols, done, settled, settings.interval
         )
     forecasts = len(table) // len(bundle.config.horizons)
     if not forecasts:
@@ -423,6 +428,29 @@ def _search(settings: SearchSettings) -> None:
             console.print_trials(best)
 
 
+def _scores(settings: ScoresSettings) -> None:
+    from trainer.evaluate import scores_report  # noqa: PLC0415
+
+    if settings.data is not None:
+        source, collected = str(settings.data), scores_report.of_file(settings.data)
+    else:
+        source = settings.scores_topic
+        with console.progress(shown=settings.progress) as display:
+            done = console.messages(display, f"Reading {source}")
+            collected = scores_report.of_topic(settings, done)
+    period_ms = max(round(settings.days * DAY_MS), 1) if settings.days else None
+    made = scores_report.report(collected, source, period_ms)
+    if made.rejected:
+        log.warning("%s: %d messages that are no scores are left out", source, made.rejected)
+    if settings.out is not None:
+        scores_report.write(made, settings.out)
+        log.info("wrote %s", settings.out)
+    if settings.as_json:
+        print(scores_report.as_json(made))
+    else:
+        console.print_scores(made)
+
+
 def _inspect(settings: InspectSettings) -> None:
     if not (settings.path / CONFIG_NAME).exists():
         _inspect_file(settings)
@@ -500,6 +528,7 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
     "evaluate": (EvaluateSettings, _evaluate),
     "search": (SearchSettings, _search),
     "inspect": (InspectSettings, _inspect),
+    "scores": (ScoresSettings, _scores),
     "watch": (WatchSettings, _watch),
     "models": (ModelsSettings, model_commands.models),
     "promote": (PromoteSettings, model_commands.promote),

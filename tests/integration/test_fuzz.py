@@ -61,8 +61,9 @@ from tests.integration.workers import WorkerTopics
 from tests.kafka import kafka_at
 from tests.poison import POISON, SCORES, forecast_of, horizon_of, horizon_score_of, scores_of
 from tests.record_batches import Message, batch, read, send
+from tests.streams import published
 from tests.unit.api.client import application, call
-from tests.unit.api.stream.test_follower_messages import CANDLES, FORECASTS, Topics, record
+from tests.unit.api.stream.test_follower_messages import TOPICS, Topics, record
 from tests.unit.shared.test_batches import DAMAGED, PACK, packed
 from tests.unit.stream_app import test_changelog_poison as changelog
 from trainer import snapshot
@@ -126,6 +127,15 @@ def forecast_values() -> st.SearchStrategy[Any]:
     steps = forecast_of(horizon_of(1), horizon_of(5), horizon_of(10))
     known = st.sampled_from([value for value, _ in POISON.values()])
     return known | spoilt_documents([forecast_of(), steps]) | st.just(json.dumps(steps).encode())
+
+
+@cache
+def score_values() -> st.SearchStrategy[Any]:
+    """Return values of messages on the scores topic."""
+    good = [json.loads(scores.encode()) for scores in published(walk(12)).scores]
+    whole = st.sampled_from(good).map(lambda document: json.dumps(document).encode())
+    known = st.sampled_from([value for value, _ in SCORES.values()])
+    return known | spoilt_documents([*good, scores_of()]) | whole
 
 
 def messages() -> st.SearchStrategy[list[tuple[Any, Any, int]]]:
@@ -201,10 +211,10 @@ def test_follower(tries: Try[Any]) -> None:
     topics = Topics()
     app = application(live=topics.live)
 
-    def body(sent: list[tuple[bool, Any, Any]]) -> str:
+    def body(sent: list[tuple[str, Any, Any, Any]]) -> str:
         topics.live.market.clear()
-        for is_forecast, value, forecast in sent:
-            topics.take(*((FORECASTS, forecast) if is_forecast else (CANDLES, value)))
+        for topic, *values in sent:
+            topics.take(topic, values[TOPICS.index(topic)])
         assert topics.ignored("error") == 0
         for path in ("status", "scores", "forecasts", "forecasts/AAPL"):
             answer = call(app, "GET", f"/v1/{path}")
@@ -212,7 +222,9 @@ def test_follower(tries: Try[Any]) -> None:
             json.loads(answer.text)
         return "shown" if answer.status_code == 200 else "none"
 
-    tries(body, st.lists(st.tuples(st.booleans(), candle_values(), forecast_values()), max_size=12))
+    chosen = st.sampled_from(TOPICS)
+    message = st.tuples(chosen, candle_values(), forecast_values(), score_values())
+    tries(body, st.lists(message, max_size=12))
 
 
 def test_changelog(tries: Try[Any]) -> None:
@@ -436,7 +448,7 @@ def test_forecast(tries: Try[Any]) -> None:
         assert Forecast.decode(made.encode()) == made
         shown = io.StringIO()
         out = Console(file=shown, width=100)
-        Rows(out).show(record(FORECASTS, 0, b"AAPL", value))
+        Rows(out).show(record(TOPICS[1], 0, b"AAPL", value))
         out.print(forecasts_table([made], out))
         assert shown.getvalue().replace("\n", "").isprintable()
         return "forecast"

@@ -222,8 +222,11 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     assert len(table) == 2 * (1000 - length + 1) * 3
     assert list(table.columns) == [
         "symbol", "open_ms", "step", "last_close", "predicted_close", "q0.01", "q0.025", "q0.05",
-        "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95", "q0.975", "q0.99", "volatility",
+        "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95", "q0.975", "q0.99",
+        *(f"raw_{name}" for name in table.columns[5:16]), "volatility",
     ]  # fmt: skip
+    assert (table["q0.5"] == table["raw_q0.5"]).all()
+    assert (table["q0.9"] != table["raw_q0.9"]).mean() > 0.9
     assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line.partition(": ")[2] for line in told if "left out" in line] == [
@@ -256,7 +259,7 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
     rows = table[table["symbol"] == "IBM"].tail(2)
     assert [one["step"] for one in answer["horizons"]] == rows["step"].tolist()
     for told, (_, row) in zip(answer["horizons"], rows.iterrows(), strict=True):
-        expected = {level: row[f"q{level}"] for level in ("0.2", "0.5", "0.95")}
+        expected = {level: row[f"raw_q{level}"] for level in ("0.2", "0.5", "0.95")}
         assert told["quantiles"] == pytest.approx(expected, rel=1e-6)
         assert told["volatility"] == pytest.approx(row["volatility"], rel=1e-6)
 
