@@ -32,10 +32,10 @@ from benchmarks.stream_kafka import PARTITIONS, Feed, Names, Watch
 from benchmarks.stream_market import INTERVAL, Market, Message
 from benchmarks.stream_run import BenchmarkError, cpu_s, tell
 from local.broker import Broker
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from shared import bundle, topics
+from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 
 SYMBOLS: Final = 10_000

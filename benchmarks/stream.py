@@ -28,8 +28,8 @@ from benchmarks.stream_kafka import Feed, Watch
 from benchmarks.stream_market import INTERVAL, Market
 from benchmarks.stream_run import BenchmarkError, Plan, Run, half_a_core_each, tell
 from local.broker import Broker
-from local.leash import Leash
 from shared import bundle
+from shared.leash import Leash
 
 SYMBOLS: Final = 500
 WORKER: Final = CONTENDERS[0]

@@ -25,6 +25,7 @@ from shared.forecasts import (
     InvalidForecast,
     due_ms,
     forecast_id,
+    level_name,
 )
 from shared.window import Window, stack
 
@@ -434,8 +435,3 @@ class HorizonWriter:
             for row, own in zip(rows, raw, strict=True):
                 row["raw_quantiles"] = dict(zip(levels, own, strict=True))
         return rows
-
-
-def level_name(level: float) -> str:
-    """Return the name of a quantile level in messages and tables: 0.05 is ``0.05``."""
-    return f"{level:g}"

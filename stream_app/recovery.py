@@ -22,7 +22,7 @@ from stream_app.publisher import Publisher
 from stream_app.rebuild import Rebuilt, Source, Takes, bring_up_to_date, has_candles, rebuild
 from stream_app.settings import WorkerSettings
 from stream_app.state import StateError, SymbolState, span_keys
-from stream_app.windows import WindowTable
+from stream_app.windows import WindowTable, series_in
 
 log = logging.getLogger("stream_app")
 
@@ -176,7 +176,7 @@ class Recovery:
         await self._publisher.tombstones(keys)
         log.warning(
             "partition %s: the topic was created again; %d windows of the one before are "
-            "forgotten, and it is read from its beginning", names, sum(map(len, keys.values())),
+            "forgotten, and it is read from its beginning", names, series_in(keys),
         )  # fmt: skip
 
     async def _offsets(self, partitions: set[int]) -> _Offsets:
@@ -222,7 +222,7 @@ class Recovery:
         """Write the windows that growth has moved to where their candles come from now."""
         now = self._settings.partitions
         homes: dict[bytes, tuple[int, SymbolState]] = {}  # partition of before, state
-        for key, part in self._table.series_in(partitions).items():
+        for key, part in self._table.places(partitions).items():
             state = self._table.state_of(key, self._capacity)
             if state and has_moved(key, part, before, now) and place(key, now) in partitions:
                 homes[key] = part, state

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import faust
@@ -160,7 +161,7 @@ class WindowStore(Store[bytes, bytes]):
             self._key_partition.pop(key, None)
             self._touched_ms.pop(key, None)
 
-    def series_in(self, partitions: set[int]) -> dict[bytes, int]:
+    def places(self, partitions: set[int]) -> dict[bytes, int]:
         """Return the series whose records lie in some partitions, and in which."""
         return {key: at for key, at in self._key_partition.items() if at in partitions}
 
@@ -206,6 +207,12 @@ class WindowStore(Store[bytes, bytes]):
                 continue
             self.remember(key, join(whole, spans, capacity), partition)
         self._spans.clear()
+
+
+def series_in(keys: Mapping[int, Iterable[bytes]]) -> int:
+    """Return how many series forgotten keys are of; a series has a record and its spans'."""
+    found = chain.from_iterable(keys.values())
+    return sum(not series_of(key)[1] and not key.startswith(SKIP_KEY) for key in found)
 
 
 def _rank(state: bytes) -> tuple[int, int]:
@@ -266,9 +273,9 @@ class WindowTable(faust.Table[bytes, bytes]):
         stored = self.store.data.get(key)
         return None if stored is None else SymbolState.decode(stored, capacity)
 
-    def series_in(self, partitions: set[int]) -> dict[bytes, int]:
+    def places(self, partitions: set[int]) -> dict[bytes, int]:
         """Return the series whose records lie in some partitions, and in which."""
-        return self.store.series_in(partitions)
+        return self.store.places(partitions)
 
     def put(self, key: bytes, state: bytes, partition: int, appended_ms: int) -> None:
         """Put a rebuilt state, whose record is acknowledged, in the place of what is held."""

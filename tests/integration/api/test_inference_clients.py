@@ -15,9 +15,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from local.leash import Leash
 from local.ports import HOST
 from shared import bundle
+from shared.leash import Leash
 from tests.candles import walk
 from tests.integration.api.test_serving import Api, start
 from tests.integration.processes import Processes

@@ -26,6 +26,7 @@ from tests.integration.workers import WorkerTopics
 
 SYMBOLS = 200
 DAYS_AHEAD = 2000  # more than any test needs
+NOW_MS = 1_800_000_000_000  # when a replay without a broker makes its messages
 
 
 class Load:
@@ -205,7 +206,7 @@ def replay(topics: WorkerTopics, models: Models) -> Replay:
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):
-        result = advance(messages[start : start + 512], table.get, models, 0, 1 << 52)
+        result = advance(messages[start : start + 512], table.get, models, 0, NOW_MS)
         table.update({key: state for key, (_, state) in result.states.items()})
         ids.update(made.id for _, made in result.forecasts)
         for _, encoded in result.scores:

@@ -18,10 +18,10 @@ import pytest
 
 from local.broker import Broker
 from local.cluster import Cluster
-from local.leash import Leash
 from local.ports import free_ports
 from shared import bundle, kafka
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 from tests.integration.api.test_serving import Api
 from tests.integration.faults.load import Load, settle, unlike_a_replay

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker, Proxied
-from local.leash import Leash
 from local.ports import free_ports
 from local.proxy import Proxy
 from shared import bundle
 from shared.files.series import HistoryError
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.leash import Leash
 from shared.topics import candles_topic, ensure, market_topics
 from stream_app.settings import WorkerSettings
 from tests.candles import walk

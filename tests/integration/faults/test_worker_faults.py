@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker
-from local.leash import Leash
 from shared import bundle
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 from tests.integration.faults.load import (
     Account,
