@@ -206,12 +206,12 @@ class Recovery:
         """
         now, known = self._settings.partitions, self._table.sources
         held = [known[part] for part in partitions if part in known]
-        if len(held) == len(partitions) and all(one.partitions in {0, now} for one in held):
-            return max((one.before for one in held), default=0)
+        if len(held) == len(partitions) and all(source.partitions in {0, now} for source in held):
+            return max((source.before for source in held), default=0)
         elsewhere = await growth.read(self._settings, self._settings.changelog_topic, partitions)
         counts = [
-            one.before if one.partitions == now else one.partitions
-            for one in (*held, *elsewhere.sources.values())
+            source.before if source.partitions == now else source.partitions
+            for source in (*held, *elsewhere.sources.values())
         ]
         before = max((count for count in counts if count < now), default=0)
         if before:
