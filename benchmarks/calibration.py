@@ -1,8 +1,10 @@
 """Raw against calibrated quantiles on a folder of candles, by class: coverage and pinball.
 
 Each Parquet file of the folder is a class. Its series go through the model and the very functions
-that the worker calls, candle by candle, all series side by side. Series are cut at gaps, and the
-longest part of each is taken. The last line printed is one JSON object.
+that the worker calls, candle by candle, all series side by side, from windows as long as the
+worker's: the longest of the model's lengths that the candles so far fill. Series are cut at gaps,
+and the longest part of each is taken. The last line printed is one JSON object; its ``failures``
+are the figures beyond the goals, which are Python constants below.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +26,8 @@ from shared import bundle
 from shared.calibration import Grid, calibrate, grid_of, learn, quantiles
 from shared.candles import DAY_MS
 from shared.forecaster import CALL_CANDLES, OnnxForecaster
+from shared.intervals import Steps
+from trainer.panels import part_of
 
 Floats = NDArray[np.float64]
 
@@ -56,11 +60,17 @@ class Panel:
 
 
 def series_of(path: Path, most: int, candles: int, part: str) -> Iterator[pd.DataFrame]:
-    """Yield the longest unbroken part of a file's series, by a hash of their names."""
+    """Yield the longest unbroken part of a file's series, in an order by a hash of their names.
+
+    The parts are the trainer's: it fits on no candle of the symbols of validation and test.
+    """
     frame = pd.read_parquet(path)
     names = sorted(frame["symbol"].unique(), key=lambda name: zlib.crc32(str(name).encode()[::-1]))
-    wanted = {"validation": (1, 2), "test": (0,), "all": (0, 1, 2)}[part]
-    names = [name for name in names if zlib.crc32(str(name).encode()) % 3 in wanted]
+    wanted = {part, "train"} if path.name.startswith("validation-") else {part}
+    if part == "test":
+        wanted = {part}
+    if part != "all":
+        names = [name for name in names if part_of(str(name)) in wanted]
     daily = path.name.startswith("daily")
     gap_ms = GAP_DAYS["1d" if daily else ""] * DAY_MS
     found = 0
@@ -80,29 +90,20 @@ def series_of(path: Path, most: int, candles: int, part: str) -> Iterator[pd.Dat
 
 def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace) -> Panel | None:
     """Return the forecasts and outcomes of a file's series; None when it has none long enough."""
-    length, steps = forecaster.window_length, forecaster.horizons
+    steps = forecaster.horizons
     parts = []
     for rows in series_of(path, options.series, options.candles, options.part):
         times = rows["open_ms"].to_numpy(np.int64)
         held = rows[["open", "high", "low", "close", "volume"]].to_numpy(np.float32)
         candles = held.astype(np.float64)
-        windows = np.lib.stride_tricks.sliding_window_view(candles, length, axis=0)
-        openings = np.lib.stride_tricks.sliding_window_view(times, length)
-        batch = max(1, CALL_CANDLES // length)
-        answers = [
-            forecaster.predict(
-                np.ascontiguousarray(windows[at : at + batch].transpose(0, 2, 1)),
-                np.ascontiguousarray(openings[at : at + batch]),
-            ).log_return
-            for at in range(0, len(windows), batch)
-        ]
-        close = np.log(candles[length - 1 :, 3])
+        lengths = forecaster.lengths(Steps.of([times]).interval() or "1d")
+        joined = forecasts_of(forecaster, lengths, candles, times)
+        close = np.log(candles[lengths[0] - 1 :, 3])
         outcome = np.full((len(close), len(steps)), np.nan)
         for at, step in enumerate(steps):
             outcome[:-step, at] = close[step:] - close[:-step]
-        joined = np.concatenate(answers)
         outcome[~np.isfinite(joined).all(axis=(1, 2))] = np.nan
-        years = times[length - 1 :].astype("datetime64[ms]").astype("datetime64[Y]")
+        years = times[lengths[0] - 1 :].astype("datetime64[ms]").astype("datetime64[Y]")
         if np.isfinite(outcome).any():
             parts.append((joined, outcome, years.astype(int) + 1970))
     if not parts:
@@ -116,6 +117,37 @@ def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace
         panel.outcome[at, : len(joined)] = outcome
         panel.year[at, : len(joined)] = year
     return panel
+
+
+def forecasts_of(
+    forecaster: OnnxForecaster,
+    lengths: Sequence[int],
+    candles: Floats,
+    times: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Return the model's quantiles at each candle from the first full window on, (T, H, Q).
+
+    Args:
+        forecaster: the model.
+        lengths: that a window may have, rising; each candle gets the longest that is filled.
+        candles: of a series, (N, 5).
+        times: their openings, (N,), UTC ms.
+    """
+    answers = []
+    for length, longer in zip(lengths, (*lengths[1:], len(candles) + 1), strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(candles[: longer - 1], length, axis=0)
+        openings = np.lib.stride_tricks.sliding_window_view(times[: longer - 1], length)
+        batch = max(1, CALL_CANDLES // length)
+        answers += [
+            forecaster.predict(
+                np.ascontiguousarray(windows[at : at + batch].transpose(0, 2, 1)),
+                np.ascontiguousarray(openings[at : at + batch]),
+            ).log_return
+            for at in range(0, len(windows), batch)
+        ]
+        if longer > len(candles):
+            break
+    return np.concatenate(answers).astype(np.float32)
 
 
 def walk(grid: Grid, panel: Panel) -> Floats:
