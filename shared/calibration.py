@@ -258,6 +258,12 @@ def learn(
     return after.astype(np.float32)
 
 
+def settled(state: NDArray[Any]) -> NDArray[np.float32]:
+    """Return how many horizons states, (..., W), have settled."""
+    counts: NDArray[np.float32] = state[..., _SETTLED]
+    return counts
+
+
 def baseline_codes(grid: Grid, state: NDArray[Any]) -> Codes:
     """Return the baseline's quantiles of the size of a move, in 1024ths of a deviation, (..., M).
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from shared.candles import MAX_CANDLES, Interval, Millis, Symbol
+from shared.drift import Drift
 from shared.forecasts import MAX_HORIZONS, PredictedPrice
 from shared.messages import Message, PartialValue, describe
 
@@ -71,6 +72,7 @@ class Scores(Message):
     corrected: bool  # the candle is a correction, and these horizons were scored before
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
     horizons: Annotated[tuple[HorizonScore, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
+    drift: Drift | None = None  # of the series, after this candle
 
     @classmethod
     def decode(cls, value: bytes | None) -> Scores:

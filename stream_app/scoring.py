@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from shared import calibration
+from shared import calibration, drift
 from shared.candles import Candle
 from shared.forecaster import Due, prices_of
 from shared.forecasts import HIGH_PRICE, LOW_PRICE, forecast_id
@@ -80,6 +80,14 @@ class _Settled:
     entry: bytes
 
 
+@dataclass(slots=True)
+class _Learned:
+    """What the series of a round have learned, by their place in it."""
+
+    calibration: dict[int, NDArray[np.float32]]  # (H, W)
+    drift: dict[int, NDArray[np.float32]]  # (drift.WIDTH,)
+
+
 def settle(series: Sequence[Series], now_ms: int) -> None:
     """Score what the candles of a batch settle, and calibrate what is forecast at them.
 
@@ -120,14 +128,16 @@ def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
     for owner, (one, task) in enumerate(zip(series, tasks, strict=True)):
         _add_settled(by_layout, owner, one.ledger, task)
     scored: dict[int, list[dict[str, Any]]] = {}
-    learned: dict[int, NDArray[np.float32]] = {}
+    learned = _Learned({}, {})
     for layout, group in by_layout.values():
         _score(layout, group, series, tasks, scored, learned)
+    for owner, state in learned.calibration.items():
+        ledger = series[owner].ledger
+        drifted = learned.drift.get(owner)
+        after = state.tobytes() + (ledger.drift() if drifted is None else drifted).tobytes()
+        series[owner].ledger = ledger.learned(after, ledger.variance)
     for owner, horizons in scored.items():
-        tasks[owner].scores = _message(tasks[owner], horizons, now_ms)
-    for owner, state in learned.items():
-        one = series[owner]
-        one.ledger = one.ledger.learned(state.tobytes(), one.ledger.variance)
+        tasks[owner].scores = _message(tasks[owner], horizons, series[owner].ledger, now_ms)
 
 
 def is_correction(task: Task) -> bool:
@@ -165,7 +175,7 @@ def _score(
     series: list[Series],
     tasks: list[Task],
     scored: dict[int, list[dict[str, Any]]],
-    learned: dict[int, NDArray[np.float32]],
+    learned: _Learned,
 ) -> None:
     """Score settled horizons of one layout, and learn from them."""
     grid = layout.grid
@@ -230,9 +240,9 @@ def _learn(
     group: list[_Settled],
     series: list[Series],
     given: tuple[NDArray[Any], ...],
-    learned: dict[int, NDArray[np.float32]],
+    learned: _Learned,
 ) -> None:
-    grid = layout.grid
+    grid, states = layout.grid, learned.calibration
     at = [
         place
         for place, one in enumerate(group)
@@ -242,17 +252,31 @@ def _learn(
         return
     owners = [group[place].owner for place in at]
     for owner in owners:
-        if owner not in learned:
-            learned[owner] = series[owner].ledger.state().copy()
+        if owner not in states:
+            states[owner] = series[owner].ledger.state().copy()
     horizons = [group[place].horizon for place in at]
-    state = np.stack([learned[o][h] for o, h in zip(owners, horizons, strict=True)])
+    state = np.stack([states[o][h] for o, h in zip(owners, horizons, strict=True)])
     horizon, outcome, raw, sigma = (array[at] for array in given)
     after = calibration.learn(grid, state, horizon, outcome, raw, sigma)
     for owner, place, row in zip(owners, horizons, after, strict=True):
-        learned[owner][place] = row
+        states[owner][place] = row
+    settled = calibration.settled(state).tolist()
+    rows = [
+        row
+        for row, owner in enumerate(owners)
+        if horizons[row] == 0
+        and settled[row] % grid.steps[0] == 0  # others overlap
+        and layouts_in(series[owner].ledger.layouts)[0] is layout
+    ]
+    if rows:
+        held = np.stack([series[owners[row]].ledger.drift() for row in rows])
+        moved = drift.after(grid.levels, held, outcome[rows], raw[rows])
+        learned.drift |= {owners[row]: one for row, one in zip(rows, moved, strict=True)}
 
 
-def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded:
+def _message(
+    task: Task, horizons: list[dict[str, Any]], ledger: Ledger, now_ms: int
+) -> Encoded:
     """Return the message about a candle; its fields are those of ``Scores``."""
     candle = task.candle
     if len(horizons) > 1:
@@ -269,6 +293,7 @@ def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded
         "corrected": is_correction(task),
         "made_at_ms": now_ms,
         "horizons": horizons,
+        "drift": drift.report(ledger.drift()),
     }
     # an encoder's result holds on to a buffer of 4 kB
     return Encoded(identity, now_ms, bytes(memoryview(orjson.dumps(body))))
@@ -298,9 +323,9 @@ def _follow(one: Series, task: Task) -> None:
 def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
     """Calibrate the forecasts made at these candles, and make their entries."""
     grid = layout.grid
-    states = np.frombuffer(
-        b"".join([one.ledger.calibration for one in series]), dtype=np.float32
-    ).reshape(len(series), *grid.shape)
+    held = b"".join([one.ledger.calibration for one in series])
+    numbers = np.frombuffer(held, dtype=np.float32).reshape(len(series), -1)
+    states = numbers[:, : -drift.WIDTH].reshape(len(series), *grid.shape)
     raws = [task.raw for task in tasks if task.raw is not None]
     dues = [task.due for task in tasks if task.due is not None]
     raw = np.stack([one.log_return for one in raws]).astype(np.float32)
