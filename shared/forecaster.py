@@ -317,19 +317,19 @@ def messages(calibrated: Sequence[Calibrated], now_ms: int) -> list[Forecast]:
     """Return the forecasts to publish, in order."""
     made: dict[int, Forecast] = {}
     rows_of: dict[int, list[int]] = {}
-    for row, one in enumerate(calibrated):
-        rows_of.setdefault(id(one.raw.forecaster), []).append(row)
+    for row, forecast in enumerate(calibrated):
+        rows_of.setdefault(id(forecast.raw.forecaster), []).append(row)
     for rows in rows_of.values():
         group = [calibrated[row] for row in rows]
         forecaster = group[0].raw.forecaster
         writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
-        last_close = np.array([one.due.last_close for one in group])
-        raw = prices_of(last_close, np.stack([one.raw.log_return for one in group]))
-        prices = prices_of(last_close, np.stack([one.log_return for one in group]))
-        volatility = np.stack([one.raw.volatility for one in group])
+        last_close = np.array([forecast.due.last_close for forecast in group])
+        raw = prices_of(last_close, np.stack([forecast.raw.log_return for forecast in group]))
+        prices = prices_of(last_close, np.stack([forecast.log_return for forecast in group]))
+        volatility = np.stack([forecast.raw.volatility for forecast in group])
         lists = prices.tolist(), volatility.tolist(), raw.tolist()
-        for row, one, *numbers in zip(rows, group, *lists, strict=True):
-            made[row] = _message(one, writer, now_ms, *numbers)
+        for row, forecast, *numbers in zip(rows, group, *lists, strict=True):
+            made[row] = _message(forecast, writer, now_ms, *numbers)
     return [made[row] for row in range(len(calibrated))]
 
 
@@ -355,25 +355,25 @@ def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
 
 
 def _message(
-    one: Calibrated,
+    calibrated: Calibrated,
     writer: HorizonWriter,
     now_ms: int,
     prices: list[list[float]],
     volatility: list[float],
     raw: list[list[float]],
 ) -> Forecast:
-    due = one.due
+    due = calibrated.due
     symbol, interval, as_of_ms = due.symbol, due.interval, due.as_of_ms
     weekends = interval == "1d" and due.window.trades_weekends
     dues = [due_ms(as_of_ms, interval, step, trades_weekends=weekends) for step in writer.steps]
     rows = writer.rows(prices, volatility, dues, raw)
     return Forecast.trusted(
-        id=one.id,
+        id=calibrated.id,
         symbol=symbol,
         interval=interval,
         as_of_ms=as_of_ms,
         last_close=due.last_close,
-        model_version=one.raw.forecaster.model_version,
+        model_version=calibrated.raw.forecaster.model_version,
         made_at_ms=now_ms,
         horizons=tuple([Horizon.trusted(**row) for row in rows]),
     )

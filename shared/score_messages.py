@@ -155,7 +155,7 @@ class Ends:
             held = (outcome >= quantile[:, low]) & (outcome <= quantile[:, high])
             mask += held.astype(np.int64) << at
         answers = self.answers
-        return [answers[one] for one in mask.tolist()]
+        return [answers[code] for code in mask.tolist()]
 
 
 def mean_pinball(levels: Floats, outcome: Floats, quantile: NDArray[Any]) -> Floats:

@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def is_sound(self) -> bool:
-        """Whether horizons and levels are such as a model has."""
+        """True when horizons and levels are such as a model has."""
         steps, levels = self.steps, self.levels
         return (
             all(type(step) is int and 1 <= step <= MAX_CANDLES for step in steps)
@@ -128,7 +128,7 @@ def layouts_in(table: bytes) -> tuple[Layout, ...]:
 @lru_cache(maxsize=256)
 def table_of(layouts: tuple[Layout, ...]) -> bytes:
     """Return layouts as a ledger names them."""
-    rows = [(one.model_version, one.steps, one.levels) for one in layouts]
+    rows = [(layout.model_version, layout.steps, layout.levels) for layout in layouts]
     return json.dumps(rows, separators=(",", ":")).encode()
 
 
@@ -207,7 +207,7 @@ class Ledger:
             state = grid.carry(known[0].grid, self.state())
         calibration = state.tobytes() + drift.start().tobytes()  # drift is that of one model
         marks = self._marks() - {layout.mark}
-        others = tuple(one for one in known if one.mark in marks)
+        others = tuple(other for other in known if other.mark in marks)
         table = table_of((layout, *others[: MAX_LAYOUTS - 1]))
         size = max(self.entry_bytes, layout.dtype.itemsize)
         pad = b"\0" * (size - self.entry_bytes)

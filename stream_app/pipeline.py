@@ -187,13 +187,13 @@ def advance(
     for i, message in enumerate(incoming):
         try:
             candle = decode_candle(message.key, message.value, message.appended_ms)
-            key, one = held.of(candle)
+            key, entry = held.of(candle)
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
-        moved, outcome = step(one.state, candle, message.partition, message.offset, models)
+        moved, outcome = step(entry.state, candle, message.partition, message.offset, models)
         if outcome.push in _REFUSED:
-            result.rejected.append((i, _REFUSED[outcome.push](candle, one.state)))
+            result.rejected.append((i, _REFUSED[outcome.push](candle, entry.state)))
         result.outcomes[outcome.label] += 1
         result.gaps += outcome.gap
         if outcome.moves:
@@ -201,10 +201,10 @@ def advance(
         if outcome.push is not None:
             record = effect(moved.window, outcome.push, candle)
             task = Task(i, candle, outcome.push, outcome.due, record, outcome.cut_ms)
-            one.note(moved, message.partition, task)
+            entry.note(moved, message.partition, task)
             if outcome.due is not None:
                 owed.append(task)
-    changed = {key: one for key, one in held.batch.items() if one.orders}
+    changed = {key: entry for key, entry in held.batch.items() if entry.orders}
     _finish(result, changed, owed, models, now_ms)
     return result
 
@@ -221,7 +221,7 @@ def _finish(
     made = distributions(models, due)
     for task, raw in zip(owed, made, strict=True):
         task.raw = _raw(raw)
-    settle([one.series for one in batch.values()], now_ms)
+    settle([entry.series for entry in batch.values()], now_ms)
     calibrated = [
         Calibrated(owing, raw, task.calibrated, task.id)
         for task, owing, raw in zip(owed, due, made, strict=True)
@@ -232,12 +232,12 @@ def _finish(
             result.forecasts.append((task.index, forecast))
         else:
             result.rejected.append((task.index, _no_forecast(forecast)))
-    for key, one in batch.items():
-        written, record_key, record = one.to_write(key)
-        result.states[key] = (one.partition, written.encode())
-        result.records.setdefault(one.partition, []).append((record_key, record))
+    for key, entry in batch.items():
+        written, record_key, record = entry.to_write(key)
+        result.states[key] = (entry.partition, written.encode())
+        result.records.setdefault(entry.partition, []).append((record_key, record))
         result.scores += [
-            (task.index, task.scores) for task in one.series.tasks if task.scores is not None
+            (task.index, task.scores) for task in entry.series.tasks if task.scores is not None
         ]
     result.scores.sort(key=_index_of)
 

@@ -96,37 +96,37 @@ def settle(series: Sequence[Series], now_ms: int) -> None:
             ledgers move on.
         now_ms: the current time, UTC.
     """
-    longest = max((len(one.tasks) for one in series), default=0)
+    longest = max((len(holder.tasks) for holder in series), default=0)
     for number in range(longest):
-        now = [one for one in series if number < len(one.tasks)]
-        _round(now, [one.tasks[number] for one in now], now_ms)
+        now = [holder for holder in series if number < len(holder.tasks)]
+        _round(now, [holder.tasks[number] for holder in now], now_ms)
 
 
 def _round(series: list[Series], tasks: list[Task], now_ms: int) -> None:
-    for one, task in zip(series, tasks, strict=True):
+    for holder, task in zip(series, tasks, strict=True):
         if task.cut_ms is not None:
-            one.ledger = one.ledger.before(task.cut_ms)
+            holder.ledger = holder.ledger.before(task.cut_ms)
     _settle(series, tasks, now_ms)
-    for one, task in zip(series, tasks, strict=True):
-        _follow(one, task)
+    for holder, task in zip(series, tasks, strict=True):
+        _follow(holder, task)
     due: dict[int, tuple[Layout, list[Series], list[Task]]] = {}
-    for one, task in zip(series, tasks, strict=True):
+    for holder, task in zip(series, tasks, strict=True):
         if task.raw is not None:
             layout = task.raw.layout
-            one.ledger = one.ledger.using(layout)
+            holder.ledger = holder.ledger.using(layout)
             _, owners, owed = due.setdefault(layout.number, (layout, [], []))
-            owners.append(one)
+            owners.append(holder)
             owed.append(task)
     for layout, owners, owed in due.values():
         _calibrate(layout, owners, owed)
-    for one, task in zip(series, tasks, strict=True):
-        one.ledger = one.ledger.noting(task.push, task.candle.open_ms, task.entry)
+    for holder, task in zip(series, tasks, strict=True):
+        holder.ledger = holder.ledger.noting(task.push, task.candle.open_ms, task.entry)
 
 
 def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
     by_layout: dict[int, tuple[Layout, list[_Settled]]] = {}
-    for owner, (one, task) in enumerate(zip(series, tasks, strict=True)):
-        _add_settled(by_layout, owner, one.ledger, task)
+    for owner, (holder, task) in enumerate(zip(series, tasks, strict=True)):
+        _add_settled(by_layout, owner, holder.ledger, task)
     scored: dict[int, list[dict[str, Any]]] = {}
     learned = _Learned({}, {})
     for layout, group in by_layout.values():
@@ -177,14 +177,14 @@ def _score(
     scored: dict[int, list[dict[str, Any]]],
     learned: _Learned,
 ) -> None:
-    """Score settled horizons of one layout, and learn from them."""
+    """Score settled horizons of a layout, and learn from them."""
     grid = layout.grid
-    rows = rows_of(layout, [one.entry for one in group])
-    horizon = np.array([one.horizon for one in group])
-    step = np.array([one.step for one in group])
+    rows = rows_of(layout, [settled.entry for settled in group])
+    horizon = np.array([settled.horizon for settled in group])
+    step = np.array([settled.step for settled in group])
     every = np.arange(len(group))
     last = rows["last_close"]
-    close = np.array([tasks[one.owner].candle.close for one in group])
+    close = np.array([tasks[settled.owner].candle.close for settled in group])
     outcome = np.log(close / last)
     raw = rows["raw"][every, horizon].astype(np.float64)  # (N, Q)
     sigma = rows["sigma"].astype(np.float64)
@@ -209,13 +209,13 @@ def _score(
     )
     identities = rows["id"].tobytes().hex()
     held = layout.ends.inside(outcome, calibrated), layout.ends.inside(outcome, raw)
-    for at, (one, *values) in enumerate(
+    for at, (settled, *values) in enumerate(
         zip(group, *(column.tolist() for column in columns), *held, strict=True)
     ):
-        scored.setdefault(one.owner, []).append(
+        scored.setdefault(settled.owner, []).append(
             {
                 "forecast_id": identities[32 * at : 32 * at + 32],
-                "step": one.step,
+                "step": settled.step,
                 "as_of_ms": values[0],
                 "model_version": layout.model_version,
                 "last_close": values[1],
@@ -245,8 +245,8 @@ def _learn(
     grid, states = layout.grid, learned.calibration
     at = [
         place
-        for place, one in enumerate(group)
-        if one.learns and layouts_in(series[one.owner].ledger.layouts)[0].grid is grid
+        for place, settled in enumerate(group)
+        if settled.learns and layouts_in(series[settled.owner].ledger.layouts)[0].grid is grid
     ]
     if not at:
         return
@@ -271,17 +271,15 @@ def _learn(
     if rows:
         held = np.stack([series[owners[row]].ledger.drift() for row in rows])
         moved = drift.after(grid.levels, held, outcome[rows], raw[rows])
-        learned.drift |= {owners[row]: one for row, one in zip(rows, moved, strict=True)}
+        learned.drift |= {owners[row]: state for row, state in zip(rows, moved, strict=True)}
 
 
-def _message(
-    task: Task, horizons: list[dict[str, Any]], ledger: Ledger, now_ms: int
-) -> Encoded:
+def _message(task: Task, horizons: list[dict[str, Any]], ledger: Ledger, now_ms: int) -> Encoded:
     """Return the message about a candle; its fields are those of ``Scores``."""
     candle = task.candle
     if len(horizons) > 1:
         horizons.sort(key=_step_of)
-    settled = "".join([one["forecast_id"] for one in horizons]).encode()
+    settled = "".join([horizon["forecast_id"] for horizon in horizons]).encode()
     identity = scores_id(candle.symbol, candle.interval, candle.open_ms, candle.close, settled)
     body = {
         "id": identity,
@@ -304,31 +302,31 @@ def _step_of(horizon: dict[str, Any]) -> int:
     return step
 
 
-def _follow(one: Series, task: Task) -> None:
+def _follow(holder: Series, task: Task) -> None:
     """Move the baseline's variance on by a new candle; begin it with the first full window."""
-    variance = one.ledger.variance
+    variance = holder.ledger.variance
     if task.push is Push.APPENDED:
-        if variance > 0 and one.last_close > 0:
-            move = math.log(task.candle.close / one.last_close)
+        if variance > 0 and holder.last_close > 0:
+            move = math.log(task.candle.close / holder.last_close)
             variance = calibration.next_variance(variance, move)
-        one.last_close = task.candle.close
+        holder.last_close = task.candle.close
     elif task.push is Push.REPLACED_NEWEST:
-        one.last_close = task.candle.close
+        holder.last_close = task.candle.close
     if variance <= 0 and task.due is not None:
         variance = calibration.first_variance(task.due.window.ohlcv()[:, 3].tolist())
-    if variance != one.ledger.variance:
-        one.ledger = one.ledger.learned(one.ledger.calibration, variance)
+    if variance != holder.ledger.variance:
+        holder.ledger = holder.ledger.learned(holder.ledger.calibration, variance)
 
 
 def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
     """Calibrate the forecasts made at these candles, and make their entries."""
     grid = layout.grid
-    held = b"".join([one.ledger.calibration for one in series])
+    held = b"".join([holder.ledger.calibration for holder in series])
     numbers = np.frombuffer(held, dtype=np.float32).reshape(len(series), -1)
     states = numbers[:, : -drift.WIDTH].reshape(len(series), *grid.shape)
     raws = [task.raw for task in tasks if task.raw is not None]
     dues = [task.due for task in tasks if task.due is not None]
-    raw = np.stack([one.log_return for one in raws]).astype(np.float32)
+    raw = np.stack([distribution.log_return for distribution in raws]).astype(np.float32)
     codes = calibration.calibrate(grid, states, raw)
     calibrated = calibration.quantiles(grid, raw, codes)
     rows = np.zeros(len(tasks), dtype=layout.dtype)
@@ -336,8 +334,8 @@ def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
     rows["open_ms"] = [task.candle.open_ms for task in tasks]
     rows["lasts_ms"] = [task.candle.close_ms - task.candle.open_ms for task in tasks]
     rows["last_close"] = [task.candle.close for task in tasks]
-    rows["sigma"] = np.sqrt([one.ledger.variance for one in series])
-    rows["volatility"] = [one.volatility for one in raws]
+    rows["sigma"] = np.sqrt([holder.ledger.variance for holder in series])
+    rows["volatility"] = [distribution.volatility for distribution in raws]
     rows["raw"] = raw
     rows["calibrated"] = codes
     rows["baseline"] = calibration.baseline_codes(grid, states)

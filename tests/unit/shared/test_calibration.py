@@ -97,12 +97,14 @@ def test_a_series_gets_the_same_bits_alone_and_among_others(
     rows = state[np.arange(count), horizon]
     drawn, sigma = np.array(outcomes), random.uniform(0.01, 0.1, count)
     together = learn(GRID, rows, horizon, drawn, raw[np.arange(count), horizon], sigma)
-    one = slice(chosen, chosen + 1)
-    alone = learn(GRID, rows[one], horizon[one], drawn[one], raw[one, horizon[chosen]], sigma[one])
-    assert alone.tobytes() == together[one].tobytes()
+    only = slice(chosen, chosen + 1)
+    alone = learn(
+        GRID, rows[only], horizon[only], drawn[only], raw[only, horizon[chosen]], sigma[only]
+    )
+    assert alone.tobytes() == together[only].tobytes()
     assert (
-        calibrate(GRID, state[one], raw[one]).tobytes()
-        == calibrate(GRID, state, raw)[one].tobytes()
+        calibrate(GRID, state[only], raw[only]).tobytes()
+        == calibrate(GRID, state, raw)[only].tobytes()
     )
 
 
