@@ -74,7 +74,8 @@ class Bins:
             np.diff([0.0, *(normal.cdf((end - shift) / factor) for end in ends), 1.0])
             for shift, factor in ALTERNATIVES
         ]
-        return np.stack(drifted) / expected
+        ratio: Floats = np.stack(drifted) / expected
+        return ratio
 
     @cached_property
     def moments(self) -> Floats:
