@@ -49,6 +49,24 @@ FIRST: Final = 100
 YEARS: Final = (2008, 2020)
 """Years that are shown apart."""
 
+COVERAGE: Final = (0.7, 1.0, 1.5)
+"""Goal: most per cent that the calibrated coverage of 80 and 90 is off, at each step."""
+
+STEADY: Final = {"daily": (95.0, 75.0, 60.0), "": (92.0, 75.0, 60.0)}
+"""Goal: least per cent of windows whose rolling coverage is near, of daily candles, of others."""
+
+WORST: Final = {"daily": (4.5, 9.0, 11.0), "": (2.5, 3.0, 5.0)}
+"""Goal: most per cent that the worst series' coverage is off, likewise."""
+
+OFF: Final = 5.0
+"""Per cent that raw coverage of 80 is off where calibration has to win."""
+
+GAIN: Final = (1.5, 2.0, 2.0)
+"""Goal: by how much less pinball has to lose there, per cent, at each step."""
+
+LOSS: Final = 0.1
+"""Goal: most per cent that it loses elsewhere, and in the first candles."""
+
 
 @dataclass
 class Panel:
@@ -225,7 +243,7 @@ def pinball_change(
             np.nansum(pinball(grid, outcome, quantile[:, :until, row]) / size[:, None])
             for quantile in (made, panel.raw)
         ]
-        change[str(step)] = round(100 * (1 - lost[0] / lost[1]), 2)
+        change[str(step)] = round(100 * float(1 - lost[0] / lost[1]), 2)
     return change
 
 
@@ -233,6 +251,31 @@ def pinball(grid: Grid, outcome: Floats, quantile: NDArray[Any]) -> Floats:
     """Return the mean pinball loss over the levels."""
     error = outcome[..., None] - quantile
     return np.asarray(np.maximum(grid.level * error, (grid.level - 1) * error).mean(axis=-1))
+
+
+def failures(name: str, result: dict[str, Any]) -> list[str]:
+    """Return the figures of a class that are beyond the goals, in words."""
+    beyond = []
+    kind = "daily" if name.startswith("daily") else ""
+    for at, (step, made) in enumerate(result["calibrated"].items()):
+        goal = min(at, len(COVERAGE) - 1)
+        off = abs(result["raw"][step]["coverage_80"] - 80)
+        least = GAIN[goal] if off >= OFF else -LOSS
+        better = result["pinball_better_percent"][step]
+        first = result["pinball_better_percent_first_100"][step]
+        for nominal in (80, 90):
+            covered = made[f"coverage_{nominal}"]
+            if abs(covered - nominal) > COVERAGE[goal]:
+                beyond.append(f"coverage of {nominal} at {step} ahead: {covered}")
+        if made["rolling_within_4"] < STEADY[kind][goal]:
+            beyond.append(f"rolling coverage at {step} ahead: {made['rolling_within_4']}")
+        if abs(made["worst_series"]) > WORST[kind][goal]:
+            beyond.append(f"worst series at {step} ahead: {made['worst_series']}")
+        if better < least:
+            beyond.append(f"pinball at {step} ahead: {better}, expected {least}")
+        if first < -LOSS:
+            beyond.append(f"pinball of the first {FIRST} at {step} ahead: {first}")
+    return beyond
 
 
 def percent(share: float) -> float:
@@ -272,6 +315,7 @@ def main(argv: Sequence[str]) -> int:
             "pinball_better_percent": pinball_change(grid, panel, made),
             "pinball_better_percent_first_100": pinball_change(grid, panel, made, FIRST),
         }
+        report[path.stem]["failures"] = failures(path.stem, report[path.stem])
         print(path.stem, json.dumps(report[path.stem]), file=sys.stderr, flush=True)
     print(json.dumps({"model": forecaster.model_version, "part": options.part, "classes": report}))
     return 0

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from statistics import NormalDist
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,15 @@ _SHIFT, _SQUARE, _SINCE = range(len(ALTERNATIVES), len(ALTERNATIVES) + 3)
 
 WIDTH: Final = len(ALTERNATIVES) + 3
 """Numbers in the state of a series."""
+
+
+class Report(TypedDict):
+    """The fields of ``Drift`` as they are written."""
+
+    evidence: float
+    drifting: int
+    shift: float
+    spread: float
 
 
 class Drift(Message):
@@ -133,8 +142,13 @@ def after(
     return np.where(usable[:, None], moved, before).astype(np.float32)
 
 
-def report(state: NDArray[Any]) -> dict[str, float]:
-    """Return what a series' state, (``WIDTH``,), says: the fields of ``Drift``."""
+def drifts(state: NDArray[Any]) -> bool:
+    """Tell whether a series of a state, (``WIDTH``,), drifts."""
+    return bool(state[_SINCE] > 0)
+
+
+def report(state: NDArray[Any]) -> Report:
+    """Return what a series' state, (``WIDTH``,), says."""
     values: Sequence[float] = state.tolist()
     shift, square = values[_SHIFT], values[_SQUARE]
     return {
