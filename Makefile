@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 COMMA  := ,
+# the tested set, of each package the files whose SHA-256 is known
+PINS   := --require-hashes --constraint constraints-hashed.txt
 FUZZ_SECONDS ?= 3600
 # on a terminal pip shows what it fetches
 PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
@@ -14,7 +16,7 @@ PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release clean
+.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release upgrade hashes clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,8 +76,22 @@ default: $(VENV)/.train  ## Train the built-in bundle again: DATA=FOLDER of the 
 release: $(VENV)/.dev  ## Build and check sdist and wheel: VERSION=0.3.0 REPOSITORY=https://...
 	$(BIN)/python docs/release.py $(if $(VERSION),--version $(VERSION)) $(if $(REPOSITORY),--repository $(REPOSITORY))
 
+upgrade:  ## Renew the tested set within what pyproject.toml allows, its hashes too, and run all tests
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt uv
+	.venv-uv/bin/python docs/hashes.py --upgrade
+	.venv-uv/bin/python docs/hashes.py
+	rm -rf .venv-uv
+	$(MAKE) test
+
+hashes:  ## Write constraints-hashed.txt after a change of pyproject.toml or constraints.txt
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt uv
+	.venv-uv/bin/python docs/hashes.py
+	rm -rf .venv-uv
+
 clean:  ## Remove the environment, caches and everything made here
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-peers .venv-uv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  .import_linter_cache mlruns mlflow.db mlartifacts search.db search report
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -84,7 +100,8 @@ $(BIN)/python:
 	  || { echo "Candlecast needs Python 3.11 or later: make PYTHON=python3.11 ..."; exit 1; }
 	$(call say,making the environment $(VENV): some seconds)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade --constraint constraints.txt pip setuptools 1>&2
+	$(BIN)/python docs/hashes.py --entries pip setuptools > $(VENV)/tools.txt
+	$(PIP) install --quiet --upgrade --require-hashes --requirement $(VENV)/tools.txt 1>&2
 
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
 .venv-peers/.done: benchmarks/peers/requirements.txt $(VENV)/.dev
@@ -99,20 +116,27 @@ define say
 	@echo "$(1)" 1>&2
 endef
 
+# pip has no hash of the project itself, which therefore comes second
+define install
+	$(BIN)/python docs/hashes.py --requirements $(1) > $(VENV)/requirements.txt
+	$(PIP) install $(PIP_SAYS) $(PINS) --requirement $(VENV)/requirements.txt 1>&2
+	$(PIP) install --quiet --quiet --no-deps --no-build-isolation --editable . 1>&2
+endef
+
 # one stamp for each set of extras; a later one holds the earlier ones
-$(VENV)/.local: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.local: $(BIN)/python pyproject.toml constraints-hashed.txt
 	$(call say,installing Candlecast and what it needs: 200 MB to fetch; one or two minutes)
-	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local]' 1>&2
+	$(call install,local)
 	@touch $@
 
-$(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.train: $(BIN)/python pyproject.toml constraints-hashed.txt
 	$(call say,installing what training needs: PyTorch and MLflow among it$(COMMA) 3 GB; some minutes)
-	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local,train]' 1>&2
+	$(call install,local train)
 	@touch $@ $(VENV)/.local
 
 # of kserve the tests use the client alone; what its server needs excludes other pins of ours
-$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints-hashed.txt
 	$(call say,installing what developers need: everything$(COMMA) 3 GB; some minutes)
-	$(PIP) install $(PIP_SAYS) --constraint constraints.txt --editable '.[local,train,dev]' 1>&2
-	$(PIP) install --quiet --constraint constraints.txt --no-deps kserve 1>&2
+	$(call install,local train dev)
+	$(PIP) install --quiet $(PINS) --no-deps kserve 1>&2
 	@touch $@ $(VENV)/.local $(VENV)/.train

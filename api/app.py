@@ -61,7 +61,10 @@ def create_app(
     models: Models, metrics: ApiMetrics, registry: CollectorRegistry, options: Options
 ) -> ASGIApp:
     """Return the API over models; ``/metrics`` serves ``registry``, which has ``metrics``."""
-    predictor = Predictor(models, metrics)
+    live = options.live
+    predictor = Predictor(
+        models, metrics, lambda *of: live.market.learned(*of) if live.connected else None
+    )
     forecaster = predictor.forecaster
     metrics.model.info({"version": forecaster.model_version})
 

@@ -27,13 +27,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.stream_contenders import ROOT, worker_flags
 from benchmarks.stream_kafka import PARTITIONS, Feed, Names, Watch
-from benchmarks.stream_market import Market, Message
+from benchmarks.stream_market import INTERVAL, Market, Message
 from benchmarks.stream_run import BenchmarkError, cpu_s, tell
 from local.broker import Broker
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from shared import bundle, topics
+from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 
 SYMBOLS: Final = 10_000
@@ -51,7 +51,7 @@ class Crowd(Market):
     """Many symbols with the prices of a few."""
 
     def __init__(self, symbols: int, days: int) -> None:
-        length = bundle.load(bundle.default_path()).config.window_length
+        length = bundle.load(bundle.default_path()).config.window_lengths[INTERVAL][-1]
         super().__init__(min(symbols, WALKS), length, days)
         self._named = dict(super().states())
         self.count = symbols

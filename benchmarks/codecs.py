@@ -36,12 +36,12 @@ def main(_: Sequence[str]) -> int:
 
 def _messages() -> dict[str, list[Record]]:
     models = ModelSet(OnnxForecaster(bundle.load(bundle.default_path())))
-    candles = walk(models.window_length + max(SIZES))
+    candles = walk(models.default.window_length + max(SIZES))
     incoming = [
         Incoming(candle.symbol.encode(), candle.encode(), 0, offset, 1 << 42)
         for offset, candle in enumerate(candles)
     ]
-    made = advance(incoming, lambda _: None, models, models.window_length, 1).forecasts
+    made = advance(incoming, lambda _: None, models, models.longest_window, 1).forecasts
     headers = cloud_event("AAPL/1d/1/0", "market.candle.v1", "candlecast/benchmark", 1)
     return {
         "candles": [(candle.symbol.encode(), candle.encode(), headers) for candle in candles],

@@ -29,7 +29,6 @@ from curl_cffi import requests as curl
 from prometheus_client import CollectorRegistry
 
 from local.broker import Broker
-from local.leash import Leash
 from local.yahoo import YahooStandIn, real_now_ms
 from local.yahoo.market import chart, open_now
 from producer.resume import newest_published
@@ -40,6 +39,7 @@ from producer.yahoo.fetcher import Fetcher
 from producer.yahoo.gate import Gate
 from producer.yahoo.polling import PollingSource
 from shared.candles import Candle
+from shared.leash import Leash
 from shared.metrics import ProducerMetrics
 from shared.topics import partitions_of
 

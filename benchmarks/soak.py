@@ -23,10 +23,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from benchmarks.stream_kafka import BATCH_BYTES, PARTITIONS, Feed, Names, Watch
 from benchmarks.stream_market import Market
 from local.broker import Broker
-from local.leash import Leash
 from local.ports import free_ports
 from local.process import Process
 from shared import bundle, topics
+from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 
 SAMPLES: Final = 20

@@ -25,11 +25,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from benchmarks.stream_contenders import CONTENDERS, ROOT, Contender, Place
 from benchmarks.stream_kafka import Feed, Watch
-from benchmarks.stream_market import Market
+from benchmarks.stream_market import INTERVAL, Market
 from benchmarks.stream_run import BenchmarkError, Plan, Run, half_a_core_each, tell
 from local.broker import Broker
-from local.leash import Leash
 from shared import bundle
+from shared.leash import Leash
 
 SYMBOLS: Final = 500
 WORKER: Final = CONTENDERS[0]
@@ -210,7 +210,7 @@ async def run(options: argparse.Namespace, folder: Path, broker: Broker, leash: 
     """Connect, measure and return the report."""
     bootstrap = broker.bootstrap
     plan = QUICK if options.quick else FULL
-    window_length = bundle.load(bundle.default_path()).config.window_length
+    window_length = bundle.load(bundle.default_path()).config.window_lengths[INTERVAL][-1]
     market = Market(SYMBOLS, window_length, plan.days)
     windows = folder / "windows.npy"
     market.save_windows(windows)

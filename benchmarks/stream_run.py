@@ -17,10 +17,10 @@ import psutil
 from benchmarks.stream_contenders import Contender, Place
 from benchmarks.stream_kafka import PARTITIONS, Feed, Names, Offsets, Watch
 from benchmarks.stream_market import Market
-from local.leash import Leash
 from local.process import Process
 from shared import topics
 from shared.kafka import KafkaSettings
+from shared.leash import Leash
 
 START_S: Final = 60.0
 DONE_S: Final = 60.0

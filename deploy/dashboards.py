@@ -49,6 +49,11 @@ class Dashboard:
     panels: Sequence[Panel]
 
 
+def _by_interval(name: str, **labels: str) -> str:
+    chosen = ", ".join(f'{label}="{value}"' for label, value in labels.items())
+    return f"avg by (interval) (candlecast_{name}{{{chosen}}})"
+
+
 def _rate(metric: str, *by: str) -> str:
     return f"sum by ({', '.join(by)}) (rate({metric}[5m]))" if by else f"sum(rate({metric}[5m]))"
 
@@ -157,7 +162,25 @@ ALL: Final = (
                 "Horizons scored",
                 "cps",
                 {"scored": _rate("candlecast_scores_total")},
-                "Horizons whose candle has come, and which are scored against it.",
+                "Horizons whose candle has come, as the API reads their scores.",
+                12,
+            ),
+            Panel(
+                "Coverage of 90 % intervals",
+                "percentunit",
+                {
+                    "{{interval}} published": _by_interval("coverage_ratio", of="published"),
+                    "{{interval}} model alone": _by_interval("coverage_ratio", of="model"),
+                },
+                "Share of the next closes inside, of the newest 2,000 scores of an interval: 90 % "
+                "is right; the model alone far from it is a model for other candles.",
+                12,
+            ),
+            Panel(
+                "Skill against no model",
+                "percentunit",
+                {"{{interval}}": _by_interval("skill_ratio", against="baseline")},
+                "1 - pinball loss / that of a baseline without a model: below 0 the model harms.",
                 12,
             ),
             Panel(

@@ -25,7 +25,7 @@ from shared.forecasts import Forecast, Horizon
 from shared.headers import cloud_event
 from shared.kafka import KafkaSettings
 from shared.messages import Message
-from shared.score_messages import HorizonScore, Scores
+from shared.score_messages import Correction, HorizonScore, Scores
 from shared.topics import DEFAULT_GROUP, Topic, all_topics, market_topics
 from stream_app.publisher import FORECAST_TYPE, SCORE_TYPE
 from trainer.features import FEATURES
@@ -106,6 +106,12 @@ SCORES: Final = Scores(
             raw_pit=0.1831,
             inside={"90": True},
             raw_inside={"90": True},
+            correction=Correction(
+                settled=812,
+                lower=0.96435,
+                upper=1.01274,
+                offsets={"0.05": -0.01831, "0.5": 0.0, "0.95": 0.00746},
+            ),
         ),
     ),
 )
@@ -144,7 +150,7 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
     parts = [(document, model)]
     parts += [
         (document["$defs"][nested.__name__], nested)
-        for nested in (Horizon, HorizonScore)
+        for nested in (Horizon, HorizonScore, Correction)
         if nested.__name__ in document.get("$defs", {})
     ]
     for part, cls in parts:

@@ -9,6 +9,8 @@ left to do. Without ``--version`` it builds what is there.
 from __future__ import annotations
 
 import argparse
+import gzip
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +29,8 @@ from packaging.version import InvalidVersion, Version
 ROOT: Final = Path(__file__).parents[1]
 
 UNRELEASED: Final = "## Unreleased"
+
+ZIP_BEGINS_S: Final = 315_532_800
 
 _LINK: Final = re.compile(r'(\]\(|(?:src|srcset|href)=")(?![a-z]+://|#)([^)"\s]+)')
 _VERSION: Final = re.compile(r'^version = "[^"]+"$', re.MULTILINE)
@@ -98,15 +102,55 @@ def build(root: Path, out: Path, repository: str | None) -> list[Path]:
             project.write_text(_with_urls(project.read_text(), repository))
         # the wheel is built from the sdist, so that this has all that it needs
         command = [sys.executable, "-m", "build", "--outdir", str(out), str(copy)]
+        made_s = source_time_s(root)
         done = subprocess.run(  # noqa: S603 - this interpreter
-            command, capture_output=True, text=True, check=False
-        )
+            command, capture_output=True, text=True, check=False,
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(made_s)}, umask=0o022,
+        )  # fmt: skip
         if done.returncode:
             raise ReleaseError(f"the build failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     archives = sorted([*out.glob("candlecast-*.tar.gz"), *out.glob("candlecast-*.whl")])
     for archive in archives:
+        if archive.suffix == ".gz":
+            repack(archive, made_s)
         check(archive)
     return archives
+
+
+def source_time_s(root: Path) -> int:
+    """Return when the source was made, in UTC epoch seconds: the time that the archives show.
+
+    It is ``SOURCE_DATE_EPOCH`` if that is set (reproducible-builds.org), else the last commit's,
+    else 1980, where the times of ZIP archives begin.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not given:
+        given = subprocess.run(  # noqa: S603 - git, on our own folder
+            ["git", "-C", str(root), "log", "-1", "--format=%ct"],  # noqa: S607 - the user's git
+            capture_output=True, text=True, check=False,
+        ).stdout.strip()  # fmt: skip
+    return int(given) if given.isdigit() else ZIP_BEGINS_S
+
+
+def repack(sdist: Path, made_s: int) -> None:
+    """Write an sdist again, so that the same source gives the same bytes.
+
+    Setuptools writes the build's time, user and the file system's order into it.
+    """
+    with tarfile.open(sdist) as archive:
+        members = sorted(archive.getmembers(), key=lambda member: member.name)
+        contents = [archive.extractfile(member) for member in members]
+        with (
+            sdist.with_suffix(".new").open("wb") as file,
+            gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=made_s) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as again,
+        ):
+            for member, content in zip(members, contents, strict=True):
+                member.mtime, member.uid, member.gid = made_s, 0, 0
+                member.uname = member.gname = ""
+                member.pax_headers = {}
+                again.addfile(member, content)
+    sdist.with_suffix(".new").replace(sdist)
 
 
 def _copy(root: Path, copy: Path) -> None:
@@ -122,7 +166,7 @@ def _copy(root: Path, copy: Path) -> None:
     for name in filter(None, listed.stdout.split("\0")):
         if (root / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, copy / name)
+            shutil.copy(root / name, copy / name)
 
 
 def _with_urls(project: str, repository: str) -> str:

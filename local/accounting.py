@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from shared.candles import Candle
 from shared.forecasts import Forecast
@@ -16,6 +16,9 @@ REMEMBERED_IDS: Final = 50_000
 
 MOST_WAITING: Final = 100_000
 """Most candles that wait for their forecast before the reader lets the forecasts catch up."""
+
+MOST_EARLY: Final = 100_000
+"""Most forecasts, and most scores, that wait for their candle: those of others never get one."""
 
 _FINE_MS: Final = 10_000
 _COARSE_MS: Final = 100
@@ -84,6 +87,7 @@ class _Series:
     last_close_ms: int = -1
 
 
+_T = TypeVar("_T")
 _Key = tuple[str, str, int]  # symbol, interval, close of the candle
 
 
@@ -155,7 +159,7 @@ class Accounting:
             return
         series = self._series.get(key[:2])
         if series is None or forecast.as_of_ms > series.last_close_ms:
-            self._early[key] = append_ms
+            _keep(self._early, key, append_ms)
 
     def _owe_scores(self, key: _Key, forecasts_before: int) -> None:
         due = {step for step in self._horizons if step <= forecasts_before}
@@ -181,7 +185,7 @@ class Accounting:
         if owed is None:
             series = self._series.get(key[:2])
             if series is None or scores.close_ms > series.last_close_ms:
-                self._early_scores[key] = steps
+                _keep(self._early_scores, key, steps)
             return
         owed -= steps
         if not owed:
@@ -224,3 +228,10 @@ class Accounting:
         return {
             name: round(inside[name] / count, 4) for name, count in sorted(self._intervals.items())
         }
+
+
+def _keep(early: dict[_Key, _T], key: _Key, value: _T) -> None:
+    """Keep what was read before its candle; the oldest gives way."""
+    early[key] = value
+    if len(early) > MOST_EARLY:
+        del early[next(iter(early))]

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from local import jars
-from local.leash import Leash
 from local.ports import HOST, documented_or_free, free_ports
 from local.process import Process, tail
 from local.secured import Secured
+from shared.leash import Leash
 
 REPLICATION: Final = 3
 MIN_ISR: Final = 2

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from local.broker import Broker, Node, last_ports, new_cluster_id, stored_cluster
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.secured import Secured
+from shared.leash import Leash
 
 _POLL_S: Final = 0.5
 

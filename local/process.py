@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from local.leash import Leash
+from shared.leash import Leash
 
 TAIL_LINES = 20
 _TAIL_BYTES = 16_384

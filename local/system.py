@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from local.broker import Broker, first_port
-from local.leash import Leash
 from local.ports import HOST, documented_or_free
 from local.process import Process
 from local.screen import Addresses
@@ -27,6 +26,7 @@ from local.settings import (
     LocalSettings,
 )
 from shared.files.table_settings import TableSettings
+from shared.leash import Leash
 
 _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to

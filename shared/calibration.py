@@ -21,16 +21,20 @@ the arrays: repeats after a fault are equal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from statistics import NormalDist
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
-from shared.forecasts import MEDIAN
+from shared.forecasts import MEDIAN, level_name
+
+if TYPE_CHECKING:
+    from shared.score_messages import Correction
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int16]
@@ -159,6 +163,48 @@ class Grid:
                     place = _OFFSETS + len(self.levels) + at
                     carried[row, place] = before[_OFFSETS + len(other.levels) + there]
         return carried
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The levels as messages name them."""
+        return tuple(level_name(level) for level in self.levels)
+
+    @cached_property
+    def _correction(self) -> bytes:
+        """The JSON of a correction, with places for its numbers."""
+        offsets = ",".join(f'"{name}":%b' for name in self.names)
+        return f'{{"settled":%d,"lower":%b,"upper":%b,"offsets":{{{offsets}}}}}'.encode()
+
+    def corrections(self, state: NDArray[np.float32]) -> list[bytes]:
+        """Return what horizons have learned, (N, W), each as ``Correction`` in JSON.
+
+        Numbers are written as the shortest that give the same 32 bits.
+        """
+        end = _OFFSETS + len(self.levels)
+        numbers = orjson.dumps(
+            np.ascontiguousarray(state[:, _LOWER:end]), option=orjson.OPT_SERIALIZE_NUMPY
+        )
+        rows = numbers[2:-2].split(b"],[")
+        settled = state[:, _SETTLED].astype(np.int64).tolist()
+        return [
+            self._correction % (count, *row.split(b","))
+            for count, row in zip(settled, rows, strict=True)
+        ]
+
+    def restored(self, learned: Mapping[int, Correction]) -> NDArray[np.float32]:
+        """Return the state, (H, W), that corrections by step say, its baseline at the start.
+
+        What they do not have stays as the model says it.
+        """
+        state = self.start()
+        for row, step in enumerate(self.steps):
+            known = learned.get(step)
+            if known is None:
+                continue
+            state[row, :_OFFSETS] = known.settled, known.lower, known.upper
+            for at, name in enumerate(self.names):
+                state[row, _OFFSETS + at] = known.offsets.get(name, 0.0)
+        return state
 
 
 @lru_cache(maxsize=64)

@@ -25,6 +25,7 @@ from shared.forecasts import (
     InvalidForecast,
     due_ms,
     forecast_id,
+    level_name,
 )
 from shared.window import Window, stack
 
@@ -103,6 +104,11 @@ def length_of(lengths: Sequence[int], held: int) -> int:
     return lengths[at - 1] if at else 0
 
 
+def lengths_of(model: Forecaster) -> frozenset[int]:
+    """Return the lengths that the model's windows may have, of any interval."""
+    return frozenset(length for name in INTERVALS_MS for length in model.lengths(name))
+
+
 def longest(models: Iterable[Forecaster], intervals: Iterable[str] = tuple(INTERVALS_MS)) -> int:
     """Return the candles of the longest window that any of the models reads, of any interval."""
     return max(model.lengths(name)[-1] for name in intervals for model in models)
@@ -112,7 +118,7 @@ class Models(Protocol):
     """The models that a process serves."""
 
     @property
-    def window_length(self) -> int:
+    def longest_window(self) -> int:
         """Candles that the longest window of any model holds, of any interval."""
         ...
 
@@ -140,7 +146,7 @@ class ModelSet:
     by_interval: Mapping[str, Forecaster] = field(default_factory=dict)
 
     @property
-    def window_length(self) -> int:
+    def longest_window(self) -> int:
         return longest(self.all())
 
     def all(self) -> Iterable[Forecaster]:
@@ -429,8 +435,3 @@ class HorizonWriter:
             for row, own in zip(rows, raw, strict=True):
                 row["raw_quantiles"] = dict(zip(levels, own, strict=True))
         return rows
-
-
-def level_name(level: float) -> str:
-    """Return the name of a quantile level in messages and tables: 0.05 is ``0.05``."""
-    return f"{level:g}"

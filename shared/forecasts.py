@@ -41,6 +41,11 @@ PredictedPrice = Annotated[float, Field(ge=LOW_PRICE, le=HIGH_PRICE)]
 those orders of magnitude would overflow in a ratio of prices."""
 
 
+def level_name(level: float) -> str:
+    """Return the name of a quantile level in messages and tables: 0.05 is ``0.05``."""
+    return f"{level:g}"
+
+
 class InvalidForecast(ValueError):
     """A message that is not a valid forecast; its text names the rule that it breaks."""
 

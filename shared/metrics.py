@@ -318,7 +318,7 @@ class ApiMetrics(ModelMetrics):
     connected = gauge("candlecast_stream_connected", "1 while Kafka's topics are followed.")
     lag = gauge(
         "candlecast_stream_lag_messages",
-        "Messages of the candles and forecasts topics that this process has not read yet.",
+        "Messages of the topics that this process has not read yet.",
     )
     ignored = counter(
         "candlecast_stream_ignored",
@@ -336,7 +336,22 @@ class ApiMetrics(ModelMetrics):
         "candlecast_subscribers_dropped",
         "Clients of the event stream that were dropped since they read too slowly.",
     )
-    scores = counter("candlecast_scores", "Horizons scored against the candles that followed.")
+    scores = counter("candlecast_scores", "Scored horizons that were read from the scores topic.")
+    coverage = gauge(
+        "candlecast_coverage_ratio",
+        "Share of the next closes inside 90 % intervals, of an interval's newest 2,000 scores: as "
+        "published, and of the model alone.",
+        "interval",
+        "of",
+    )
+    skill = gauge(
+        "candlecast_skill_ratio",
+        "1 - loss / that of no model, of the same scores: quantiles against a baseline, medians "
+        "against persistence.",
+        "interval",
+        "against",
+    )
+    scored = gauge("candlecast_scored_horizons", "Scores that these ratios are of.", "interval")
 
 
 class TrainerMetrics(MetricGroup):

@@ -49,7 +49,7 @@ class ChampionModels:
     _chains: dict[tuple[str, str], tuple[Forecaster, ...]] = field(default_factory=dict)
 
     @property
-    def window_length(self) -> int:
+    def longest_window(self) -> int:
         return longest(self.all())
 
     def all(self) -> Iterable[Forecaster]:
@@ -95,8 +95,8 @@ class ServedModels:
         self.now = models
 
     @property
-    def window_length(self) -> int:
-        return self.now.window_length
+    def longest_window(self) -> int:
+        return self.now.longest_window
 
     def all(self) -> Iterable[Forecaster]:
         return self.now.all()

@@ -71,7 +71,8 @@ def of_worker(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permi
 def of_api(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what the API needs: it reads without a group."""
     del group
-    return [*_on(settings.candles_topic, "Read"), *_on(settings.forecasts_topic, "Read")]
+    topics = (settings.candles_topic, settings.forecasts_topic, settings.scores_topic)
+    return [permission for topic in topics for permission in _on(topic, "Read")]
 
 
 def of_letters(settings: KafkaSettings) -> list[Permission]:

@@ -6,17 +6,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from shared.calibration import MAX_OFFSET, MAX_SCALE
 from shared.candles import MAX_CANDLES, Interval, Millis, Symbol
 from shared.drift import Drift
-from shared.forecasts import MAX_HORIZONS, PredictedPrice
-from shared.messages import Message, PartialValue, describe
+from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, MAX_VERSION, PredictedPrice
+from shared.messages import Message, PartialValue, contradiction, describe
 
 Floats = NDArray[np.float64]
 
@@ -35,8 +37,28 @@ INTERVALS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
 """Central intervals: nominal per cent -> levels of the two ends."""
 
 
+# bounds wider than what prices of 1e-60 to 1e60 give, so that no sum of scores overflows
+Error = Annotated[float, Field(ge=-1e6, le=1e6)]
+Loss = Annotated[float, Field(ge=0, le=1e6)]
+Qlike = Annotated[float, Field(ge=-70, le=1e40)]
+
+Answers = Annotated[dict[str, bool], Field(max_length=len(INTERVALS))]
+Multiplier = Annotated[float, Field(ge=1 / MAX_SCALE, le=MAX_SCALE)]
+Offset = Annotated[float, Field(ge=-MAX_OFFSET, le=MAX_OFFSET)]
+
+
 class InvalidScore(ValueError):
     """A message that is not a valid score; its text names the rule that it breaks."""
+
+
+class Correction(Message):
+    """What a series' next forecasts of a horizon are corrected by; see ``shared.calibration``."""
+
+    settled: Annotated[int, Field(ge=0, le=1 << 24)]  # horizons learned from
+    lower: Multiplier  # of the quantiles' distances to the median, below it
+    upper: Multiplier  # above it
+    offsets: Annotated[dict[str, Offset], Field(min_length=1, max_length=MAX_LEVELS)]
+    # level -> what is added to its quantile, in spreads; numbers of 32 bits, like the multipliers
 
 
 class HorizonScore(Message):
@@ -45,19 +67,31 @@ class HorizonScore(Message):
     forecast_id: Annotated[str, Field(max_length=64)]  # of the forecast that is settled
     step: Annotated[int, Field(ge=1, le=MAX_CANDLES)]  # candles ahead
     as_of_ms: Millis  # close of the last candle that the forecast used, UTC
-    model_version: Annotated[str, Field(max_length=128)]
+    model_version: Annotated[str, Field(max_length=MAX_VERSION)]
     last_close: PredictedPrice  # close of that candle, quote currency
     predicted_close: PredictedPrice  # median, quote currency
-    error: float  # ln(close / predicted_close)
-    persistence_error: float  # ln(close / last_close): the error of "no change"
-    pinball: Annotated[float, Field(ge=0)]  # of the calibrated quantiles: mean, of log returns
-    raw_pinball: Annotated[float, Field(ge=0)]  # of the model's quantiles
-    baseline_pinball: Annotated[float, Field(ge=0)]  # of a baseline that knows no model
-    qlike: float  # of the volatility: ln(v) + r²/(step·v), v its square, r the log return
+    error: Error  # ln(close / predicted_close)
+    persistence_error: Error  # ln(close / last_close): the error of "no change"
+    pinball: Loss  # of the calibrated quantiles: mean, of log returns
+    raw_pinball: Loss  # of the model's quantiles
+    baseline_pinball: Loss  # of a baseline that knows no model
+    qlike: Qlike  # of the volatility: ln(v) + r²/(step·v), v its square, r the log return
     pit: Annotated[float, Field(ge=0, le=1)]  # probability of a lower close, calibrated
     raw_pit: Annotated[float, Field(ge=0, le=1)]  # the same by the model's quantiles
-    inside: dict[str, bool]  # nominal per cent of a calibrated interval -> close inside it
-    raw_inside: dict[str, bool]  # the same of the model's intervals
+    inside: Answers  # nominal per cent of a calibrated interval -> close inside it
+    raw_inside: Answers  # the same of the model's intervals
+    correction: Correction | None = None  # from now on; none where this score taught nothing
+
+    @model_validator(mode="after")
+    def _intervals_are_known(self) -> Self:
+        for name in (*self.inside, *self.raw_inside):
+            if name not in INTERVALS:
+                expected = f"intervals among {', '.join(INTERVALS)}"
+                raise contradiction("inconsistent", "inside", expected, name)
+        if self.inside.keys() != self.raw_inside.keys():
+            expected = f"the intervals {', '.join(self.inside)}"
+            raise contradiction("inconsistent", "raw_inside", expected, ", ".join(self.raw_inside))
+        return self
 
 
 class Scores(Message):
@@ -73,6 +107,18 @@ class Scores(Message):
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
     horizons: Annotated[tuple[HorizonScore, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
     drift: Drift | None = None  # of the series, after this candle
+
+    @model_validator(mode="after")
+    def _horizons_agree(self) -> Self:
+        for before, after in pairwise(self.horizons):
+            if before.step >= after.step:
+                expected = f"a step above {before.step} after it"
+                raise contradiction("inconsistent", "horizons", expected, after.step)
+        for horizon in self.horizons:
+            if horizon.as_of_ms >= self.close_ms:
+                expected = f"forecasts from before {self.close_ms}"
+                raise contradiction("inconsistent", "horizons", expected, horizon.as_of_ms)
+        return self
 
     @classmethod
     def decode(cls, value: bytes | None) -> Scores:

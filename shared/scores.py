@@ -1,128 +1,141 @@
-"""Scores of forecasts: error, pinball loss, PIT and coverage of each horizon. Pure.
+"""Tables of scores and their summaries: skill, coverage, PIT histogram, drift. Pure.
 
-Errors and losses are of log returns from the last close, so that symbols of any price can be
-pooled. The baseline is "no change": its error is ``ln(close / last_close)``.
+A score is a row of ``ROW``: 39 bytes, so that the newest of thousands of series fit into memory and
+are summed up by numpy. Errors and losses are of log returns from the last close, so that symbols
+of any price can be pooled.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Any, Final
 
-from shared.candles import Millis, Symbol
-from shared.forecasts import Forecast, Horizon
-from shared.messages import Message
+import numpy as np
+from numpy.typing import NDArray
 
-INTERVALS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
-    {"50": ("0.25", "0.75"), "80": ("0.1", "0.9"), "90": ("0.05", "0.95")}
+from shared.score_messages import INTERVALS, HorizonScore
+
+Rows = NDArray[np.void]
+
+LOSSES: Final = (
+    "error", "persistence_error", "pinball", "raw_pinball", "baseline_pinball", "pit", "raw_pit",
+)  # fmt: skip
+"""Columns that are fields of ``HorizonScore``."""
+
+ROW: Final = np.dtype(
+    [
+        ("as_of_ms", "<i8"),
+        *((name, "<f4") for name in LOSSES),
+        ("known", "u1"),  # intervals that the forecast had: bits, in the order of INTERVALS
+        ("inside", "u1"),  # those that held the close
+        ("raw_inside", "u1"),
+    ]
 )
-"""Central intervals: nominal per cent -> levels of the two ends."""
+"""A scored horizon."""
+
+BINS: Final = 10
+"""Bins of a PIT histogram, of equal width."""
+
+SURE: Final = 1.645
+"""Standard normal quantile of 95 %: beyond it a difference of mean losses counts as one."""
+
+LEAST_SURE: Final = 10
+"""Fewest independent scores that a verdict is given of."""
+
+BETTER: Final = "better than no model"
+EVEN: Final = "no clear difference"
+WORSE: Final = "worse than no model"
+"""Verdicts on the forecast's quantiles beside those of a baseline that knows no model."""
 
 KOLMOGOROV_5_PERCENT: Final = 1.358
 """Kolmogorov and Smirnov's statistic exceeds this over the root of n in 5 % of samples."""
 
-DRIFT_LEVELS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+DRIFT_LEVELS: Final = np.array((0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95))
 """Levels at which the transforms are compared with the uniform distribution."""
 
-ROUNDING: Final = 1e-9
-"""Rounding error of a transform that equals a level."""
+ROUNDING: Final = 1e-6
+"""Rounding error of a transform that equals a level, in 32 bits."""
+
+_BITS: Final = {name: 1 << at for at, name in enumerate(INTERVALS)}
 
 
-class Score(Message):
-    """One horizon of a forecast against the candle that it forecast."""
-
-    forecast_id: str
-    symbol: Symbol
-    interval: str
-    as_of_ms: Millis  # close of the last candle that the forecast used, UTC
-    step: int  # candles ahead, from 1
-    close_ms: Millis  # close of the candle forecast, UTC
-    model_version: str
-    close: float  # of the candle forecast, quote currency
-    predicted_close: float  # median, quote currency
-    error: float  # ln(close / predicted_close)
-    baseline_error: float  # ln(close / last_close): the error of "no change"
-    pinball: float  # mean over the levels, of log returns
-    pit: float  # probability integral transform: forecast probability of a lower close
-    inside: dict[str, bool]  # nominal per cent of a central interval -> close inside it
+def row_of(score: HorizonScore) -> tuple[Any, ...]:
+    """Return a scored horizon as a row of ``ROW``."""
+    losses = [getattr(score, name) for name in LOSSES]
+    masks = _mask(dict.fromkeys(score.inside, True)), _mask(score.inside), _mask(score.raw_inside)
+    return score.as_of_ms, *losses, *masks
 
 
-def score(forecast: Forecast, horizon: Horizon, close: float, close_ms: int) -> Score:
-    """Return the score of a horizon whose candle closed at ``close``."""
-    quantiles = horizon.quantiles
-    levels = [float(level) for level in quantiles]
-    outcome = math.log(close / forecast.last_close)
-    returns = [math.log(price / forecast.last_close) for price in quantiles.values()]
-    return Score.trusted(
-        forecast_id=forecast.id,
-        symbol=forecast.symbol,
-        interval=forecast.interval,
-        as_of_ms=forecast.as_of_ms,
-        step=horizon.step,
-        close_ms=close_ms,
-        model_version=forecast.model_version,
-        close=close,
-        predicted_close=horizon.predicted_close,
-        error=math.log(close / horizon.predicted_close),
-        baseline_error=outcome,
-        pinball=pinball(outcome, returns, levels),
-        pit=pit(outcome, returns, levels),
-        inside={
-            percent: quantiles[low] <= close <= quantiles[high]
-            for percent, (low, high) in INTERVALS.items()
-            if low in quantiles and high in quantiles
-        },
-    )
+def _mask(held: Mapping[str, bool]) -> int:
+    return sum(bit for name, bit in _BITS.items() if held.get(name, False))
 
 
-def pinball(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
-    """Return the mean pinball (quantile) loss over the levels.
-
-    ``(y - q)·level`` above the quantile, ``(q - y)·(1 - level)`` below; Koenker and Bassett,
-    "Regression quantiles" (1978).
-    """
-    total = 0.0
-    for level, quantile in zip(levels, quantiles, strict=True):
-        error = outcome - quantile
-        total += max(level * error, (level - 1) * error)
-    return total / len(levels)
+def held_in(row: np.void) -> dict[str, bool]:
+    """Return which intervals of a row held, by nominal per cent."""
+    known, inside = int(row["known"]), int(row["inside"])
+    return {name: bool(inside & bit) for name, bit in _BITS.items() if known & bit}
 
 
-def pit(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
-    """Return the probability integral transform: the forecast probability of a lower outcome.
+class ScoreTable:
+    """The newest scores of one step, by the candle that each forecast was made at."""
 
-    Linear between the quantiles. Beyond the outer ones, about which the forecast says nothing,
-    it is the middle of what is left. Dawid, "The prequential approach" (1984).
-    """
-    at = bisect_left(quantiles, outcome)
-    if at == 0:
-        return levels[0] / 2
-    if at == len(quantiles):
-        return (1 + levels[-1]) / 2
-    low, high = quantiles[at - 1], quantiles[at]
-    share = (outcome - low) / (high - low)
-    return levels[at - 1] + share * (levels[at] - levels[at - 1])
+    __slots__ = ("_count", "_rows")
 
+    def __init__(self) -> None:
+        self._rows: Rows = np.empty(4, dtype=ROW)
+        self._count = 0
 
-class Scored(Protocol):
-    """Fields of a score that a summary reads."""
+    def __len__(self) -> int:
+        return self._count
 
     @property
-    def step(self) -> int: ...
+    def rows(self) -> Rows:
+        """The scores, the oldest first; a view that the next ``put`` may change."""
+        return self._rows[: self._count]
+
     @property
-    def error(self) -> float: ...
-    @property
-    def baseline_error(self) -> float: ...
-    @property
-    def pinball(self) -> float: ...
-    @property
-    def pit(self) -> float: ...
-    @property
-    def inside(self) -> Mapping[str, bool]: ...
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        return TABLE_BYTES + self._rows.nbytes
+
+    def put(self, row: tuple[Any, ...], most: int) -> bool:
+        """Add a score, or put it in the place of one of the same candle; return whether it is new.
+
+        One of a candle before the newest that is not here has gone, or never came: it is left out.
+        """
+        as_of_ms: int = row[0]
+        if self._count and as_of_ms <= self._rows["as_of_ms"][self._count - 1]:
+            at = int(np.searchsorted(self.rows["as_of_ms"], as_of_ms))
+            if self._rows["as_of_ms"][at] == as_of_ms:
+                self._rows[at] = row
+            return False
+        self.append(row, most)
+        return True
+
+    def append(self, row: tuple[Any, ...], most: int) -> None:
+        """Add a score at the end, and let the oldest go beyond ``most``."""
+        if self._count == len(self._rows) or self._count >= 2 * most:
+            kept = self.rows[max(self._count - most + 1, 0) :]
+            self._rows = np.empty(min(2 * len(kept) + 2, 2 * most), dtype=ROW)
+            self._rows[: len(kept)] = kept
+            self._count = len(kept)
+        self._rows[self._count] = row
+        self._count += 1
+
+    def newest(self, most: int) -> Rows:
+        """Return the newest scores, at most so many."""
+        return self.rows[-most:]
+
+    def halve(self) -> None:
+        """Let the older half go."""
+        self._rows = self.rows[self._count // 2 :].copy()
+        self._count = len(self._rows)
+
+
+TABLE_BYTES: Final = 250
+"""What a table takes in memory beside its rows, about."""
 
 
 @dataclass(frozen=True)
@@ -140,44 +153,78 @@ class Summary:
     step: int
     count: int
     mean_absolute_error: float  # of log returns
-    baseline_mean_absolute_error: float  # of "no change"
-    skill: float | None  # 1 - error / baseline's; None where the price never moved
-    pinball: float
-    coverage: dict[str, float]  # nominal per cent -> share of outcomes inside
-    drift: Drift
+    persistence_mean_absolute_error: float  # of "no change"
+    persistence_skill: float | None  # 1 - error / persistence's; None where no price moved
+    pinball: float  # of the calibrated quantiles
+    raw_pinball: float  # of the model's
+    baseline_pinball: float  # of a baseline that knows no model
+    baseline_skill: float | None  # 1 - pinball / the baseline's; None where that is 0
+    against_baseline: str  # in words: what a one-sided test at 5 % of that says
+    coverage: dict[str, float]  # nominal per cent -> share of outcomes inside, calibrated
+    raw_coverage: dict[str, float]  # the same of the model's intervals
+    pit: list[float]  # histogram of the transforms, shares of BINS bins; all alike is right
+    raw_pit: list[float]  # the same by the model's quantiles
+    drift: Drift  # of the calibrated forecasts
 
 
-def summarise(scores: Sequence[Scored]) -> Summary:
+def summarise(rows: Rows, step: int) -> Summary:
     """Return the summary of scores of one step; there must be one at least."""
-    count = len(scores)
-    error = sum(abs(score.error) for score in scores) / count
-    baseline = sum(abs(score.baseline_error) for score in scores) / count
-    percents = scores[-1].inside
+    mean = {name: float(rows[name].mean(dtype=np.float64)) for name in LOSSES[2:5]}
+    error = float(np.abs(rows["error"]).mean(dtype=np.float64))
+    persistence = float(np.abs(rows["persistence_error"]).mean(dtype=np.float64))
+    base = mean["baseline_pinball"]
     return Summary(
-        step=scores[-1].step,
-        count=count,
+        step=step,
+        count=len(rows),
         mean_absolute_error=error,
-        baseline_mean_absolute_error=baseline,
-        skill=1 - error / baseline if baseline > 0 else None,
-        pinball=sum(score.pinball for score in scores) / count,
-        coverage={
-            percent: sum(score.inside.get(percent, False) for score in scores) / count
-            for percent in percents
-        },
-        drift=drift([score.pit for score in scores], scores[-1].step),
+        persistence_mean_absolute_error=persistence,
+        persistence_skill=1 - error / persistence if persistence > 0 else None,
+        **mean,
+        baseline_skill=1 - mean["pinball"] / base if base > 0 else None,
+        against_baseline=_verdict(rows, step),
+        coverage=_coverage(rows, "inside"),
+        raw_coverage=_coverage(rows, "raw_inside"),
+        pit=_histogram(rows["pit"]),
+        raw_pit=_histogram(rows["raw_pit"]),
+        drift=drift(rows["pit"], step),
     )
 
 
-def drift(transforms: Sequence[float], step: int) -> Drift:
+def _verdict(rows: Rows, step: int) -> str:
+    """Return what the mean difference of pinball losses says; forecasts of a step overlap."""
+    difference = rows["baseline_pinball"].astype(np.float64) - rows["pinball"]
+    independent = len(rows) / step
+    deviation = float(difference.std())
+    if independent < LEAST_SURE or deviation <= 0:
+        return EVEN
+    ratio = float(difference.mean()) / deviation * math.sqrt(independent)
+    return BETTER if ratio > SURE else WORSE if ratio < -SURE else EVEN
+
+
+def _coverage(rows: Rows, column: str) -> dict[str, float]:
+    """Return the share of outcomes inside each interval, over the forecasts that had it."""
+    shares = {}
+    for name, bit in _BITS.items():
+        known = rows["known"] & bit > 0
+        if known.any():
+            shares[name] = float((rows[column][known] & bit > 0).mean())
+    return shares
+
+
+def _histogram(transforms: NDArray[np.floating[Any]]) -> list[float]:
+    at = np.minimum((transforms * BINS).astype(np.int64), BINS - 1)
+    shares: list[float] = (np.bincount(at, minlength=BINS) / len(transforms)).tolist()
+    return shares
+
+
+def drift(transforms: Sequence[float] | NDArray[np.floating[Any]], step: int) -> Drift:
     """Return the drift of probability integral transforms; there must be one at least.
 
     The statistic of Kolmogorov and Smirnov against the uniform distribution, taken at the ends
-    of the central intervals and the median: between quantiles a forecast says nothing. Forecasts
-    of ``step`` candles overlap, so only one in ``step`` counts as independent in the threshold.
+    of the central intervals and the median. Forecasts of ``step`` candles overlap, so only one in
+    ``step`` counts as independent in the threshold.
     """
-    count = len(transforms)
-    gap = max(
-        abs(sum(value <= level + ROUNDING for value in transforms) / count - level)
-        for level in DRIFT_LEVELS
-    )
-    return Drift(gap, KOLMOGOROV_5_PERCENT / math.sqrt(max(count / step, 1.0)))
+    values = np.sort(np.asarray(transforms, dtype=np.float64))
+    below = np.searchsorted(values, DRIFT_LEVELS + ROUNDING, side="right") / len(values)
+    gap = float(np.abs(below - DRIFT_LEVELS).max())
+    return Drift(gap, KOLMOGOROV_5_PERCENT / math.sqrt(max(len(values) / step, 1.0)))

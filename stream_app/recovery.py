@@ -20,7 +20,7 @@ from stream_app.publisher import Publisher
 from stream_app.rebuild import Rebuilt, Source, has_candles, rebuild
 from stream_app.settings import WorkerSettings
 from stream_app.state import StateError, SymbolState
-from stream_app.windows import WindowTable
+from stream_app.windows import WindowTable, series_in
 
 log = logging.getLogger("stream_app")
 
@@ -170,7 +170,7 @@ class Recovery:
         await self._publisher.tombstones(keys)
         log.warning(
             "partition %s: the topic was created again; %d windows of the one before are "
-            "forgotten, and it is read from its beginning", names, sum(map(len, keys.values())),
+            "forgotten, and it is read from its beginning", names, series_in(keys),
         )  # fmt: skip
 
     async def _offsets(self, partitions: set[int]) -> _Offsets:

@@ -208,11 +208,12 @@ def _score(
         transforms(grid.level, outcome, raw),
     )
     identities = rows["id"].tobytes().hex()
+    made: list[dict[str, Any]] = []
     held = layout.ends.inside(outcome, calibrated), layout.ends.inside(outcome, raw)
     for at, (settled, *values) in enumerate(
         zip(group, *(column.tolist() for column in columns), *held, strict=True)
     ):
-        scored.setdefault(settled.owner, []).append(
+        made.append(
             {
                 "forecast_id": identities[32 * at : 32 * at + 32],
                 "step": settled.step,
@@ -230,9 +231,11 @@ def _score(
                 "raw_pit": values[10],
                 "inside": values[11],
                 "raw_inside": values[12],
+                "correction": None,
             }
         )
-    _learn(layout, group, series, (horizon, outcome, raw, sigma), learned)
+        scored.setdefault(settled.owner, []).append(made[-1])
+    _learn(layout, group, series, (horizon, outcome, raw, sigma), learned, made)
 
 
 def _learn(
@@ -241,7 +244,9 @@ def _learn(
     series: list[Series],
     given: tuple[NDArray[Any], ...],
     learned: _Learned,
+    made: list[dict[str, Any]],
 ) -> None:
+    """Learn from settled horizons, and note in what was made of each how it corrects the next."""
     grid, states = layout.grid, learned.calibration
     at = [
         place
@@ -258,8 +263,12 @@ def _learn(
     state = np.stack([states[o][h] for o, h in zip(owners, horizons, strict=True)])
     horizon, outcome, raw, sigma = (array[at] for array in given)
     after = calibration.learn(grid, state, horizon, outcome, raw, sigma)
-    for owner, place, row in zip(owners, horizons, after, strict=True):
+    corrections = grid.corrections(after)
+    for entry, owner, place, row, correction in zip(
+        at, owners, horizons, after, corrections, strict=True
+    ):
         states[owner][place] = row
+        made[entry]["correction"] = orjson.Fragment(correction)
     settled = calibration.settled(state).tolist()
     rows = [
         row

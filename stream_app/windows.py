@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import faust
@@ -200,6 +201,12 @@ class WindowStore(Store[bytes, bytes]):
                 continue
             self.remember(key, join(whole, spans, capacity), partition)
         self._spans.clear()
+
+
+def series_in(keys: Mapping[int, Iterable[bytes]]) -> int:
+    """Return how many series forgotten keys are of; a series has a record and its spans'."""
+    found = chain.from_iterable(keys.values())
+    return sum(not series_of(key)[1] and not key.startswith(SKIP_KEY) for key in found)
 
 
 def _rank(state: bytes) -> tuple[int, int]:

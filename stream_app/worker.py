@@ -30,7 +30,7 @@ from stream_app.publisher import Publisher
 from stream_app.recovery import Recovery
 from stream_app.settings import WorkerSettings
 from stream_app.state import StateError, SymbolState
-from stream_app.windows import WindowTable
+from stream_app.windows import WindowTable, series_in
 
 log = logging.getLogger("stream_app")
 
@@ -274,7 +274,7 @@ class CandleWorker:
             return
         await self._publisher.tombstones(keys)
         self._drift.forget(key for some in keys.values() for key in some)
-        count = sum(map(len, keys.values())) // 2
+        count = series_in(keys)
         self._metrics.forgotten.inc(count)
         log.info("%d series without a candle for %g days are forgotten", count,
                  self._forget_ms / DAY_MS)  # fmt: skip

@@ -317,7 +317,7 @@ class KafkaContract:
         assert live.lag == 0
 
     def test_local_counts_what_is_in_the_topics(self, kafka: KafkaSettings) -> None:
-        account = Accounting(MODELS.window_length)
+        account = Accounting(MODELS.default.window_length)
 
         async def count() -> None:
             await made(kafka)

@@ -43,6 +43,7 @@ from trainer.settings import (
     ModelsSettings,
     PromoteSettings,
     RollbackSettings,
+    ScoresSettings,
     SearchSettings,
     TopicDataSettings,
     TrainSettings,
@@ -69,6 +70,7 @@ Trains, tests and searches for models; without a command it trains on the bundle
   backtest   forecast after every candle of a data set: --model BUNDLE --data PATH --out FILE
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N
+  scores     report how good the stream's forecasts were: --out scores.html
   inspect    show what is in a bundle, or what would be read of a file: inspect PATH
 
   models     list the champions and versions of the model store
@@ -193,7 +195,7 @@ def _fit_until(
     built_in = None if alone else training.built_in_for(config)
     if built_in and len(past) < blend.LEAST_WINDOWS:
         why = f"{len(past):,} windows, and with under {blend.LEAST_WINDOWS:,} it is better"
-        _keep_built_in(source, test_ms, out, why)
+        _keep_built_in(settings, source, test_ms, out, why, compare=compare)
         return
     until = f"{datetime.fromtimestamp(stop_ms / 1000, UTC):%Y-%m-%d}"
     name = f"train {Path(source.name).name} until {until}"
@@ -208,7 +210,8 @@ def _fit_until(
             for mix, loss in zip(blend.MIXES, fitted.choice.losses, strict=True):
                 log.info("validation loss %.5f: %s", loss, blend.in_words(mix))
             if fitted.choice.keeps_built_in:
-                _keep_built_in(source, test_ms, out, "nothing was better on validation")
+                why = "nothing was better on validation"
+                _keep_built_in(settings, source, test_ms, out, why, compare=compare)
                 return
         with console.working("Exporting the graph and checking it", shown=settings.progress):
             exported = training.export(fitted, source, stop_ms)
@@ -250,7 +253,10 @@ def _compare(
     return protocol.metrics_of(compared)
 
 
-def _keep_built_in(source: Source, test_ms: int | None, out: Path, why: str) -> None:
+def _keep_built_in(
+    settings: TrainSettings | FitSettings, source: Source, test_ms: int | None, out: Path, why: str,
+    *, compare: bool,
+) -> None:  # fmt: skip
     """Write a copy of the built-in bundle, and show how it does on the test if there is one."""
     from trainer import training  # noqa: PLC0415
 
@@ -259,8 +265,13 @@ def _keep_built_in(source: Source, test_ms: int | None, out: Path, why: str) -> 
         "%s is a copy of the built-in model %s: %s (--alone trains on these candles alone)", out,
         kept.model_version, why,
     )  # fmt: skip
-    if test_ms is not None:
-        console.print_errors(training.test(OnnxForecaster(load(out)), source, test_ms))
+    if test_ms is None:
+        return
+    forecaster = OnnxForecaster(load(out))
+    test = training.test(forecaster, source, test_ms)
+    console.print_errors(test)
+    if compare:
+        _compare(test, forecaster, source, test_ms, settings)
 
 
 def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:
@@ -282,8 +293,11 @@ def _backtest(settings: BacktestSettings) -> None:
     started = time.perf_counter()
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Back-test", len(source.symbols))
-        table = backtest.run(
-            OnnxForecaster(bundle), source.symbols, advance=done, interval=settings.interval
+        forecaster = OnnxForecaster(bundle)
+        total = backtest.rounds(forecaster, source.symbols)
+        settled = console.steps(display, "Calibration", total)
+        table = backtest.run_calibrated(
+            forecaster, source.symbols, done, settled, settings.interval
         )
     forecasts = len(table) // len(bundle.config.horizons)
     if not forecasts:
@@ -414,6 +428,29 @@ def _search(settings: SearchSettings) -> None:
             console.print_trials(best)
 
 
+def _scores(settings: ScoresSettings) -> None:
+    from trainer.evaluate import scores_report  # noqa: PLC0415
+
+    if settings.data is not None:
+        source, collected = str(settings.data), scores_report.of_file(settings.data)
+    else:
+        source = settings.scores_topic
+        with console.progress(shown=settings.progress) as display:
+            done = console.messages(display, f"Reading {source}")
+            collected = scores_report.of_topic(settings, done)
+    period_ms = max(round(settings.days * DAY_MS), 1) if settings.days else None
+    made = scores_report.report(collected, source, period_ms)
+    if made.rejected:
+        log.warning("%s: %d messages that are no scores are left out", source, made.rejected)
+    if settings.out is not None:
+        scores_report.write(made, settings.out)
+        log.info("wrote %s", settings.out)
+    if settings.as_json:
+        print(scores_report.as_json(made))
+    else:
+        console.print_scores(made)
+
+
 def _inspect(settings: InspectSettings) -> None:
     if not (settings.path / CONFIG_NAME).exists():
         _inspect_file(settings)
@@ -491,6 +528,7 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
     "evaluate": (EvaluateSettings, _evaluate),
     "search": (SearchSettings, _search),
     "inspect": (InspectSettings, _inspect),
+    "scores": (ScoresSettings, _scores),
     "watch": (WatchSettings, _watch),
     "models": (ModelsSettings, model_commands.models),
     "promote": (PromoteSettings, model_commands.promote),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from trainer.evaluate.evaluation import Comparison, Evaluation
+    from trainer.evaluate.scores_report import Report
     from trainer.fit import Epoch
     from trainer.training import Test
 
@@ -108,6 +109,33 @@ def messages(display: Progress, title: str) -> Callable[[int, int], None]:
     """Return what to call with the messages read and all."""
     task = display.add_task(title, total=None, note="")
     return lambda done, total: display.update(task, completed=done, total=total)
+
+
+def print_scores(made: Report) -> None:
+    """Print how good the stream's forecasts were, a table an interval and step."""
+    from trainer.evaluate.scores_report import percent  # noqa: PLC0415
+
+    console = _out()
+    for one in made.steps:
+        names = [name for name in ("80", "90") if name in one.summary.coverage]
+        table = _table(f"{one.interval} candles, {one.summary.step} ahead, {one.series} series")
+        for title in ("from", "scores", "skill, %", "", "median's, %"):
+            left = title in {"from", ""}
+            table.add_column(title, justify="left" if left else "right", no_wrap=True)
+        for name in names:
+            table.add_column(f"in {name} % (raw)", justify="right")
+        for label, summary in one.rows(made.period_ms):
+            covered = [
+                f"{percent(summary.coverage.get(name))} ({percent(summary.raw_coverage.get(name))})"
+                for name in names
+            ]
+            table.add_row(
+                label, f"{summary.count:,}", percent(summary.baseline_skill),
+                summary.against_baseline, percent(summary.persistence_skill), *covered,
+            )  # fmt: skip
+        console.print(table)
+        if one.worse:
+            console.print(Text(f"worse than no model: {plain(', '.join(one.worse))}"))
 
 
 def print_errors(test: Test) -> None:

@@ -342,8 +342,9 @@ class BacktestSettings(TopicDataSettings):
     """Forecasts after every candle of a data set, through the code that serves the stream.
 
     Columns written: symbol, open_ms (of the last candle used; a date is its midnight UTC), step,
-    last_close, predicted_close, q0.01 … q0.99 (prices), volatility (per candle). Rows that are not
-    valid candles are reported by row and rule, and left out.
+    last_close, predicted_close, q0.01 … q0.99 (prices, calibrated as the stream does),
+    raw_q0.01 … raw_q0.99 (the model's own), volatility (per candle). Rows that are not valid
+    candles are reported by row and rule, and left out.
 
     Examples:
       python -m trainer backtest --out forecasts.csv
@@ -449,6 +450,34 @@ class SearchSettings(ModelSettings, Tracked):
     )
     name: str = Field("candlecast", description="the search's name in the storage")
     out: Path = Field(Path("search"), description="folder to write best.json and the plots to")
+
+
+class ScoresSettings(KafkaSettings, ServiceSettings):
+    """Reports how good the stream's forecasts were, over time: of the scores topic, or of a file.
+
+    By interval and candles ahead: skill of the quantiles against a baseline without a model and of
+    the median against no change, coverage and PIT histogram of the published and of the model's own
+    intervals, and the series that are worse than no model.
+
+    Examples:
+      python -m trainer scores
+      python -m trainer scores --bootstrap kafka:9092 --out scores.html
+      python -m trainer scores --data scores.jsonl --json       values of messages, one a line
+    """
+
+    help_title: ClassVar[str] = "report"
+
+    model_config = own(PROCESS, "scores") | SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    data: Path | None = Field(
+        None, description="file of messages of the topic, one a line; by default the topic"
+    )
+    days: float | None = Field(
+        None, gt=0, description="length of a period; by default so that there are up to 24"
+    )
+    out: Path | None = Field(None, description="HTML file to write, with plots")
+    as_json: bool = Field(default=False, description="print it as JSON")
+    progress: bool = Field(default=True, description="show progress bars")
 
 
 class InspectSettings(TableSettings):

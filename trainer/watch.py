@@ -29,6 +29,7 @@ from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
 from shared.forecasts import MEDIAN
 from shared.kafka import KafkaError, KafkaSettings
+from shared.leash import Leash
 from shared.metrics import TrainerMetrics
 from shared.model_store import Decision, ModelStore
 from shared.objects import StoreError, open_objects
@@ -50,6 +51,7 @@ MOST_BYTES: Final = 1 << 20
 PROMOTED, REFUSED, FAILED = "promoted", "refused", "failed"
 
 HOUR_MS: Final = 3_600_000
+STOP_S: Final = 10.0  # for a training to end that is asked to
 
 UNREACHABLE: Final = (KafkaError, HistoryError, StoreError, BundleError, OSError)
 """Errors of one look; the next one may go well."""
@@ -276,7 +278,11 @@ class Watcher:
             *arguments(self._settings, interval, until, folder),
         ]
         log.info("%s: training on the candles before %s", interval, until)
-        with subprocess.Popen(command) as child:  # noqa: S603 - our own command
+        with (
+            Leash() as leash,  # the training ends with this process, even a killed one
+            subprocess.Popen(command, start_new_session=True) as child,  # noqa: S603 - our own
+        ):
+            leash.hold(child.pid)
             try:
                 while child.poll() is None:
                     self._lease.check()
@@ -285,6 +291,10 @@ class Watcher:
             finally:
                 if child.poll() is None:
                     child.terminate()
+                    with suppress(subprocess.TimeoutExpired):
+                        child.wait(STOP_S)
+                    child.kill()
+                leash.release(child.pid)
         return f"the training ended with exit code {child.returncode}" if child.returncode else ""
 
     def _record(self, interval: str, version: str, champion: Bundle, verdict: Verdict) -> str:

@@ -102,7 +102,7 @@ _EVENT: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
         "event": {"enum": list(_KINDS)},
-        "data": {"type": "string", "description": "JSON: StreamCandle, Forecast, a score or {}"},
+        "data": {"type": "string", "description": "JSON: StreamCandle, Forecast, scores or {}"},
         "id": {"type": "string", "description": "to reconnect with, as Last-Event-ID"},
         "retry": {"type": "integer", "description": "milliseconds to wait before reconnecting"},
     },

@@ -121,6 +121,17 @@ class FullHorizon(HorizonAnswer):
     due_ms: int | None = Field(description="nominal close of that candle, UTC, if times were given")
     log_return: dict[str, float] = Field(description="level to log return from the last close")
     interpolated: bool = Field(description="whether the step lies between trained ones")
+    raw_quantiles: dict[str, float] | None = Field(
+        None, description="the model's own, level to price, where quantiles are calibrated"
+    )
+
+
+class CalibrationAnswer(Message):
+    """What the stream has learned of a series, and a forecast was corrected by."""
+
+    series: str = Field(description="symbol and interval, as in AAPL 1d")
+    candles: int = Field(description="candles learned from")
+    until_ms: int = Field(description="close of the newest of them, UTC")
 
 
 class FullForecast(Message):
@@ -131,6 +142,9 @@ class FullForecast(Message):
     as_of_ms: int | None = Field(description="close of the last candle, UTC, if times were given")
     last_close: float
     model_version: str
+    calibration: CalibrationAnswer | None = Field(
+        description="what the quantiles were corrected by; null where they are the model's own"
+    )
     horizons: tuple[FullHorizon, ...] = Field(description="by step, rising")
 
 

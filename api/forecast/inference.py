@@ -7,7 +7,7 @@ documents, as everywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -23,7 +23,7 @@ from api.forecast.outline import Outline, end_of_numbers, outline_of
 from api.forecast.slicing import Work
 from api.forecast.tensors import NUMBERS_ROWS, AnyArray
 from shared.bundle import TensorSpec, tensor_inputs, tensor_outputs
-from shared.forecaster import Forecaster, Prediction
+from shared.forecaster import Forecaster, Prediction, lengths_of
 from shared.messages import Message
 
 MAX_WINDOWS: Final = 1_000
@@ -140,11 +140,12 @@ class InferBody:
 
 def meta_of(model: Forecaster, name: str, versions: tuple[str, ...]) -> ModelMeta:
     """Return the metadata of a served model, whose name has these versions."""
+    lengths = lengths_of(model)
     return ModelMeta(
         name=name,
         versions=versions,
         platform="onnx_onnxv1",
-        inputs=_meta(tensor_inputs(model.window_length)),
+        inputs=_meta(tensor_inputs(*lengths) if len(lengths) == 1 else tensor_inputs()),
         outputs=_meta(tensor_outputs(len(model.horizons), len(model.quantile_levels))),
     )
 
@@ -157,14 +158,14 @@ def _meta(specs: Mapping[str, TensorSpec]) -> tuple[TensorMeta, ...]:
 
 
 def read_infer(
-    body: bytes | bytearray, json_bytes: int | None, window_length: int
+    body: bytes | bytearray, json_bytes: int | None, lengths: Collection[int]
 ) -> Work[InferBody]:
     """Return the request in a body.
 
     Args:
         body: JSON, followed by the tensors that are in binary.
         json_bytes: length of the JSON; None when it is the whole body.
-        window_length: candles in each window, T.
+        lengths: candles that the windows may hold, T; all of a request hold the same number.
 
     Raises:
         ProblemError: naming the field and the rule.
@@ -177,8 +178,7 @@ def read_infer(
         request = InferRequest.model_validate_json(outline.text)
     except ValidationError as error:
         raise invalid_body(error) from None
-    specs = tensor_inputs(window_length)
-    _require_inputs(request, specs)
+    _require_inputs(request, lengths)
     _require_outputs(request)
     found: dict[str, AnyArray] = {}
     for number, tensor in enumerate(request.inputs):
@@ -199,9 +199,10 @@ def read_infer(
     return InferBody(request, found["candles"], found["open_ms"])
 
 
-def _require_inputs(request: InferRequest, specs: Mapping[str, TensorSpec]) -> None:
+def _require_inputs(request: InferRequest, lengths: Collection[int]) -> None:
     """Refuse inputs other than the graph's; raises ``ProblemError``."""
-    batch = request.inputs[0].shape[0] if request.inputs[0].shape else 0
+    batch, length = (*request.inputs[0].shape, 0, 0)[:2]
+    specs = tensor_inputs(length)
     for number, tensor in enumerate(request.inputs):
         place = ("inputs", number)
         spec = specs.get(tensor.name)
@@ -212,8 +213,10 @@ def _require_inputs(request: InferRequest, specs: Mapping[str, TensorSpec]) -> N
             got = repr(tensor.datatype[:40])
             raise broken_field((*place, "datatype"), "datatype", spec.datatype, got)
         sizes = spec.shape[1:]
-        if tensor.shape[1:] != sizes or not 0 < tensor.shape[0] <= MAX_WINDOWS:
-            expected = f"[1 to {MAX_WINDOWS}, {', '.join(map(str, sizes))}]"
+        known = length in lengths and tensor.shape[1:] == sizes
+        if not known or not 0 < tensor.shape[0] <= MAX_WINDOWS:
+            one_of = " or ".join(map(str, [length] if length in lengths else sorted(lengths)))
+            expected = f"[{', '.join([f'1 to {MAX_WINDOWS}', one_of, *map(str, sizes[1:])])}]"
             raise broken_field((*place, "shape"), "shape", expected, list(tensor.shape))
         if tensor.shape[0] != batch:
             expected = f"{batch} windows, as in inputs[0]"

@@ -29,7 +29,7 @@ from api.forecast.inference import (
 from api.forecast.model_card import name_of
 from api.forecast.predict import Predictor
 from api.forecast.slicing import Slicer
-from shared.forecaster import Forecaster
+from shared.forecaster import Forecaster, lengths_of
 
 JSON_LENGTH: Final = "inference-header-content-length"
 """The header with the length of the JSON before tensors in binary."""
@@ -110,7 +110,7 @@ class _Served:
         packed = await read_body(request)
         body = await self._slicer.run(unpack(packed, encoding, request.scope["body_share"]))
         json_bytes = json_length(request.headers.get(JSON_LENGTH), len(body))
-        given = await self._slicer.run(read_infer(body, json_bytes, forecaster.window_length))
+        given = await self._slicer.run(read_infer(body, json_bytes, lengths_of(forecaster)))
         inference = self._predictor.infer(forecaster, given.candles, given.open_ms)
         prediction = await self._slicer.run(inference)
         version = forecaster.model_version

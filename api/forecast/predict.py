@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from api.forecast.calibrated import LearnedOf, corrected
 from api.forecast.histories import Series, newest
 from api.forecast.interpolate import Curve
 from api.forecast.slicing import Work
@@ -69,9 +70,13 @@ class Predictor:
     loop has gone through what is ready now, and takes along whatever that has brought.
     """
 
-    def __init__(self, models: Models, metrics: ApiMetrics) -> None:
+    def __init__(
+        self, models: Models, metrics: ApiMetrics, learned_of: LearnedOf = lambda *_: None
+    ) -> None:
+        """Serve some models; ``learned_of`` says how the stream corrects a series now."""
         self.models = models
         self._metrics = metrics
+        self._learned_of = learned_of
         self._waiting: list[_Waiting] = []
 
     @property
@@ -88,7 +93,7 @@ class Predictor:
         return self.models.of(interval, series.symbol or "", len(series.candles))
 
     async def answer(self, history: Array, received: float) -> dict[str, Any]:
-        """Return what ``POST /predict`` answers, as ``PredictAnswer`` has it.
+        """Return what ``POST /predict`` answers, as ``PredictAnswer`` has it: never calibrated.
 
         Args:
             history: valid candles, (N, 5); of more than the model needs the newest are used.
@@ -123,6 +128,8 @@ class Predictor:
         self, series: Sequence[Series], steps: tuple[int, ...] | None
     ) -> Work[list[orjson.Fragment]]:
         """Return the forecast ahead of each history, as ``FullForecast`` has it, in JSON.
+
+        One of a series that the stream has scored is calibrated as the stream's next one.
 
         Raises:
             UnusableHistory: as ``answer`` does, with the number of the history.
@@ -164,13 +171,28 @@ class Predictor:
         )
         yield
         curve = Curve(forecaster.horizons, forecaster.quantile_levels)
-        prediction = curve.at(trained, wanted)
         closes = np.array([series[number].candles[-1, 3] for number in numbers])
-        prices = to_prices(closes, prediction)
-        _require_finite(prices, prediction, numbers)
+        raw = curve.at(trained, wanted)
+        raw_prices = to_prices(closes, raw)
+        _require_finite(raw_prices, raw, numbers)
         yield
         for row, number in enumerate(numbers):
-            full = _full(forecaster, series[number], wanted, prices[row], _row(prediction, row))
+            history, learned = series[number], None
+            if history.symbol and history.interval:
+                learned = self._learned_of(history.symbol, history.interval)
+            if learned is None:
+                full = _full(forecaster, history, wanted, raw_prices[row], _row(raw, row))
+            else:
+                moved = corrected(forecaster, learned, trained.log_return[row])
+                calibrated = curve.at(
+                    Prediction(moved[None], trained.volatility[row : row + 1]), wanted
+                )
+                prices = to_prices(closes[row : row + 1], calibrated)
+                _require_finite(prices, calibrated, [number])
+                full = _full(forecaster, history, wanted, prices[0], calibrated, raw_prices[row])
+                full["calibration"] = learned.about(
+                    forecaster, f"{history.symbol} {history.interval}"
+                )
             made[number] = orjson.Fragment(orjson.dumps(full))
             yield
 
@@ -248,12 +270,18 @@ def _full(
     steps: Sequence[int],
     prices: Array,
     prediction: Prediction,
+    raw: Array | None = None,
 ) -> dict[str, Any]:
-    """Return a forecast as ``FullForecast``; prices (N, Q), and the prediction of one window."""
+    """Return a forecast as ``FullForecast``, with no word of its calibration.
+
+    Prices are (N, Q), the prediction is of one window; ``raw`` are the model's own prices where
+    these are calibrated.
+    """
     weekends = _trades_weekends(series)
     dues = [_due_ms(series, step, trades_weekends=weekends) for step in steps]
     writer = _writer(tuple(steps), forecaster.quantile_levels)
-    horizons = writer.rows(prices.tolist(), prediction.volatility[0].tolist(), dues)
+    own = None if raw is None else raw.tolist()
+    horizons = writer.rows(prices.tolist(), prediction.volatility[0].tolist(), dues, own)
     for horizon, log_return in zip(horizons, prediction.log_return[0].tolist(), strict=True):
         horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
         horizon["interpolated"] = horizon["step"] not in forecaster.horizons
@@ -263,6 +291,7 @@ def _full(
         "as_of_ms": series.as_of_ms,
         "last_close": float(series.candles[-1, 3]),
         "model_version": forecaster.model_version,
+        "calibration": None,
         "horizons": horizons,
     }
 

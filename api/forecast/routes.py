@@ -43,7 +43,8 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
     async def predict(request: Request) -> Response:
         """Forecast the closes ahead of a history of candles.
 
-        The same window, features and model as in the stream, so the same numbers. The history
+        The same window, features and model as in the stream, so the same numbers as in the
+        stream's ``raw_quantiles``: nothing here is calibrated. The history
         must be at least as long as the model needs; of a longer one the newest candles are used.
         """
         require_json(request)
@@ -67,6 +68,11 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
 
         Steps between the trained ones are interpolated: medians linearly in time, the distances
         of the quantiles from them, and the volatility, so that variances are linear in time.
+
+        A history with symbol and interval whose forecasts the stream has scored gets calibrated
+        quantiles, corrected as the stream's next forecast of that series, and ``calibration`` says
+        so. That is null, and the quantiles are the model's own, for any other, and where the
+        stream is not followed.
         """
         require_json(request)
         body = await read_body(request)

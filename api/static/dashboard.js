@@ -4,7 +4,7 @@ import { FanChart } from "./chart.js";
 import { bands } from "./fan.js";
 import { days, day, millis, percent, price, signed } from "./format.js";
 import { EventStream, KeyNeeded, load, setKey } from "./stream.js";
-import { SymbolTable } from "./table.js";
+import { skillText, SymbolTable, WORSE } from "./table.js";
 
 const DRAW_MS = 250;
 const STATUS_MS = 2000;
@@ -15,6 +15,8 @@ const DAY_MS = 86400000;
 const byId = (id) => document.getElementById(id);
 const rows = new Map(); // "AAPL 1d" -> a row of the table
 const view = { key: null, step: 1, back: 0 };
+const scored = new Map(); // "AAPL 1d" -> summaries of its scores by step
+let overall = []; // of each interval
 let series = null; // of the chosen symbol: {symbol, interval, candles, forecasts by as_of_ms}
 let dirty = true;
 let chart = null;
@@ -25,7 +27,7 @@ const keyOf = (one) => `${one.symbol} ${one.interval}`;
 
 function takeForecast(forecast, isNew) {
   const key = keyOf(forecast);
-  const row = rows.get(key) ?? { symbol: forecast.symbol, interval: forecast.interval, skill: null, coverage: null };
+  const row = rows.get(key) ?? { symbol: forecast.symbol, interval: forecast.interval, scores: null };
   const horizon = forecast.horizons[0];
   const [low, , , , high] = bands(horizon);
   Object.assign(row, {
@@ -85,13 +87,13 @@ async function select(key, again = false) {
 
 async function loadScores() {
   const scores = await load("/v1/scores");
+  overall = scores.overall;
+  scored.clear();
   for (const one of scores.series) {
+    scored.set(keyOf(one), one.steps);
     const row = rows.get(keyOf(one));
-    if (row) Object.assign(row, { skill: one.steps[0].skill, coverage: one.steps[0].coverage["90"] ?? null });
+    if (row) row.scores = one.steps[0];
   }
-  const overall = scores.overall[0];
-  byId("coverage").textContent = overall ? percent(overall.coverage["90"]) : "–";
-  byId("coverage-note").textContent = overall ? `of 90 % intervals, ${overall.count} scored` : "of 90 % intervals";
   dirty = true;
 }
 
@@ -103,10 +105,6 @@ async function loadStatus() {
   byId("latency").textContent = millis(status.latency_ms?.p50);
   byId("latency-note").textContent = status.latency_ms ? `candle to forecast; p95 ${millis(status.latency_ms.p95)}` : "candle to forecast";
   drawModel(status.model);
-  const drift = status.drift;
-  byId("drift").textContent = drift ? drift.magnitude.toFixed(3) : "–";
-  byId("drift-note").textContent = drift ? `${drift.magnitude > drift.threshold ? "above" : "within"} chance (${drift.threshold.toFixed(3)})` : "of the distribution";
-  byId("drift").parentElement.classList.toggle("warn", Boolean(drift && drift.magnitude > drift.threshold));
 }
 
 // --- what is seen
@@ -124,6 +122,54 @@ function drawModel(model) {
   byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: text })]));
 }
 
+// Coverage and drift of the chosen interval, over all its series.
+function drawHealth() {
+  const interval = rows.get(view.key)?.interval;
+  const next = (overall.find((one) => one.interval === interval) ?? overall[0])?.steps[0];
+  byId("coverage").textContent = percent(next?.coverage["90"]);
+  byId("coverage-note").textContent = next ? `of 90 % intervals, ${next.count} scored` : "of 90 % intervals";
+  const drift = next?.drift;
+  const isDrifting = Boolean(drift && drift.magnitude > drift.threshold);
+  byId("drift").textContent = drift ? drift.magnitude.toFixed(3) : "–";
+  byId("drift-note").textContent = drift ? `${isDrifting ? "above" : "within"} chance (${drift.threshold.toFixed(3)})` : "of the distribution";
+  byId("drift").parentElement.classList.toggle("warn", isDrifting);
+}
+
+// What came of the chosen series' forecasts: the histogram is flat where the forecasts are right.
+function drawCalibration() {
+  const found = scored.get(view.key)?.find((one) => one.step === view.step);
+  byId("calibration-body").hidden = !found;
+  byId("calibration-note").textContent = found
+    ? `${view.key}, ${candles(found.step)} ahead: the newest ${found.count} forecasts that have been scored`
+    : "Nothing has been scored yet";
+  if (!found) return;
+  const most = Math.max(3 / found.pit.length, ...found.pit, ...found.raw_pit);
+  const even = 1 / found.pit.length;
+  byId("pit").replaceChildren(...found.pit.map((share, i) => {
+    const bin = make("div", { title: `${percent(share)} of closes; the model alone ${percent(found.raw_pit[i])}` });
+    for (const [name, height] of [["calibrated", share], ["raw", found.raw_pit[i]]]) {
+      const bar = make("i", { className: name });
+      bar.style.height = `${(100 * height) / most}%`;
+      bin.append(bar);
+    }
+    return bin;
+  }));
+  byId("pit").style.setProperty("--even", `${(100 * even) / most}%`);
+  byId("pit-note").textContent = `How often closes came in each tenth of the forecast, low to high. ${percent(even, 0)} each (dashed) is right.`;
+  byId("coverages").replaceChildren(...Object.keys(found.coverage).map((name) => {
+    const line = make("tr", {});
+    line.append(...[`${name} %`, percent(found.coverage[name]), percent(found.raw_coverage[name])].map((textContent) => make("td", { textContent })));
+    return line;
+  }));
+  const facts = [
+    ["Quantiles", skillText(found, true), found.against_baseline === WORSE],
+    ["Median, against no change", percent(found.persistence_skill), false],
+  ];
+  byId("skills").replaceChildren(...facts.flatMap(([name, textContent, isBad]) => [
+    make("dt", { textContent: name }), make("dd", { textContent, className: isBad ? "bad" : "" }),
+  ]));
+}
+
 function draw() {
   if (!dirty || document.hidden) return;
   dirty = false;
@@ -132,6 +178,8 @@ function draw() {
   table.draw(rows, view.key);
   byId("count").textContent = rows.size ? String(rows.size) : "";
   drawChart();
+  drawHealth();
+  drawCalibration();
 }
 
 function drawChart() {

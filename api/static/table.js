@@ -2,16 +2,26 @@
 
 import { ago, percent, price, signed } from "./format.js";
 
+export const WORSE = "worse than no model"; // as the API says it
+
 export const COLUMNS = [
   { name: "symbol", title: "Symbol", text: (row) => row.symbol, sort: (row) => row.symbol },
   { name: "last", title: "Last", text: (row) => price(row.last), sort: (row) => row.last },
   { name: "forecast", title: "Forecast", text: (row) => price(row.median, row.last), sort: (row) => row.median },
   { name: "move", title: "Move", text: (row) => signed(row.move), sort: (row) => row.move, tone: (row) => Math.sign(row.move) },
   { name: "range", title: "90 % interval", text: (row) => `${price(row.low, row.last)} – ${price(row.high, row.last)}`, sort: (row) => (row.high - row.low) / row.last },
-  { name: "skill", title: "Skill", hint: "Against persistence: 1 - mean absolute error / that of expecting no change", text: (row) => percent(row.skill), sort: (row) => row.skill },
-  { name: "coverage", title: "Coverage", hint: "Share of outcomes inside the 90 % interval", text: (row) => percent(row.coverage), sort: (row) => row.coverage },
+  { name: "skill", title: "Skill", hint: "Of the next candle's quantiles: 1 - pinball loss / that of a baseline without a model", text: (row) => skillText(row.scores), sort: (row) => row.scores?.baseline_skill, tone: (row) => (row.scores?.against_baseline === WORSE ? -1 : 0) },
+  { name: "coverage", title: "Coverage", hint: "Share of the next closes inside the 90 % interval", text: (row) => percent(row.scores?.coverage["90"]), sort: (row) => row.scores?.coverage["90"] },
   { name: "age", title: "Updated", text: (row) => ago(row.age), sort: (row) => row.age },
 ];
+
+// The skill of some scores against no model; in words where it is clearly worse, or where words are asked for.
+export function skillText(scores, always = false) {
+  if (!scores) return percent(null);
+  const share = percent(scores.baseline_skill);
+  if (scores.against_baseline === WORSE || always) return `${scores.against_baseline} (${share})`;
+  return share;
+}
 
 export class SymbolTable {
   constructor(head, body, none, onSelect) {

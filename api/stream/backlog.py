@@ -24,7 +24,7 @@ class KeptMessage(msgspec.Struct, frozen=True, gc=False):
     events: Sequence[StreamEvent]
 
     def after(self, seen: Positions) -> Sequence[StreamEvent]:
-        """Return the events beyond a position; a score was derived from two messages."""
+        """Return the events beyond a position."""
         part, offset = self.origin
         if offset >= seen[part]:
             return self.events

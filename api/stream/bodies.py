@@ -7,6 +7,7 @@ from pydantic import Field
 from api.forecast.bodies import ModelCard
 from shared.forecasts import Forecast
 from shared.messages import Message
+from shared.scores import BETTER, BINS, EVEN, WORSE
 
 
 class LatestForecasts(Message):
@@ -65,10 +66,28 @@ class StepScores(Message):
     step: int
     count: int
     mean_absolute_error: float = Field(description="of log returns")
-    baseline_mean_absolute_error: float = Field(description="of expecting no change")
-    skill: float | None = Field(description="1 - error / baseline's; null if no price moved")
-    pinball: float
-    coverage: dict[str, float] = Field(description="nominal per cent: share of outcomes inside")
+    persistence_mean_absolute_error: float = Field(description="of expecting no change")
+    persistence_skill: float | None = Field(
+        description="1 - error / persistence's; null if no price moved"
+    )
+    pinball: float = Field(description="of the calibrated quantiles")
+    raw_pinball: float = Field(description="of the model's quantiles")
+    baseline_pinball: float = Field(description="of a baseline that knows no model")
+    baseline_skill: float | None = Field(
+        description="1 - pinball / the baseline's; null if that is 0"
+    )
+    against_baseline: str = Field(
+        description=f"what a one-sided test at 5 % says: {BETTER}, {EVEN} or {WORSE}"
+    )
+    coverage: dict[str, float] = Field(
+        description="nominal per cent: share of outcomes inside, calibrated"
+    )
+    raw_coverage: dict[str, float] = Field(description="the same of the model's intervals")
+    pit: tuple[float, ...] = Field(
+        description=f"histogram of the probability integral transform: shares of {BINS} bins, "
+        "all alike if the calibrated forecasts are right"
+    )
+    raw_pit: tuple[float, ...] = Field(description="the same of the model's distributions")
     drift: DriftAnswer
 
 
@@ -80,10 +99,17 @@ class SeriesScores(Message):
     steps: tuple[StepScores, ...]
 
 
-class ScoresAnswer(Message):
-    """Live scores: of all series together, and of each."""
+class IntervalScores(Message):
+    """Live scores of all series of an interval together."""
 
-    overall: tuple[StepScores, ...]
+    interval: str
+    steps: tuple[StepScores, ...]
+
+
+class ScoresAnswer(Message):
+    """Live scores as the stream publishes them: of each interval, and of each series."""
+
+    overall: tuple[IntervalScores, ...] = Field(description="by interval, the shortest first")
     series: tuple[SeriesScores, ...]
 
 
@@ -101,10 +127,12 @@ class StreamStatus(Message):
     connected: bool
     detail: str
     since_ms: int = Field(description="when that began, UTC")
-    lag: int | None = Field(description="messages of both topics not read yet")
+    lag: int | None = Field(description="messages of the topics not read yet")
     series: int
     subscribers: int
     newest_ms: int | None = Field(description="when the newest forecast was made, UTC")
     latency_ms: StreamLatency | None
     model: ModelCard
-    drift: DriftAnswer | None = Field(description="of all series' next candle")
+    scores: tuple[IntervalScores, ...] = Field(
+        description="of the first step of each interval, over all its series"
+    )

@@ -1,8 +1,8 @@
 """Kafka offsets as event ids, so that ``Last-Event-ID`` resumes at any instance of the API.
 
-Partitions of both topics count as one row of parts: those of the candles, then those of the
-forecasts. A position is the next offset to read of each part, so it means the same to every
-instance of the API, before and after a restart.
+Partitions of all topics count as one row of parts: those of the candles, then those of the
+forecasts, then those of the scores. A position is the next offset to read of each part, so it
+means the same to every instance of the API, before and after a restart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the candles and forecasts topics into the market; goes on by itself after any failure."""
+"""Reads candles, forecasts and scores into the market; goes on by itself after any failure."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
 from shared.process import AWAY, in_words, is_being_cancelled, now_ms
+from shared.score_messages import InvalidScore, Scores
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
 from shared.topics import TopicError, partitions_of
@@ -29,6 +30,12 @@ log = logging.getLogger(__name__)
 
 CHECK_S: Final = 1.0
 """Time between two questions to the broker how far the topics are."""
+
+MEASURE_S: Final = 10.0
+"""Time between two sums of the scores for the metrics."""
+
+MEASURED: Final = "90"
+"""The central interval whose coverage is a metric, per cent."""
 
 ANSWER_S: Final = 4.0
 """Longest wait for an answer of the broker; after it the client is made again."""
@@ -81,13 +88,14 @@ class StreamView:
 
 
 class Follower:
-    """A consumer of both topics without a group: each instance of the API sees all."""
+    """A consumer of the topics without a group: each instance of the API sees all."""
 
     def __init__(
         self, kafka: KafkaSettings, live: StreamView, metrics: ApiMetrics, lookback: int
     ) -> None:
         """Follow from the newest ``lookback`` messages of each topic."""
         self._kafka = kafka
+        self._topics = (kafka.candles_topic, kafka.forecasts_topic, kafka.scores_topic)
         self._live = live
         self._metrics = metrics
         self._lookback = lookback
@@ -124,10 +132,7 @@ class Follower:
         try:
             async with asyncio.timeout(4 * ANSWER_S):
                 await clients.start(consumer, self._kafka)
-                parts = [
-                    *await self._parts(self._kafka.candles_topic),
-                    *await self._parts(self._kafka.forecasts_topic),
-                ]
+                parts = [part for topic in self._topics for part in await self._parts(topic)]
                 await self._recognise()
                 self._caught_up = False
                 ends = await self._look_back(consumer, parts)
@@ -145,8 +150,7 @@ class Follower:
 
     async def _recognise(self) -> None:
         """Forget how far the topics were read when they are other ones of the same names."""
-        names = (self._kafka.candles_topic, self._kafka.forecasts_topic)
-        ids = await topic_ids(self._kafka, names)
+        ids = await topic_ids(self._kafka, self._topics)
         if ids != self._ids:
             self._next = {}
         self._ids = ids
@@ -162,9 +166,8 @@ class Follower:
             for part in parts:
                 share = most // sum(other.topic == part.topic for other in parts)
                 self._next[part] = max(begins[part], ends[part] - share)
-        topics = (self._kafka.candles_topic, self._kafka.forecasts_topic)
         starts = [self._next[part] for part in parts]
-        self._live.hub.begin(topics, starts, [ends[part] for part in parts])
+        self._live.hub.begin(self._topics, starts, [ends[part] for part in parts])
         return ends
 
     def _goes_on(self, begins: Mapping[Partition, int], ends: Mapping[Partition, int]) -> bool:
@@ -182,13 +185,13 @@ class Follower:
         return max(unread.values()) > max(self._lookback, BURST)
 
     def _most_unread(self) -> int:
-        """Return how many messages of each of the two topics are read after a stall."""
-        return min(self._lookback, int(self._pace.a_second * CATCH_UP_S / 2))
+        """Return how many messages of each topic are read after a stall."""
+        return min(self._lookback, int(self._pace.a_second * CATCH_UP_S / len(self._topics)))
 
     async def _read(self, consumer: Consumer, goal: Mapping[Partition, int]) -> None:
         parts = list(self._next)
         numbers = {part: number for number, part in enumerate(parts)}
-        next_check = 0.0
+        next_check = next_measure = 0.0
         order = TimeOrder(self._next, goal)
         paused: list[Partition] = []
         async for read in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
@@ -211,6 +214,22 @@ class Follower:
             if time.monotonic() >= next_check:
                 await self._check(consumer, parts)
                 next_check = time.monotonic() + CHECK_S
+            if self._caught_up and time.monotonic() >= next_measure:
+                self._measure()
+                next_measure = time.monotonic() + MEASURE_S
+
+    def _measure(self) -> None:
+        """Show how good the next candle's forecasts have been, by interval."""
+        metrics = self._metrics
+        for interval, (first, *_) in self._live.market.overall().items():
+            metrics.scored.labels(interval).set(first.count)
+            for of, coverage in (("published", first.coverage), ("model", first.raw_coverage)):
+                metrics.coverage.labels(interval, of).set(coverage.get(MEASURED, math.nan))
+            for against, skill in (
+                ("baseline", first.baseline_skill),
+                ("persistence", first.persistence_skill),
+            ):
+                metrics.skill.labels(interval, against).set(math.nan if skill is None else skill)
 
     async def _check(self, consumer: Consumer, parts: list[Partition]) -> None:
         """See whether the broker answers, and how far behind we are."""
@@ -232,7 +251,6 @@ class Follower:
 
     def _take(self, record: Record, origin: Origin) -> None:
         events = self._events(record, origin)
-        self._metrics.scores.inc(sum(event.kind == "score" for event in events))
         self._live.hub.publish(origin, events)
 
     def _events(self, record: Record, origin: Origin) -> list[StreamEvent]:
@@ -241,12 +259,18 @@ class Follower:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)
                 return self._live.market.add_candle(candle, record.timestamp, origin)
+            if record.topic == self._kafka.scores_topic:
+                scores = Scores.decode(record.value)
+                self._metrics.scores.inc(len(scores.horizons))
+                return self._live.market.add_scores(scores, origin)
             forecast = Forecast.decode(record.value)
             return self._live.market.add_forecast(forecast, record.timestamp, origin)
         except InvalidCandle as error:  # the worker puts it aside
             self._pass_over(record, str(error.reason), error)
         except InvalidForecast as error:
             self._pass_over(record, "invalid_forecast", error)
+        except InvalidScore as error:
+            self._pass_over(record, "invalid_score", error)
         except Exception as error:  # noqa: BLE001 -- one message must not stop those after it
             self._pass_over(record, "error", error)
         return []

@@ -1,19 +1,18 @@
 """Candles, forecasts and scores of each symbol and interval, in memory and bounded; no I/O.
 
-A forecast of ``step`` candles is scored when its candle arrives, by counting candles from the one
-that it was made at: sessions, holidays and halts need no calendar. A score stays when a correction
-of that candle arrives later.
+All come from topics, in any order between these: outcomes wait for their forecast. A score of a
+corrected candle takes the place of the one before.
 
-What is kept by the hundred thousand are structs that Python's collector does not follow, with
-bytes and numbers in them and no cycles: to walk those of 200 symbols took it an eighth of a
-second, and held up everybody.
+What is kept by the hundred thousand are arrays, or structs that Python's collector does not
+follow, with bytes and numbers in them and no cycles: to walk those of 200 symbols took it an
+eighth of a second, and held up everybody.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,10 +20,12 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from api.forecast.calibrated import Learned
 from api.stream.cursors import Origin
-from shared.candles import Candle
-from shared.forecasts import Forecast
-from shared.scores import Score, Summary, score, summarise
+from shared.candles import INTERVALS_MS, Candle
+from shared.forecasts import MAX_HORIZONS, Forecast
+from shared.score_messages import Correction, Scores
+from shared.scores import ScoreTable, Summary, row_of, summarise
 
 Key = tuple[str, str]
 """Symbol and interval."""
@@ -39,16 +40,16 @@ class MarketBounds:
     candles: int = 400  # of each series
     forecasts: int = 150  # of each series
     scores: int = 100  # of each series and step
-    pooled_scores: int = 2_000  # of each step, over all series
-    pooled_steps: int = 64
+    pooled_scores: int = 2_000  # of each interval and step, over all series
+    pooled_steps: int = 256  # intervals and steps
     latencies: int = 500
 
 
 SERIES_BYTES: Final = 1_200
 CANDLE_BYTES: Final = 410
 FORECAST_BYTES: Final = 420
-OUTCOME_BYTES: Final = 160
-SCORE_BYTES: Final = 210
+OUTCOME_BYTES: Final = 180
+CORRECTION_BYTES: Final = 200
 """What each takes in memory, about; a forecast beside its JSON."""
 
 
@@ -88,37 +89,37 @@ class StreamEvent(msgspec.Struct, frozen=True, gc=False):
     origins: tuple[Origin, ...]  # the messages that it was derived from
 
 
-class KeptScore(msgspec.Struct, frozen=True, gc=False):
-    """The fields of a score that ``summarise`` reads."""
+class KeptOutcome(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of one step of a forecast."""
 
+    forecast_id: str
     step: int
-    error: float
-    baseline_error: float
-    pinball: float
-    pit: float
-    inside: Mapping[str, bool]
+    encoded: bytes  # ``StepOutcome`` in JSON
 
 
-class KeptForecast(msgspec.Struct, gc=False):
-    """A forecast with its outcomes so far."""
+class KeptForecast(msgspec.Struct, frozen=True, gc=False):
+    """A forecast of the topic."""
 
     id: str
     as_of_ms: int
     encoded: bytes
-    awaited: tuple[int, ...]  # steps without an outcome, rising
-    origin: Origin
-    outcomes: tuple[bytes, ...] = ()  # JSON
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the forecast as ``PastForecast`` has it."""
-        outcomes = [orjson.Fragment(outcome) for outcome in self.outcomes]
-        return {"forecast": orjson.Fragment(self.encoded), "outcomes": outcomes}
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory once it is settled, about."""
-        steps = len(self.awaited) + len(self.outcomes)
-        return FORECAST_BYTES + len(self.encoded) + steps * OUTCOME_BYTES
+        """Bytes that it takes in memory, about."""
+        return FORECAST_BYTES + len(self.encoded)
+
+
+class KeptCorrection(msgspec.Struct, frozen=True, gc=False):
+    """How a step of a series is corrected now."""
+
+    encoded: bytes  # ``Correction`` in JSON
+    close_ms: int  # of the newest candle that it has learned from
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        return CORRECTION_BYTES + len(self.encoded)
 
 
 @dataclass
@@ -129,8 +130,9 @@ class MarketSeries:
     interval: str
     candles: list[KeptCandle] = field(default_factory=list)  # by opening time
     forecasts: dict[int, KeptForecast] = field(default_factory=dict)  # by as_of_ms
-    open_forecasts: set[int] = field(default_factory=set)  # as_of_ms of those that await a step
-    scores: dict[int, deque[KeptScore]] = field(default_factory=dict)  # by step
+    outcomes: dict[int, tuple[KeptOutcome, ...]] = field(default_factory=dict)  # by as_of_ms
+    scores: dict[int, ScoreTable] = field(default_factory=dict)  # by step
+    corrections: dict[int, KeptCorrection] = field(default_factory=dict)  # by step
     forecast_bytes: int = 0
 
     @property
@@ -141,7 +143,13 @@ class MarketSeries:
     @property
     def size(self) -> int:
         """Bytes that it takes in memory, about."""
-        return SERIES_BYTES + self.candle_bytes + self.forecast_bytes + self.score_bytes
+        return (
+            SERIES_BYTES
+            + self.candle_bytes
+            + self.forecast_bytes
+            + self.score_bytes
+            + sum(kept.size for kept in self.corrections.values())
+        )
 
     @property
     def candle_bytes(self) -> int:
@@ -149,40 +157,65 @@ class MarketSeries:
 
     @property
     def score_bytes(self) -> int:
-        return sum(map(len, self.scores.values())) * SCORE_BYTES
+        return sum(table.size for table in self.scores.values())
 
-    def put(self, past: KeptForecast) -> None:
+    def past(self, as_of_ms: int) -> dict[str, Any]:
+        """Return the forecast of a candle with its outcomes, as ``PastForecast`` has it."""
+        kept = self.forecasts[as_of_ms]
+        outcomes = [
+            orjson.Fragment(outcome.encoded)
+            for outcome in self.outcomes.get(as_of_ms, ())
+            if outcome.forecast_id == kept.id
+        ]
+        return {"forecast": orjson.Fragment(kept.encoded), "outcomes": outcomes}
+
+    def put(self, kept: KeptForecast, most: int) -> None:
         """Keep a forecast, in the place of one of the same candle."""
-        self.drop(past.as_of_ms)
-        self.forecasts[past.as_of_ms] = past
-        self.open_forecasts.add(past.as_of_ms)
-        self.forecast_bytes += past.size
+        known = self.forecasts.pop(kept.as_of_ms, None)
+        self.forecast_bytes += kept.size - (known.size if known else 0)
+        self.forecasts[kept.as_of_ms] = kept
+        while len(self.forecasts) > most:
+            self.drop(min(self.forecasts))
+
+    def put_outcome(self, as_of_ms: int, outcome: KeptOutcome, most: int) -> bool:
+        """Keep the outcome of a step, in the place of that known before.
+
+        Returns whether that changed anything.
+        """
+        known = self.outcomes.get(as_of_ms, ())
+        if outcome in known:
+            return False
+        kept = [other for other in known if other.step != outcome.step]
+        self.outcomes[as_of_ms] = tuple(sorted([*kept, outcome], key=_step_of))
+        self.forecast_bytes += (len(kept) + 1 - len(known)) * OUTCOME_BYTES
+        while len(self.outcomes) > most:
+            self.drop(min(self.outcomes))
+        return True
 
     def drop(self, as_of_ms: int) -> None:
-        """Forget the forecast of a candle, if there is one."""
-        past = self.forecasts.pop(as_of_ms, None)
-        self.open_forecasts.discard(as_of_ms)
-        self.forecast_bytes -= past.size if past else 0
+        """Forget the forecast of a candle and its outcomes."""
+        kept = self.forecasts.pop(as_of_ms, None)
+        outcomes = self.outcomes.pop(as_of_ms, ())
+        self.forecast_bytes -= (kept.size if kept else 0) + len(outcomes) * OUTCOME_BYTES
 
     def trim(self, most_bytes: int) -> None:
         """Forget the oldest of whatever takes most, until the rest is within the bytes."""
         while self.size > most_bytes:
             largest = max(self.candle_bytes, self.forecast_bytes, self.score_bytes)
+            oldest = min((*self.forecasts, *self.outcomes), default=0)
             if self.score_bytes == largest and self.scores:
                 longest = max(self.scores, key=lambda step: len(self.scores[step]))
-                self.scores[longest].popleft()
-                if not self.scores[longest]:
+                self.scores[longest].halve()
+                if not len(self.scores[longest]):
                     del self.scores[longest]
             elif self.forecast_bytes == largest and len(self.forecasts) > 1:
-                self.drop(min(self.forecasts))
+                self.drop(oldest)
             elif len(self.candles) > 1:
                 del self.candles[0]
+            elif self.outcomes:
+                self.drop(oldest)
             else:
                 return
-
-
-_INSIDE: Final[dict[tuple[tuple[str, bool], ...], Mapping[str, bool]]] = {}
-"""Mappings that scores share: there are few different ones."""
 
 
 class Market:
@@ -200,7 +233,7 @@ class Market:
         self.series: OrderedDict[Key, MarketSeries] = OrderedDict()  # silent longest first
         self.size = 0  # bytes of all series, about
         self._forgotten = forgotten
-        self.pooled: dict[int, deque[KeptScore]] = {}
+        self.pooled: dict[tuple[str, int], ScoreTable] = {}  # by interval and step
         self.latencies_ms: deque[int] = deque(maxlen=self.bounds.latencies)
         self.newest_made_ms: int | None = None
 
@@ -224,7 +257,7 @@ class Market:
             data = {"symbol": series.symbol, "interval": series.interval, **kept.as_json()}
             encoded = _exact(orjson.dumps(data))
             event = StreamEvent("candle", series.symbol, series.interval, encoded, (origin,))
-            return [event, *self._settle(series)]
+            return [event]
 
     def add_forecast(
         self, forecast: Forecast, appended_ms: int, origin: Origin
@@ -234,28 +267,69 @@ class Market:
             known = series.forecasts.get(forecast.as_of_ms)
             if known is not None and known.id == forecast.id:
                 return []
-            past = KeptForecast(
-                forecast.id,
-                forecast.as_of_ms,
-                _exact(forecast.encode()),
-                tuple(horizon.step for horizon in forecast.horizons),
-                origin,
-            )
-            series.put(past)
-            while len(series.forecasts) > self.bounds.forecasts:
-                series.drop(min(series.forecasts))
+            kept = KeptForecast(forecast.id, forecast.as_of_ms, _exact(forecast.encode()))
+            series.put(kept, self.bounds.forecasts)
             self.newest_made_ms = max(self.newest_made_ms or 0, forecast.made_at_ms)
-            self._clock_latency(series, past.as_of_ms, appended_ms)
-            event = StreamEvent("forecast", series.symbol, series.interval, past.encoded, (origin,))
-            return [event, *self._settle(series)]
+            self._clock_latency(series, kept.as_of_ms, appended_ms)
+            return [
+                StreamEvent("forecast", series.symbol, series.interval, kept.encoded, (origin,))
+            ]
+
+    def add_scores(self, scores: Scores, origin: Origin) -> list[StreamEvent]:
+        """Add what a candle has settled; return the event, none for a repeat."""
+        with self._growing((scores.symbol, scores.interval)) as series:
+            is_new = False
+            for score in scores.horizons:
+                if score.step not in series.scores and len(series.scores) >= MAX_HORIZONS:
+                    continue
+                row = row_of(score)
+                table = series.scores.setdefault(score.step, ScoreTable())
+                if table.put(row, self.bounds.scores):
+                    self._pool(scores.interval, score.step, row)
+                came = {
+                    "step": score.step,
+                    "close_ms": scores.close_ms,
+                    "close": scores.close,
+                    "inside": score.inside,
+                }
+                outcome = KeptOutcome(score.forecast_id, score.step, _exact(orjson.dumps(came)))
+                is_new |= series.put_outcome(score.as_of_ms, outcome, self.bounds.forecasts)
+                known = series.corrections.get(score.step)
+                if score.correction and (known is None or known.close_ms <= scores.close_ms):
+                    encoded = _exact(score.correction.encode())
+                    series.corrections[score.step] = KeptCorrection(encoded, scores.close_ms)
+            if not is_new:
+                return []
+            data = _exact(scores.encode())
+            return [StreamEvent("score", series.symbol, series.interval, data, (origin,))]
 
     def summaries(self, series: MarketSeries) -> list[Summary]:
         """Return the summary of each step of a series that has scores."""
-        return [summarise(series.scores[step]) for step in sorted(series.scores)]
+        most = self.bounds.scores
+        return [
+            summarise(table.newest(most), step) for step, table in sorted(series.scores.items())
+        ]
 
-    def overall(self) -> list[Summary]:
-        """Return the summary of each step over all series."""
-        return [summarise(self.pooled[step]) for step in sorted(self.pooled)]
+    def overall(self) -> dict[str, list[Summary]]:
+        """Return the summary of each step over all series of an interval, by interval."""
+        found: dict[str, list[Summary]] = {}
+        for (interval, step), table in sorted(self.pooled.items(), key=_length_of):
+            rows = table.newest(self.bounds.pooled_scores)
+            found.setdefault(interval, []).append(summarise(rows, step))
+        return found
+
+    def learned(self, symbol: str, interval: str) -> Learned | None:
+        """Return how a series is corrected now; None for one that has learned nothing."""
+        series = self.series.get((symbol, interval))
+        if series is None or not series.corrections:
+            return None
+        return Learned(
+            {
+                step: Correction.model_validate_json(kept.encoded)
+                for step, kept in series.corrections.items()
+            },
+            max(kept.close_ms for kept in series.corrections.values()),
+        )
 
     def chosen(
         self, symbols: frozenset[str] | None = None, interval: str | None = None
@@ -295,48 +369,10 @@ class Market:
         if at is not None:
             self.latencies_ms.append(max(appended_ms - series.candles[at].appended_ms, 0))
 
-    def _settle(self, series: MarketSeries) -> list[StreamEvent]:
-        """Score the forecasts whose awaited candles have arrived."""
-        events: list[StreamEvent] = []
-        for as_of_ms in sorted(series.open_forecasts):
-            past = series.forecasts[as_of_ms]
-            at = _at_close(series.candles, as_of_ms)
-            forecast: Forecast | None = None
-            while at is not None and past.awaited and at + past.awaited[0] < len(series.candles):
-                step, *later = past.awaited
-                past.awaited = tuple(later)
-                forecast = forecast or Forecast.decode(past.encoded)
-                candle = series.candles[at + step]
-                events.append(self._score(series, past, forecast, step, candle))
-            if not past.awaited:
-                series.open_forecasts.discard(as_of_ms)
-        return events
-
-    def _score(
-        self,
-        series: MarketSeries,
-        past: KeptForecast,
-        forecast: Forecast,
-        step: int,
-        candle: KeptCandle,
-    ) -> StreamEvent:
-        horizon = next(other for other in forecast.horizons if other.step == step)
-        settled = score(forecast, horizon, candle.close, candle.close_ms)
-        outcome = {
-            "step": step,
-            "close_ms": candle.close_ms,
-            "close": candle.close,
-            "inside": dict(settled.inside),
-        }
-        past.outcomes = (*past.outcomes, _exact(orjson.dumps(outcome)))
-        kept = _kept(settled)
-        series.scores.setdefault(step, deque(maxlen=self.bounds.scores)).append(kept)
-        if step in self.pooled or len(self.pooled) < self.bounds.pooled_steps:
-            pool = self.pooled.setdefault(step, deque(maxlen=self.bounds.pooled_scores))
-            pool.append(kept)
-        origins = (past.origin, candle.origin)
-        encoded = _exact(settled.encode())
-        return StreamEvent("score", series.symbol, series.interval, encoded, origins)
+    def _pool(self, interval: str, step: int, row: tuple[Any, ...]) -> None:
+        key = interval, step
+        if key in self.pooled or len(self.pooled) < self.bounds.pooled_steps:
+            self.pooled.setdefault(key, ScoreTable()).append(row, self.bounds.pooled_scores)
 
 
 def _exact(encoded: bytes) -> bytes:
@@ -344,9 +380,13 @@ def _exact(encoded: bytes) -> bytes:
     return bytes(memoryview(encoded))
 
 
-def _kept(full: Score) -> KeptScore:
-    inside = _INSIDE.setdefault(tuple(full.inside.items()), full.inside)
-    return KeptScore(full.step, full.error, full.baseline_error, full.pinball, full.pit, inside)
+def _step_of(outcome: KeptOutcome) -> int:
+    return outcome.step
+
+
+def _length_of(pooled: tuple[tuple[str, int], ScoreTable]) -> tuple[int, int]:
+    (interval, step), _ = pooled
+    return INTERVALS_MS[interval], step
 
 
 def _place(candles: list[KeptCandle], candle: KeptCandle, capacity: int) -> bool:

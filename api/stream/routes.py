@@ -101,13 +101,13 @@ def stream_routes(
         candles = series.candles[-count:]
         first_ms = candles[0].close_ms if candles else 0
         times = sorted(series.forecasts)
-        chosen = [series.forecasts[as_of] for as_of in times if as_of >= first_ms][-count:]
+        chosen = [as_of for as_of in times if as_of >= first_ms][-count:]
         return answer(
             {
                 "symbol": series.symbol,
                 "interval": series.interval,
                 "candles": [candle.as_json() for candle in candles],
-                "forecasts": [past.as_json() for past in chosen],
+                "forecasts": [series.past(as_of) for as_of in chosen],
             }
         )
 
@@ -299,14 +299,13 @@ class _Scores:
             if number % 20 == 0:
                 await asyncio.sleep(0)
         self._series = summaries
-        self._overall = [asdict(summary) for summary in market.overall()]
+        self._overall = overall_of(self._live)
         self._computed_s = time.monotonic()
 
 
 def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
     """Return the state of the stream, as ``StreamStatus`` has it."""
     latencies = live.market.latencies_ms
-    overall = live.market.overall()
     return {
         "connected": live.connected,
         "detail": live.detail,
@@ -323,8 +322,16 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
         if latencies
         else None,
         "model": card.model_dump(mode="json"),
-        "drift": asdict(overall[0].drift) if overall else None,
+        "scores": overall_of(live, first=True),
     }
+
+
+def overall_of(live: StreamView, *, first: bool = False) -> list[dict[str, Any]]:
+    """Return the summaries of each interval as ``IntervalScores``, of the first step or of all."""
+    return [
+        {"interval": interval, "steps": [asdict(step) for step in steps[: 1 if first else None]]}
+        for interval, steps in live.market.overall().items()
+    ]
 
 
 def require_stream(live: StreamView) -> None:

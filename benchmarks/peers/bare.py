@@ -29,7 +29,7 @@ MAX_BATCH = 512
 async def main(options: Options) -> None:
     """Consume, forecast and produce until killed."""
     models = ModelSet(OnnxForecaster(bundle.load(options.model)))
-    length = models.window_length
+    length = models.default.lengths("1d")[-1]
     windows = [Window(length, row.tobytes()) for row in np.load(options.windows)]
     consumer = AIOKafkaConsumer(
         options.candles,

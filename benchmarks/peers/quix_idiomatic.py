@@ -24,6 +24,7 @@ class Step:
     def __init__(self, options: Options) -> None:
         loaded = bundle.load(options.model)
         self._config = loaded.config
+        self._length = loaded.config.window_lengths["1d"][-1]
         self._model = rebuild(loaded)
         self._steps = int(str(self._config.training["sequence_length"]))
         self._known = np.load(options.windows)
@@ -32,7 +33,7 @@ class Step:
         """Return the forecast of one candle after remembering it."""
         history = state.get("candles") or self._history(candle["symbol"])
         history.append({name: candle[name] for name in COLUMNS})
-        history = history[-self._config.window_length :]
+        history = history[-self._length :]
         state.set("candles", history)
         features = pandas_features.compute(history, list(self._config.features), self._steps)
         with torch.no_grad():
@@ -62,7 +63,7 @@ class Step:
         }  # fmt: skip
 
     def _history(self, symbol: str) -> list[dict[str, float]]:
-        window = Window(self._config.window_length, self._known[row_of(symbol)].tobytes())
+        window = Window(self._length, self._known[row_of(symbol)].tobytes())
         candles, open_ms = stack([window])
         rows: list[list[float]] = np.column_stack([open_ms[0], candles[0]]).tolist()
         return [dict(zip(COLUMNS, row, strict=True)) for row in rows]

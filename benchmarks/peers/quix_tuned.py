@@ -26,7 +26,7 @@ class Step:
 
     def __init__(self, options: Options) -> None:
         self._models = ModelSet(OnnxForecaster(bundle.load(options.model)))
-        self._length = self._models.window_length
+        self._length = self._models.default.lengths("1d")[-1]
         self._known = [row.tobytes() for row in np.load(options.windows)]
 
     def forecast(self, value: bytes, key: bytes, _time: int, _headers: Any, state: State) -> Any:

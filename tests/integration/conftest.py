@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker
-from local.leash import Leash
+from shared.leash import Leash
 from tests.integration.processes import Processes
 
 

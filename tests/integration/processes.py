@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from local.leash import Leash
 from local.process import Process
+from shared.leash import Leash
 
 T = TypeVar("T")
 
@@ -43,10 +43,19 @@ class Processes:
 
         Its temporary files go with the test's, for what is killed cannot remove them.
         """
-        log = self._logs / f"{len(self._started)}-{module}.log"
-        argv = [sys.executable, "-m", module, *args]
+        return self._start(module, [sys.executable, "-m", module, *args], env)
+
+    def candlecast(self, command: str, *args: str) -> Process:
+        """Start ``candlecast command args``, as ``start`` does."""
+        script = "from local.command import script; script()"
+        return self._start(command, [sys.executable, "-P", "-c", script, command, *args])
+
+    def _start(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> Process:
+        log = self._logs / f"{len(self._started)}-{name}.log"
         process = Process(
-            module, argv, log=log, leash=self._leash, env={"TMPDIR": str(self._logs), **(env or {})}
+            name, argv, log=log, leash=self._leash, env={"TMPDIR": str(self._logs), **(env or {})}
         )
         self._started.append(process)
         return process

@@ -25,11 +25,11 @@ from aiokafka import AIOKafkaConsumer
 from api.openapi import example_history
 from api.settings import ApiSettings
 from local.jars import KAFKA_VERSION, cache_dir, kafka_jars
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from producer.settings import ProducerSettings
 from shared.forecasts import Forecast
+from shared.leash import Leash
 from shared.settings import ServiceSettings, variable
 from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerSettings

@@ -21,11 +21,11 @@ from aiokafka import AIOKafkaProducer
 
 from api.openapi import example_history
 from deploy import dashboards
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from local.yahoo import YahooStandIn, real_now_ms
 from local.yahoo.market import open_now
+from shared.leash import Leash
 from tests import documents
 from tests.integration.processes import Processes, wait_until
 

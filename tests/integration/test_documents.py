@@ -20,9 +20,9 @@ from typing import Final
 
 import pytest
 
-from local.leash import Leash
 from local.ports import free_ports
 from shared.history import bundled
+from shared.leash import Leash
 from tests import documents
 from tests.documents import COMMANDS, ROOT, RUN, Block
 from tests.integration.processes import Processes, wait_until

@@ -26,7 +26,7 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from local.leash import Leash
+from local.accounting import Accounting
 from local.ports import HOST
 from local.screen import forecasts_table
 from local.tail import Rows
@@ -35,8 +35,10 @@ from shared.bundle import BundleError
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecaster import ModelSet, OnnxForecaster
 from shared.forecasts import Forecast, InvalidForecast
+from shared.leash import Leash
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
+from shared.score_messages import InvalidScore, Scores
 from shared.status import Health, StatusServer
 from shared.terminal import Console
 from shared.topics import ensure, market_topics
@@ -57,24 +59,27 @@ from tests.integration.processes import Processes
 from tests.integration.topics import count
 from tests.integration.workers import WorkerTopics
 from tests.kafka import kafka_at
-from tests.poison import POISON, forecast_of, horizon_of
+from tests.poison import POISON, SCORES, forecast_of, horizon_of, horizon_score_of, scores_of
 from tests.record_batches import Message, batch, read, send
+from tests.streams import published
 from tests.unit.api.client import application, call
-from tests.unit.api.stream.test_follower_messages import CANDLES, FORECASTS, Topics, record
+from tests.unit.api.stream.test_follower_messages import TOPICS, Topics, record
 from tests.unit.shared.test_batches import DAMAGED, PACK, packed
 from tests.unit.stream_app import test_changelog_poison as changelog
 from trainer import snapshot
 
+T = TypeVar("T")
+
+SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "60"))
+SEED: Final = int(os.environ.get("CANDLECAST_FUZZ_SEED", time.time_ns() % 10**9))
+TARGETS: Final = 13
+
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.timeout(SECONDS / TARGETS + 300),
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),
 ]
 
-T = TypeVar("T")
-
-SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "54"))
-SEED: Final = int(os.environ.get("CANDLECAST_FUZZ_SEED", time.time_ns() % 10**9))
-TARGETS: Final = 12
 NOW_MS: Final = 2_000_000_000_000
 
 kafka.mend_clients()
@@ -124,6 +129,15 @@ def forecast_values() -> st.SearchStrategy[Any]:
     return known | spoilt_documents([forecast_of(), steps]) | st.just(json.dumps(steps).encode())
 
 
+@cache
+def score_values() -> st.SearchStrategy[Any]:
+    """Return values of messages on the scores topic."""
+    good = [json.loads(scores.encode()) for scores in published(walk(12)).scores]
+    whole = st.sampled_from(good).map(lambda document: json.dumps(document).encode())
+    known = st.sampled_from([value for value, _ in SCORES.values()])
+    return known | spoilt_documents([*good, scores_of()]) | whole
+
+
 def messages() -> st.SearchStrategy[list[tuple[Any, Any, int]]]:
     """Return keys, values and times of messages on the candles topic."""
     keys = st.just(b"AAPL") | KEYS
@@ -168,6 +182,8 @@ def test_worker(tries: Try[Any]) -> None:
             refused(error)
         for _, made in result.forecasts:
             assert Forecast.decode(made.encode()) == made
+        for _, scored in result.scores:
+            assert Scores.decode(scored.value).id == scored.id
         for _, state in result.states.values():
             SymbolState.decode(state, 8)
         return "forecasts" if result.forecasts else "none"
@@ -195,10 +211,10 @@ def test_follower(tries: Try[Any]) -> None:
     topics = Topics()
     app = application(live=topics.live)
 
-    def body(sent: list[tuple[bool, Any, Any]]) -> str:
+    def body(sent: list[tuple[str, Any, Any, Any]]) -> str:
         topics.live.market.clear()
-        for is_forecast, value, forecast in sent:
-            topics.take(*((FORECASTS, forecast) if is_forecast else (CANDLES, value)))
+        for topic, *values in sent:
+            topics.take(topic, values[TOPICS.index(topic)])
         assert topics.ignored("error") == 0
         for path in ("status", "scores", "forecasts", "forecasts/AAPL"):
             answer = call(app, "GET", f"/v1/{path}")
@@ -206,7 +222,9 @@ def test_follower(tries: Try[Any]) -> None:
             json.loads(answer.text)
         return "shown" if answer.status_code == 200 else "none"
 
-    tries(body, st.lists(st.tuples(st.booleans(), candle_values(), forecast_values()), max_size=12))
+    chosen = st.sampled_from(TOPICS)
+    message = st.tuples(chosen, candle_values(), forecast_values(), score_values())
+    tries(body, st.lists(message, max_size=12))
 
 
 def test_changelog(tries: Try[Any]) -> None:
@@ -430,9 +448,37 @@ def test_forecast(tries: Try[Any]) -> None:
         assert Forecast.decode(made.encode()) == made
         shown = io.StringIO()
         out = Console(file=shown, width=100)
-        Rows(out).show(record(FORECASTS, 0, b"AAPL", value))
+        Rows(out).show(record(TOPICS[1], 0, b"AAPL", value))
         out.print(forecasts_table([made], out))
         assert shown.getvalue().replace("\n", "").isprintable()
         return "forecast"
 
     tries(body, forecast_values())
+
+
+def test_scores(tries: Try[list[Any]]) -> None:
+    """What is taken for scores has finite means in the account of the demo."""
+
+    def body(values: list[Any]) -> str:
+        account = Accounting(3, horizons=(1, 5))
+        for candle_ in walk(12):
+            account.candle(candle_, NOW_MS)
+        taken = 0
+        for value in values:
+            try:
+                made = Scores.decode(value)
+            except InvalidScore as error:
+                refused(error)
+                continue
+            assert Scores.decode(made.encode()) == made
+            account.score(made)
+            taken += 1
+        summary = account.summary()
+        assert summary.missing_scores <= 14, "ten forecasts, of which 9 and 5 are due"
+        for shares in (summary.coverage.raw, summary.coverage.calibrated):
+            assert all(0 <= share <= 1 for share in shares.values())
+        return "scores" if taken else "refused"
+
+    good = [scores_of(), scores_of(horizon_score_of(1), horizon_score_of(5))]
+    known = st.sampled_from([value for value, _ in SCORES.values()])
+    tries(body, st.lists(known | spoilt_documents(good), min_size=1, max_size=4))

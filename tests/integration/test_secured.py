@@ -17,13 +17,13 @@ import pytest
 
 from local.authority import Authority
 from local.broker import Broker
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from local.secured import Secured
 from shared import permissions, topics
 from shared.forecasts import Forecast
 from shared.kafka import AccessError, KafkaSettings, connected, consumer
+from shared.leash import Leash
 from shared.topic_tool import differences
 from shared.topics import DEFAULT_GROUP
 from tests.integration.processes import Processes, wait_until

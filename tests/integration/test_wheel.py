@@ -45,6 +45,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archives[0]
 
 
+def test_the_same_source_gives_the_same_archives(wheel: Path, tmp_path: Path) -> None:
+    again = release.build(ROOT, tmp_path, "https://example.org/candlecast")
+    for archive in again:
+        assert archive.read_bytes() == (wheel.parent / archive.name).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts of a new environment that holds the wheel and what it depends on."""
@@ -106,7 +112,7 @@ def test_the_trainer_of_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     run(*pip, wheel, cwd=tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    small = ("--hidden", "4", "--max-epochs", "1", "--scalings", "har", "--no-progress")
+    small = ("--hidden", "4", "--max-epochs", "1", "--no-progress")
     untracked = ("--tracking-uri", "")
     command = (sys.executable, "-P", "-m", "local.command", "trainer")
     env = {"PYTHONPATH": str(packages)}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from shared.forecaster import Forecaster, Prediction
+from shared.calibration import Grid, calibrate, grid_of, learn, quantiles
+from shared.forecaster import Floats, Forecaster, Prediction
 from trainer.dataset import SymbolCandles, by_length, windows_at
 from trainer.evaluate import forecast_table
 
@@ -38,30 +40,121 @@ def run(
     """
     tables = []
     for name, symbol in symbols.items():
-        tables.append(_run_symbol(forecaster, name, symbol, start_ms, stop_ms, interval))
+        last = _span(forecaster, symbol, start_ms, stop_ms)
+        raw = predict_all(forecaster, symbol, last.start, last.stop, interval)
+        tables.append(_table(forecaster, name, symbol, last, raw))
         advance(name)
     return pd.concat(tables, ignore_index=True)
 
 
-def _run_symbol(
+def run_calibrated(
     forecaster: Forecaster,
-    name: str,
-    symbol: SymbolCandles,
-    start_ms: int | None,
-    stop_ms: int | None,
-    interval: str,
+    symbols: Mapping[str, SymbolCandles],
+    advance: Callable[[str], object] = str,
+    settled: Callable[[str], object] = str,
+    interval: str = "1d",
 ) -> pd.DataFrame:
+    """Return the forecasts as a worker publishes them: calibrated, and the model's own beside.
+
+    Each series learns from what came of its own forecasts before, from its first full window on.
+
+    Args:
+        forecaster: the model, as the stream runs it.
+        symbols: candles by symbol.
+        advance: called with the name of each symbol that the model is done with.
+        settled: called for each round of the calibration: a candle of every symbol.
+        interval: of the candles.
+    """
+    spans = {name: _span(forecaster, one, None, None) for name, one in symbols.items()}
+    made = {}
+    for name, symbol in symbols.items():
+        made[name] = predict_all(forecaster, symbol, spans[name].start, spans[name].stop, interval)
+        advance(name)
+    grid = grid_of(tuple(forecaster.horizons), tuple(forecaster.quantile_levels))
+    closes = [symbol.candles[spans[name], 3] for name, symbol in symbols.items()]
+    learned = walk(grid, [one.log_return for one in made.values()], closes, settled)
+    tables = [
+        _table(
+            forecaster, name, symbols[name], spans[name],
+            Prediction(calibrated, raw.volatility), raw,
+        )
+        for (name, raw), calibrated in zip(made.items(), learned, strict=True)
+    ]  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def walk(
+    grid: Grid,
+    log_return: Sequence[Floats],
+    closes: Sequence[NDArray[np.float64]],
+    settled: Callable[[str], object] = str,
+) -> list[NDArray[np.float64]]:
+    """Return the calibrated quantiles of series, (T, H, Q) each, by the worker's own functions.
+
+    Args:
+        grid: the model's.
+        log_return: the model's quantiles of each series, (T, H, Q), a forecast for each candle.
+        closes: of those candles, (T,).
+        settled: called for each round.
+    """
+    lengths = np.array([len(one) for one in closes])
+    longest = int(lengths.max(initial=0))
+    raw = np.zeros((len(closes), longest, len(grid.steps), len(grid.levels)), dtype=np.float32)
+    close = np.ones((len(closes), longest))
+    for at, (quantiles_of, closes_of) in enumerate(zip(log_return, closes, strict=True)):
+        raw[at, : len(closes_of)] = quantiles_of
+        close[at, : len(closes_of)] = closes_of
+    state = np.repeat(grid.start()[None], len(closes), axis=0)  # (S, H, W)
+    calibrated = np.zeros(raw.shape)
+    for now in range(longest):
+        due = [row for row, step in enumerate(grid.steps) if step <= now]
+        alive = np.flatnonzero(lengths > now)
+        owner, row = np.repeat(alive, len(due)), np.tile(due, len(alive)).astype(np.int64)
+        if len(row):
+            then = now - np.array(grid.steps)[row]
+            outcome = np.log(close[owner, now] / close[owner, then])
+            known = state[owner, row]
+            state[owner, row] = learn(
+                grid, known, row, outcome, raw[owner, then, row], np.zeros(len(row))
+            )
+        codes = calibrate(grid, state[alive], raw[alive, now])
+        calibrated[alive, now] = quantiles(grid, raw[alive, now], codes)
+        settled("")
+    return [calibrated[at, :length] for at, length in enumerate(lengths)]
+
+
+def rounds(forecaster: Forecaster, symbols: Mapping[str, SymbolCandles]) -> int:
+    """Return how many rounds ``run_calibrated`` has."""
+    spans = [_span(forecaster, symbol, None, None) for symbol in symbols.values()]
+    return max((span.stop - span.start for span in spans), default=0)
+
+
+def _span(
+    forecaster: Forecaster, symbol: SymbolCandles, start_ms: int | None, stop_ms: int | None
+) -> slice:
+    """Return the places of the windows' last candles."""
     before = forecaster.window_length - 1  # candles of a window before its last
     stop = len(symbol.open_ms) if stop_ms is None else _at(symbol, stop_ms)
     start = max(before, 0 if start_ms is None else _at(symbol, start_ms))
-    last = slice(min(start, stop), stop)  # of the windows' last candles
+    return slice(min(start, stop), stop)
+
+
+def _table(
+    forecaster: Forecaster,
+    name: str,
+    symbol: SymbolCandles,
+    last: slice,
+    made: Prediction,
+    raw: Prediction | None = None,
+) -> pd.DataFrame:
     return forecast_table.build(
         name,
         symbol.open_ms[last],
         symbol.candles[last, 3],  # in 64 bits, as the stream takes it from the message
         forecaster.horizons,
         forecaster.quantile_levels,
-        predict_all(forecaster, symbol, last.start, last.stop, interval),
+        made,
+        raw,
     )
 
 

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -155,6 +156,51 @@ def pit(calibrations: Sequence[Calibration]) -> str:
             panel.set_xlabel("forecast probability below the outcome")
             panel.set_xlim(0, 1)
         axes[0][0].set_ylabel("density")
+        return _svg(figure)
+
+
+@dataclass(frozen=True)
+class ScoredStep:
+    """What is drawn of the scores of one step; over time, and as a whole."""
+
+    step: int
+    from_ms: Sequence[int]  # start of each period, UTC
+    coverage: Sequence[float | None]  # of 90 % intervals, as published
+    raw_coverage: Sequence[float | None]  # of the model's
+    skill: Sequence[float | None]  # against no model
+    pit: Sequence[float]  # histogram, shares
+    raw_pit: Sequence[float]
+
+
+def scores(steps: Sequence[ScoredStep]) -> str:
+    """Return coverage and skill over time, and PIT histograms, a column a step."""
+    with _figure(3, len(steps), 3.3 * len(steps) + 0.6, 6.6) as (figure, axes):
+        for column, one in enumerate(steps):
+            covered, skilled, transformed = axes[:, column]
+            times = pd.to_datetime(pd.Series(one.from_ms), unit="ms")
+            for values, colour, name in (
+                (one.raw_coverage, SLATE, "model alone"), (one.coverage, FLAME, "published"),
+            ):  # fmt: skip
+                shares = 100 * np.array(values, dtype=np.float64)
+                covered.plot(times, shares, "o-", color=colour, markersize=3, label=name)
+            covered.axhline(90, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            covered.set_title(_ahead(one.step))
+            skills_of = 100 * np.array(one.skill, dtype=np.float64)
+            skilled.plot(times, skills_of, "o-", color=FLAME, markersize=3)
+            skilled.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            edges = np.linspace(0, 1, len(one.pit) + 1)
+            transformed.stairs(np.array(one.pit) * len(one.pit), edges, color=FLAME, fill=True)
+            transformed.stairs(np.array(one.raw_pit) * len(one.pit), edges, color=SLATE)
+            transformed.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            transformed.set_xlabel("forecast probability below the outcome")
+            chosen = np.unique(np.linspace(0, len(times) - 1, 4).astype(int))
+            for panel in (covered, skilled):
+                panel.set_xticks(times.iloc[chosen], [f"{times.iloc[i]:%-d %b %y}" for i in chosen])
+        for panel, name in zip(
+            axes[:, 0], ("in 90 %, %", "skill against no model, %", "PIT density"), strict=True
+        ):
+            panel.set_ylabel(name)
+        axes[0, 0].legend(fontsize=8)
         return _svg(figure)
 
 

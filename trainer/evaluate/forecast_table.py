@@ -40,6 +40,7 @@ def build(
     horizons: tuple[int, ...],
     levels: tuple[float, ...],
     prediction: Prediction,
+    raw: Prediction | None = None,
 ) -> pd.DataFrame:
     """Return the rows of one symbol, by time and step.
 
@@ -50,6 +51,7 @@ def build(
         horizons: candles ahead, H of them.
         levels: of the quantiles, Q of them, the median among them.
         prediction: log returns (B, H, Q) and volatility (B, H); NaN without a forecast.
+        raw: the model's own, where these are calibrated; in columns like ``raw_q0.05``.
     """
     prices = to_prices(last_close, prediction)  # (B, H, Q)
     steps = len(horizons)
@@ -62,6 +64,10 @@ def build(
     }
     for i, level in enumerate(levels):
         columns[quantile_column(level)] = prices[:, :, i].ravel()
+    if raw is not None:
+        own = to_prices(last_close, raw)
+        for i, level in enumerate(levels):
+            columns[f"raw_{quantile_column(level)}"] = own[:, :, i].ravel()
     columns["volatility"] = prediction.volatility.ravel()
     return pd.DataFrame(columns)
 

@@ -26,13 +26,13 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from local.ports import HOST, free_ports
 from shared.candles import Candle
-from shared.forecaster import Due, ModelSet, forecast
+from shared.forecaster import ModelSet
 from shared.metrics import ApiMetrics
-from shared.window import Window
 from tests.candles import walk
 from tests.forecasters import PersistenceForecaster
 from tests.integration.api.test_stream import get, make_topics, publish, settings_of, start
 from tests.integration.processes import Processes, wait_until
+from tests.streams import Stream
 
 pytestmark = pytest.mark.integration
 
@@ -58,9 +58,9 @@ class Site:
         self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
         self.url = f"http://{HOST}:{port}"
         self._forecaster = PersistenceForecaster(LENGTH)
-        self._windows: dict[str, Window] = {}
-        self._read = [0, 0]  # candles, forecasts
-        self.live.hub.begin(("candles", "forecasts"), self._read, self._read)
+        self._worker = Stream(ModelSet(self._forecaster))
+        self._read = [0, 0, 0]  # candles, forecasts, scores
+        self.live.hub.begin(("candles", "forecasts", "scores"), self._read, self._read)
         registry = CollectorRegistry()
         app = create_app(
             ModelSet(self._forecaster),
@@ -94,31 +94,29 @@ class Site:
         self._thread.join(timeout=20)
 
     def play(self, candles: list[Candle], *, lag_ms: int = 12) -> None:
-        """Let candles, and the forecasts made at them, come in."""
+        """Let candles, and the forecasts and scores made at them, come in."""
         assert self._loop is not None
         done = threading.Event()
+        forecasts, scores = len(self._worker.forecasts), len(self._worker.scores)
+        self._worker.take(*candles)
+        market, now_ms = self.live.market, time.time_ns() // 1_000_000
 
         def take() -> None:
             for candle in candles:
-                self._take(candle, lag_ms)
+                origin = self._next(0)
+                self.live.hub.publish(origin, market.add_candle(candle, now_ms, origin))
+            for made in self._worker.forecasts[forecasts:]:
+                origin = self._next(1)
+                timed = made.model_copy(update={"made_at_ms": now_ms})
+                events = market.add_forecast(timed, now_ms + lag_ms, origin)
+                self.live.hub.publish(origin, events)
+            for settled in self._worker.scores[scores:]:
+                origin = self._next(2)
+                self.live.hub.publish(origin, market.add_scores(settled, origin))
             done.set()
 
         self._loop.call_soon_threadsafe(take)
         assert done.wait(30)
-
-    def _take(self, candle: Candle, lag_ms: int) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        window = self._windows.get(candle.symbol, Window(LENGTH))
-        window, _ = window.push(candle)
-        self._windows[candle.symbol] = window
-        origin = self._next(0)
-        self.live.hub.publish(origin, self.live.market.add_candle(candle, now_ms, origin))
-        if window.is_full:
-            due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
-            [made] = forecast(ModelSet(self._forecaster), [due], now_ms)
-            origin = self._next(1)
-            events = self.live.market.add_forecast(made, now_ms + lag_ms, origin)
-            self.live.hub.publish(origin, events)
 
     def _next(self, part: int) -> Origin:
         self._read[part] += 1
@@ -278,6 +276,16 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         expect(page.locator("#drift-note")).to_have_text(re.compile(r"chance \(0\.\d{3}\)"))
         assert "warn" in str(drift.locator("..").get_attribute("class"))  # a saw is no market
         expect(page.locator("#coverage-note")).to_contain_text("60 scored")
+        skill = page.locator("#rows td:nth-child(6)")
+        expect(skill).to_have_text(re.compile(r"^worse than no model \(.\d+\.\d %\)$"))
+        expect(page.locator("#calibration-note")).to_have_text(
+            "AAPL 1d, 1 candle ahead: the newest 60 forecasts that have been scored"
+        )
+        expect(page.locator("#pit div")).to_have_count(10)
+        expect(page.locator("#coverages tr")).to_have_count(3)
+        expect(page.locator("#skills dd").first).to_have_text(re.compile("^worse than no model"))
+        page.locator("#horizon").select_option("5")
+        expect(page.locator("#calibration-note")).to_contain_text("5 candles ahead: the newest 56")
         site.live.connected, site.live.lag = False, None
         expect(page.locator("#state")).to_have_text("Stream down")
         expect(page.locator("#lag")).not_to_have_text("0")

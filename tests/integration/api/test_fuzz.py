@@ -18,8 +18,9 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from tests.candles import walk
+from tests.streams import published
 from tests.unit.api.client import application
-from tests.unit.api.stream.test_market import forecasts_of, play
+from tests.unit.api.stream.test_market import play
 
 CHECKS = (
     not_a_server_error,
@@ -32,7 +33,7 @@ CHECKS = (
 def make_app() -> Any:
     market = Market()
     candles = walk(30)
-    play(market, candles, forecasts_of(candles), None)
+    play(market, candles, published(candles))
     live = StreamView(market, Hub(), connected=True, detail="following", lag=0)
     return application(live=live, streams=StreamLimits(longest_s=0.02))  # an end to every stream
 

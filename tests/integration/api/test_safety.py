@@ -19,9 +19,9 @@ from typing import Final
 import psutil
 import pytest
 
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from shared import bundle
+from shared.leash import Leash
 from tests.integration.api.test_serving import JSON, Api, request_body
 from tests.integration.processes import Processes, wait_until
 

@@ -22,11 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.edge.requests import MAX_BODY_BYTES
 from api.openapi import example_history
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from local.process import Process
 from shared import bundle
 from shared.forecaster import OnnxForecaster, to_prices
+from shared.leash import Leash
 from shared.window import even_times, held
 from tests.integration.processes import Processes, wait_until
 

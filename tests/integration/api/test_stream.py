@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from local.broker import Broker
-from local.leash import Leash
 from local.ports import HOST, free_ports
 from shared.candles import Candle
-from shared.forecaster import Due, ModelSet, forecast
+from shared.forecaster import ModelSet
 from shared.kafka import KafkaSettings
+from shared.leash import Leash
 from shared.topics import ensure, market_topics
-from shared.window import Window
 from tests.candles import walk
 from tests.forecasters import PersistenceForecaster
 from tests.integration.api.test_serving import Api, request_body
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import write, write_candles
+from tests.streams import Stream
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +39,8 @@ def make_topics(kafka: KafkaSettings) -> None:
 def start(processes: Processes, kafka: KafkaSettings, *more: str, port: int | None = None) -> Api:
     port = port or free_ports(1)[0]
     flags = ["--bootstrap", kafka.bootstrap, "--candles-topic", kafka.candles_topic]
-    flags += ["--forecasts-topic", kafka.forecasts_topic, "--port", str(port)]
+    flags += ["--forecasts-topic", kafka.forecasts_topic, "--scores-topic", kafka.scores_topic]
+    flags += ["--port", str(port)]
     api = Api(processes.start("api", *flags, *more), port)
     wait_until(api.is_ready, 60.0, "the API is ready", process=api.process)
     return api
@@ -50,24 +51,23 @@ def settings_of(bootstrap: str, name: Callable[[str], str]) -> KafkaSettings:
         bootstrap=bootstrap,
         candles_topic=name("candles"),
         forecasts_topic=name("forecasts"),
+        scores_topic=name("scores"),
         partitions=3,
         replication=1,
     )
 
 
 def publish(kafka: KafkaSettings, candles: list[Candle], before: int = 0) -> None:
-    """Publish candles and the forecasts made at them, those after the first ``before``."""
-    model = PersistenceForecaster(LENGTH)
-    window = Window(LENGTH)
-    made = []
-    for number, candle in enumerate(candles):
-        window, _ = window.push(candle)
-        if window.is_full and number >= before:
-            due = Due(candle.symbol, candle.interval, candle.close_ms, candle.close, window)
-            made += forecast(ModelSet(model), [due], now_ms=candle.close_ms)
+    """Publish candles, and the forecasts and scores made at them, after the first ``before``."""
+    worker = Stream(ModelSet(PersistenceForecaster(LENGTH)))
+    worker.take(*candles[:before])
+    forecasts, scores = len(worker.forecasts), len(worker.scores)
+    worker.take(*candles[before:])
     write_candles(kafka.bootstrap, kafka.candles_topic, candles[before:])
-    messages = [(made_forecast.symbol.encode(), made_forecast.encode()) for made_forecast in made]
-    write(kafka.bootstrap, kafka.forecasts_topic, messages)
+    made = [(one.symbol.encode(), one.encode()) for one in worker.forecasts[forecasts:]]
+    write(kafka.bootstrap, kafka.forecasts_topic, made)
+    settled = [(one.symbol.encode(), one.encode()) for one in worker.scores[scores:]]
+    write(kafka.bootstrap, kafka.scores_topic, settled)
 
 
 def get(api: Api, path: str) -> Any:

@@ -26,6 +26,7 @@ from tests.integration.workers import WorkerTopics
 
 SYMBOLS = 200
 DAYS_AHEAD = 2000  # more than any test needs
+NOW_MS = 1_800_000_000_000  # when a replay without a broker makes its messages
 
 
 class Load:
@@ -205,12 +206,12 @@ def replay(topics: WorkerTopics, models: Models) -> Replay:
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):
-        result = advance(messages[start : start + 512], table.get, models, 0, 1 << 52)
+        result = advance(messages[start : start + 512], table.get, models, 0, NOW_MS)
         table.update({key: state for key, (_, state) in result.states.items()})
         ids.update(made.id for _, made in result.forecasts)
         for _, encoded in result.scores:
             scores |= by_horizon(Scores.decode(encoded.value))
-    windows = {key: _content(state, models.window_length) for key, state in table.items()}
+    windows = {key: _content(state, models.longest_window) for key, state in table.items()}
     return Replay(windows, ids, scores)
 
 

@@ -18,10 +18,10 @@ import pytest
 
 from local.broker import Broker
 from local.cluster import Cluster
-from local.leash import Leash
 from local.ports import free_ports
 from shared import bundle, kafka
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 from tests.integration.api.test_serving import Api
 from tests.integration.faults.load import Load, settle, unlike_a_replay
@@ -39,7 +39,7 @@ AWAY_S = 45.0 if ROUNDS > 1 else 5.0
 """Long enough for aiokafka to give up a batch, 40 s, where there is time."""
 
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
-WARM_UP = MODELS.window_length - 1
+WARM_UP = MODELS.default.window_length - 1
 REPLICATED = ("--replication", "3")
 
 

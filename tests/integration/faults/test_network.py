@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker, Proxied
-from local.leash import Leash
 from local.ports import free_ports
 from local.proxy import Proxy
 from shared import bundle
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.leash import Leash
 from shared.topics import ensure, market_topics
 from stream_app.settings import WorkerSettings
 from tests.integration.api.test_serving import Api
@@ -33,7 +33,7 @@ NOTICED_S = 20.0
 RECOVERED_S = 15.0
 RESETS_S = 20.0
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
-WARM_UP = MODELS.window_length - 1
+WARM_UP = MODELS.default.window_length - 1
 
 
 @dataclass(frozen=True)

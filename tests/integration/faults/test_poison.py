@@ -1,22 +1,24 @@
 """One message of every hostile kind on every topic, under load, with all processes running.
 
-Every good candle has its forecast and the trainer reads it, probes tell the truth, memory stays,
-and each hostile message is accounted for. Candles come from a client that is not aiokafka, in each
-of Kafka's codecs.
+Every good candle has its forecast and its scores and the trainer reads it, probes tell the truth,
+memory stays, and each hostile message is accounted for. Candles come from a client that is not
+aiokafka, in each of Kafka's codecs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import cramjam
 import psutil
@@ -24,23 +26,35 @@ import pytest
 from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 
+from local.accounting import Accounting, Summary
 from local.broker import Broker
+from local.follow import Follower
 from local.ports import free_ports
+from local.process import Process
 from shared.candles import Candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import KafkaSettings
-from shared.topics import ensure, market_topics
+from shared.score_messages import InvalidScore, Scores
+from shared.topics import changelog_of, ensure, market_topics
 from tests import record_batches
 from tests.candles import candle, values_of, walk
 from tests.integration.api.test_serving import Api
 from tests.integration.api.test_stream import get, start
 from tests.integration.processes import Processes, wait_until
-from tests.integration.stream_app.test_worker import WARM_UP, bad_messages, given, interleaved, owed
+from tests.integration.stream_app.test_worker import (
+    MODEL,
+    WARM_UP,
+    bad_messages,
+    given,
+    interleaved,
+    owed,
+)
 from tests.integration.topics import count, read, write
-from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
+from tests.integration.workers import RunningWorker, WorkerTopics, launch_worker, start_worker
 from tests.kafka import kafka_at
-from tests.poison import POISON
+from tests.poison import POISON, SCORES
 from tests.record_batches import Message, batch
+from tests.unit.stream_app import test_changelog_poison as changelog
 from trainer import snapshot
 
 pytestmark = pytest.mark.integration
@@ -63,6 +77,28 @@ HOSTILE: dict[str, bytes] = {
     "nothing at all": batch([(None, None, [])]),
 }
 """Single messages on the candles topic, each of which owes one dead letter."""
+
+
+CHANGELOG: Final = [
+    (key, value)
+    for name, (key, value) in changelog.POISON.items()
+    if key is not None and name != "unreadable"  # which is damage on the disk
+]
+"""Records of the changelog that the broker takes: a compacted topic's have keys."""
+
+
+def owed_scores(candles: Sequence[Candle]) -> set[tuple[str, int, int]]:
+    """Return symbol, close and step of every horizon that a candle settles."""
+    series: dict[str, list[int]] = {}
+    for made in candles:
+        series.setdefault(made.symbol, []).append(made.close_ms)
+    return {
+        (symbol, close_ms, step)
+        for symbol, closes in series.items()
+        for at, close_ms in enumerate(closes)
+        for step in MODEL.horizons
+        if at - step >= WARM_UP
+    }
 
 
 def packed(codec: int, pack: Callable[[bytes], bytes], messages: Sequence[Message]) -> bytes:
@@ -139,9 +175,13 @@ class Scene:
         self,
         plain: Sequence[tuple[bytes | None, bytes | None]],
         batches: Sequence[bytes],
-        between: tuple[Iterable[Candle], Iterable[Candle]],
-    ) -> None:
-        """Send every hostile message to candles and forecasts, between good candles."""
+        between: tuple[Sequence[Candle], Sequence[Candle]],
+    ) -> int:
+        """Send every hostile message to every topic, between good candles.
+
+        Returns:
+            How many messages the dead letters now have that are not the worker's.
+        """
         bootstrap, candles, forecasts = (
             self.topics.bootstrap, self.topics.candles, self.topics.forecasts,
         )  # fmt: skip
@@ -151,7 +191,14 @@ class Scene:
         self.send(candles, batches[5:])
         write(bootstrap, forecasts, [(b"AAPL", value) for value, _ in POISON.values()])
         self.send(forecasts, batches)
+        write(bootstrap, self.topics.scores, [(b"AAPL", value) for value, _ in SCORES.values()])
+        self.send(self.topics.scores, batches)
+        self.send(self.topics.dlq, batches)
+        letters = {made.symbol: made for made in between[0]}  # one in each codec
+        send_candles(bootstrap, self.topics.dlq, letters.values())
+        write(bootstrap, changelog_of(self.topics.group), CHANGELOG)
         send_candles(bootstrap, candles, between[1])
+        return len(batches) + len(letters)
 
     def damage(self, topic: str) -> int:
         """Damage batches of a topic in ways that no client can; return how many."""
@@ -166,6 +213,87 @@ class Scene:
             with suppress(InvalidForecast):
                 found.append(Forecast.decode(record.value))
         return found
+
+    def scores(self) -> set[tuple[str, int, int]]:
+        """Return symbol, close and step of every horizon that the scores topic has scores of."""
+        found = set()
+        for record in read(self.topics.bootstrap, self.topics.scores):
+            with suppress(InvalidScore):
+                made = Scores.decode(record.value)
+                found |= {(made.symbol, made.close_ms, one.step) for one in made.horizons}
+        return found
+
+    def account(self) -> Summary:
+        """Return what the demo makes of all topics."""
+        account = Accounting(MODEL.window_length, MODEL.horizons)
+
+        async def follow() -> None:
+            async with Follower(self.topics_as_settings(), account) as follower:
+                reading = asyncio.create_task(follower.run())
+                async with asyncio.timeout(60):
+                    while not await follower.has_read_all():  # noqa: ASYNC110 - no event tells it
+                        await asyncio.sleep(0.1)
+                reading.cancel()
+
+        asyncio.run(follow())
+        return account.summary()
+
+    def check_outputs(self, good: Sequence[Candle]) -> None:
+        """Read forecasts and scores, as anybody does and as the demo does: none is missing."""
+        assert given(self.forecasts()) == owed(good)
+        assert self.scores() == owed_scores(good)
+        account = self.account()
+        assert (account.missing_forecasts, account.missing_scores) == (0, 0)
+        assert account.scores_out == len(owed_scores(good))
+        assert account.dead_letters == len(read(self.topics.bootstrap, self.topics.dlq))
+
+    def check_dead_letters(self, expected: int, unreadable: int) -> None:
+        """Read the dead letters: ours, and what others have put there."""
+        reasons = Counter(
+            reason.decode()
+            for letter in read(self.topics.bootstrap, self.topics.dlq)
+            if (reason := letter.headers.get("candlecast-reason")) is not None
+        )
+        assert reasons.total() == expected
+        assert reasons["unreadable"] == unreadable
+
+    def check_tail(self, tail: Process) -> None:
+        """Read what ``candlecast tail`` has printed: every forecast, and nothing that controls."""
+        shown = tail.log.read_text()
+        assert all(f'"id":"{made.id}"' in shown for made in self.forecasts())
+        assert shown.replace("\n", "").isprintable()
+
+    def start_watch(self, folder: Path) -> RunningWorker:
+        """Start the trainer's watch, which reads the candles each second and trains nothing."""
+        port = free_ports(1)[0]
+        process = self.processes.start(
+            "trainer", "watch", "--bootstrap", self.topics.bootstrap,
+            "--candles-topic", self.topics.candles, "--min-windows", "1000000",
+            "--poll-seconds", "1", "--metrics-port", str(port),
+            "--models", str(folder / "models"), "--snapshots", str(folder / "snapshots"),
+        )  # fmt: skip
+        return RunningWorker(process, port)
+
+    def check_what_is_left(self, worker: RunningWorker, more: Sequence[Candle]) -> None:
+        """Start the worker again: it names the changelog's poison, and goes on with another group.
+
+        Args:
+            worker: which has ended.
+            more: candles that come then; they have forecasts.
+        """
+        again = launch_worker(self.processes, self.topics)
+        assert again.process.wait(60) == 1
+        place = rf"topic {changelog_of(self.topics.group)}, partition \d, offset \d+, key "
+        said = re.search(f"{place}[^\n]*--group", again.process.log.read_text())
+        assert said, again.process.log_tail()
+        other = replace(self.topics, group=f"{self.topics.group}-2")
+        worker = start_worker(self.processes, other)
+        send_candles(self.topics.bootstrap, self.topics.candles, more)
+        wait_until(
+            lambda: given(self.forecasts()) >= given_of(more),
+            DONE_S, "forecasts of another group", process=worker.process,
+        )  # fmt: skip
+        assert worker.process.stop(15) == 0
 
     def start_producer(self, path: Path, candles: Iterable[Candle]) -> RunningWorker:
         """Start our own producer on a file of candles, at a pace that lasts."""
@@ -201,17 +329,19 @@ class Scene:
             update={
                 "candles_topic": self.topics.candles,
                 "forecasts_topic": self.topics.forecasts,
+                "scores_topic": self.topics.scores,
             }
         )
 
-    def use_tools(self) -> None:
-        """Run the tools that read the candles and the dead letters."""
+    def use_tools(self, symbols: Sequence[str]) -> None:
+        """Run the tools that read the candles and the dead letters, those of symbols in codecs."""
         for command in ("list", "show", "replay"):
             argv = [sys.executable, "-m", "stream_app", "dlq", command, *self.topics.flags()]
-            argv += ["--dry-run"] * (command == "replay")
+            argv += ["--dry-run"] * (command == "replay") + ["--limit", "1000"]
             done = subprocess.run(argv, check=False, capture_output=True, timeout=60)
             assert done.returncode == 0, done.stderr
             assert b"\x1b" not in done.stdout
+            assert command != "list" or all(name.encode() in done.stdout for name in symbols)
         producer = self.processes.start(
             "producer", *self.topics.flags(), "--metrics-port", "0", "--symbols", "AAPL"
         )
@@ -219,9 +349,19 @@ class Scene:
         assert producer.exit_code == 0
 
 
+def given_of(candles: Sequence[Candle]) -> set[tuple[str, int]]:
+    """Return symbol and close of candles."""
+    return {(made.symbol, made.close_ms) for made in candles}
+
+
 def ignored_by(api: Api) -> float:
+    """Return how many candles and forecasts the API has passed over."""
     lines = api.ask("GET", "/metrics")[1].splitlines()
-    counts = [line for line in lines if line.startswith("candlecast_stream_ignored_total{")]
+    counts = [
+        line
+        for line in lines
+        if line.startswith("candlecast_stream_ignored_total{") and "invalid_score" not in line
+    ]
     return sum(float(line.rpartition(" ")[2]) for line in counts)
 
 
@@ -237,23 +377,36 @@ class Running:
     worker: RunningWorker
     api: Api
     producer: RunningWorker
+    watch: RunningWorker
+    tail: Process
 
     def memory(self) -> list[int]:
-        """Return the bytes that worker and API hold."""
-        return [memory_of(process.pid) for process in (self.worker.process, self.api.process)]
+        """Return the bytes that worker, API, watch and tail hold."""
+        processes = (self.worker.process, self.api.process, self.watch.process, self.tail)
+        return [memory_of(process.pid) for process in processes]
 
     def are_well(self) -> bool:
         """Tell that all say that they work, which they do; the producer until it is done."""
         for path in ("/livez", "/readyz"):
             assert self.worker.probe(path) == 200, path
             assert self.api.ask("GET", path)[0] == 200, path
+            assert self.watch.probe(path) == 200, path
             if self.producer.process.exit_code is None and self.producer.probe(path) != 200:
                 assert self.producer.process.wait(5) == 0, path
+        assert self.tail.exit_code is None
         return True
+
+    def wait_for_a_look(self) -> None:
+        """Wait until the watch has looked again."""
+        name = "candlecast_trainer_looked_timestamp_seconds"
+        looked_s = self.watch.metrics()[name]
+        wait_until(lambda: self.watch.metrics()[name] > looked_s, 30, "a look of the watch")
 
     def stop(self) -> None:
         """End them in order."""
         assert self.producer.process.wait(15) == 0
+        assert self.watch.process.stop(15) in {0, 130, 143}
+        assert self.tail.stop(15) in {0, 130, 143}
         assert self.worker.process.stop(15) == 0
         assert self.api.process.stop(15) == 0
 
@@ -271,16 +424,24 @@ def test_no_message_stops_a_process_or_costs_a_candle(
     scene = Scene(broker, topics, processes)
     kafka = scene.topics_as_settings()
     asyncio.run(ensure(kafka, market_topics(kafka)))
-    on_disk = [scene.damage(topic) for topic in (topics.candles, topics.forecasts)]
+    on_disk = [
+        scene.damage(topic)
+        for topic in (topics.candles, topics.forecasts, topics.scores, topics.dlq)
+    ]
     plain_batches = 17 - 3  # of four messages that are not JSON
 
     symbols = ("AAPL", "MSFT", "^GSPC", "BTC-USD", "IBM")
-    series = [walk(WARM_UP + 40, symbol=symbol) for symbol in symbols]
+    series = [walk(WARM_UP + 41, symbol=symbol) for symbol in symbols]
     first = [candle for candles in series for candle in candles[: WARM_UP + 10]]
     more = [candle for candles in series for candle in candles[WARM_UP + 10 : WARM_UP + 25]]
-    rest = [candle for candles in series for candle in candles[WARM_UP + 25 :]]
+    rest = [candle for candles in series for candle in candles[WARM_UP + 25 : -1]]
     worker = start_worker(processes, topics)
-    api = start(processes, kafka)
+    watch = scene.start_watch(tmp_path)
+    api = start(processes, kafka, "--scores-topic", topics.scores)
+    tail = processes.candlecast(
+        "tail", "--bootstrap", topics.bootstrap, "--forecasts-topic", topics.forecasts,
+        "--lines", "100000",
+    )  # fmt: skip
     send_candles(topics.bootstrap, topics.candles, first)
     wait_until(
         lambda: given(scene.forecasts()) == owed(first),
@@ -290,17 +451,18 @@ def test_no_message_stops_a_process_or_costs_a_candle(
     load = interleaved([f"LOAD{i}" for i in range(4)], WARM_UP + 60)
     producer = scene.start_producer(tmp_path / "load.csv", load)
     wait_until(lambda: producer.probe("/readyz") == 200, 30, "the producer is ready")
-    good = [candle for candles in series for candle in candles] + load
+    wait_until(lambda: watch.probe("/readyz") == 200, 60, "the watch", process=watch.process)
+    good = [*first, *more, *rest, *load]
 
-    running = Running(worker, api, producer)
+    running = Running(worker, api, producer, watch, tail)
     before = running.memory()
 
     plain = [message for ten in bad_messages().values() for message in ten[:1]]
     hostile = [*HOSTILE.values(), *bombs()]
-    scene.send_hostile(plain, hostile, between=(more, rest))
+    others = 4 * 17 + scene.send_hostile(plain, hostile, between=(more, rest))
     expected = len(plain) + len(hostile) + on_disk[0] + 4 * plain_batches
     wait_until(
-        lambda: running.are_well() and count(topics.bootstrap, topics.dlq) >= expected,
+        lambda: running.are_well() and count(topics.bootstrap, topics.dlq) >= expected + others,
         DONE_S, f"{expected} dead letters", process=worker.process,
     )  # fmt: skip
     assert producer.process.exit_code is None, "the load was over before the messages were read"
@@ -309,19 +471,18 @@ def test_no_message_stops_a_process_or_costs_a_candle(
         lambda: running.are_well() and shown_by(api) == newest,
         DONE_S, "the API has the newest forecasts", process=worker.process,
     )  # fmt: skip
-    assert given(scene.forecasts()) == owed(good)
+    scene.check_outputs(good)
     assert scored_by(api) == newest.keys()
-    letters = read(topics.bootstrap, topics.dlq)
-    reasons = Counter(letter.headers["candlecast-reason"].decode() for letter in letters)
-    assert reasons.total() == expected
-    assert reasons["unreadable"] == on_disk[0] + 1 + 2, "on the disk, a header's name, two bombs"
+    scene.check_dead_letters(expected, unreadable=on_disk[0] + 1 + 2)  # a header, two bombs
     of_forecasts = len(POISON) + len(hostile) + on_disk[1] + 4 * plain_batches
     assert ignored_by(api) == expected + of_forecasts
+    running.wait_for_a_look()
     after = running.memory()
     grown = [now / then for now, then in zip(after, before, strict=True)]
     assert max(grown) < MEMORY, grown
     assert running.are_well()
     scene.check_snapshot(tmp_path, good, expected)
-    scene.send(topics.dlq, hostile)
-    scene.use_tools()
+    scene.use_tools(symbols)
+    scene.check_tail(tail)
     running.stop()
+    scene.check_what_is_left(worker, [candles[-1] for candles in series])

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker
-from local.leash import Leash
 from shared import bundle
 from shared.forecaster import ModelSet, OnnxForecaster
+from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 from tests.integration.faults.load import (
     Account,
@@ -49,7 +49,7 @@ FLAGS = ("--session-seconds", str(SESSION_S))
 DONE_S = 90.0
 
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
-WARM_UP = MODELS.window_length - 1
+WARM_UP = MODELS.default.window_length - 1
 
 
 class Crew:
@@ -139,7 +139,7 @@ def account(crew: Crew, load: Load) -> Account:
     print(json.dumps(counts | {"per_second": round(len(owed) / load.seconds)}))
     assert settled.is_clean, settled
     expected = replay(crew.topics, MODELS)
-    assert recovered_windows(crew.topics, MODELS.window_length) == expected.windows
+    assert recovered_windows(crew.topics, MODELS.longest_window) == expected.windows
     assert len(expected.scores) > 2 * len(owed)
     assert missing_scores(crew.topics, expected) == 0
     return settled

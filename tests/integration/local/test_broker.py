@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from local import jars
 from local.broker import Broker, BrokerError
-from local.leash import Leash
 from local.process import Process
+from shared.leash import Leash
 from shared.topics import Topic, ensure
 from tests.integration.processes import runs, wait_until
 from tests.kafka import kafka_at

@@ -16,10 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from local.broker import Broker
-from local.leash import Leash
 from local.yahoo import real_now_ms
 from shared.candles import decode_candle
 from shared.history import ReadOptions, bundled, from_file
+from shared.leash import Leash
 from shared.topics import BROKERS_TIME, Topic, ensure
 from tests import panels
 from tests.candles import candle

@@ -20,7 +20,7 @@ from shared.candles import FUTURE_TOLERANCE_MS, Candle, RejectReason
 from shared.forecasts import Forecast
 from shared.topics import BROKERS_TIME, Topic, changelog_of, ensure
 from stream_app.settings import WorkerSettings
-from stream_app.state import TAIL_KEY
+from stream_app.state import span_keys
 from tests.candles import candle, walk
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import (
@@ -399,7 +399,7 @@ def test_a_series_that_is_silent_for_long_is_forgotten_with_its_records(
     )
     records = read(topics.bootstrap, changelog_of(topics.group))
     tombstones = [record.key for record in records if record.value is None]
-    assert tombstones == [b"OLD|1d", b"OLD|1d" + TAIL_KEY]
+    assert tombstones == [b"OLD|1d", *span_keys(b"OLD|1d")]
     assert second.process.stop(15) == 0
 
 

@@ -25,7 +25,7 @@ from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
 from shared.history import bundled
 from shared.window import Window
-from tests.unit.api.client import application, predict
+from tests.unit.api.client import application, call
 from trainer import dataset, export
 from trainer.__main__ import main
 from trainer.dataset import Source
@@ -222,8 +222,11 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     assert len(table) == 2 * (1000 - length + 1) * 3
     assert list(table.columns) == [
         "symbol", "open_ms", "step", "last_close", "predicted_close", "q0.01", "q0.025", "q0.05",
-        "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95", "q0.975", "q0.99", "volatility",
+        "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95", "q0.975", "q0.99",
+        *(f"raw_{name}" for name in table.columns[5:16]), "volatility",
     ]  # fmt: skip
+    assert (table["q0.5"] == table["raw_q0.5"]).all()
+    assert (table["q0.9"] != table["raw_q0.9"]).mean() > 0.9
     assert np.isfinite(table.drop(columns="symbol").to_numpy(dtype=float)).all()
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line.partition(": ")[2] for line in told if "left out" in line] == [
@@ -247,14 +250,16 @@ def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path)
     assert [name for name in table.columns if name[0] == "q"] == ["q0.2", "q0.5", "q0.95"]
     assert set(table["step"]) == {2, 7}
     forecaster = OnnxForecaster(bundle.load(tmp_path / "b"))
-    used = dataset.load(candles).symbols["IBM"].candles[-forecaster.lengths("1d")[-1] :]
-    names = ("open", "high", "low", "close", "volume")
-    history = [dict(zip(names, one, strict=True)) for one in used.tolist()]
-    answer = predict(application(forecaster), history).json()
+    used = dataset.load(candles).symbols["IBM"]
+    names = ("open_ms", "open", "high", "low", "close", "volume")
+    rows_used = zip(used.open_ms.tolist(), *used.candles.T.tolist(), strict=True)
+    history = [dict(zip(names, row, strict=True)) for row in rows_used]
+    body = {"histories": [{"interval": "1d", "candles": history}]}
+    [answer] = call(application(forecaster), "POST", "/v1/forecasts", json=body).json()["forecasts"]
     rows = table[table["symbol"] == "IBM"].tail(2)
     assert [one["step"] for one in answer["horizons"]] == rows["step"].tolist()
     for told, (_, row) in zip(answer["horizons"], rows.iterrows(), strict=True):
-        expected = {level: row[f"q{level}"] for level in ("0.2", "0.5", "0.95")}
+        expected = {level: row[f"raw_q{level}"] for level in ("0.2", "0.5", "0.95")}
         assert told["quantiles"] == pytest.approx(expected, rel=1e-6)
         assert told["volatility"] == pytest.approx(row["volatility"], rel=1e-6)
 

@@ -9,18 +9,20 @@ import math
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from mlflow import MlflowClient
 
-from local.leash import Leash
 from shared import bundle
 from shared.candles import Candle
+from shared.leash import Leash
 from shared.model_store import Decision, ModelStore
 from shared.topics import candles_topic, ensure
 from tests.candles import candle
@@ -87,6 +89,16 @@ def journal(tmp_path: Path) -> list[dict[str, Any]]:
     return attempts
 
 
+def probe(address: str) -> tuple[int, str]:
+    """Return the status of a probe, and how what it says begins."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310
+            status, body = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, body = error.code, error.read()
+    return status, " ".join(json.loads(body)["detail"].split()[:2])
+
+
 def test_a_better_challenger_is_promoted_and_the_rest_told(
     flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,28 +135,39 @@ def test_a_better_challenger_is_promoted_and_the_rest_told(
     assert "nothing is trained: no new candle" in caplog.text
 
 
+def trainings_of(pid: int) -> list[psutil.Process]:
+    """Return the trainings that a watch has started."""
+    return [child for child in psutil.Process(pid).children() if "fit" in child.cmdline()]
+
+
 def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
     flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = tmp_path / "watch.log"
     with Leash() as leash, log.open("wb") as stream:
         child = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "watch", *flags],
+            [sys.executable, "-m", "trainer", "watch", *flags, "--max-hours", "0.002"],
             stderr=stream,
             start_new_session=True,
         )
-        leash.hold(child.pid)  # it ends the training too, which outlives a killed watch
+        leash.hold(child.pid)
         try:
             wait_until(lambda: "training on the candles" in log.read_text(), 60, "a training")
             [where] = [line for line in log.read_text().splitlines() if "metrics at" in line]
             address = where.split("metrics at ")[1].split("/metrics")[0]
-            with urllib.request.urlopen(f"{address}/livez", timeout=5) as answer:  # noqa: S310
-                assert b"training since" in answer.read()
+            assert probe(f"{address}/livez") == (200, "training since")
+            training = wait_until(lambda: trainings_of(child.pid), 20, "the training's process")[0]
+            training.suspend()
+            wait_until(
+                lambda: probe(f"{address}/livez") == (503, "training since"),
+                30, "a red probe while the training stands still",
+            )  # fmt: skip
             assert main(["watch", *flags, "--once"]) == 1
             assert "holds the lease" in caplog.text
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait(10)
+        wait_until(lambda: not training.is_running(), 10, "the training ends with its watch")
     champion = ModelStore(str(tmp_path / "models")).champions().at("1d")
     assert champion is not None
     assert champion.choice.version.startswith("late-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -14,6 +15,7 @@ from local.accounting import Accounting, Coverage, Latency, LatencyCounts
 from shared.candles import DAY_MS, Candle
 from shared.forecasts import Forecast
 from shared.score_messages import HorizonScore, Scores
+from tests.poison import forecast_of, scores_of
 
 NEEDED = 3
 NO_SCORES = (0, 0, Coverage({}, {}))
@@ -191,3 +193,16 @@ def test_scores_may_be_read_before_their_candle() -> None:
         account.candle(candle(day), append_ms=0)
     assert account.missing_scores == 1
     assert not account._early_scores
+
+
+def test_forecasts_and_scores_without_a_candle_do_not_add_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(accounting, "MOST_EARLY", 5)
+    account = Accounting(3, horizons=(1,))
+    for at in range(20):
+        fields = {"id": f"{at}", "symbol": f"JUNK{at}"}
+        account.forecast(Forecast.decode(json.dumps(forecast_of(**fields)).encode()), 7)
+        account.score(Scores.decode(json.dumps(scores_of(**fields)).encode()))
+    assert len(account._early) == len(account._early_scores) == 5
+    assert account.missing == account.missing_scores == 0

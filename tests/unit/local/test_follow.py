@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from aiokafka import ConsumerRecord
 
@@ -8,7 +10,7 @@ from local.follow import Follower
 from shared.kafka import KafkaSettings, Record
 from tests.candles import walk
 from tests.memory_kafka import install
-from tests.poison import POISON
+from tests.poison import POISON, SCORES, horizon_score_of, scores_of
 from tests.unit.api.stream.test_market import forecasts_of
 
 
@@ -27,15 +29,15 @@ def test_one_bad_forecast_does_not_end_the_demo(monkeypatch: pytest.MonkeyPatch,
     assert list(follower.newest.values()) == [made]
 
 
-NOISE = (None, b"", b"{", b"[]", b"\xff" * 99, b'{"id": 1}', b"x" * 99_999)
-
-
-@pytest.mark.parametrize("value", NOISE)
+@pytest.mark.parametrize("name", SCORES)
 def test_one_bad_message_of_scores_does_not_end_the_demo(
-    monkeypatch: pytest.MonkeyPatch, value: bytes | None
+    monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     install(monkeypatch)
     kafka = KafkaSettings.read([], "tests")
     follower = Follower(kafka, Accounting(3))
-    follower._take(record(kafka.scores_topic, 0, value), 1)
+    good = json.dumps(scores_of(horizon_score_of(1), horizon_score_of(5))).encode()
+    follower._take(record(kafka.scores_topic, 0, SCORES[name][0]), 1)
     assert follower._account.scores == 0
+    follower._take(record(kafka.scores_topic, 1, good), 1)
+    assert follower._account.scores == 2

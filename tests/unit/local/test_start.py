@@ -15,11 +15,11 @@ from local import jars
 from local.__main__ import exit_code, main
 from local.accounting import Coverage, Latency, Summary
 from local.demo import End, run_folder
-from local.leash import Leash
 from local.ports import free_ports
 from local.process import tail
 from local.settings import LocalSettings
 from local.system import PartFailed, source_flags
+from shared.leash import Leash
 from shared.process import Exit
 
 

@@ -118,7 +118,7 @@ def test_series_wait_for_a_longer_window_one_by_one(
     promote(Recipe(name="short", window_length=4))
     promote(Recipe(name="long", window_length=9))
     watch.begin()
-    assert watch.served.window_length == 9
+    assert watch.served.longest_window == 9
     assert [name(watch, held=held) for held in (9, 8, 5, 4, 3)] == [
         "long", "short", "short", "short", "short",
     ]  # fmt: skip

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +17,12 @@ from shared.candles import Candle
 from shared.forecaster import ModelSet
 from shared.forecasts import Forecast
 from shared.score_messages import HorizonScore, InvalidScore, Scores
-from shared.scores import pinball, pit
-from stream_app.ledger import CORRECTABLE
-from stream_app.pipeline import Incoming, advance
+from stream_app.ledger import CORRECTABLE, layouts_in
+from stream_app.state import SymbolState
 from tests.candles import candle
-from tests.forecasters import LastMove, PersistenceForecaster
-
-NOW_MS = 2_000_000_000_000
-MODELS = ModelSet(PersistenceForecaster(window_length=20, horizons=(1, 2, 5)))
+from tests.forecasters import LastMove
+from tests.poison import SCORES, horizon_score_of, scores_of
+from tests.streams import Stream
 
 
 def prices(count: int, seed: int = 0) -> list[float]:
@@ -33,26 +34,23 @@ def days(count: int, symbol: str = "AAPL", seed: int = 0) -> list[Candle]:
     return [candle(day, price, symbol=symbol) for day, price in enumerate(prices(count, seed))]
 
 
-class Stream:
-    """A worker's table and what it published."""
+def pinball(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
+    """Koenker and Bassett's loss, level by level."""
+    losses = [
+        max(level * (outcome - quantile), (level - 1) * (outcome - quantile))
+        for level, quantile in zip(levels, quantiles, strict=True)
+    ]
+    return sum(losses) / len(levels)
 
-    def __init__(self, models: ModelSet = MODELS) -> None:
-        self.models = models
-        self.table: dict[bytes, bytes] = {}
-        self.forecasts: list[Forecast] = []
-        self.scores: list[Scores] = []
-        self.offset = 0
 
-    def take(self, *candles: Candle) -> None:
-        incoming = [
-            Incoming(one.symbol.encode(), one.encode(), 0, self.offset + at, NOW_MS)
-            for at, one in enumerate(candles)
-        ]
-        self.offset += len(candles)
-        result = advance(incoming, self.table.get, self.models, 20, NOW_MS)
-        self.table.update({key: state for key, (_, state) in result.states.items()})
-        self.forecasts += [made for _, made in result.forecasts]
-        self.scores += [Scores.decode(scores.value) for _, scores in result.scores]
+def pit(outcome: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
+    """The forecast probability of a lower outcome, linear between the quantiles."""
+    at = bisect_left(quantiles, outcome)
+    if at == 0:
+        return levels[0] / 2
+    if at == len(quantiles):
+        return (1 + levels[-1]) / 2
+    return float(np.interp(outcome, quantiles, levels))
 
 
 def expected(forecasts: list[Forecast], candles: list[Candle]) -> dict[Any, dict[str, Any]]:
@@ -187,6 +185,25 @@ def test_a_correction_teaches_nothing() -> None:
     assert last[0] == last[1]  # made before the correction
 
 
+def test_the_newest_corrections_are_what_the_worker_calibrates_by() -> None:
+    """So a reader of the topic can correct a forecast as the worker's next one, bit for bit."""
+    stream = Stream()
+    for one in days(70):
+        stream.take(one)
+    newest = {
+        horizon.step: horizon.correction
+        for scores in stream.scores
+        for horizon in scores.horizons
+        if horizon.correction is not None
+    }
+    ledger = SymbolState.decode(stream.table[b"AAPL|1d"], 20).ledger
+    grid = layouts_in(ledger.layouts)[0].grid
+    offsets_end = 3 + len(grid.levels)  # the baseline's quantiles follow
+    restored = grid.restored(newest)[:, :offsets_end]
+    assert np.array_equal(restored, ledger.state()[:, :offsets_end])
+    assert restored[0, 0] == 70 - 20
+
+
 def test_a_late_candle_and_a_duplicate_settle_nothing() -> None:
     stream = Stream()
     candles = days(40)
@@ -216,18 +233,17 @@ def test_flat_candles_are_scored() -> None:
     assert stream.forecasts[-1].horizons[0].quantiles["0.95"] > 100.0
 
 
-def test_what_is_not_a_score_is_refused_by_name() -> None:
-    stream = Stream()
-    stream.take(*days(25))
-    good = stream.scores[-1]
-    assert Scores.decode(good.encode()) == good
-    for value, said in (
-        (None, "expected scores, got nothing"),
-        (b"{", "expected JSON"),
-        (b" " * (1 << 17), "at most 65536 bytes"),
-        (good.model_copy(update={"close": -1.0}).encode(), "close: "),
-        (good.model_copy(update={"horizons": ()}).encode(), "horizons: "),
-    ):
-        with pytest.raises(InvalidScore, match=said):
-            Scores.decode(value)
-    assert set(HorizonScore.model_fields) == set(good.horizons[0].model_dump())
+@pytest.mark.parametrize("name", SCORES)
+def test_what_is_not_a_score_is_refused_by_name(name: str) -> None:
+    value, said = SCORES[name]
+    with pytest.raises(InvalidScore, match=said) as refused:
+        Scores.decode(value)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 500
+
+
+def test_the_scores_that_the_poison_is_made_of_are_valid() -> None:
+    fields = scores_of(horizon_score_of(1), horizon_score_of(5))
+    made = Scores.decode(json.dumps(fields).encode())
+    assert Scores.decode(made.encode()) == made
+    assert set(HorizonScore.model_fields) == set(horizon_score_of())

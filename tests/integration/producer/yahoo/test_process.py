@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker
-from local.leash import Leash
 from local.yahoo import Fault, YahooStandIn, real_now_ms
 from local.yahoo.market import open_now
 from producer.yahoo.bars import GRACE_MS
 from shared.candles import DAY_MS, MINUTE_MS
 from shared.history import bundled
+from shared.leash import Leash
 from tests.candles import values_of
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import (

@@ -8,9 +8,15 @@ import httpx
 import numpy as np
 import pytest
 
+from api.stream.follower import StreamView
+from api.stream.hub import Hub
+from api.stream.market import Market
 from shared.candles import DAY_MS
+from shared.forecaster import ModelSet
 from tests.forecasters import PersistenceForecaster
+from tests.streams import Stream
 from tests.unit.api.client import LENGTH, Stub, application, call, history, predict, problem_of
+from tests.unit.stream_app.test_scoring import days
 
 START_MS = 1_262_563_200_000  # a Monday
 APP = application()
@@ -108,6 +114,44 @@ def test_what_cannot_be_is_named(body: dict[str, Any], field: str, rule: str) ->
     assert answer.status_code == 422
     [error] = problem_of(answer).errors
     assert (error.field, error.rule) == (field, rule)
+
+
+def test_a_series_of_the_stream_is_calibrated_as_its_next_forecast() -> None:
+    """The very numbers of the topic; without its name, and without Kafka, the model's own."""
+    candles = days(70)
+    model = PersistenceForecaster(LENGTH, horizons=(1, 2, 5))
+    stream = Stream(ModelSet(model))
+    stream.take(*candles)
+    market = Market()
+    for at, scores in enumerate(stream.scores):
+        market.add_scores(scores, (2, at))
+    live = StreamView(market, Hub(), connected=True, detail="following", lag=0)
+    app = application(model, live=live)
+    fields = {"open", "high", "low", "close", "volume", "open_ms", "close_ms"}
+    rows = [one.model_dump(include=fields) for one in candles[-LENGTH:]]
+    plain = {"interval": "1d", "candles": rows}
+    body = {"histories": [{"symbol": "AAPL"} | plain, plain, {"symbol": "MSFT"} | plain]}
+    made, *others = ask(body, app).json()["forecasts"]
+    assert made["calibration"] == {
+        "series": "AAPL 1d",
+        "candles": 70 - LENGTH,
+        "until_ms": candles[-1].close_ms,
+    }
+    newest = stream.forecasts[-1]
+    for ours, theirs in zip(made["horizons"], newest.horizons, strict=True):
+        assert ours["quantiles"] == theirs.quantiles
+        assert ours["raw_quantiles"] == pytest.approx(theirs.raw_quantiles, rel=1e-7)
+        assert ours["quantiles"] != ours["raw_quantiles"]
+    between = ask(body | {"horizons": [3]}, app).json()["forecasts"][0]["horizons"][0]
+    assert between["interpolated"]
+    assert between["quantiles"] != between["raw_quantiles"]
+    live.connected = False
+    for own in (*others, ask(body, app).json()["forecasts"][0]):
+        assert own["calibration"] is None
+        for ours, theirs in zip(own["horizons"], made["horizons"], strict=True):
+            assert ours["quantiles"] == theirs["raw_quantiles"]
+    single = predict(app, [{key: row[key] for key in history(1)[0]} for row in rows]).json()
+    assert single["horizons"][0]["quantiles"] == made["horizons"][0]["raw_quantiles"]
 
 
 def test_requests_that_come_together_share_model_calls() -> None:

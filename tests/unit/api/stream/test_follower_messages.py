@@ -14,12 +14,13 @@ from api.stream.market import Market
 from shared.kafka import KafkaSettings, Record
 from shared.metrics import ApiMetrics
 from tests.candles import walk
-from tests.poison import POISON
+from tests.poison import POISON, SCORES
+from tests.streams import published
 from tests.unit.api.client import application, call
-from tests.unit.api.stream.test_market import forecasts_of
 
 KAFKA = KafkaSettings.read([], "tests")
-CANDLES, FORECASTS = KAFKA.candles_topic, KAFKA.forecasts_topic
+TOPICS = KAFKA.candles_topic, KAFKA.forecasts_topic, KAFKA.scores_topic
+CANDLES, FORECASTS, SETTLED = TOPICS
 
 
 def record(topic: str, offset: int, key: bytes | None, value: bytes | None) -> Record:
@@ -34,14 +35,14 @@ class Topics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
-        self.live.hub.begin((CANDLES, FORECASTS), (0, 0), (0, 0))
+        self.live.hub.begin(TOPICS, (0, 0, 0), (0, 0, 0))
         self.follower = Follower(KAFKA, self.live, ApiMetrics(self.registry), lookback=10)
-        self._offsets = {CANDLES: 0, FORECASTS: 0}
+        self._offsets = dict.fromkeys(TOPICS, 0)
 
     def take(self, topic: str, value: bytes | None, key: bytes | None = b"AAPL") -> None:
         offset = self._offsets[topic]
         self._offsets[topic] += 1
-        origin = (int(topic == FORECASTS), offset)
+        origin = (TOPICS.index(topic), offset)
         self.follower._take(record(topic, offset, key, value), origin)
 
     def ignored(self, reason: str) -> float:
@@ -50,7 +51,7 @@ class Topics:
 
 
 @pytest.mark.parametrize("name", POISON)
-def test_one_bad_forecast_stops_nothing(name: str) -> None:
+def test_one_bad_message_stops_nothing(name: str) -> None:
     topics = Topics()
     candles = walk(12)
     for candle in candles[:4]:
@@ -58,14 +59,17 @@ def test_one_bad_forecast_stops_nothing(name: str) -> None:
     topics.take(FORECASTS, POISON[name][0])
     for candle in candles[4:]:
         topics.take(CANDLES, candle.encode())
-    made = forecasts_of(candles)
+    stream = published(candles)
+    made = stream.forecasts
     for forecast in made:
         topics.take(FORECASTS, forecast.encode())
+    for scores in stream.scores:
+        topics.take(SETTLED, scores.encode())
     assert topics.ignored("invalid_forecast") == 1
     app = application(live=topics.live)
     assert call(app, "GET", "/v1/status").status_code == 200
-    scores = call(app, "GET", "/v1/scores").json()
-    assert [summary["step"] for summary in scores["overall"]] == [1, 5]
+    [daily] = call(app, "GET", "/v1/scores").json()["overall"]
+    assert [summary["step"] for summary in daily["steps"]] == [1, 5]
     newest = call(app, "GET", "/v1/forecasts/AAPL").json()
     assert newest["id"] == made[-1].id
 
@@ -81,6 +85,39 @@ def test_a_bad_forecast_is_logged_with_its_place_once_a_minute(
     assert f"{FORECASTS}, partition 3, offset 0" in line
     assert "id: expected a value" in line
     assert topics.ignored("invalid_forecast") == 50
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_one_bad_message_of_scores_stops_nothing(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    topics = Topics()
+    topics.take(SETTLED, SCORES[name][0])
+    assert topics.ignored("invalid_score") == 1
+    assert f"{SETTLED}, partition 3, offset 0" in caplog.text
+    assert topics.live.market.series == {}
+    for scores in published(walk(12)).scores:
+        topics.take(SETTLED, scores.encode())
+    assert topics.ignored("invalid_score") == 1
+    [daily] = call(application(live=topics.live), "GET", "/v1/scores").json()["overall"]
+    assert [summary["step"] for summary in daily["steps"]] == [1, 5]
+
+
+def test_coverage_and_skill_are_metrics_by_interval() -> None:
+    topics = Topics()
+    for scores in published(walk(40)).scores:
+        topics.take(SETTLED, scores.encode())
+    topics.follower._measure()
+    [daily] = topics.live.market.overall()["1d"][:1]
+
+    def value(name: str, **labels: str) -> float | None:
+        return topics.registry.get_sample_value(f"candlecast_{name}", {"interval": "1d"} | labels)
+
+    assert value("scored_horizons") == daily.count == 37
+    assert value("coverage_ratio", of="published") == daily.coverage["90"]
+    assert value("coverage_ratio", of="model") == daily.raw_coverage["90"]
+    assert value("skill_ratio", against="baseline") == daily.baseline_skill
+    assert value("skill_ratio", against="persistence") == daily.persistence_skill
 
 
 def test_a_fault_of_ours_in_one_message_is_passed_over_too(

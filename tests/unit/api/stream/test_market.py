@@ -4,21 +4,28 @@ import gc
 import json
 import math
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import orjson
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.stream.cursors import Origin
 from api.stream.market import Market, MarketBounds, StreamEvent
 from shared.candles import Candle
 from shared.forecaster import Due, ModelSet, forecast
 from shared.forecasts import Forecast, Horizon
-from shared.scores import drift, pinball, pit, summarise
+from shared.score_messages import HorizonScore, Scores
+from shared.scores import BETTER, EVEN, WORSE, drift
 from shared.window import Window
 from tests.candles import candle, walk
 from tests.forecasters import LastMove
+from tests.streams import Stream, published
+from tests.unit.stream_app.test_scoring import days
 
 STREAM = walk(30)
 
@@ -35,57 +42,147 @@ def forecasts_of(candles: list[Candle]) -> list[Forecast]:
     return made
 
 
-def scores_of(events: list[StreamEvent]) -> dict[tuple[int, int], dict[str, object]]:
+def scores_of(events: list[StreamEvent]) -> dict[tuple[int, int], dict[str, Any]]:
     found = [json.loads(event.data) for event in events if event.kind == "score"]
-    return {(score["as_of_ms"], score["step"]): score for score in found}
+    return {(score["as_of_ms"], score["step"]): score for one in found for score in one["horizons"]}
 
 
 @given(st.randoms(use_true_random=False))
-def test_scores_do_not_depend_on_how_the_topics_interleave(random: object) -> None:
-    expected = scores_of(play(Market(), STREAM, forecasts_of(STREAM), None))
-    got = scores_of(play(Market(), STREAM, forecasts_of(STREAM), random))
-    assert got == expected
-    assert len(got) == (30 - 2 - 1) + (30 - 2 - 5)
+def test_what_is_kept_does_not_depend_on_how_the_topics_interleave(random: object) -> None:
+    stream = published(STREAM)
+    in_turn, mixed = Market(), Market()
+    expected = play(in_turn, STREAM, stream)
+    got = play(mixed, STREAM, stream, random)
+    assert scores_of(got) == scores_of(expected)
+    assert len(scores_of(got)) == (30 - 2 - 1) + (30 - 2 - 5)
+    [one], [other] = in_turn.series.values(), mixed.series.values()
+    assert in_turn.summaries(one) == mixed.summaries(other)
+    for at in one.forecasts:
+        assert orjson.dumps(one.past(at)) == orjson.dumps(other.past(at))
+    assert in_turn.learned("AAPL", "1d") == mixed.learned("AAPL", "1d")
 
 
 def play(
-    market: Market, candles: list[Candle], made: list[Forecast], random: object
+    market: Market, candles: list[Candle], stream: Stream, random: Any = None
 ) -> list[StreamEvent]:
-    waiting: tuple[list[Candle], list[Forecast]] = (list(candles), list(made))
+    """Give the topics of one series to a market, a message each in turn or as chance will."""
+    waiting: list[tuple[list[Any], Callable[[Any, Origin], list[StreamEvent]]]] = [
+        (list(candles), lambda one, origin: market.add_candle(one, 10, origin)),
+        (list(stream.forecasts), lambda one, origin: market.add_forecast(one, 20, origin)),
+        (list(stream.scores), market.add_scores),
+    ]
     events: list[StreamEvent] = []
-    while waiting[0] or waiting[1]:
-        second = not waiting[0] or (bool(waiting[1]) and bool(random and random.random() < 0.5))  # type: ignore[attr-defined]
-        if second:
-            origin = (1, len(made) - len(waiting[1]))
-            events += market.add_forecast(waiting[1].pop(0), 20, origin)
-        else:
-            origin = (0, len(candles) - len(waiting[0]))
-            events += market.add_candle(waiting[0].pop(0), 10, origin)
+    sent = [0, 0, 0]
+    while any(left for left, _ in waiting):
+        rest = [part for part, (left, _) in enumerate(waiting) if left]
+        part = random.choice(rest) if random else max(rest, key=lambda one: len(waiting[one][0]))
+        left, add = waiting[part]
+        events += add(left.pop(0), (part, sent[part]))
+        sent[part] += 1
     return events
 
 
+def test_a_summary_is_that_of_the_messages() -> None:
+    """Against numpy over the messages themselves."""
+    candles = days(200)
+    stream = Stream()
+    for one in candles:
+        stream.take(one)
+    market = Market(MarketBounds(scores=60))
+    play(market, candles, stream)
+    [summary, *_] = market.summaries(market.series["AAPL", "1d"])
+    scores = [one for message in stream.scores for one in message.horizons if one.step == 1][-60:]
+
+    def mean(name: str) -> float:
+        return float(np.mean([np.abs(getattr(one, name)) for one in scores]))
+
+    assert summary.count == 60
+    assert summary.mean_absolute_error == pytest.approx(mean("error"), rel=1e-6)
+    skill = 1 - mean("error") / mean("persistence_error")
+    assert summary.persistence_skill == pytest.approx(skill, abs=1e-6)
+    skill = 1 - mean("pinball") / mean("baseline_pinball")
+    assert summary.baseline_skill == pytest.approx(skill, abs=1e-6)
+    for name in ("50", "80", "90"):
+        assert summary.coverage[name] == np.mean([one.inside[name] for one in scores])
+        assert summary.raw_coverage[name] == np.mean([one.raw_inside[name] for one in scores])
+    expected = np.histogram([one.pit for one in scores], bins=10, range=(0, 1))[0] / 60
+    assert summary.pit == pytest.approx(expected)
+    assert set(summary.coverage) == {"50", "80", "90"}  # the model has no level 0.01
+
+
+def scored(as_of_ms: int, *, pinball: float = 0.004, corrected: bool = False) -> Scores:
+    return Scores.model_construct(
+        id=f"{as_of_ms}{pinball}", symbol="AAPL", interval="1d", open_ms=as_of_ms,
+        close_ms=as_of_ms + 1, close=100.0, corrected=corrected, made_at_ms=as_of_ms + 2,
+        horizons=(
+            HorizonScore.model_construct(
+                forecast_id="f", step=1, as_of_ms=as_of_ms, model_version="m", last_close=100.0,
+                predicted_close=100.0, error=0.0, persistence_error=0.0, pinball=pinball,
+                raw_pinball=0.004, baseline_pinball=0.004 + 0.001 * (as_of_ms % 2), qlike=-8.0,
+                pit=0.5, raw_pit=0.5, inside={"90": True}, raw_inside={"90": True},
+                correction=None,
+            ),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("pinball", "verdict"), [(0.003, BETTER), (0.0045, EVEN), (0.006, WORSE)])
+def test_skill_is_put_in_words_only_where_it_is_clear(pinball: float, verdict: str) -> None:
+    market = Market()
+    for at in range(60):
+        market.add_scores(scored(at, pinball=pinball), (2, at))
+        [summary] = market.summaries(market.series["AAPL", "1d"])
+        if at < 9:
+            assert summary.against_baseline == EVEN  # too few to tell
+    assert summary.against_baseline == verdict
+    assert summary.count == 60
+
+
+def test_a_corrected_candle_takes_the_place_of_its_score() -> None:
+    market = Market(MarketBounds(scores=8))
+    for at in range(20):
+        assert len(market.add_scores(scored(at), (2, at))) == 1
+        assert market.add_scores(scored(at), (2, at)) == []  # sent again
+    again = scored(17, pinball=0.104, corrected=True)
+    again = again.model_copy(update={"close": 90.0})
+    [event] = market.add_scores(again, (2, 20))
+    assert json.loads(event.data)["corrected"] is True
+    [summary] = market.summaries(market.series["AAPL", "1d"])
+    assert summary.count == 8
+    assert summary.pinball == pytest.approx(0.004 + 0.1 / 8)
+    market.add_scores(scored(3, pinball=9.0, corrected=True), (2, 21))  # long gone
+    assert market.summaries(market.series["AAPL", "1d"]) == [summary]
+
+
 def test_a_score_says_what_came() -> None:
-    made = forecasts_of(STREAM)
-    events = play(Market(), STREAM, made, None)
-    score = scores_of(events)[made[0].as_of_ms, 5]
+    stream = published(STREAM)
+    market = Market()
+    events = play(market, STREAM, stream)
+    first = stream.forecasts[0]
+    score = scores_of(events)[first.as_of_ms, 5]
     came, last = STREAM[2 + 5].close, STREAM[2].close
-    horizon = made[0].horizons[1]
-    assert score["close"] == came
-    assert score["error"] == pytest.approx(math.log(came / horizon.predicted_close))
-    assert score["baseline_error"] == pytest.approx(math.log(came / last))
-    low, high = horizon.quantiles["0.05"], horizon.quantiles["0.95"]
+    assert score["persistence_error"] == pytest.approx(math.log(came / last))
+    low, high = first.horizons[1].quantiles["0.05"], first.horizons[1].quantiles["0.95"]
     assert score["inside"] == {"90": low <= came <= high}
+    outcomes = market.series["AAPL", "1d"].past(first.as_of_ms)["outcomes"]
+    told = [json.loads(orjson.dumps(outcome)) for outcome in outcomes]
+    assert [(outcome["step"], outcome["close"]) for outcome in told] == [
+        (1, STREAM[3].close), (5, came),
+    ]  # fmt: skip
 
 
 def test_repeats_change_nothing_and_corrections_replace() -> None:
     market = Market()
-    play(market, STREAM, forecasts_of(STREAM), None)
-    assert play(market, STREAM, forecasts_of(STREAM), None) == []
-    corrected = [*STREAM[:-1], candle(29, 111.0)]
-    again = forecasts_of(corrected)[-1]
-    kinds = [event.kind for event in market.add_candle(corrected[-1], 0, (0, 30))]
+    stream = published(STREAM)
+    play(market, STREAM, stream)
+    assert play(market, STREAM, stream) == []
+    stream.take(candle(29, 111.0))
+    again, scores = stream.forecasts[-1], stream.scores[-1]
+    assert scores.corrected
+    kinds = [event.kind for event in market.add_candle(candle(29, 111.0), 0, (0, 30))]
     assert kinds == ["candle"]
     assert [event.kind for event in market.add_forecast(again, 0, (1, 30))] == ["forecast"]
+    assert [event.kind for event in market.add_scores(scores, (2, 30))] == ["score"]
     latest = market.series["AAPL", "1d"].latest
     assert latest is not None
     assert latest.id == again.id
@@ -95,14 +192,15 @@ def test_it_is_bounded() -> None:
     market = Market(MarketBounds(series=2, candles=10, forecasts=6, scores=4, pooled_scores=5))
     for symbol in ("A", "B", "C"):
         candles = walk(40, symbol=symbol)
-        play(market, candles, forecasts_of(candles), None)
+        play(market, candles, published(candles))
     assert set(market.series) == {("B", "1d"), ("C", "1d")}  # the longest silent one has gone
     for series in market.series.values():
         assert len(series.candles) == 10
         assert len(series.forecasts) == 6
-        assert set(series.open_forecasts) <= set(series.forecasts)
-        assert all(len(kept) == 4 for kept in series.scores.values())
-    assert all(len(kept) == 5 for kept in market.pooled.values())
+        assert len(series.outcomes) == 5  # of the newest nothing has come
+        assert [one.count for one in market.summaries(series)] == [4, 4]
+        assert all(table.size < 1_000 for table in series.scores.values())
+    assert [one.count for one in market.overall()["1d"]] == [5, 5]
 
 
 def test_it_is_bounded_in_bytes_and_the_longest_silent_goes_first() -> None:
@@ -110,7 +208,7 @@ def test_it_is_bounded_in_bytes_and_the_longest_silent_goes_first() -> None:
     market = Market(MarketBounds(size=200_000), forgotten=lambda: gone.append(None))
     for number in range(40):
         candles = walk(20, symbol=f"S{number}")
-        play(market, candles, forecasts_of(candles), None)
+        play(market, candles, published(candles))
         market.add_candle(candle(100 + number, symbol="S0"), 10, (0, number))  # not silent
         assert market.size <= 200_000
         assert market.size == sum(series.size for series in market.series.values())
@@ -124,9 +222,9 @@ def test_a_series_takes_its_share_alone_once_there_is_no_room() -> None:
     market = Market(MarketBounds(size=400_000))
     small = [f"S{number}" for number in range(20)]
     for symbol in small:
-        play(market, walk(6, symbol=symbol), forecasts_of(walk(6, symbol=symbol)), None)
+        play(market, walk(6, symbol=symbol), published(walk(6, symbol=symbol)))
     greedy = walk(500, symbol="GREEDY")
-    play(market, greedy, forecasts_of(greedy), None)
+    play(market, greedy, published(greedy))
     assert {("GREEDY", "1d"), *((symbol, "1d") for symbol in small)} == set(market.series)
     assert market.size <= 400_000
 
@@ -184,10 +282,11 @@ def test_what_is_kept_takes_its_own_length() -> None:
 
 def test_the_collector_need_not_follow_what_is_kept() -> None:
     market = Market()
-    play(market, STREAM, forecasts_of(STREAM), None)
+    play(market, STREAM, published(STREAM))
     [series] = market.series.values()
-    kept = [*series.candles, *series.forecasts.values(), *series.scores[1]]
-    assert len(kept) > 80
+    kept = [*series.candles, *series.forecasts.values(), *series.corrections.values()]
+    kept += [outcome for outcomes in series.outcomes.values() for outcome in outcomes]
+    assert len(kept) > 100
     assert not any(gc.is_tracked(entry) for entry in kept)
 
 
@@ -201,23 +300,6 @@ def test_latency_is_from_append_to_append() -> None:
     assert list(market.latencies_ms) == [9]
 
 
-LEVELS = [0.05, 0.25, 0.5, 0.75, 0.95]
-
-
-@given(st.lists(st.floats(-1, 1), min_size=5, max_size=5, unique=True), st.floats(-2, 2))
-def test_losses_equal_an_independent_computation(quantiles: list[float], outcome: float) -> None:
-    quantiles = sorted(quantiles)
-    error = outcome - np.array(quantiles)
-    levels = np.array(LEVELS)
-    expected = np.where(error > 0, levels * error, (levels - 1) * error).mean()
-    assert pinball(outcome, quantiles, LEVELS) == pytest.approx(expected)
-    if quantiles[0] < outcome <= quantiles[-1]:
-        assert pit(outcome, quantiles, LEVELS) == pytest.approx(
-            np.interp(outcome, quantiles, LEVELS)
-        )
-    assert 0 < pit(outcome, quantiles, LEVELS) < 1
-
-
 def test_drift_is_small_when_calibrated_and_large_when_not() -> None:
     rng = np.random.default_rng(3)
     calm = drift(rng.uniform(size=400).tolist(), step=1)
@@ -229,8 +311,8 @@ def test_drift_is_small_when_calibrated_and_large_when_not() -> None:
 def test_a_summary_of_a_market_that_stood_still_has_no_skill() -> None:
     market = Market()
     flat = [candle(day) for day in range(10)]
-    play(market, flat, forecasts_of(flat), None)
+    play(market, flat, published(flat))
     [first, _] = market.summaries(market.series["AAPL", "1d"])
-    assert first.skill is None
+    assert first.persistence_skill is None
     assert first.coverage == {"90": 1.0}
-    assert summarise(market.pooled[1]) == first
+    assert market.overall() == {"1d": market.summaries(market.series["AAPL", "1d"])}

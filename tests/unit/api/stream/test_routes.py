@@ -9,8 +9,9 @@ from api.stream.hub import CLOSING, Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from tests.candles import walk
+from tests.streams import published
 from tests.unit.api.client import application, call, problem_of
-from tests.unit.api.stream.test_market import forecasts_of, play
+from tests.unit.api.stream.test_market import play
 
 APP = application()
 
@@ -19,7 +20,7 @@ def live(days: int = 30) -> StreamView:
     market = Market()
     for symbol in ("AAPL", "BTC/USD"):
         candles = walk(days, symbol=symbol)
-        play(market, candles, forecasts_of(candles), None)
+        play(market, candles, published(candles))
     return StreamView(market, Hub(), connected=True, detail="following", lag=0)
 
 
@@ -28,7 +29,9 @@ def test_the_newest_forecasts_are_those_of_the_topic() -> None:
     app = application(live=stream)
     both = call(app, "GET", "/v1/forecasts").json()["forecasts"]
     assert [forecast["symbol"] for forecast in both] == ["AAPL", "BTC/USD"]
-    assert both[0] == json.loads(forecasts_of(walk(30))[-1].encode())
+    assert both[0] == json.loads(published(walk(30)).forecasts[-1].encode()) | {
+        "made_at_ms": 2_000_000_000_000
+    }
     assert call(app, "GET", "/v1/forecasts/AAPL").json() == both[0]
     for path in ("/v1/forecasts/BTC/USD", "/v1/forecasts/BTC%2FUSD?interval=1d"):
         assert call(app, "GET", path).json() == both[1]
@@ -72,11 +75,13 @@ def test_scores_and_status() -> None:
     [series] = scores["series"]
     assert [entry["step"] for entry in series["steps"]] == [1, 5]
     assert series["steps"][0]["count"] == 27
-    assert scores["overall"][0]["count"] == 54
+    [daily] = scores["overall"]
+    assert daily["interval"] == "1d"
+    assert daily["steps"][0]["count"] == 54
     status = call(app, "GET", "/v1/status").json()
     assert status["connected"] is True
     assert status["series"] == 2
-    assert status["drift"]["magnitude"] == scores["overall"][0]["drift"]["magnitude"]
+    assert status["scores"] == [{"interval": "1d", "steps": daily["steps"][:1]}]
     assert status["latency_ms"]["p50"] == 10
 
 

@@ -13,6 +13,8 @@ from shared.forecaster import Due, Forecaster, ModelSet, forecast
 from shared.history import bundled
 from shared.window import Window
 from tests.forecasters import LastMove, PersistenceForecaster
+from tests.streams import Stream
+from tests.unit.stream_app.test_scoring import days
 from trainer.dataset import SymbolCandles
 from trainer.evaluate import backtest, forecast_table
 
@@ -54,6 +56,30 @@ def test_the_back_test_equals_the_stream_on_real_candles(forecaster: Forecaster)
                 assert [row[name] for name in names] == pytest.approx(wanted, rel=1e-9)
                 for level, price in horizon.quantiles.items():
                     assert row[f"q{level}"] == pytest.approx(price, rel=1e-9)
+
+
+def test_a_calibrated_back_test_is_what_a_worker_publishes() -> None:
+    """Quantiles and raw quantiles, of series of several lengths, to the last bits of a price."""
+    forecaster = PersistenceForecaster(window_length=20, horizons=(1, 2, 5))
+    candles = {"A": days(70, "A", 1), "B": days(45, "B", 2), "C": days(12, "C", 3)}
+    stream = Stream(ModelSet(forecaster))
+    for found in candles.values():
+        for one in found:
+            stream.take(one)
+    data = {name: series(found) for name, found in candles.items()}
+    table = backtest.run_calibrated(forecaster, data)
+    rows = iter(table.to_dict("records"))
+    for made in stream.forecasts:
+        for horizon in made.horizons:
+            row = next(rows)
+            assert (row["symbol"], row["step"]) == (made.symbol, horizon.step)
+            assert horizon.raw_quantiles is not None
+            for level, price in horizon.quantiles.items():
+                assert row[f"q{level}"] == pytest.approx(price, rel=1e-12)
+                own = horizon.raw_quantiles[level]
+                assert row[f"raw_q{level}"] == pytest.approx(own, rel=1e-7)
+    assert next(rows, None) is None
+    assert backtest.rounds(forecaster, data) == 51
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
