@@ -12,7 +12,7 @@ from shared.metrics import WorkerMetrics
 log = logging.getLogger("stream_app")
 
 Entry = tuple[bool, float, float]
-"""Whether a series drifts, its shift and its spread."""
+"""True when a series drifts; its shift and its spread."""
 
 
 @dataclass(slots=True)

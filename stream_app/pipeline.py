@@ -267,7 +267,7 @@ class _Batch:
 
     @property
     def begins_to_drift(self) -> bool:
-        """Whether the series drifts and did not before the batch."""
+        """True when the series drifts and did not before the batch."""
         return drifts(self.series.ledger.drift()) and not drifts(self._before.ledger.drift())
 
     def to_write(self, key: bytes) -> tuple[SymbolState, bytes, bytes]:

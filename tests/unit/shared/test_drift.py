@@ -86,16 +86,16 @@ def test_magnitudes_say_what_has_changed_and_a_drift_that_is_over_ends() -> None
     _, state = watch(lambda r, n: 0.5 * r.standard_normal(n), NORMAL, series, 120,
                      np.stack([start()] * series))  # fmt: skip
     told = [Drift(**report(row)) for row in state]
-    assert all(one.drifting > 0 and one.evidence >= THRESHOLD for one in told)
-    assert np.mean([one.spread for one in told]) == pytest.approx(0.55, abs=0.07)
-    assert np.mean([one.shift for one in told]) == pytest.approx(0, abs=0.05)
+    assert all(said.drifting > 0 and said.evidence >= THRESHOLD for said in told)
+    assert np.mean([said.spread for said in told]) == pytest.approx(0.55, abs=0.07)
+    assert np.mean([said.shift for said in told]) == pytest.approx(0, abs=0.05)
     drifted, state = watch(normal, NORMAL, series, 250, state)
     assert (~drifted).any(axis=0).all()
     assert np.mean([report(row)["spread"] for row in state]) == pytest.approx(1, abs=0.07)
 
 
 level_lists = st.lists(st.integers(1, 999), max_size=9, unique=True).map(
-    lambda some: tuple(sorted({one / 1000 for one in some} | {0.5}))
+    lambda some: tuple(sorted({thousandths / 1000 for thousandths in some} | {0.5}))
 )
 
 
@@ -118,10 +118,10 @@ def test_a_series_gets_the_same_bits_alone_and_among_others(
     random = np.random.default_rng(len(outcomes))
     state = random.uniform(0, 9, (len(outcomes), WIDTH)).astype(np.float32)
     raw = random.uniform(0.5, 2, (len(outcomes), 1)) * NORMAL
-    one = slice(chosen, chosen + 1)
+    only = slice(chosen, chosen + 1)
     together = after(LEVELS, state, np.array(outcomes), raw)
-    alone = after(LEVELS, state[one], np.array(outcomes[one]), raw[one])
-    assert alone.tobytes() == together[one].tobytes()
+    alone = after(LEVELS, state[only], np.array(outcomes[only]), raw[only])
+    assert alone.tobytes() == together[only].tobytes()
 
 
 def test_evidence_is_bounded_and_a_forecast_without_spread_says_nothing() -> None:
