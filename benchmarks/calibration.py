@@ -1,8 +1,10 @@
 """Raw against calibrated quantiles on a folder of candles, by class: coverage and pinball.
 
 Each Parquet file of the folder is a class. Its series go through the model and the very functions
-that the worker calls, candle by candle, all series side by side. Series are cut at gaps, and the
-longest part of each is taken. The last line printed is one JSON object.
+that the worker calls, candle by candle, all series side by side, from windows as long as the
+worker's: the longest of the model's lengths that the candles so far fill. Series are cut at gaps,
+and the longest part of each is taken. The last line printed is one JSON object; its ``failures``
+are the figures beyond the goals, which are Python constants below.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from shared import bundle
 from shared.calibration import Grid, calibrate, grid_of, learn, quantiles
 from shared.candles import DAY_MS
 from shared.forecaster import CALL_CANDLES, OnnxForecaster
+from shared.intervals import Steps
+from trainer.panels import part_of
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +49,24 @@ FIRST: Final = 100
 YEARS: Final = (2008, 2020)
 """Years that are shown apart."""
 
+COVERAGE: Final = (0.7, 1.0, 1.5)
+"""Goal: most per cent that the calibrated coverage of 80 and 90 is off, at each step."""
+
+STEADY: Final = {"daily": (95.0, 75.0, 60.0), "": (92.0, 75.0, 60.0)}
+"""Goal: least per cent of windows whose rolling coverage is near, of daily candles, of others."""
+
+WORST: Final = {"daily": (4.5, 9.0, 11.0), "": (2.5, 3.0, 5.0)}
+"""Goal: most per cent that the worst series' coverage is off, likewise."""
+
+OFF: Final = 5.0
+"""Per cent that raw coverage of 80 is off where calibration has to win."""
+
+GAIN: Final = (1.5, 2.0, 2.0)
+"""Goal: by how much less pinball has to lose there, per cent, at each step."""
+
+LOSS: Final = 0.1
+"""Goal: most per cent that it loses elsewhere, and in the first candles."""
+
 
 @dataclass
 class Panel:
@@ -56,11 +78,17 @@ class Panel:
 
 
 def series_of(path: Path, most: int, candles: int, part: str) -> Iterator[pd.DataFrame]:
-    """Yield the longest unbroken part of a file's series, by a hash of their names."""
+    """Yield the longest unbroken part of a file's series, in an order by a hash of their names.
+
+    The parts are the trainer's: it fits on no candle of the symbols of validation and test.
+    """
     frame = pd.read_parquet(path)
     names = sorted(frame["symbol"].unique(), key=lambda name: zlib.crc32(str(name).encode()[::-1]))
-    wanted = {"validation": (1, 2), "test": (0,), "all": (0, 1, 2)}[part]
-    names = [name for name in names if zlib.crc32(str(name).encode()) % 3 in wanted]
+    wanted = {part, "train"} if path.name.startswith("validation-") else {part}
+    if part == "test":
+        wanted = {part}
+    if part != "all":
+        names = [name for name in names if part_of(str(name)) in wanted]
     daily = path.name.startswith("daily")
     gap_ms = GAP_DAYS["1d" if daily else ""] * DAY_MS
     found = 0
@@ -80,29 +108,20 @@ def series_of(path: Path, most: int, candles: int, part: str) -> Iterator[pd.Dat
 
 def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace) -> Panel | None:
     """Return the forecasts and outcomes of a file's series; None when it has none long enough."""
-    length, steps = forecaster.window_length, forecaster.horizons
+    steps = forecaster.horizons
     parts = []
     for rows in series_of(path, options.series, options.candles, options.part):
         times = rows["open_ms"].to_numpy(np.int64)
         held = rows[["open", "high", "low", "close", "volume"]].to_numpy(np.float32)
         candles = held.astype(np.float64)
-        windows = np.lib.stride_tricks.sliding_window_view(candles, length, axis=0)
-        openings = np.lib.stride_tricks.sliding_window_view(times, length)
-        batch = max(1, CALL_CANDLES // length)
-        answers = [
-            forecaster.predict(
-                np.ascontiguousarray(windows[at : at + batch].transpose(0, 2, 1)),
-                np.ascontiguousarray(openings[at : at + batch]),
-            ).log_return
-            for at in range(0, len(windows), batch)
-        ]
-        close = np.log(candles[length - 1 :, 3])
+        lengths = forecaster.lengths(Steps.of([times]).interval() or "1d")
+        joined = forecasts_of(forecaster, lengths, candles, times)
+        close = np.log(candles[lengths[0] - 1 :, 3])
         outcome = np.full((len(close), len(steps)), np.nan)
         for at, step in enumerate(steps):
             outcome[:-step, at] = close[step:] - close[:-step]
-        joined = np.concatenate(answers)
         outcome[~np.isfinite(joined).all(axis=(1, 2))] = np.nan
-        years = times[length - 1 :].astype("datetime64[ms]").astype("datetime64[Y]")
+        years = times[lengths[0] - 1 :].astype("datetime64[ms]").astype("datetime64[Y]")
         if np.isfinite(outcome).any():
             parts.append((joined, outcome, years.astype(int) + 1970))
     if not parts:
@@ -116,6 +135,37 @@ def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace
         panel.outcome[at, : len(joined)] = outcome
         panel.year[at, : len(joined)] = year
     return panel
+
+
+def forecasts_of(
+    forecaster: OnnxForecaster,
+    lengths: Sequence[int],
+    candles: Floats,
+    times: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Return the model's quantiles at each candle from the first full window on, (T, H, Q).
+
+    Args:
+        forecaster: the model.
+        lengths: that a window may have, rising; each candle gets the longest that is filled.
+        candles: of a series, (N, 5).
+        times: their openings, (N,), UTC ms.
+    """
+    answers = []
+    for length, longer in zip(lengths, (*lengths[1:], len(candles) + 1), strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(candles[: longer - 1], length, axis=0)
+        openings = np.lib.stride_tricks.sliding_window_view(times[: longer - 1], length)
+        batch = max(1, CALL_CANDLES // length)
+        answers += [
+            forecaster.predict(
+                np.ascontiguousarray(windows[at : at + batch].transpose(0, 2, 1)),
+                np.ascontiguousarray(openings[at : at + batch]),
+            ).log_return
+            for at in range(0, len(windows), batch)
+        ]
+        if longer > len(candles):
+            break
+    return np.concatenate(answers).astype(np.float32)
 
 
 def walk(grid: Grid, panel: Panel) -> Floats:
@@ -193,7 +243,7 @@ def pinball_change(
             np.nansum(pinball(grid, outcome, quantile[:, :until, row]) / size[:, None])
             for quantile in (made, panel.raw)
         ]
-        change[str(step)] = round(100 * (1 - lost[0] / lost[1]), 2)
+        change[str(step)] = round(100 * float(1 - lost[0] / lost[1]), 2)
     return change
 
 
@@ -201,6 +251,31 @@ def pinball(grid: Grid, outcome: Floats, quantile: NDArray[Any]) -> Floats:
     """Return the mean pinball loss over the levels."""
     error = outcome[..., None] - quantile
     return np.asarray(np.maximum(grid.level * error, (grid.level - 1) * error).mean(axis=-1))
+
+
+def failures(name: str, result: dict[str, Any]) -> list[str]:
+    """Return the figures of a class that are beyond the goals, in words."""
+    beyond = []
+    kind = "daily" if name.startswith("daily") else ""
+    for at, (step, made) in enumerate(result["calibrated"].items()):
+        goal = min(at, len(COVERAGE) - 1)
+        off = abs(result["raw"][step]["coverage_80"] - 80)
+        least = GAIN[goal] if off >= OFF else -LOSS
+        better = result["pinball_better_percent"][step]
+        first = result["pinball_better_percent_first_100"][step]
+        for nominal in (80, 90):
+            covered = made[f"coverage_{nominal}"]
+            if abs(covered - nominal) > COVERAGE[goal]:
+                beyond.append(f"coverage of {nominal} at {step} ahead: {covered}")
+        if made["rolling_within_4"] < STEADY[kind][goal]:
+            beyond.append(f"rolling coverage at {step} ahead: {made['rolling_within_4']}")
+        if abs(made["worst_series"]) > WORST[kind][goal]:
+            beyond.append(f"worst series at {step} ahead: {made['worst_series']}")
+        if better < least:
+            beyond.append(f"pinball at {step} ahead: {better}, expected {least}")
+        if first < -LOSS:
+            beyond.append(f"pinball of the first {FIRST} at {step} ahead: {first}")
+    return beyond
 
 
 def percent(share: float) -> float:
@@ -240,6 +315,7 @@ def main(argv: Sequence[str]) -> int:
             "pinball_better_percent": pinball_change(grid, panel, made),
             "pinball_better_percent_first_100": pinball_change(grid, panel, made, FIRST),
         }
+        report[path.stem]["failures"] = failures(path.stem, report[path.stem])
         print(path.stem, json.dumps(report[path.stem]), file=sys.stderr, flush=True)
     print(json.dumps({"model": forecaster.model_version, "part": options.part, "classes": report}))
     return 0

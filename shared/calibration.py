@@ -9,6 +9,9 @@ what the calibration is now and not at what it was when the forecast was made (J
 Szepesvári, "Online learning under delayed feedback", 2013), which keeps long horizons from
 swinging. The median is left as it is.
 
+A model that is right would lose by corrections that follow chance, so they are applied in full only
+where they are larger than chance makes them (a shrinkage in the manner of Stein).
+
 Beside them, of the same series and horizons, quantiles of the size of standardised moves: those
 of the baseline, which knows no model.
 
@@ -44,6 +47,12 @@ OFFSET_RATE: Final = (0.02, 50.0, 0.004)
 
 BASELINE_RATE: Final = (0.1, 50.0, 0.01)
 """Rate of the baseline's quantiles, likewise, in standard deviations."""
+
+SURE_SCALE: Final = 0.08
+"""How far from 1 a multiplier of one ahead is applied by half; less is rather chance."""
+
+SURE_OFFSET: Final = 0.05
+"""Offset of one ahead that is applied by half, in spreads."""
 
 MAX_SCALE: Final = 4.0
 """Largest multiplier, and the inverse of the least."""
@@ -222,7 +231,7 @@ def calibrate(grid: Grid, state: NDArray[Any], raw: NDArray[Any]) -> Codes:
     state = state.astype(np.float64)
     median, spread = _median_and_spread(grid, raw)
     scaled = (raw - median) / np.where(spread > 0, spread, 1.0)
-    moved = _moved(grid, scaled, state)
+    moved = _moved(grid, scaled, _applied(grid, state))
     at = grid.median
     lower = np.minimum(moved[..., :at], scaled[..., :at] / MAX_SCALE)
     upper = np.maximum(moved[..., at + 1 :], scaled[..., at + 1 :] / MAX_SCALE)
@@ -304,6 +313,12 @@ def learn(
     return after.astype(np.float32)
 
 
+def settled(state: NDArray[Any]) -> NDArray[np.float32]:
+    """Return how many horizons states, (..., W), have settled."""
+    counts: NDArray[np.float32] = state[..., _SETTLED]
+    return counts
+
+
 def baseline_codes(grid: Grid, state: NDArray[Any]) -> Codes:
     """Return the baseline's quantiles of the size of a move, in 1024ths of a deviation, (..., M).
 
@@ -351,6 +366,29 @@ def _median_and_spread(grid: Grid, raw: Floats) -> tuple[Floats, Floats]:
     low, high = grid.ends
     at = grid.median
     return raw[..., at : at + 1], (raw[..., high : high + 1] - raw[..., low : low + 1]) / 2
+
+
+def _applied(grid: Grid, state: Floats) -> Floats:
+    """Return states, (..., H, W), with multipliers and offsets shrunk where they may be chance.
+
+    Outcomes of long horizons overlap, so chance moves theirs further. A side whose multiplier is
+    sure has sure offsets.
+    """
+    applied = state + 0.0
+    at = grid.median
+    steps, roots = grid.roots * grid.roots, grid.roots * grid.fourth_roots
+    for column, levels in ((_LOWER, range(at)), (_UPPER, range(at + 1, len(grid.levels)))):
+        scale = state[..., column]
+        apart = np.maximum(scale, 1.0 / scale) - 1.0
+        fourth = apart * apart * apart * apart
+        sure = fourth / (fourth + SURE_SCALE**4 * steps)
+        applied[..., column] = 1.0 + (scale - 1.0) * sure
+        for place in levels:
+            offset = state[..., _OFFSETS + place]
+            square = offset * offset
+            own = square / (square + SURE_OFFSET**2 * roots)
+            applied[..., _OFFSETS + place] = offset * np.maximum(sure, own)
+    return applied
 
 
 def _moved(grid: Grid, scaled: Floats, state: Floats) -> Floats:

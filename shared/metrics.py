@@ -248,6 +248,24 @@ class WorkerMetrics(ModelMetrics):
     rebuilt = counter(
         "candlecast_windows_rebuilt", "Windows rebuilt from the candles topic at a recovery."
     )
+    drifts = counter(
+        "candlecast_drifts",
+        "Times that a series began to drift: its outcomes no longer fall as the model says.",
+        "interval",
+    )
+    drifting = gauge("candlecast_drifting_series", "Series that drift now.", "interval")
+    drift_shift = gauge(
+        "candlecast_drift_shift",
+        "Mean of the series' newest 50 outcomes or so, in deviations of their forecasts; 0 is "
+        "right.",
+        "interval",
+    )
+    drift_spread = gauge(
+        "candlecast_drift_spread",
+        "Size of the series' newest 50 moves or so over that forecast, without calibration, the "
+        "mean of the series; 1 is right.",
+        "interval",
+    )
     clock_skew_seconds = gauge(
         "candlecast_clock_skew_seconds",
         "This machine's clock less the broker's, the way of an acknowledgement included.",

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from shared.calibration import MAX_OFFSET, MAX_SCALE
 from shared.candles import MAX_CANDLES, Interval, Millis, Symbol
+from shared.drift import Drift
 from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, MAX_VERSION, PredictedPrice
 from shared.messages import Message, PartialValue, contradiction, describe
 
@@ -105,6 +106,7 @@ class Scores(Message):
     corrected: bool  # the candle is a correction, and these horizons were scored before
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
     horizons: Annotated[tuple[HorizonScore, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
+    drift: Drift | None = None  # of the series, after this candle
 
     @model_validator(mode="after")
     def _horizons_agree(self) -> Self:

@@ -1,4 +1,4 @@
-"""Ledger: what a series has yet to settle, and its calibration, as bytes.
+"""Ledger: what a series has yet to settle, its calibration and its test for drift, as bytes.
 
 One entry for each of the newest candles, the last for the newest: the forecast that was made at
 it, or an empty entry where none was. So an entry's place counts the candles since. Entries stay a
@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shared import drift
 from shared.calibration import Grid, grid_of
 from shared.candles import MAX_CANDLES
 from shared.forecasts import MAX_LEVELS, MEDIAN
@@ -71,6 +72,12 @@ class Layout:
     def grid(self) -> Grid:
         """Horizons and levels."""
         return grid_of(self.steps, self.levels)
+
+    @property
+    def numbers(self) -> int:
+        """Count of the numbers of a series' calibration and drift."""
+        rows, columns = self.grid.shape
+        return rows * columns + drift.WIDTH
 
     @cached_property
     def ends(self) -> Ends:
@@ -141,10 +148,10 @@ def settled_by(table: bytes) -> tuple[tuple[int, int, Layout], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Pending forecasts and calibration of one series."""
+    """Pending forecasts, calibration and drift of one series."""
 
     layouts: bytes = b""  # JSON, the newest first
-    calibration: bytes = b""  # float32 (H, W) on the newest layout's grid
+    calibration: bytes = b""  # float32 (H, W) on the newest layout's grid, then those of drift
     variance: float = 0.0  # of the baseline, a candle
     entry_bytes: int = 0
     entries: bytes = b""  # oldest first
@@ -154,14 +161,14 @@ class Ledger:
         try:
             layouts = layouts_in(self.layouts)
             width = max((layout.dtype.itemsize for layout in layouts), default=0)
-            shape = layouts[0].grid.shape if layouts else (0, 0)
+            numbers = layouts[0].numbers if layouts else 0
             sound = all(layout.is_sound for layout in layouts)
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             return f"expected layouts of forecasts, got {self.layouts[:80]!r}: {error!r:.80}"
         if len(layouts) > MAX_LAYOUTS or not sound or self.entry_bytes < width:
             return f"expected at most {MAX_LAYOUTS} layouts, and entries of {width} bytes at least"
-        if len(self.calibration) != 4 * shape[0] * shape[1] or not are_finite(self.calibration):
-            return f"expected a calibration of {shape} finite numbers"
+        if len(self.calibration) != 4 * numbers or not are_finite(self.calibration):
+            return f"expected a calibration of {numbers} finite numbers"
         return ""
 
     @property
@@ -177,7 +184,14 @@ class Ledger:
     def state(self) -> NDArray[np.float32]:
         """Return the calibration, (H, W)."""
         grid = layouts_in(self.layouts)[0].grid
-        return np.frombuffer(self.calibration, dtype=np.float32).reshape(grid.shape)
+        held = np.frombuffer(self.calibration, dtype=np.float32)
+        return held[: -drift.WIDTH].reshape(grid.shape)
+
+    def drift(self) -> NDArray[np.float32]:
+        """Return the state of the test for drift, (``drift.WIDTH``,); that of the start if none."""
+        if not self.layouts:
+            return drift.start()
+        return np.frombuffer(self.calibration, dtype=np.float32)[-drift.WIDTH :]
 
     def using(self, layout: Layout) -> Ledger:
         """Return the ledger ready for a model's forecasts; the same where it was."""
@@ -186,11 +200,12 @@ class Ledger:
             return self
         grid = layout.grid
         if not known:
-            calibration = grid.start().tobytes()
+            state = grid.start()
         elif known[0].grid is grid:
-            calibration = self.calibration
+            state = self.state()
         else:
-            calibration = grid.carry(known[0].grid, self.state()).tobytes()
+            state = grid.carry(known[0].grid, self.state())
+        calibration = state.tobytes() + drift.start().tobytes()  # drift is that of one model
         marks = self._marks() - {layout.mark}
         others = tuple(other for other in known if other.mark in marks)
         table = table_of((layout, *others[: MAX_LAYOUTS - 1]))
@@ -225,7 +240,7 @@ class Ledger:
         return Ledger(self.layouts, self.calibration, self.variance, self.entry_bytes, kept + entry)
 
     def learned(self, calibration: bytes, variance: float) -> Ledger:
-        """Return the ledger with another calibration and variance."""
+        """Return the ledger with another calibration, drift and variance."""
         return Ledger(self.layouts, calibration, variance, self.entry_bytes, self.entries)
 
     def before(self, open_ms: int) -> Ledger:

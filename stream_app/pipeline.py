@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
+from shared.drift import Report, drifts, report
 from shared.forecaster import (
     Calibrated,
     Distribution,
@@ -149,6 +150,8 @@ class BatchResult:
     records: dict[int, list[Record]] = field(default_factory=dict)  # partition -> for the changelog
     outcomes: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
+    drifts: dict[bytes, Report] = field(default_factory=dict)  # of the series that were scored
+    drifts_began: list[bytes] = field(default_factory=list)
     moved: list[tuple[str, int]] = field(default_factory=list)  # series, partition it moved to
 
 
@@ -236,9 +239,12 @@ def _finish(
         written, record_key, record = entry.to_write(key)
         result.states[key] = (entry.partition, written.encode())
         result.records.setdefault(entry.partition, []).append((record_key, record))
-        result.scores += [
-            (task.index, task.scores) for task in entry.series.tasks if task.scores is not None
-        ]
+        scores = [(task.index, task.scores) for task in entry.series.tasks if task.scores]
+        if scores:
+            result.scores += scores
+            result.drifts[key] = report(entry.series.ledger.drift())
+            if entry.begins_to_drift:
+                result.drifts_began.append(key)
     result.scores.sort(key=_index_of)
 
 
@@ -258,6 +264,11 @@ class _Batch:
         self.partition = partition
         self.orders.append(state.order)
         self.series.tasks.append(task)
+
+    @property
+    def begins_to_drift(self) -> bool:
+        """True when the series drifts and did not before the batch."""
+        return drifts(self.series.ledger.drift()) and not drifts(self._before.ledger.drift())
 
     def to_write(self, key: bytes) -> tuple[SymbolState, bytes, bytes]:
         """Return the state after the batch, and the key and value of the record to write."""

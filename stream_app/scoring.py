@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from shared import calibration
+from shared import calibration, drift
 from shared.candles import Candle
 from shared.forecaster import Due, prices_of
 from shared.forecasts import HIGH_PRICE, LOW_PRICE, forecast_id
@@ -80,6 +80,14 @@ class _Settled:
     entry: bytes
 
 
+@dataclass(slots=True)
+class _Learned:
+    """What the series of a round have learned, by their place in it."""
+
+    calibration: dict[int, NDArray[np.float32]]  # (H, W)
+    drift: dict[int, NDArray[np.float32]]  # (drift.WIDTH,)
+
+
 def settle(series: Sequence[Series], now_ms: int) -> None:
     """Score what the candles of a batch settle, and calibrate what is forecast at them.
 
@@ -120,14 +128,16 @@ def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
     for owner, (holder, task) in enumerate(zip(series, tasks, strict=True)):
         _add_settled(by_layout, owner, holder.ledger, task)
     scored: dict[int, list[dict[str, Any]]] = {}
-    learned: dict[int, NDArray[np.float32]] = {}
+    learned = _Learned({}, {})
     for layout, group in by_layout.values():
         _score(layout, group, series, tasks, scored, learned)
+    for owner, state in learned.calibration.items():
+        ledger = series[owner].ledger
+        drifted = learned.drift.get(owner)
+        after = state.tobytes() + (ledger.drift() if drifted is None else drifted).tobytes()
+        series[owner].ledger = ledger.learned(after, ledger.variance)
     for owner, horizons in scored.items():
-        tasks[owner].scores = _message(tasks[owner], horizons, now_ms)
-    for owner, state in learned.items():
-        holder = series[owner]
-        holder.ledger = holder.ledger.learned(state.tobytes(), holder.ledger.variance)
+        tasks[owner].scores = _message(tasks[owner], horizons, series[owner].ledger, now_ms)
 
 
 def is_correction(task: Task) -> bool:
@@ -165,7 +175,7 @@ def _score(
     series: list[Series],
     tasks: list[Task],
     scored: dict[int, list[dict[str, Any]]],
-    learned: dict[int, NDArray[np.float32]],
+    learned: _Learned,
 ) -> None:
     """Score settled horizons of a layout, and learn from them."""
     grid = layout.grid
@@ -233,11 +243,11 @@ def _learn(
     group: list[_Settled],
     series: list[Series],
     given: tuple[NDArray[Any], ...],
-    learned: dict[int, NDArray[np.float32]],
+    learned: _Learned,
     made: list[dict[str, Any]],
 ) -> None:
     """Learn from settled horizons, and note in what was made of each how it corrects the next."""
-    grid = layout.grid
+    grid, states = layout.grid, learned.calibration
     at = [
         place
         for place, settled in enumerate(group)
@@ -247,21 +257,33 @@ def _learn(
         return
     owners = [group[place].owner for place in at]
     for owner in owners:
-        if owner not in learned:
-            learned[owner] = series[owner].ledger.state().copy()
+        if owner not in states:
+            states[owner] = series[owner].ledger.state().copy()
     horizons = [group[place].horizon for place in at]
-    state = np.stack([learned[o][h] for o, h in zip(owners, horizons, strict=True)])
+    state = np.stack([states[o][h] for o, h in zip(owners, horizons, strict=True)])
     horizon, outcome, raw, sigma = (array[at] for array in given)
     after = calibration.learn(grid, state, horizon, outcome, raw, sigma)
     corrections = grid.corrections(after)
     for entry, owner, place, row, correction in zip(
         at, owners, horizons, after, corrections, strict=True
     ):
-        learned[owner][place] = row
+        states[owner][place] = row
         made[entry]["correction"] = orjson.Fragment(correction)
+    settled = calibration.settled(state).tolist()
+    rows = [
+        row
+        for row, owner in enumerate(owners)
+        if horizons[row] == 0
+        and settled[row] % grid.steps[0] == 0  # others overlap
+        and layouts_in(series[owner].ledger.layouts)[0] is layout
+    ]
+    if rows:
+        held = np.stack([series[owners[row]].ledger.drift() for row in rows])
+        moved = drift.after(grid.levels, held, outcome[rows], raw[rows])
+        learned.drift |= {owners[row]: state for row, state in zip(rows, moved, strict=True)}
 
 
-def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded:
+def _message(task: Task, horizons: list[dict[str, Any]], ledger: Ledger, now_ms: int) -> Encoded:
     """Return the message about a candle; its fields are those of ``Scores``."""
     candle = task.candle
     if len(horizons) > 1:
@@ -278,6 +300,7 @@ def _message(task: Task, horizons: list[dict[str, Any]], now_ms: int) -> Encoded
         "corrected": is_correction(task),
         "made_at_ms": now_ms,
         "horizons": horizons,
+        "drift": drift.report(ledger.drift()),
     }
     # an encoder's result holds on to a buffer of 4 kB
     return Encoded(identity, now_ms, bytes(memoryview(orjson.dumps(body))))
@@ -307,9 +330,9 @@ def _follow(holder: Series, task: Task) -> None:
 def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
     """Calibrate the forecasts made at these candles, and make their entries."""
     grid = layout.grid
-    states = np.frombuffer(
-        b"".join([holder.ledger.calibration for holder in series]), dtype=np.float32
-    ).reshape(len(series), *grid.shape)
+    held = b"".join([holder.ledger.calibration for holder in series])
+    numbers = np.frombuffer(held, dtype=np.float32).reshape(len(series), -1)
+    states = numbers[:, : -drift.WIDTH].reshape(len(series), *grid.shape)
     raws = [task.raw for task in tasks if task.raw is not None]
     dues = [task.due for task in tasks if task.due is not None]
     raw = np.stack([distribution.log_return for distribution in raws]).astype(np.float32)

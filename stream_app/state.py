@@ -45,7 +45,7 @@ span: messages)."""
 _EVENT: Final = struct.Struct("<qB")
 """Order of a message, and what of it follows."""
 
-_FORMAT: Final = 4
+_FORMAT: Final = 5
 _WHOLE: Final = 0
 _SPAN: Final = 1
 _CANDLE: Final = 1

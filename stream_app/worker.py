@@ -21,6 +21,7 @@ from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
 from shared.process import calm_collector, now_ms
+from stream_app.drifting import DriftBoard
 from stream_app.faust_app import DirectConsumer, make_app
 from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult, Incoming, advance
@@ -66,6 +67,7 @@ class CandleWorker:
         self._lengthening: asyncio.Task[None] | None = None
         self._publisher = publisher
         self._metrics = metrics
+        self._drift = DriftBoard(metrics)
         self._rules = settings.rules
         self._forget_ms = settings.forget_days * DAY_MS
         self._next_forget_s = 0.0
@@ -271,6 +273,7 @@ class CandleWorker:
         if not keys:
             return
         await self._publisher.tombstones(keys)
+        self._drift.forget(key for some in keys.values() for key in some)
         count = series_in(keys)
         self._metrics.forgotten.inc(count)
         log.info("%d series without a candle for %g days are forgotten", count,
@@ -281,6 +284,7 @@ class CandleWorker:
         metrics.batch_size.observe(len(batch))
         metrics.forecasts.inc(len(result.forecasts))
         metrics.gaps.inc(result.gaps)
+        self._drift.note(result.drifts, result.drifts_began)
         self._note_size()
         for series, partition in result.moved:
             log.warning("%s: its candles now come from partition %d", series, partition)
@@ -308,6 +312,7 @@ class CandleWorker:
 
     async def _begin_recovery(self, *_: Any, **__: Any) -> None:
         self.recovered = False
+        self._drift.clear()
         self._longer.clear()  # of windows that another worker may have changed since
         self._assigned_s = time.monotonic()
 

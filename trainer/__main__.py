@@ -441,7 +441,7 @@ def _scores(settings: ScoresSettings) -> None:
     period_ms = max(round(settings.days * DAY_MS), 1) if settings.days else None
     made = scores_report.report(collected, source, period_ms)
     if made.rejected:
-        log.warning("%s: %d messages that are no scores are left out", source, made.rejected)
+        log.warning("%s: left out %d messages, which are not scores", source, made.rejected)
     if settings.out is not None:
         scores_report.write(made, settings.out)
         log.info("wrote %s", settings.out)

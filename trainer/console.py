@@ -116,15 +116,15 @@ def print_scores(made: Report) -> None:
     from trainer.evaluate.scores_report import percent  # noqa: PLC0415
 
     console = _out()
-    for one in made.steps:
-        names = [name for name in ("80", "90") if name in one.summary.coverage]
-        table = _table(f"{one.interval} candles, {one.summary.step} ahead, {one.series} series")
+    for step in made.steps:
+        names = [name for name in ("80", "90") if name in step.summary.coverage]
+        table = _table(f"{step.interval} candles, {step.summary.step} ahead, {step.series} series")
         for title in ("from", "scores", "skill, %", "", "median's, %"):
             left = title in {"from", ""}
             table.add_column(title, justify="left" if left else "right", no_wrap=True)
         for name in names:
             table.add_column(f"in {name} % (raw)", justify="right")
-        for label, summary in one.rows(made.period_ms):
+        for label, summary in step.rows(made.period_ms):
             covered = [
                 f"{percent(summary.coverage.get(name))} ({percent(summary.raw_coverage.get(name))})"
                 for name in names
@@ -134,8 +134,8 @@ def print_scores(made: Report) -> None:
                 summary.against_baseline, percent(summary.persistence_skill), *covered,
             )  # fmt: skip
         console.print(table)
-        if one.worse:
-            console.print(Text(f"worse than no model: {plain(', '.join(one.worse))}"))
+        if step.worse:
+            console.print(Text(f"worse than no model: {plain(', '.join(step.worse))}"))
 
 
 def print_errors(test: Test) -> None:

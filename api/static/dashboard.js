@@ -135,7 +135,7 @@ function drawHealth() {
   byId("drift").parentElement.classList.toggle("warn", isDrifting);
 }
 
-// What came of the chosen series' forecasts: the histogram is flat where the forecasts are right.
+// The outcomes of the chosen series' forecasts: the histogram is flat where the forecasts are right.
 function drawCalibration() {
   const found = scored.get(view.key)?.find((one) => one.step === view.step);
   byId("calibration-body").hidden = !found;

@@ -15,7 +15,7 @@ export const COLUMNS = [
   { name: "age", title: "Updated", text: (row) => ago(row.age), sort: (row) => row.age },
 ];
 
-// The skill of some scores against no model; in words where it is clearly worse, or where words are asked for.
+// The skill of some scores against no model; in words where it is clearly worse, or where words are wanted.
 export function skillText(scores, always = false) {
   if (!scores) return percent(null);
   const share = percent(scores.baseline_skill);

@@ -56,7 +56,7 @@ def run_calibrated(
 ) -> pd.DataFrame:
     """Return the forecasts as a worker publishes them: calibrated, and the model's own beside.
 
-    Each series learns from what came of its own forecasts before, from its first full window on.
+    Each series learns from the outcomes of its own forecasts before, from its first full window on.
 
     Args:
         forecaster: the model, as the stream runs it.
@@ -65,14 +65,14 @@ def run_calibrated(
         settled: called for each round of the calibration: a candle of every symbol.
         interval: of the candles.
     """
-    spans = {name: _span(forecaster, one, None, None) for name, one in symbols.items()}
+    spans = {name: _span(forecaster, symbol, None, None) for name, symbol in symbols.items()}
     made = {}
     for name, symbol in symbols.items():
         made[name] = predict_all(forecaster, symbol, spans[name].start, spans[name].stop, interval)
         advance(name)
     grid = grid_of(tuple(forecaster.horizons), tuple(forecaster.quantile_levels))
     closes = [symbol.candles[spans[name], 3] for name, symbol in symbols.items()]
-    learned = walk(grid, [one.log_return for one in made.values()], closes, settled)
+    learned = walk(grid, [raw.log_return for raw in made.values()], closes, settled)
     tables = [
         _table(
             forecaster, name, symbols[name], spans[name],
@@ -97,7 +97,7 @@ def walk(
         closes: of those candles, (T,).
         settled: called for each round.
     """
-    lengths = np.array([len(one) for one in closes])
+    lengths = np.array([len(close) for close in closes])
     longest = int(lengths.max(initial=0))
     raw = np.zeros((len(closes), longest, len(grid.steps), len(grid.levels)), dtype=np.float32)
     close = np.ones((len(closes), longest))

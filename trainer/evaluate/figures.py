@@ -175,22 +175,22 @@ class ScoredStep:
 def scores(steps: Sequence[ScoredStep]) -> str:
     """Return coverage and skill over time, and PIT histograms, a column a step."""
     with _figure(3, len(steps), 3.3 * len(steps) + 0.6, 6.6) as (figure, axes):
-        for column, one in enumerate(steps):
+        for column, step in enumerate(steps):
             covered, skilled, transformed = axes[:, column]
-            times = pd.to_datetime(pd.Series(one.from_ms), unit="ms")
+            times = pd.to_datetime(pd.Series(step.from_ms), unit="ms")
             for values, colour, name in (
-                (one.raw_coverage, SLATE, "model alone"), (one.coverage, FLAME, "published"),
+                (step.raw_coverage, SLATE, "model alone"), (step.coverage, FLAME, "published"),
             ):  # fmt: skip
                 shares = 100 * np.array(values, dtype=np.float64)
                 covered.plot(times, shares, "o-", color=colour, markersize=3, label=name)
             covered.axhline(90, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            covered.set_title(_ahead(one.step))
-            skills_of = 100 * np.array(one.skill, dtype=np.float64)
+            covered.set_title(_ahead(step.step))
+            skills_of = 100 * np.array(step.skill, dtype=np.float64)
             skilled.plot(times, skills_of, "o-", color=FLAME, markersize=3)
             skilled.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            edges = np.linspace(0, 1, len(one.pit) + 1)
-            transformed.stairs(np.array(one.pit) * len(one.pit), edges, color=FLAME, fill=True)
-            transformed.stairs(np.array(one.raw_pit) * len(one.pit), edges, color=SLATE)
+            edges = np.linspace(0, 1, len(step.pit) + 1)
+            transformed.stairs(np.array(step.pit) * len(step.pit), edges, color=FLAME, fill=True)
+            transformed.stairs(np.array(step.raw_pit) * len(step.pit), edges, color=SLATE)
             transformed.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             transformed.set_xlabel("forecast probability below the outcome")
             chosen = np.unique(np.linspace(0, len(times) - 1, 4).astype(int))

@@ -237,7 +237,7 @@ class Wider(LastMove):
 
 def test_a_state_of_another_format_is_refused() -> None:
     stored = SymbolState(Window(3)).encode()
-    with pytest.raises(StateError, match="expected format 4, got 3"):
+    with pytest.raises(StateError, match="expected format 5, got 3"):
         SymbolState.decode(b"\x03" + stored[1:], 3)
 
 
