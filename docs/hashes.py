@@ -23,7 +23,7 @@ HASHED: Final = ROOT / "constraints-hashed.txt"
 TOOLS: Final = "pip\nuv\n"
 """What ``make`` installs and the project does not require."""
 
-OLDEST_PYTHON: Final = "3.11.9"
+OLDEST_PYTHON: Final = "3.11.2"
 """Packages that need no older one have a hash for each platform that they are built for."""
 
 HEAD: Final = (
