@@ -1,6 +1,6 @@
 """Whatever comes in from outside, spoilt by Hypothesis: read or refused in words, never a fault.
 
-Each test tries examples for its share of ``CANDLECAST_FUZZ_SECONDS``, by default a bounded part of
+Each test tries examples for its share of ``CANDLECAST_FUZZ_SECONDS``, by default two minutes of
 CI's time; ``make fuzz`` takes an hour. Counts are printed at the end. ``CANDLECAST_FUZZ_SEED``
 repeats a run.
 """
@@ -70,7 +70,7 @@ from trainer import snapshot
 
 T = TypeVar("T")
 
-SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "60"))
+SECONDS: Final = float(os.environ.get("CANDLECAST_FUZZ_SECONDS", "120"))
 SEED: Final = int(os.environ.get("CANDLECAST_FUZZ_SEED", time.time_ns() % 10**9))
 TARGETS: Final = 13
 
