@@ -16,6 +16,7 @@ from producer.settings import ProducerSettings
 from shared.settings import ServiceSettings, variable
 from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerSettings
+from trainer.settings import WatchSettings
 
 pytestmark = pytest.mark.integration
 
@@ -31,6 +32,7 @@ OURS: Final[dict[str, type[ServiceSettings]]] = {
     "producer": ProducerSettings,
     "worker": WorkerSettings,
     "api": ApiSettings,
+    "trainer": WatchSettings,
 }
 
 
@@ -118,12 +120,18 @@ def test_secrets_are_referred_to_and_each_service_has_its_own_user() -> None:
         "producer": ("candlecast", "kafka-user"),
         "worker": ("worker", "kafka-worker"),
         "api": ("candlecast", "kafka-user"),
+        "trainer": ("candlecast", "kafka-user"),
     }
 
 
 def test_a_user_that_is_missing_is_named() -> None:
     with pytest.raises(helm_python.HelmError, match=r"kafka\.users\..* SASL_SSL needs a user"):
         rendered({"kafka": {"securityProtocol": "SASL_SSL"}})
+
+
+def test_a_trainer_without_a_model_store_is_refused() -> None:
+    with pytest.raises(helm_python.HelmError, match=r"models\.store: trainer\.enabled needs"):
+        rendered({"trainer": {"enabled": True}})
 
 
 def test_the_rules_in_the_chart_are_those_that_are_tested() -> None:

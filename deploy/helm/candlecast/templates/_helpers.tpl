@@ -114,7 +114,7 @@ affinity: {{ toJson . }}
 {{- end -}}
 
 {{- define "candlecast.container" -}}
-image: {{ .root.Values.image.repository }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+image: {{ (get .root.Values .service).repository | default .root.Values.image.repository }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
