@@ -6,8 +6,10 @@ No other module makes a client (Faust makes its own), so what every client needs
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, ClassVar, Final, TypeVar
@@ -243,8 +245,24 @@ async def when_reachable(
             await explain(kafka, kafka.bootstrap)
             if loop.time() >= deadline:
                 raise
-            log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error, extra=AWAY)
+            cause = handles_left() or repr(error)
+            log.warning("waiting for Kafka at %s: %s", kafka.bootstrap, cause, extra=AWAY)
         await asyncio.sleep(RETRY_S)
+
+
+def handles_left() -> str:
+    """Return how to mend that this process can open nothing more, "" while it can.
+
+    A connection for which there is no file handle fails in the client as one to a broker that is
+    away.
+    """
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno not in {errno.EMFILE, errno.ENFILE}:
+            raise
+        return f"{error.strerror}, here and not there: raise the limit of file handles (ulimit -n)"
+    return ""
 
 
 SLOW_S: Final = 10.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared import kafka as clients
-from shared.kafka import KafkaSettings, Partition, SilentError
+from shared.kafka import KafkaSettings, Partition, SilentError, handles_left
 from tests.kafka_contract import PARTITIONS, KafkaContract, made, within
 from tests.memory_kafka import MemoryBroker, MemoryConsumer, install
 
@@ -77,3 +79,18 @@ def test_no_other_module_makes_a_client() -> None:
         if re.search(r"AIOKafka\w+\(|\b(Consumer|Producer)\(\s*\*\*", path.read_text())
     }
     assert makers == {"shared/kafka.py"}
+
+
+def test_a_process_without_file_handles_is_told_from_a_broker_that_is_away() -> None:
+    assert handles_left() == ""
+    next_handle = os.open(os.devnull, os.O_RDONLY)
+    os.close(next_handle)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_handle, hard))
+    try:
+        assert handles_left() == (
+            "Too many open files, here and not there: raise the limit of file handles (ulimit -n)"
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert handles_left() == ""
