@@ -140,7 +140,8 @@ def account(crew: Crew, load: Load) -> Account:
     assert settled.is_clean, settled
     expected = replay(crew.topics, MODELS)
     assert recovered_windows(crew.topics, MODELS.longest_window) == expected.windows
-    assert len(expected.scores) > 2 * len(owed)
+    # of a short load's candles most have not met their tenth one yet
+    assert len(expected.scores) > len(owed)
     assert missing_scores(crew.topics, expected) == 0
     return settled
 
