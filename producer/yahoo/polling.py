@@ -31,8 +31,11 @@ from shared.candles import INTERVALS_MS, MINUTE_MS, Candle
 
 log = logging.getLogger(__name__)
 
-_SPARE: Final = 2
-"""Rows at a chart's end that may not be closed candles: the forming one, and the last trade."""
+_SPARE: Final = 3
+"""Rows at a chart's end that may not be closed candles as of the request.
+
+They are the forming one, the last trade, and one that closed while Yahoo answered.
+"""
 
 _MISSED_S: Final = 1800.0
 """Least staleness of a symbol that the log reports; the metric has it at once."""
