@@ -28,7 +28,7 @@ demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the
 	@$(BIN)/python -m local $(ARGS)
 
 test: check  ## Check the code and run all tests (ARGS go to pytest)
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 	$(BIN)/python -m pytest tests/unit $(ARGS)

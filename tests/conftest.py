@@ -7,6 +7,8 @@ from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile(
     "candlecast",
@@ -34,12 +36,19 @@ ON_DOCUMENTED_PORTS = {"test_demo.py", "test_documents.py", "test_wheel.py", "te
 """Files whose tests start the demo where the documents say that it is: not two at once."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have ``--dist loadgroup`` run the tests of a file in one process."""
-    for item in items:
-        is_demo = item.path.name in ON_DOCUMENTED_PORTS
-        group = "documented-ports" if is_demo else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class _ByFile(LoadFileScheduling):
+    """A process takes a file at a time, so that its fixtures are made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path: str = super()._split_scope(nodeid)
+        name = path.rpartition("/")[2]
+        return "documented ports" if name in ON_DOCUMENTED_PORTS else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Have ``-n`` run the tests of a file in one process, and those of some files one by one."""
+    config.option.loadscopereorder = False  # long files come first as they are collected
+    return _ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
