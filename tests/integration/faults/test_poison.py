@@ -355,13 +355,9 @@ def given_of(candles: Sequence[Candle]) -> set[tuple[str, int]]:
 
 
 def ignored_by(api: Api) -> float:
-    """Return how many candles and forecasts the API has passed over."""
+    """Return how many candles, forecasts and scores the API has passed over."""
     lines = api.ask("GET", "/metrics")[1].splitlines()
-    counts = [
-        line
-        for line in lines
-        if line.startswith("candlecast_stream_ignored_total{") and "invalid_score" not in line
-    ]
+    counts = [line for line in lines if line.startswith("candlecast_stream_ignored_total{")]
     return sum(float(line.rpartition(" ")[2]) for line in counts)
 
 
@@ -475,7 +471,8 @@ def test_no_message_stops_a_process_or_costs_a_candle(
     assert scored_by(api) == newest.keys()
     scene.check_dead_letters(expected, unreadable=on_disk[0] + 1 + 2)  # a header, two bombs
     of_forecasts = len(POISON) + len(hostile) + on_disk[1] + 4 * plain_batches
-    assert ignored_by(api) == expected + of_forecasts
+    of_scores = len(SCORES) + len(hostile) + on_disk[2] + 4 * plain_batches
+    assert ignored_by(api) == expected + of_forecasts + of_scores
     running.wait_for_a_look()
     after = running.memory()
     grown = [now / then for now, then in zip(after, before, strict=True)]
