@@ -21,6 +21,7 @@ def kafka(broker: Broker, unique_name: Callable[[str], str]) -> KafkaSettings:
             "--bootstrap", broker.bootstrap,
             "--candles-topic", unique_name("candles"),
             "--forecasts-topic", unique_name("forecasts"),
+            "--scores-topic", unique_name("scores"),
             "--partitions", str(PARTITIONS),
         ],
         "tests",
