@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from functools import lru_cache
 from itertools import pairwise
@@ -129,15 +128,6 @@ class Forecast(Message):
         except ValidationError as error:
             raise InvalidForecast(describe(error.errors(include_url=False)[0])) from None
         return forecast
-
-
-def is_sound(forecast: Forecast) -> bool:
-    """Tell whether a model's numbers are prices: a window without a move may give NaN."""
-    return all(
-        LOW_PRICE <= price <= HIGH_PRICE and 0 <= horizon.volatility < math.inf
-        for horizon in forecast.horizons
-        for price in (*horizon.quantiles.values(), *(horizon.raw_quantiles or {}).values())
-    )
 
 
 def _inconsistent(field: str, expected: str, got: object) -> Exception:

@@ -72,12 +72,6 @@ def _mask(held: Mapping[str, bool]) -> int:
     return sum(bit for name, bit in _BITS.items() if held.get(name, False))
 
 
-def held_in(row: np.void) -> dict[str, bool]:
-    """Return which intervals of a row held, by nominal per cent."""
-    known, inside = int(row["known"]), int(row["inside"])
-    return {name: bool(inside & bit) for name, bit in _BITS.items() if known & bit}
-
-
 class ScoreTable:
     """The newest scores of one step, by the candle that each forecast was made at."""
 

@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.drift import Report, drifts, report
+from shared.drift import Report, drifts
 from shared.forecaster import (
     Calibrated,
     Distribution,
@@ -239,10 +239,9 @@ def _finish(
         written, record_key, record = entry.to_write(key)
         result.states[key] = (entry.partition, written.encode())
         result.records.setdefault(entry.partition, []).append((record_key, record))
-        scores = [(task.index, task.scores) for task in entry.series.tasks if task.scores]
-        if scores:
-            result.scores += scores
-            result.drifts[key] = report(entry.series.ledger.drift())
+        result.scores += [(task.index, task.scores) for task in entry.series.tasks if task.scores]
+        if entry.series.drift is not None:
+            result.drifts[key] = entry.series.drift
             if entry.begins_to_drift:
                 result.drifts_began.append(key)
     result.scores.sort(key=_index_of)

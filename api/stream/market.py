@@ -310,10 +310,15 @@ class Market:
             summarise(table.newest(most), step) for step, table in sorted(series.scores.items())
         ]
 
-    def overall(self) -> dict[str, list[Summary]]:
-        """Return the summary of each step over all series of an interval, by interval."""
+    def overall(self, *, first: bool = False) -> dict[str, list[Summary]]:
+        """Return the summary of each step over all series of an interval, by interval.
+
+        ``first`` leaves out all but the first step of each interval.
+        """
         found: dict[str, list[Summary]] = {}
         for (interval, step), table in sorted(self.pooled.items(), key=_length_of):
+            if first and interval in found:
+                continue
             rows = table.newest(self.bounds.pooled_scores)
             found.setdefault(interval, []).append(summarise(rows, step))
         return found

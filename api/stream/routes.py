@@ -329,8 +329,8 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
 def overall_of(live: StreamView, *, first: bool = False) -> list[dict[str, Any]]:
     """Return the summaries of each interval as ``IntervalScores``, of the first step or of all."""
     return [
-        {"interval": interval, "steps": [asdict(step) for step in steps[: 1 if first else None]]}
-        for interval, steps in live.market.overall().items()
+        {"interval": interval, "steps": [asdict(step) for step in steps]}
+        for interval, steps in live.market.overall(first=first).items()
     ]
 
 
