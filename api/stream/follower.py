@@ -43,17 +43,19 @@ ANSWER_S: Final = 4.0
 CLOSE_S: Final = 2.0
 """Longest wait for a client that is given up."""
 
-CATCH_UP_S: Final = 4.0
+CATCH_UP_S: Final = 6.0
 """Longest reading after a stall, at the pace seen so far; what is older is skipped."""
 
 BURST: Final = 20_000
-"""Unread messages of a topic that are read whatever the look-back: many symbols close at once."""
+"""Unread messages of a topic that are read whatever the pace: 10,000 symbols close at once, and
+where older messages are skipped, each still has one among those."""
 
 STANDSTILL_S: Final = 60.0
 """Time without a turn of the follower after which /livez fails."""
 
 _BACK_OFF_S: Final = (0.5, 4.0)  # first, longest
 _MAX_RECORDS: Final = 200
+_FETCH_BYTES: Final = 256 << 10  # of a partition at once: all partitions' wait in memory
 
 
 class _TopicsLost(Exception):
@@ -127,8 +129,9 @@ class Follower:
 
     async def _follow(self) -> None:
         consumer = clients.consumer(
-            self._kafka, request_timeout_ms=int(ANSWER_S * 1000), retry_backoff_ms=200
-        )
+            self._kafka, request_timeout_ms=int(ANSWER_S * 1000), retry_backoff_ms=200,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+        )  # fmt: skip
         try:
             async with asyncio.timeout(4 * ANSWER_S):
                 await clients.start(consumer, self._kafka)
@@ -160,7 +163,7 @@ class Follower:
         begins = await consumer.beginning_offsets(parts)
         ends: dict[Partition, int] = await consumer.end_offsets(parts)
         if not self._goes_on(begins, ends):
-            most = self._most_unread() if self._next else self._lookback
+            most = self._most_unread if self._next else self._lookback
             self._live.market.clear()
             self._next = {}
             for part in parts:
@@ -182,11 +185,12 @@ class Follower:
         unread: dict[str, int] = {}
         for part, end in ends.items():
             unread[part.topic] = unread.get(part.topic, 0) + end - self._next[part]
-        return max(unread.values()) > max(self._lookback, BURST)
+        return max(unread.values()) > self._most_unread
 
+    @property
     def _most_unread(self) -> int:
-        """Return how many messages of each topic are read after a stall."""
-        return min(self._lookback, int(self._pace.a_second * CATCH_UP_S / len(self._topics)))
+        """How many messages of each topic are read after a stall."""
+        return max(BURST, int(self._pace.a_second * CATCH_UP_S / len(self._topics)))
 
     async def _read(self, consumer: Consumer, goal: Mapping[Partition, int]) -> None:
         parts = list(self._next)
@@ -250,11 +254,10 @@ class Follower:
             self._state("reading the topics' newest messages", connected=False)
 
     def _take(self, record: Record, origin: Origin) -> None:
-        events = self._events(record, origin)
-        self._live.hub.publish(origin, events)
+        self._live.hub.publish(origin, self._event(record, origin))
 
-    def _events(self, record: Record, origin: Origin) -> list[StreamEvent]:
-        """Return the news in a message; none of one that cannot be used, whatever its fault."""
+    def _event(self, record: Record, origin: Origin) -> StreamEvent | None:
+        """Return the news of a message; none of one that cannot be used, whatever its fault."""
         try:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)
@@ -273,7 +276,7 @@ class Follower:
             self._pass_over(record, "invalid_score", error)
         except Exception as error:  # noqa: BLE001 -- one message must not stop those after it
             self._pass_over(record, "error", error)
-        return []
+        return None
 
     def _pass_over(self, record: Record, reason: str, error: Exception) -> None:
         self._metrics.ignored.labels(reason).inc()

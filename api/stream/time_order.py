@@ -8,7 +8,7 @@ from typing import Final
 
 from shared.kafka import Partition, Record, partition_of
 
-ENOUGH: Final = 1_000
+ENOUGH: Final = 200
 """Waiting records of a partition from which it is read no further until others catch up."""
 
 

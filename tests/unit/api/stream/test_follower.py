@@ -120,7 +120,9 @@ def test_after_a_failure_it_goes_on_where_it_was(
 def test_after_a_long_stall_only_the_newest_are_read(
     kafka: KafkaSettings, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "BURST", 0)
+    """So many that each of many symbols is among them, however slow the reading was."""
+    monkeypatch.setattr(following, "BURST", 10 * PARTITIONS)
+    monkeypatch.setattr(following, "CATCH_UP_S", 0.0)
 
     async def body(live: StreamView) -> None:
         await publish(kafka, walk(5))
@@ -134,7 +136,7 @@ def test_after_a_long_stall_only_the_newest_are_read(
         [series] = live.market.series.values()
         assert [kept.close_ms for kept in series.candles] == [one.close_ms for one in later[-10:]]
 
-    followed(kafka, 10 * PARTITIONS, body)
+    followed(kafka, 1_000 * PARTITIONS, body)
 
 
 def test_another_topic_of_the_same_name_is_read_from_its_newest(
