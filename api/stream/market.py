@@ -10,7 +10,6 @@ eighth of a second, and held up everybody.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import msgspec
 import orjson
 
 from api.forecast.calibrated import Learned
+from api.stream.candle_row import CANDLE_BYTES, CandleRow, KeptCandle
 from api.stream.cursors import Origin
 from shared.candles import INTERVALS_MS, Candle
 from shared.forecasts import MAX_HORIZONS, Forecast
@@ -35,7 +35,7 @@ Key = tuple[str, str]
 class MarketBounds:
     """How many of each are kept in memory, and in how many bytes, about."""
 
-    size: int = 160 << 20  # of all series
+    size: int = 176 << 20  # of all series
     series: int = 20_000
     candles: int = 400  # of each series
     forecasts: int = 150  # of each series
@@ -46,7 +46,6 @@ class MarketBounds:
 
 
 SERIES_BYTES: Final = 1_350
-CANDLE_BYTES: Final = 320
 FORECAST_BYTES: Final = 420
 OUTCOME_BYTES: Final = 180
 CORRECTION_BYTES: Final = 200
@@ -54,31 +53,6 @@ CORRECTION_BYTES: Final = 200
 
 TRIMMED: Final = 0.9
 """What a series keeps of its share when it is trimmed."""
-
-
-class KeptCandle(msgspec.Struct, frozen=True, gc=False):
-    """A candle of the topic."""
-
-    open_ms: int
-    close_ms: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    appended_ms: int  # by the broker
-
-    def as_json(self) -> dict[str, float]:
-        """Return the candle as ``StreamCandle`` has it."""
-        return {
-            "open_ms": self.open_ms,
-            "close_ms": self.close_ms,
-            "open": self.open,
-            "high": self.high,
-            "low": self.low,
-            "close": self.close,
-            "volume": self.volume,
-        }
 
 
 class StreamEvent(msgspec.Struct, frozen=True, gc=False):
@@ -139,7 +113,7 @@ class MarketSeries:
 
     symbol: str
     interval: str
-    candles: list[KeptCandle] = field(default_factory=list)  # by opening time
+    candles: CandleRow = field(default_factory=CandleRow)
     forecasts: dict[int, KeptForecast] = field(default_factory=dict)  # by as_of_ms
     outcomes: dict[int, tuple[KeptOutcome, ...]] = field(default_factory=dict)  # by as_of_ms
     scores: dict[int, ScoreTable] = field(default_factory=dict)  # by step
@@ -225,7 +199,7 @@ class MarketSeries:
             elif self.forecast_bytes == largest and len(self.forecasts) > 1:
                 self.drop(oldest)
             elif len(self.candles) > 1:
-                del self.candles[0]
+                self.candles.drop_oldest()
             elif self.outcomes:
                 self.drop(oldest)
             else:
@@ -267,7 +241,7 @@ class Market:
             candle.volume, appended_ms,
         )  # fmt: skip
         with self._growing((candle.symbol, candle.interval)) as series:
-            if not _place(series.candles, kept, self.bounds.candles):
+            if not series.candles.put(kept, self.bounds.candles):
                 return None
             data = {"symbol": series.symbol, "interval": series.interval, **kept.as_json()}
             encoded = _exact(orjson.dumps(data))
@@ -405,9 +379,9 @@ class Market:
         self._forgotten()
 
     def _clock_latency(self, series: MarketSeries, as_of_ms: int, appended_ms: int) -> None:
-        at = _at_close(series.candles, as_of_ms)
-        if at is not None:
-            self.latencies_ms.append(max(appended_ms - series.candles[at].appended_ms, 0))
+        candle = series.candles.closed_at(as_of_ms)
+        if candle is not None:
+            self.latencies_ms.append(max(appended_ms - candle.appended_ms, 0))
 
     def _pool(self, interval: str, step: int, row: tuple[Any, ...]) -> None:
         key = interval, step
@@ -427,39 +401,6 @@ def _step_of(outcome: KeptOutcome) -> int:
 def _length_of(pooled: tuple[tuple[str, int], ScoreTable]) -> tuple[int, int]:
     (interval, step), _ = pooled
     return INTERVALS_MS[interval], step
-
-
-def _place(candles: list[KeptCandle], candle: KeptCandle, capacity: int) -> bool:
-    """Put a candle in its place by time; return whether that changed anything."""
-    if not candles or candle.open_ms > candles[-1].open_ms:
-        candles.append(candle)
-        if len(candles) > capacity:
-            del candles[0]
-        return True
-    at = bisect_left(candles, candle.open_ms, key=_open_ms)
-    if candles[at].open_ms == candle.open_ms:
-        if candles[at].as_json() == candle.as_json():
-            return False
-        candles[at] = candle
-        return True
-    if len(candles) >= capacity:
-        return False
-    candles.insert(at, candle)
-    return True
-
-
-def _at_close(candles: list[KeptCandle], close_ms: int) -> int | None:
-    """Return the place of the candle that closed at a time; None where there is none."""
-    at = bisect_left(candles, close_ms, key=_close_ms)
-    return at if at < len(candles) and candles[at].close_ms == close_ms else None
-
-
-def _open_ms(candle: KeptCandle) -> int:
-    return candle.open_ms
-
-
-def _close_ms(candle: KeptCandle) -> int:
-    return candle.close_ms
 
 
 def quantile(values: Iterable[int], level: float) -> float | None:

@@ -30,9 +30,11 @@ class TimeOrder:
         return not self._ends and not any(self._waiting.values())
 
     @property
-    def ahead(self) -> list[Partition]:
-        """Partitions that are read far enough for now."""
-        return [part for part, records in self._waiting.items() if len(records) >= ENOUGH]
+    def wanted(self) -> list[Partition]:
+        """The partitions that are not read far enough for now; none once it is over: all."""
+        if self.is_over:
+            return []
+        return [part for part, records in self._waiting.items() if len(records) < ENOUGH]
 
     def add(self, records: Sequence[Record]) -> Iterator[Record]:
         """Take what was read, and yield what is next by time, each partition in its own order."""

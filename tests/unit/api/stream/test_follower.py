@@ -73,10 +73,10 @@ def test_whatever_leaves_the_client_it_is_made_again(
     await_error: list[BaseException] = []
     getmany = MemoryConsumer.getmany
 
-    async def failing(consumer: MemoryConsumer, **options: Any) -> Any:
+    async def failing(consumer: MemoryConsumer, *parts: Any, **options: Any) -> Any:
         if await_error:
             raise await_error.pop()
-        return await getmany(consumer, **options)
+        return await getmany(consumer, *parts, **options)
 
     monkeypatch.setattr(MemoryConsumer, "getmany", failing)
 

@@ -322,7 +322,7 @@ def test_the_collector_need_not_follow_what_is_kept() -> None:
     market = Market()
     play(market, STREAM, published(STREAM))
     [series] = market.series.values()
-    kept = [*series.candles, *series.forecasts.values(), *series.corrections.values()]
+    kept = [*series.candles._packed, *series.forecasts.values(), *series.corrections.values()]
     kept += [outcome for outcomes in series.outcomes.values() for outcome in outcomes]
     assert len(kept) > 100
     assert not any(gc.is_tracked(entry) for entry in kept)
