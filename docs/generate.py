@@ -158,6 +158,8 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
             part["properties"][field].setdefault("description", comment)
         if "interval" in part["properties"]:
             part["properties"]["interval"]["enum"] = list(INTERVALS_MS)
+        if "model_interval" in part["properties"]:
+            part["properties"]["model_interval"]["anyOf"][0]["enum"] = list(INTERVALS_MS)
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:candlecast:{event_type}",

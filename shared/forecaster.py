@@ -6,9 +6,11 @@ Worker, API and back-test all use ``distributions`` and ``messages`` or, for arr
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -66,6 +68,11 @@ class Forecaster(Protocol):
     @property
     def model_version(self) -> str: ...
     @property
+    def intervals(self) -> tuple[str, ...]:
+        """Intervals of the candles that it was trained on, one at least."""
+        ...
+
+    @property
     def window_length(self) -> int:
         """Candles that a window must hold at least."""
         ...
@@ -102,6 +109,19 @@ def length_of(lengths: Sequence[int], held: int) -> int:
     """Return the longest of rising lengths that ``held`` candles fill; 0 if they fill none."""
     at = bisect_right(lengths, held)
     return lengths[at - 1] if at else 0
+
+
+@lru_cache(maxsize=1024)
+def nearest_trained(trained: tuple[str, ...], interval: str) -> str | None:
+    """Return the interval of training that serves another one; None where that is trained.
+
+    It is the nearest by the ratio of the lengths, of two alike the shorter.
+    """
+    if interval in trained:
+        return None
+    wanted = math.log(INTERVALS_MS[interval])
+    rising = sorted(trained, key=INTERVALS_MS.__getitem__)
+    return min(rising, key=lambda name: abs(math.log(INTERVALS_MS[name]) - wanted))
 
 
 def lengths_of(model: Forecaster) -> frozenset[int]:
@@ -178,6 +198,7 @@ class OnnxForecaster:
         self._golden = bundle.golden
         self.config = config = bundle.config
         self.model_version = config.model_version
+        self.intervals = config.intervals
         self.window_length = config.window_length
         self._lengths = config.window_lengths
         self.horizons = config.horizons
@@ -380,6 +401,7 @@ def _message(
         as_of_ms=as_of_ms,
         last_close=due.last_close,
         model_version=calibrated.raw.forecaster.model_version,
+        model_interval=nearest_trained(calibrated.raw.forecaster.intervals, interval),
         made_at_ms=now_ms,
         horizons=tuple([Horizon.trusted(**row) for row in rows]),
     )

@@ -95,6 +95,7 @@ class Forecast(Message):
     as_of_ms: Millis  # close of the last candle used, UTC
     last_close: PredictedPrice  # quote currency
     model_version: Annotated[str, Field(max_length=MAX_VERSION)]
+    model_interval: Interval | None = None  # trained on, where the model has seen no ``interval``
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
     horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
 

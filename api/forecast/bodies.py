@@ -142,6 +142,9 @@ class FullForecast(Message):
     as_of_ms: int | None = Field(description="close of the last candle, UTC, if times were given")
     last_close: float
     model_version: str
+    model_interval: str | None = Field(
+        description="interval of training that serves for this one; null where it is trained"
+    )
     calibration: CalibrationAnswer | None = Field(
         description="what the quantiles were corrected by; null where they are the model's own"
     )

@@ -19,7 +19,15 @@ from api.forecast.histories import Series, newest
 from api.forecast.interpolate import Curve
 from api.forecast.slicing import Work
 from shared.candles import DAY_MS, WEEKEND
-from shared.forecaster import Forecaster, HorizonWriter, Models, Prediction, length_of, to_prices
+from shared.forecaster import (
+    Forecaster,
+    HorizonWriter,
+    Models,
+    Prediction,
+    length_of,
+    nearest_trained,
+    to_prices,
+)
 from shared.forecasts import due_ms
 from shared.metrics import ApiMetrics
 from shared.window import even_times
@@ -291,6 +299,9 @@ def _full(
         "as_of_ms": series.as_of_ms,
         "last_close": float(series.candles[-1, 3]),
         "model_version": forecaster.model_version,
+        "model_interval": nearest_trained(
+            forecaster.intervals, series.interval or DEFAULT_INTERVAL
+        ),
         "calibration": None,
         "horizons": horizons,
     }
