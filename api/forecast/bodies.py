@@ -124,6 +124,10 @@ class FullHorizon(HorizonAnswer):
     raw_quantiles: dict[str, float] | None = Field(
         None, description="the model's own, level to price, where quantiles are calibrated"
     )
+    expected_shortfall: dict[str, float] | None = Field(
+        description="level to price at the mean log return below that quantile; null of a model "
+        "without the levels 0.01 and 0.025"
+    )
 
 
 class CalibrationAnswer(Message):

@@ -289,7 +289,9 @@ def _full(
     dues = [_due_ms(series, step, trades_weekends=weekends) for step in steps]
     writer = _writer(tuple(steps), forecaster.quantile_levels)
     own = None if raw is None else raw.tolist()
-    horizons = writer.rows(prices.tolist(), prediction.volatility[0].tolist(), dues, own)
+    [shortfall] = writer.shortfalls(series.candles[-1:, 3], prediction.log_return)
+    spreads = prediction.volatility[0].tolist()
+    horizons = writer.rows(prices.tolist(), spreads, dues, own, shortfall)
     for horizon, log_return in zip(horizons, prediction.log_return[0].tolist(), strict=True):
         horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
         horizon["interpolated"] = horizon["step"] not in forecaster.horizons
