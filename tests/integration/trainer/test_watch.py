@@ -21,17 +21,21 @@ import pytest
 from mlflow import MlflowClient
 
 from shared import bundle
+from shared.bundle import Bundle
 from shared.candles import Candle
+from shared.drift import THRESHOLD
+from shared.forecaster import ModelSet, OnnxForecaster
 from shared.leash import Leash
 from shared.model_store import Decision, ModelStore
-from shared.topics import candles_topic, ensure
+from shared.topics import candles_topic, ensure, market_topics
 from tests.candles import candle
 from tests.integration.processes import wait_until
-from tests.integration.topics import write_candles
+from tests.integration.topics import write, write_candles
 from tests.recipes import Recipe
+from tests.streams import Stream
 from trainer.__main__ import main
-from trainer.settings import WatchSettings
-from trainer.watch import JOURNAL
+from trainer.journal import JOURNAL
+from trainer.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.integration
 
@@ -66,12 +70,14 @@ def flags(
         monkeypatch.setenv(f"CANDLECAST_TRAINER_{name}", value)
     flags = [
         "--bootstrap", kafka, "--candles-topic", unique_name("candles"),
+        "--scores-topic", unique_name("scores"),
         "--snapshots", str(tmp_path / "snapshots"), "--models", str(tmp_path / "models"),
         "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--metrics-port", "0",
         "--min-windows", "500", "--test-share", "0.3",
     ]  # fmt: skip
     settings = WatchSettings.read(flags, "x")
-    asyncio.run(ensure(settings, [candles_topic(settings)]))
+    [scores] = [made for made in market_topics(settings) if made.name == settings.scores_topic]
+    asyncio.run(ensure(settings, [candles_topic(settings), scores]))
     write_candles(
         kafka,
         settings.candles_topic,
@@ -99,40 +105,66 @@ def probe(address: str) -> tuple[int, str]:
     return status, " ".join(json.loads(body)["detail"].split()[:2])
 
 
-def test_a_better_challenger_is_promoted_and_the_rest_told(
-    flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def drifting(kafka: str, settings: WatchSettings, model: Bundle) -> None:
+    """Let the stream score a model, and one more day come."""
+    stream = Stream(ModelSet(OnnxForecaster(model)))
+    days = {name: moving(name, seed, 701) for seed, name in enumerate("ABC")}
+    for candles in days.values():
+        stream.take(*candles[:200])
+    write(kafka, settings.scores_topic, [(b"A", scores.encode()) for scores in stream.scores])
+    write_candles(kafka, settings.candles_topic, (candles[-1] for candles in days.values()))
+
+
+def test_a_challenger_is_trained_on_drift_and_promoted_and_the_rest_is_logged(
+    kafka: str, flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "trainer")
-    store = ModelStore(str(tmp_path / "models"))
+    settings = WatchSettings.read(flags, "x")
+    store = ModelStore(settings.models)
     few = [*flags, "--once", "--min-windows", "100000"]
     assert main(["watch", *few]) == 0
     assert "too few windows" in caplog.text
     assert main(["watch", *flags, "--once", "--dry-run"]) == 0
     [attempt] = journal(tmp_path)
-    assert attempt["outcome"] == "promoted", attempt
+    assert (attempt["outcome"], attempt["trigger"]) == ("promoted", "schedule"), attempt
     assert attempt["figures"]["skill"] > 0.1
-    champion = store.champions().at("1d")
-    assert champion is not None
-    assert champion.choice.version.startswith("late-")
+    late = store.champions().at("1d")
+    assert late is not None
+    assert late.choice.version.startswith("late-")
 
-    (tmp_path / "models" / JOURNAL).unlink()
+    hasty = [*flags, "--once", "--cooldown-hours", "1e-9"]
+    caplog.clear()
+    assert main(["watch", *hasty]) == 0
+    assert "nothing is trained: it was tried" in caplog.text  # there is no drift yet
+    drifting(kafka, settings, store.load(late.choice.bundle))
+    assert main(["watch", *hasty, "--drift-share", "0"]) == 0
+    assert len(journal(tmp_path)) == 1
     assert main(["watch", *flags, "--once"]) == 0
+    assert len(journal(tmp_path)) == 1  # the cool-down holds for a drift too
+    assert main(["watch", *hasty]) == 0
+    [_, attempt] = journal(tmp_path)
+    assert (attempt["outcome"], attempt["trigger"]) == ("promoted", "drift"), attempt
+    assert f"the forecasts of {late.choice.version} drift: 3 of 3 series drift" in caplog.text
+    assert attempt["figures"]["drift_evidence"] >= THRESHOLD
+    assert attempt["figures"]["drift_spread"] < 0.5
     champion = store.champions().at("1d")
     assert champion is not None
-    assert champion.choice.version == attempt["version"]  # trained again to the same bits
-    assert "lower over" in champion.choice.why
+    assert champion.choice.version == attempt["version"]
+    assert champion.choice.why.startswith("drift: pinball")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     named = client.get_model_version_by_alias("candlecast-1d", "champion")
     assert client.get_run(str(named.run_id)).data.tags["model_version"] == attempt["version"]
-    gate = client.get_run(champion.choice.run)
-    assert gate.data.metrics["skill"] == pytest.approx(attempt["figures"]["skill"])
+    gate = client.get_run(champion.choice.run).data
+    assert gate.tags["trigger"] == "drift"
+    for figure in ("skill", "drift_evidence", "drift_spread"):
+        assert gate.metrics[figure] == pytest.approx(attempt["figures"][figure])
 
     caplog.clear()
-    assert main(["watch", *flags, "--once"]) == 0
-    assert "nothing is trained: it was tried" in caplog.text
-    assert len(journal(tmp_path)) == 1
+    assert main(["watch", *hasty]) == 0
+    assert "nothing is trained: it was tried" in caplog.text  # the scores are of the former one
     assert main(["watch", *flags, "--once", "--every-hours", "1e-9"]) == 0
     assert "nothing is trained: no new candle" in caplog.text
+    assert len(journal(tmp_path)) == 2
 
 
 def trainings_of(pid: int) -> list[psutil.Process]:
