@@ -20,7 +20,7 @@ from trainer.watch_settings import WatchSettings
 
 log = logging.getLogger("trainer")
 
-STOP_S: Final = 10.0  # for a training to end that is asked to
+STOP_S: Final = 10.0  # for a training to end that is to end
 
 
 def train(

@@ -136,7 +136,7 @@ class Watcher:
             journal.write(self._objects, tried)
 
     def _look_at(self, folder: Path, interval: str, tried: Journal) -> Attempt | None:
-        """Train for an interval, or look how far its shadow is; return what came to an end."""
+        """Train for an interval, or look how far its shadow is; return what has ended."""
         champions, attempts = self._store.champions(), tried.of(interval)
         own, waiting = champions.at(interval), tried.shadows.get(interval)
         if waiting is None:
@@ -176,9 +176,12 @@ class Watcher:
 
     def _say(self, interval: str, why_not: str) -> None:
         """Log why nothing is trained, once as long as it stays the same in kind."""
-        kind = why_not.partition(":")[0]
-        if why_not and kind != self._said.get(interval):
-            log.info("%s: nothing is trained: %s", interval, why_not)
+        words = f"nothing is trained: {why_not}" if why_not else ""
+        self._log_once(interval, why_not.partition(":")[0], words)
+
+    def _log_once(self, interval: str, kind: str, words: str) -> None:
+        if words and kind != self._said.get(interval):
+            log.info("%s: %s", interval, words)
         self._said[interval] = kind
 
     def _champion(self, champions: Champions, interval: str) -> tuple[Bundle, str]:
@@ -306,7 +309,8 @@ class Watcher:
         self._metrics.shadow_candles.labels(source.interval).set(far.candles)
         if not far.is_over:
             quarter = QUARTERS * far.candles // max(far.wanted, 1)
-            self._say(source.interval, f"shadow {min(quarter, QUARTERS)}/{QUARTERS}: {far.words}")
+            words = f"{training.version} is a shadow: {far.words}"
+            self._log_once(source.interval, f"shadow {min(quarter, QUARTERS)}", words)
             return None
         try:
             return self._judge(

@@ -27,6 +27,7 @@ from shared.drift import THRESHOLD
 from shared.forecaster import ModelSet, OnnxForecaster
 from shared.leash import Leash
 from shared.model_store import Decision, ModelStore
+from shared.objects import open_objects
 from shared.topics import candles_topic, ensure, market_topics
 from tests.candles import candle
 from tests.integration.processes import wait_until
@@ -35,6 +36,7 @@ from tests.recipes import Recipe
 from tests.streams import Stream
 from trainer.__main__ import main
 from trainer.journal import JOURNAL
+from trainer.journal import read as read_journal
 from trainer.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.integration
@@ -165,6 +167,50 @@ def test_a_challenger_is_trained_on_drift_and_promoted_and_the_rest_is_logged(
     assert main(["watch", *flags, "--once", "--every-hours", "1e-9"]) == 0
     assert "nothing is trained: no new candle" in caplog.text
     assert len(journal(tmp_path)) == 2
+
+
+def test_a_shadow_forecasts_beside_the_champion_and_is_promoted_once_it_has_shown_enough(
+    kafka: str,
+    flags: list[str],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each look is a watch of its own, which knows what the one before left in the store."""
+    caplog.set_level(logging.INFO, "trainer")
+    settings = WatchSettings.read(flags, "x")
+    store = ModelStore(settings.models)
+    objects = open_objects(settings.models)
+    look = ["watch", *flags, "--once", "--shadow", "50"]
+    days = {name: moving(name, seed, 801) for seed, name in enumerate("ABC")}
+
+    def come(first: int, last: int) -> None:
+        some = (made for candles in days.values() for made in candles[first:last])
+        write_candles(kafka, settings.candles_topic, some)
+
+    assert main(look) == 0
+    shadow = read_journal(objects).shadows["1d"]
+    assert "is a shadow for 50 candles a series" in caplog.text
+    come(700, 770)
+    assert main(look) == 0
+    assert "is a shadow: 69 of 50 candles a series, 69 of 100 days" in caplog.text
+    assert not read_journal(objects).of("1d")
+    capsys.readouterr()
+    assert main(["gc", "--models", settings.models, "--dry-run", "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)["kept"]
+    assert kept[shadow.bundle] == "it forecasts beside the champion of 1d"
+    come(770, 801)
+    assert main(look) == 0
+    [attempt] = read_journal(objects).of("1d")
+    assert (attempt.outcome, attempt.version) == ("promoted", shadow.version), attempt
+    assert attempt.figures["days"] == 100
+    assert attempt.newest_ms == days["A"][699].open_ms
+    assert read_journal(objects).shadows == {}
+    champion = store.champions().at("1d")
+    assert champion is not None
+    assert champion.choice.bundle == shadow.bundle
+    [trained] = [made.config for made in store.bundles() if made.digest == shadow.bundle]
+    assert trained is not None
+    assert trained.data.last_ms == days["A"][699].open_ms  # it saw all that there was
 
 
 def trainings_of(pid: int) -> list[psutil.Process]:

@@ -110,9 +110,9 @@ def test_scores_of_another_model_of_another_interval_and_of_silent_series_do_not
     assert both is not None
     assert both.series == 2
     series.take(late.model_copy(update={"close_ms": late.close_ms + 2 * DAY_MS}).encode())
-    one = series.of("1d", "persistence", SHARE)
-    assert one is not None
-    assert one.series == 1
+    alone = series.of("1d", "persistence", SHARE)
+    assert alone is not None
+    assert alone.series == 1
 
 
 def test_an_older_score_does_not_replace_a_newer_one() -> None:
