@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from trainer.settings import Tracked
 from trainer.watch_settings import WatchSettings
 
 log = logging.getLogger("trainer")
+
+BEHIND: Final = 10
+"""Niceness of a training."""
 
 STOP_S: Final = 10.0  # for a training to end that is to end
 
@@ -47,6 +51,8 @@ def train(
         subprocess.Popen(command, start_new_session=True) as child,  # noqa: S603 - our own
     ):
         leash.hold(child.pid)
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, BEHIND)  # what serves beside it goes first
         try:
             while child.poll() is None:
                 check()

@@ -141,7 +141,9 @@ class Watcher:
         own, waiting = champions.at(interval), tried.shadows.get(interval)
         if waiting is None:
             drift = self._drift(interval, own.choice.version) if own else None
-            why_not = self._too_soon(attempts, waits=bool(own and not (drift and drift.is_drift)))
+            waits = bool(own and not (drift and drift.is_drift))
+            began_ms = own.choice.at_ms if own else 0
+            why_not = self._too_soon(attempts, began_ms, waits=waits)
             if why_not:  # before the candles are read, which a look each minute need not do
                 self._say(interval, why_not)
                 return None
@@ -198,17 +200,22 @@ class Watcher:
         share = self._settings.drift_share
         return self._drifts.series.of(interval, model_version, share) if share else None
 
-    def _too_soon(self, attempts: Sequence[Attempt], *, waits: bool) -> str:
-        """Return why no challenger is trained yet; "" if it is time for one."""
+    def _too_soon(self, attempts: Sequence[Attempt], began_ms: int, *, waits: bool) -> str:
+        """Return why no challenger is trained yet; "" if it is time for one.
+
+        Args:
+            attempts: of the interval so far.
+            began_ms: when its champion began to serve, 0 without one.
+            waits: for the schedule, not for the cool-down alone.
+        """
         settings, now = self._settings, now_ms()
-        if not attempts:
-            return ""
         if sum(now - attempt.at_ms < DAY_MS for attempt in attempts) >= settings.max_runs:
             return f"enough for a day: {settings.max_runs} trainings"
         pause_h = settings.every_hours if waits else settings.cooldown_hours
-        last_ms = attempts[-1].at_ms
-        if now - last_ms < pause_h * HOUR_MS:
-            return f"it was tried {since(last_ms)}: next {pause_h:g} h after that"
+        tried_ms = attempts[-1].at_ms if attempts else 0
+        for what, at_ms in (("it was tried", tried_ms), ("the champion serves", began_ms)):
+            if now - at_ms < pause_h * HOUR_MS:
+                return f"{what} {since(at_ms)}: next {pause_h:g} h after that"
         return ""
 
     def _why_not(self, source: Source, champion: Bundle, attempts: Sequence[Attempt]) -> str:

@@ -6,12 +6,16 @@ import asyncio
 import json
 import logging
 import math
+import os
+import random
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +38,15 @@ from tests.integration.processes import wait_until
 from tests.integration.topics import write, write_candles
 from tests.recipes import Recipe
 from tests.streams import Stream
+from trainer import snapshot
 from trainer.__main__ import main
 from trainer.journal import JOURNAL
 from trainer.journal import read as read_journal
 from trainer.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.integration
+
+ROUNDS = int(os.environ.get("CANDLECAST_FAULT_ROUNDS", "1"))
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 LATE = Recipe(name="late", spread=0.1, horizons=(1, 5, 10), levels=LEVELS)
@@ -87,7 +94,9 @@ def flags(
     )
     store = ModelStore(settings.models)
     folder = LATE.write(tmp_path / "late")
-    store.promote(store.put(bundle.contents_of(folder)), "1d", decision=Decision("to begin with"))
+    store.promote(
+        store.put(bundle.contents_of(folder)), "1d", decision=Decision("to begin with", at_ms=1)
+    )
     return flags
 
 
@@ -250,3 +259,51 @@ def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
     assert champion is not None
     assert champion.choice.version.startswith("late-")
     assert not (tmp_path / "models" / JOURNAL).exists()
+
+
+def test_a_watch_killed_at_random_moments_leaves_a_sound_store_and_the_next_one_finishes(
+    flags: list[str], tmp_path: Path
+) -> None:
+    """``CANDLECAST_FAULT_ROUNDS=10`` kills it ten times; the seed of a failure is printed."""
+    settings = WatchSettings.read(flags, "x")
+    store, objects = ModelStore(settings.models), open_objects(settings.models)
+    seed = int(os.environ.get("CANDLECAST_FAULT_SEED", time.time_ns() % 2**32))
+    chance = random.Random(seed)
+    log = tmp_path / "watch.log"
+    command = [sys.executable, "-m", "trainer", "watch", *flags, "--every-hours", "1e-9", "--once"]
+    began_s = time.monotonic()
+    with Leash() as leash, log.open("wb") as stream:
+        for left in reversed(range(ROUNDS + 1)):
+            child = subprocess.Popen(command, stderr=stream, stdout=stream, start_new_session=True)
+            leash.hold(child.pid)
+            if not left:
+                assert child.wait(240) == 0, log.read_text()
+                break
+            moment_s = chance.uniform(0, 12)
+            trainings: list[psutil.Process] = []
+            deadline_s = time.monotonic() + moment_s
+            while time.monotonic() < deadline_s and child.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(0.05)
+                with suppress(psutil.Error):
+                    trainings = trainings_of(child.pid) or trainings
+            child.kill()
+            child.wait(10)
+            said = f"seed {seed}, killed after {moment_s:.2f} s"
+            for training in trainings:
+                wait_until(lambda: not training.is_running(), 10, f"{said}: its training ends")  # noqa: B023
+            champion = store.champions().at("1d")
+            assert champion is not None, said
+            OnnxForecaster(store.load(champion.choice.bundle))  # verified down to every byte
+            read_journal(objects)
+            for name in objects.names("leases"):  # a minute later
+                objects.remove(f"leases/{name}")
+    print(f"{ROUNDS} kills within {time.monotonic() - began_s:.0f} s")
+    assert "damaged" not in log.read_text()
+    champion = store.champions().at("1d")
+    assert champion is not None
+    [*_, attempt] = read_journal(objects).of("1d")
+    assert attempt.version == champion.choice.version, attempt  # at the latest by the last one
+    assert champion.choice.why.startswith("schedule: pinball")
+    held = snapshot.history(settings.snapshots / settings.candles_topic, "1d")
+    assert [len(rows.open_ms) for rows in held.series] == [700] * 3
