@@ -2,10 +2,11 @@
 
 ``python -m benchmarks live --plot live.png`` trains a model on the bundled candles until 2006,
 makes it the champion, and replays the candles to 2013 through Kafka, producer, worker, API and
-trainer. The trainer begins a training only when the scores drift, lets the challenger be a shadow
-for 100 days, and promotes what the gate lets through. Beside the scores that the worker published
-lie those that the frozen model would have had on the same candles: its back-test, calibrated as
-the worker does. The last line printed is one JSON object; the plot shows both, from 2007 on.
+trainer, the years from 2007 on in quarters, each of which waits while a challenger is trained.
+The trainer begins when the scores drift, and by a schedule; a challenger is a shadow for 100 days.
+Beside the scores that the worker published lie those that the frozen model would have had on the
+same candles: its back-test, calibrated as the worker does. The last line printed is one JSON
+object; the plot shows both, from 2007 on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
 
 from local.accounting import Accounting
 from local.follow import Follower
+from local.ports import HOST, free_ports
 from local.settings import LocalSettings
 from local.system import System
 from shared import bundle, kafka, topics
@@ -52,11 +55,10 @@ DAYS: Final = 120
 """Candles over which the plot's lines are means."""
 
 WATCH: Final = (
-    "--every-hours", "1000", "--cooldown-hours", "0.001", "--max-runs", "1000",
-    "--min-windows", "3000", "--shadow", "100", "--poll-seconds", "1", "--metrics-port", "0",
-    "--intervals", "1d",
+    "--every-hours", "0.04", "--cooldown-hours", "0.001", "--max-runs", "1000",
+    "--min-windows", "3000", "--shadow", "100", "--poll-seconds", "1", "--intervals", "1d",
 )  # fmt: skip
-"""The trainer's pace; a drift alone begins a training."""
+"""The trainer's pace: a schedule of a year or two; a drift begins a training at once."""
 
 CHALLENGERS: Final = {
     "CANDLECAST_TRAINER_FIT_ALONE": "true", "CANDLECAST_TRAINER_MAX_EPOCHS": "5",
@@ -88,37 +90,81 @@ def first_model(folder: Path) -> Path:
     return folder / "first"
 
 
-async def replay(system: System, kafka_settings: KafkaSettings, account: Accounting) -> None:
-    """Let everything run until each candle has its forecast and its scores."""
-    await topics.ensure(kafka_settings, topics.market_topics(kafka_settings))
-    system.start_services()
-    deadline_s = time.monotonic() + READY_S
-    while not await asyncio.to_thread(system.are_services_ready):
-        system.check()
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(system.logs())
-        await asyncio.sleep(0.2)
-    follower = Follower(kafka_settings, account)
-    async with follower:
-        reading = asyncio.create_task(follower.run())
-        system.start_producer()
-        seen, seen_s, shown_s = -1, time.monotonic(), 0.0
-        try:
-            while not system.is_published or account.missing or account.missing_scores:
-                system.check()
-                count = account.candles + account.forecasts + account.scores
-                if count != seen:
-                    seen, seen_s = count, time.monotonic()
-                elif time.monotonic() - seen_s > STALL_S:
-                    raise TimeoutError(f"nothing happens after {account.candles} candles")
-                if time.monotonic() - shown_s > 10:
-                    shown_s = time.monotonic()
-                    print(f"{account.candles} candles", file=sys.stderr, flush=True)
-                await asyncio.sleep(0.2)
-        finally:
-            reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await reading
+class Replay:
+    """The candles through real processes, a quarter of a year after the other.
+
+    A year would pass while a challenger is trained, so the next quarter waits for that.
+    """
+
+    def __init__(
+        self, system: System, settings: LocalSettings, trainer_port: int, account: Accounting
+    ) -> None:
+        self._system = system
+        self._settings = settings
+        self._trainer_port = trainer_port
+        self._account = account
+
+    async def run(self, kafka_settings: KafkaSettings, parts: Sequence[Path]) -> None:
+        """Replay files of candles: the first as fast as it goes, the others at the speed set."""
+        deadline_s = time.monotonic() + READY_S
+        while not await asyncio.to_thread(self._system.are_services_ready):
+            self._system.check()
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(self._system.logs())
+            await asyncio.sleep(0.2)
+        follower = Follower(kafka_settings, self._account)
+        async with follower:
+            reading = asyncio.create_task(follower.run())
+            try:
+                for number, path in enumerate(parts):
+                    speed = None if number == 0 else self._settings.speed
+                    source = {"path": path, "speed": speed, "exit_when_done": True}
+                    self._system.start_producer(self._settings.model_copy(update=source))
+                    await self._done(path.stem)
+            finally:
+                reading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await reading
+
+    async def _done(self, name: str) -> None:
+        """Wait until all is forecast and scored, and no challenger is being trained."""
+        account, system = self._account, self._system
+        seen, seen_s = -1, time.monotonic()
+        while True:
+            system.check()
+            trains = await asyncio.to_thread(self._trains)
+            owes = account.missing + account.missing_scores
+            if system.is_published and not owes and not trains:
+                break
+            count = account.candles + account.forecasts + account.scores
+            if count != seen or trains:
+                seen, seen_s = count, time.monotonic()
+            elif time.monotonic() - seen_s > STALL_S:
+                raise TimeoutError(f"{name}: nothing happens after {account.candles} candles")
+            await asyncio.sleep(0.2)
+        print(f"until {name}: {account.candles} candles", file=sys.stderr, flush=True)
+
+    def _trains(self) -> bool:
+        address = f"http://{HOST}:{self._trainer_port}/livez"
+        with urlopen(address, timeout=5) as said:
+            return str(json.load(said)["detail"]).startswith("training")
+
+
+def cut(folder: Path) -> list[Path]:
+    """Write the bundled candles as files: those before ``UNTIL``, then a quarter of a year each."""
+    rows = []
+    for name, held in dataset.load(None).symbols.items():
+        columns = ("open", "high", "low", "close", "volume")
+        rows.append(pd.DataFrame(held.candles, columns=columns).assign(
+            symbol=name, date=held.open_ms.astype("datetime64[ms]")
+        ))  # fmt: skip
+    table = pd.concat(rows)
+    quarter = table["date"].dt.to_period("Q").where(table["date"] >= pd.Timestamp(UNTIL))
+    paths = []
+    for name, part in table.groupby(quarter.astype(str).replace("NaT", "2000 on"), sort=True):
+        paths.append(folder / f"{name}.csv")
+        part.sort_values(["date", "symbol"]).to_csv(paths[-1], index=False)
+    return paths
 
 
 async def published(settings: KafkaSettings) -> pd.DataFrame:
@@ -165,7 +211,6 @@ def run(folder: Path, speed: float) -> Run:
     """Run everything; the first model is in the folder."""
     store = ModelStore(str(folder / "store"))
     first = store.put(bundle.contents_of(folder / "first"))
-    store.promote(first, "1d", decision=Decision(f"trained until {UNTIL}"))
     settings = LocalSettings.read(
         ["--model", str(folder / "first"), "--models", store.url, "--speed", f"{speed:g}"], "live"
     )
@@ -173,14 +218,20 @@ def run(folder: Path, speed: float) -> Run:
     account = Accounting(config.window_length, config.horizons)
     logs = folder / "run"
     logs.mkdir()
+    (port,) = free_ports(1)
     with System(settings, logs) as system:
         clients = KafkaSettings.read(system.kafka_flags("local"), "live")
+        asyncio.run(topics.ensure(clients, topics.market_topics(clients)))
+        store.promote(first, "1d", decision=Decision(f"trained until {UNTIL}"))
+        system.start_services()
         system.start_trainer(
             [*WATCH, "--models", store.url, "--model", str(folder / "first"),
-             "--snapshots", str(logs / "snapshots"), "--tracking-uri", f"sqlite:///{logs}/ml.db"],
+             "--snapshots", str(logs / "snapshots"), "--tracking-uri", f"sqlite:///{logs}/ml.db",
+             "--metrics-port", str(port)],
             CHALLENGERS,
         )  # fmt: skip
-        asyncio.run(replay(system, clients, account))
+        replay = Replay(system, settings, port, account)
+        asyncio.run(replay.run(clients, cut(folder)))
         scores = asyncio.run(published(clients))
         api = system.served_by_api()
     journal = json.loads((folder / "store" / "watch" / "journal.json").read_text())
@@ -194,6 +245,7 @@ def answer(made: Run, both: pd.DataFrame) -> dict[str, Any]:
     first = made.champions[0]["version"]
     swapped = both[both["model_version"] != first]
     before = both[both["model_version"] == first]
+    differs = float((before["pinball"] - before["frozen"]).abs().max())
     attempts = [
         {name: attempt[name] for name in ("trigger", "outcome", "version", "words")}
         | {"newest": _day(attempt["newest_ms"]),
@@ -211,9 +263,7 @@ def answer(made: Run, both: pd.DataFrame) -> dict[str, Any]:
         "missing_forecasts": made.account.missing,
         "missing_scores": made.account.missing_scores,
         "dead_letters": made.account.dead_letters,
-        "largest_difference_before_the_swap": float(
-            (before["pinball"] - before["frozen"]).abs().max()
-        ),
+        "largest_difference_before_the_swap": differs,
         "attempts": attempts,
         "models": by_model,
         "after_the_swap": _gain(swapped) if len(swapped) else None,
@@ -298,7 +348,7 @@ def plot(both: pd.DataFrame, made: Run, path: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run and print JSON; 1 when a candle was missed or the live model is not better."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks live", description=__doc__)
-    parser.add_argument("--speed", type=float, default=60, help="candles a second (default: 60)")
+    parser.add_argument("--speed", type=float, default=30, help="candles a second (default: 30)")
     parser.add_argument("--plot", type=Path, help="PNG or SVG file to draw")
     options = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"

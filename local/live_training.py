@@ -162,7 +162,11 @@ def told(models: Mapping[str, ModelScores]) -> list[str]:
     in_order = sorted(models.items(), key=lambda item: item[1].first_ms)
     return [
         f"{version}: {scores.horizons:,} scores from {close_time(scores.first_ms)} to "
-        f"{close_time(scores.last_ms)}; its quantiles lose {100 * scores.raw_skill:+.1f} %, "
-        f"calibrated {100 * scores.skill:+.1f} %, less than those of no model"
+        f"{close_time(scores.last_ms)}; against no model's its quantiles are "
+        f"{_compared(scores.raw_skill)}, as published {_compared(scores.skill)}"
         for version, scores in in_order
     ]
+
+
+def _compared(skill: float) -> str:
+    return f"{abs(100 * skill):.1f} % {'better' if skill >= 0 else 'worse'}"

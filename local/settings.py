@@ -24,7 +24,7 @@ PROCESS: Final = "local"
 WATCHING_SPEED: Final = 100.0
 """Candles a second when a person watches: quick, and still a stream."""
 
-TRAINING_SPEED: Final = 75.0
+TRAINING_SPEED: Final = 50.0
 """The same with ``--live-training``: half a year of the bundled candles passes in a training."""
 
 

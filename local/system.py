@@ -141,11 +141,17 @@ class System:
             "trainer", "trainer", *self.kafka_flags("trainer"), *flags, command="watch", env=env
         ).log
 
-    def start_producer(self) -> None:
-        """Start the producer, which ends by itself when it replays."""
+    def start_producer(self, settings: LocalSettings | None = None) -> None:
+        """Start the producer, which ends by itself when it replays.
+
+        Args:
+            settings: of the source, if they are other than the run's; one before must have ended.
+        """
+        if self._producer is not None:
+            self._parts.remove(self._producer)
         self._producer = self._start(
             "producer", "producer", *self.kafka_flags("producer"),
-            "--metrics-port", str(self._producer_port), *source_flags(self._settings),
+            "--metrics-port", str(self._producer_port), *source_flags(settings or self._settings),
         )  # fmt: skip
 
     def are_services_ready(self) -> bool:
