@@ -47,13 +47,14 @@ fuzz: $(VENV)/.dev  ## Spoil whatever comes in from outside, for an hour (FUZZ_S
 soak: $(VENV)/.dev  ## Follow a month of minutes of 20 symbols, polled each minute (10 minutes)
 	CANDLECAST_SOAK_POLL_MINUTES=1 $(BIN)/python -m pytest tests/integration/producer/yahoo/test_soak.py $(ARGS)
 
-check: $(VENV)/.dev  ## Format check, lint, strict types, import contracts, generated documents, licences
+check: $(VENV)/.dev  ## Format check, lint, strict types, import contracts, documents, licences, compatibility
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/licences.py --check
+	$(BIN)/python docs/compatibility.py
 
 format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 	$(BIN)/ruff format .
