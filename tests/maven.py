@@ -11,6 +11,10 @@ from jgo.maven import MavenContext, PythonResolver
 from local.jars import cache_dir
 
 SHA512: Final = {
+    "com.fasterxml.jackson.module:jackson-module-blackbird:2.21.7": (
+        "6acbf4c17e4ffeb05c044b726955ac9c5ca180dc2037e5e27344871a26bf6861"
+        "97732085b985f9e4176c6cc3a8740e6ea53c5e61322c0dd79275d79d7a2e6c5a"
+    ),
     "org.apache.kafka:connect-api:4.4.0": (
         "a66cd06dff2f4fd2438aa676a0acc49a456231e37d46838ac3a0cc217d350a2e"
         "8efb94787adcf681f6d45945871e3cab6994b43ce9da0e8662c16858b00c1e22"

