@@ -21,6 +21,7 @@ import yaml
 from producer.sink import EVENT_TYPE
 from shared import permissions
 from shared.candles import INTERVALS_MS, Candle, RejectReason
+from shared.drift import Drift
 from shared.forecasts import Forecast, Horizon
 from shared.headers import cloud_event
 from shared.kafka import KafkaSettings
@@ -74,9 +75,16 @@ FORECAST: Final = Forecast(
             step=1,
             due_ms=CANDLE.close_ms + 86_400_000,
             predicted_close=441.62,
-            quantiles={"0.05": 427.3, "0.5": 441.62, "0.95": 455.8},
+            quantiles={"0.01": 418.9, "0.025": 423.4, "0.05": 427.3, "0.5": 441.62, "0.95": 455.8},
             volatility=0.0192,
-            raw_quantiles={"0.05": 425.9, "0.5": 441.62, "0.95": 457.4},
+            raw_quantiles={
+                "0.01": 416.8,
+                "0.025": 421.7,
+                "0.05": 425.9,
+                "0.5": 441.62,
+                "0.95": 457.4,
+            },
+            expected_shortfall={"0.01": 414.04, "0.025": 418.49},
         ),
     ),
 )
@@ -115,6 +123,7 @@ SCORES: Final = Scores(
             ),
         ),
     ),
+    drift=Drift(evidence=18.4, drifting=0, shift=-0.07, spread=0.96),
 )
 
 
@@ -161,6 +170,8 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
             part["properties"][field].setdefault("description", comment)
         if "interval" in part["properties"]:
             part["properties"]["interval"]["enum"] = list(INTERVALS_MS)
+        if "model_interval" in part["properties"]:
+            part["properties"]["model_interval"]["anyOf"][0]["enum"] = list(INTERVALS_MS)
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:candlecast:{event_type}",

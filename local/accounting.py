@@ -87,7 +87,8 @@ class _Series:
     last_close_ms: int = -1
 
 
-_T = TypeVar("_T")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 _Key = tuple[str, str, int]  # symbol, interval, close of the candle
 
 
@@ -106,7 +107,7 @@ class Accounting:
         self._window_length = window_length
         self._horizons = tuple(horizons)
         self._unscored: dict[_Key, set[int]] = {}  # steps that a candle owes scores of
-        self._early_scores: dict[_Key, set[int]] = {}  # read before their candle
+        self._early_scores: OrderedDict[_Key, set[int]] = OrderedDict()  # read before their candle
         self._score_ids: OrderedDict[str, None] = OrderedDict()
         self._inside: Counter[str] = Counter()
         self._raw_inside: Counter[str] = Counter()
@@ -114,7 +115,9 @@ class Accounting:
         self.scores = 0  # distinct horizons
         self._series: dict[tuple[str, str], _Series] = {}
         self._waiting: dict[_Key, int] = {}  # owed -> append of the candle
-        self._early: dict[_Key, int] = {}  # read before its candle -> append of the forecast
+        self._early: OrderedDict[_Key, int] = (
+            OrderedDict()
+        )  # read before its candle -> append of the forecast
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._latency = LatencyCounts()
         self.candles = 0  # valid ones
@@ -148,9 +151,7 @@ class Accounting:
         if forecast.id in self._ids:
             self.repeated_forecasts += 1
             return
-        self._ids[forecast.id] = None
-        if len(self._ids) > REMEMBERED_IDS:
-            self._ids.popitem(last=False)
+        _keep(self._ids, forecast.id, None, REMEMBERED_IDS)
         self.forecasts += 1
         key = (forecast.symbol, forecast.interval, forecast.as_of_ms)
         candle_append_ms = self._waiting.pop(key, None)
@@ -159,7 +160,7 @@ class Accounting:
             return
         series = self._series.get(key[:2])
         if series is None or forecast.as_of_ms > series.last_close_ms:
-            _keep(self._early, key, append_ms)
+            _keep(self._early, key, append_ms, MOST_EARLY)
 
     def _owe_scores(self, key: _Key, forecasts_before: int) -> None:
         due = {step for step in self._horizons if step <= forecasts_before}
@@ -171,9 +172,7 @@ class Accounting:
         """Take the scores of a candle from their topic."""
         if scores.corrected or scores.id in self._score_ids:
             return
-        self._score_ids[scores.id] = None
-        if len(self._score_ids) > REMEMBERED_IDS:
-            self._score_ids.popitem(last=False)
+        _keep(self._score_ids, scores.id, None, REMEMBERED_IDS)
         steps = {horizon.step for horizon in scores.horizons}
         self.scores += len(steps)
         for horizon in scores.horizons:
@@ -185,7 +184,7 @@ class Accounting:
         if owed is None:
             series = self._series.get(key[:2])
             if series is None or scores.close_ms > series.last_close_ms:
-                _keep(self._early_scores, key, steps)
+                _keep(self._early_scores, key, steps, MOST_EARLY)
             return
         owed -= steps
         if not owed:
@@ -230,8 +229,8 @@ class Accounting:
         }
 
 
-def _keep(early: dict[_Key, _T], key: _Key, value: _T) -> None:
-    """Keep what was read before its candle; the oldest gives way."""
-    early[key] = value
-    if len(early) > MOST_EARLY:
-        del early[next(iter(early))]
+def _keep(kept: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> None:
+    """Keep a value; beyond ``most`` of them the oldest gives way."""
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)

@@ -253,8 +253,7 @@ async def when_reachable(
 def handles_left() -> str:
     """Return how to mend that this process can open nothing more, "" while it can.
 
-    A connection for which there is no file handle fails in the client as one to a broker that is
-    away.
+    To the client a lack of file handles looks like a broker that is away.
     """
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))

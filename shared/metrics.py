@@ -215,6 +215,11 @@ class WorkerMetrics(ModelMetrics):
     rejects = counter(
         "candlecast_dead_letters", "Messages sent to the dead-letter topic, by reason.", "reason"
     )
+    untrained = counter(
+        "candlecast_untrained_forecasts",
+        "Forecasts of candles of an interval that the model was not trained on.",
+        "interval",
+    )
     gaps = counter("candlecast_gaps", "Candles that opened later than their predecessor closed.")
     latency_seconds = histogram(
         "candlecast_forecast_latency_seconds",

@@ -221,7 +221,7 @@ class Follower:
     def _measure(self) -> None:
         """Show how good the next candle's forecasts have been, by interval."""
         metrics = self._metrics
-        for interval, (first, *_) in self._live.market.overall().items():
+        for interval, [first] in self._live.market.overall(first=True).items():
             metrics.scored.labels(interval).set(first.count)
             for of, coverage in (("published", first.coverage), ("model", first.raw_coverage)):
                 metrics.coverage.labels(interval, of).set(coverage.get(MEASURED, math.nan))

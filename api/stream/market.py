@@ -45,7 +45,7 @@ class MarketBounds:
     latencies: int = 500
 
 
-SERIES_BYTES: Final = 1_200
+SERIES_BYTES: Final = 1_350
 CANDLE_BYTES: Final = 410
 FORECAST_BYTES: Final = 420
 OUTCOME_BYTES: Final = 180
@@ -122,6 +122,15 @@ class KeptCorrection(msgspec.Struct, frozen=True, gc=False):
         return CORRECTION_BYTES + len(self.encoded)
 
 
+class KeptDrift(msgspec.Struct, frozen=True, gc=False):
+    """How far a series is from what the model says, as ``shared.drift.Drift``."""
+
+    evidence: float
+    drifting: int
+    shift: float
+    spread: float
+
+
 @dataclass
 class MarketSeries:
     """Candles, forecasts and scores of one symbol and interval."""
@@ -133,6 +142,8 @@ class MarketSeries:
     outcomes: dict[int, tuple[KeptOutcome, ...]] = field(default_factory=dict)  # by as_of_ms
     scores: dict[int, ScoreTable] = field(default_factory=dict)  # by step
     corrections: dict[int, KeptCorrection] = field(default_factory=dict)  # by step
+    drift: KeptDrift | None = None
+    drift_ms: int = 0  # close of the candle that it is as of
     forecast_bytes: int = 0
 
     @property
@@ -298,6 +309,9 @@ class Market:
                 if score.correction and (known is None or known.close_ms <= scores.close_ms):
                     encoded = _exact(score.correction.encode())
                     series.corrections[score.step] = KeptCorrection(encoded, scores.close_ms)
+            if scores.drift is not None and scores.close_ms >= series.drift_ms:
+                series.drift = KeptDrift(**scores.drift.model_dump())
+                series.drift_ms = scores.close_ms
             if not is_new:
                 return []
             data = _exact(scores.encode())
@@ -310,10 +324,15 @@ class Market:
             summarise(table.newest(most), step) for step, table in sorted(series.scores.items())
         ]
 
-    def overall(self) -> dict[str, list[Summary]]:
-        """Return the summary of each step over all series of an interval, by interval."""
+    def overall(self, *, first: bool = False) -> dict[str, list[Summary]]:
+        """Return the summary of each step over all series of an interval, by interval.
+
+        ``first`` leaves out all but the first step of each interval.
+        """
         found: dict[str, list[Summary]] = {}
         for (interval, step), table in sorted(self.pooled.items(), key=_length_of):
+            if first and interval in found:
+                continue
             rows = table.newest(self.bounds.pooled_scores)
             found.setdefault(interval, []).append(summarise(rows, step))
         return found

@@ -272,8 +272,10 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         expect(page.locator("#model")).to_have_text("persistence")
         expect(page.locator("#facts")).to_contain_text("1, 5, 10 candles")
         drift = page.locator("#drift")
-        expect(drift).to_have_text(re.compile(r"^0\.\d{3}$"))
-        expect(page.locator("#drift-note")).to_have_text(re.compile(r"chance \(0\.\d{3}\)"))
+        expect(drift).to_have_text("1 of 1")
+        expect(page.locator("#drift-note")).to_have_text(
+            re.compile(r"^series drift; moves \d\.\d\d . the model's$")
+        )
         assert "warn" in str(drift.locator("..").get_attribute("class"))  # a saw is no market
         expect(page.locator("#coverage-note")).to_contain_text("60 scored")
         skill = page.locator("#rows td:nth-child(6)")

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import psutil
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from api.stream.cursors import Origin
 from api.stream.market import Market, MarketBounds, StreamEvent
 from shared.candles import Candle
+from shared.drift import Drift
 from shared.forecaster import Due, ModelSet, forecast
 from shared.forecasts import Forecast, Horizon
 from shared.score_messages import HorizonScore, Scores
-from shared.scores import BETTER, EVEN, WORSE, drift
+from shared.scores import BETTER, EVEN, WORSE
 from shared.window import Window
 from tests.candles import candle, walk
 from tests.forecasters import LastMove
@@ -300,12 +302,17 @@ def test_latency_is_from_append_to_append() -> None:
     assert list(market.latencies_ms) == [9]
 
 
-def test_drift_is_small_when_calibrated_and_large_when_not() -> None:
-    rng = np.random.default_rng(3)
-    calm = drift(rng.uniform(size=400).tolist(), step=1)
-    assert calm.magnitude < calm.threshold < 0.07
-    assert drift([0.9] * 400, step=1).magnitude > 0.7
-    assert drift([0.5] * 8, step=5).threshold > 1
+def test_drift_is_that_of_the_newest_candle() -> None:
+    market = Market()
+    newest, late = scored(7), scored(6)
+    drifts = Drift(evidence=20_000, drifting=3, shift=0.1, spread=1.9)
+    market.add_scores(newest.model_copy(update={"drift": drifts}), (2, 0))
+    market.add_scores(
+        late.model_copy(update={"drift": Drift(evidence=1, drifting=0, shift=0, spread=1)}), (2, 1)
+    )
+    kept = market.series["AAPL", "1d"].drift
+    assert kept is not None
+    assert msgspec.structs.asdict(kept) == drifts.model_dump()
 
 
 def test_a_summary_of_a_market_that_stood_still_has_no_skill() -> None:
