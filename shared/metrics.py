@@ -334,7 +334,7 @@ class ApiMetrics(ModelMetrics):
     series_bytes = gauge("candlecast_stream_series_bytes", "Size of these series, about.")
     forgotten = counter(
         "candlecast_stream_series_forgotten",
-        "Series that went from memory, silent for longest, as the others took all of its room.",
+        "Series that went from memory, silent for longest: too many, or shares too small.",
     )
     subscribers = gauge("candlecast_subscribers", "Clients of the event stream.")
     dropped = counter(
