@@ -364,9 +364,16 @@ class TrainerMetrics(MetricGroup):
 
     attempts = counter(
         "candlecast_trainings",
-        "Challengers trained, by interval and outcome: promoted, refused or failed.",
+        "Challengers trained, by interval, trigger (no champion, drift, schedule) and outcome: "
+        "promoted, refused or failed.",
         "interval",
+        "trigger",
         "outcome",
+    )
+    shadow_candles = gauge(
+        "candlecast_shadow_candles",
+        "Candles of a series that a challenger has forecast beside the champion, so far.",
+        "interval",
     )
     skill = gauge(
         "candlecast_challenger_skill",
