@@ -24,7 +24,8 @@ help:  ## Show this help
 
 install: $(VENV)/.train  ## Install all that users need: the command candlecast, serving and training
 
-demo: $(VENV)/.local  ## Run broker, producer, worker and API here and watch the forecasts
+# with --live-training the demo trains too
+demo: $(if $(findstring --live-training,$(ARGS)),$(VENV)/.train,$(VENV)/.local)  ## Run broker, producer, worker and API here and watch the forecasts
 	@$(BIN)/python -m local $(ARGS)
 
 test: check  ## Check the code and run all tests (ARGS go to pytest)
@@ -33,8 +34,9 @@ test: check  ## Check the code and run all tests (ARGS go to pytest)
 test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
-faults: $(VENV)/.dev  ## Kill worker and broker ten times as often as the tests do, and count (20 minutes)
-	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults $(ARGS)
+faults: $(VENV)/.dev  ## Kill worker, broker and trainer ten times as often as the tests do, and count (20 minutes)
+	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults \
+	  tests/integration/trainer/test_watch.py $(ARGS)
 
 faults-broker: $(VENV)/.dev  ## Cut connections, take brokers and disks away, change topics and clocks, and count (20 minutes)
 	CANDLECAST_FAULT_ROUNDS=10 $(BIN)/python -m pytest -s tests/integration/faults/test_brokers.py \
