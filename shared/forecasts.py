@@ -80,17 +80,22 @@ class Horizon(Message):
 
 def _check(field: str, quantiles: dict[str, float]) -> None:
     """Raise unless levels and quantiles rise and the median is among them."""
-    for level in quantiles:
-        if not _LEVEL.fullmatch(level) or float(level) == 0:
-            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
-    for low, high in pairwise(quantiles):
-        if float(low) >= float(high):
-            raise _inconsistent(field, f"a level above {low} after it", high)
+    _check_levels(field, tuple(quantiles))
     for lower, higher in pairwise(quantiles.values()):
         if lower > higher:
             raise _inconsistent(field, f"at least {lower} at the next level", higher)
-    if _MEDIAN_LEVEL not in quantiles:
-        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(quantiles))
+
+
+@lru_cache(maxsize=64)  # models have few sets of levels, each horizon of a topic has one
+def _check_levels(field: str, levels: tuple[str, ...]) -> None:
+    for level in levels:
+        if not _LEVEL.fullmatch(level) or float(level) == 0:
+            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
+    for low, high in pairwise(levels):
+        if float(low) >= float(high):
+            raise _inconsistent(field, f"a level above {low} after it", high)
+    if _MEDIAN_LEVEL not in levels:
+        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(levels))
 
 
 class Forecast(Message):

@@ -99,7 +99,7 @@ def stream_routes(
         """Give the last candles of a symbol and the forecasts made at them, with outcomes."""
         count = read_count(request)
         series = find(live, request)
-        candles = series.candles[-count:]
+        candles = series.candles.newest(count)
         first_ms = candles[0].close_ms if candles else 0
         times = sorted(series.forecasts)
         chosen = [as_of for as_of in times if as_of >= first_ms][-count:]

@@ -108,8 +108,8 @@ class Site:
             for made in self._worker.forecasts[forecasts:]:
                 origin = self._next(1)
                 timed = made.model_copy(update={"made_at_ms": now_ms})
-                events = market.add_forecast(timed, now_ms + lag_ms, origin)
-                self.live.hub.publish(origin, events)
+                event = market.add_forecast(timed, now_ms + lag_ms, origin)
+                self.live.hub.publish(origin, event)
             for settled in self._worker.scores[scores:]:
                 origin = self._next(2)
                 self.live.hub.publish(origin, market.add_scores(settled, origin))
