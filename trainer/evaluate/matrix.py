@@ -22,7 +22,7 @@ from trainer.dataset import SymbolCandles
 from trainer.evaluate import backtest, tail_tests
 from trainer.evaluate.baselines.har import least_variance
 from trainer.evaluate.baselines.run import BASELINES
-from trainer.evaluate.baselines.walk import Timed, Walk, past_moves
+from trainer.evaluate.baselines.walk import Baseline, Walk, past_moves, walked
 from trainer.evaluate.evaluation import MODEL
 from trainer.evaluate.losses import pinball, qlike
 from trainer.evaluate.realised import mean_ahead, range_variances
@@ -210,7 +210,7 @@ def _losses(
     made = {MODEL: backtest.predict_all(forecaster, island.candles, first, stop, interval)}
     for name in names:
         baseline, until = BASELINES[name](), min(stop, first + SLOW_ROWS) if name in SLOW else stop
-        made[baseline.name] = _walked(name, island.candles, first, until, forecaster)
+        made[baseline.name] = _walked(baseline, island.candles, first, until, forecaster)
     log_close, ranges = np.log(candles[:, 3]), range_variances(candles)
     floor = least_variance(ranges)
     rows = np.arange(first, stop)
@@ -240,15 +240,12 @@ def _losses(
 
 
 def _walked(
-    name: str, candles: SymbolCandles, first: int, stop: int, forecaster: Forecaster
+    baseline: Baseline, candles: SymbolCandles, first: int, stop: int, forecaster: Forecaster
 ) -> Prediction:
     """Return a baseline's forecasts at candles ``first`` to ``stop - 1``."""
     refit = max(LEAST_REFIT, -(-(stop - first) // FITS))
     walk = Walk(forecaster.horizons, forecaster.quantile_levels, first, refit)
-    method = BASELINES[name]()
-    if isinstance(method, Timed):
-        method = method.timed(candles.open_ms[:stop])
-    return method.forecast(held(candles.candles[:stop]), walk)
+    return walked(baseline, candles.open_ms[:stop], held(candles.candles[:stop]), walk)
 
 
 def _cells(group: str, step: int, islands: Sequence[Losses]) -> Iterator[Cell]:
