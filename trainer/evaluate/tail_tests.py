@@ -61,7 +61,7 @@ def dynamic_quantile(
     quantile. Its chi-squared limit refuses three times too often at 1 % of 500 outcomes, so it is
     held against its values on series drawn under the null (Dufour 2006, "Monte Carlo tests with
     nuisance parameters"; Christoffersen and Pelletier 2004). They are hits of sums of ``step``
-    independent normal moves: outcomes further ahead overlap, and that alone is no fault.
+    independent normal moves: outcomes further ahead overlap, and that alone is not a fault.
 
     Args:
         hits: whether each outcome fell to the quantile or below, (N,), in the order of time.
@@ -84,11 +84,13 @@ def _dynamic_quantile(excess: Floats, quantiles: Floats) -> Floats:
         *(excess[:, LAGS - lag : -lag] for lag in range(1, LAGS + 1)),
         (quantiles / np.abs(quantiles).mean())[None, LAGS:],
     ]
-    with_now = np.stack([(one * now).sum(axis=1) for one in regressors], axis=1)  # (S, K)
+    with_now = np.stack(
+        [(regressor * now).sum(axis=1) for regressor in regressors], axis=1
+    )  # (S, K)
     gram = np.empty((len(now), len(regressors), len(regressors)))
-    for i, one in enumerate(regressors):
-        for j, other in enumerate(regressors[: i + 1]):
-            gram[:, i, j] = gram[:, j, i] = (one * other).sum(axis=1)
+    for i, left in enumerate(regressors):
+        for j, right in enumerate(regressors[: i + 1]):
+            gram[:, i, j] = gram[:, j, i] = (left * right).sum(axis=1)
     inverse = np.linalg.pinv(gram, rcond=DEPENDENT, hermitian=True)
     explained: Floats = np.einsum("si,sij,sj->s", with_now, inverse, with_now)
     return explained
