@@ -16,7 +16,7 @@ PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release upgrade hashes clean
+.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs openapi screenshots bench train default release upgrade hashes clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 
 docs: $(VENV)/.dev  ## Write the documents that follow from the code: schemas, AsyncAPI, file tree, features
 	$(BIN)/python docs/generate.py
+
+openapi: $(VENV)/.dev  ## Lint the OpenAPI document with Redocly and Spectral, use a TypeScript client of it (needs Node.js)
+	$(BIN)/python -m tests.clients
 
 screenshots: $(VENV)/.dev  ## Take the README's pictures of the dashboard (needs Chromium)
 	$(BIN)/python docs/screenshots.py

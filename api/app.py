@@ -80,7 +80,7 @@ def create_app(
     ]
     app = _described_app(described, options)
     guarded = [route for routes in described for route in routes.guarded]
-    document = complete(app.openapi(), guarded, forecaster.window_length)
+    document = complete(app.openapi(), guarded, forecaster.window_length, forecaster.horizons[-1])
     guarded += page_routes(orjson.dumps(document)).guarded
     dispatch = Dispatch(app, guarded, Access(options.access), BodyBudget())
     return _surrounded(dispatch, metrics, options)

@@ -39,12 +39,22 @@ class GuardedRoute:
 
 
 class Routes:
-    """A group of routes. Each names its scope, and a POST its largest body, or does not start."""
+    """A group of routes. Each names its scope, and a POST its largest body, or does not start.
+
+    The name of an endpoint is its operation id, which clients generated from the OpenAPI document
+    take as the name of the method.
+    """
 
     def __init__(self, tag: str | None = None, prefix: str = "") -> None:
         """Routes without a tag are not in the OpenAPI document."""
         tags: list[Any] = [tag] if tag else []
-        self.router = APIRouter(prefix=prefix, tags=tags, include_in_schema=bool(tag))
+        self.router = APIRouter(
+            prefix=prefix,
+            tags=tags,
+            include_in_schema=bool(tag),
+            # what generated clients call their methods
+            generate_unique_id_function=lambda route: route.name,
+        )
         self.guarded: list[GuardedRoute] = []
 
     def get(

@@ -53,7 +53,7 @@ def read_batch(body: bytes | bytearray) -> Work[Batch]:
         histories.append(series_of(number, head.symbol, head.interval, read))
         yield
     outline.require_all_read()
-    return Batch(histories, _rising(request.horizons))
+    return Batch(histories, _in_order(request.horizons))
 
 
 def _read(outline: Outline, body: bytes | bytearray) -> _Request:
@@ -74,7 +74,5 @@ def _read(outline: Outline, body: bytes | bytearray) -> _Request:
     raise not_json("body", "brackets within strings")
 
 
-def _rising(horizons: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    if horizons is not None and list(horizons) != sorted(set(horizons)):
-        raise broken_field(("horizons",), "not_rising", "rising steps", list(horizons))
-    return horizons
+def _in_order(horizons: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if horizons is None else tuple(sorted(set(horizons)))

@@ -6,7 +6,7 @@ from typing import Annotated, Final, TypeVar
 
 from pydantic import ConfigDict, FailFast, Field
 
-from shared.candles import Millis, Ohlcv, Symbol
+from shared.candles import INTERVALS_MS, Millis, Ohlcv, Symbol
 from shared.messages import Message
 
 MAX_HISTORY: Final = 5_000
@@ -73,11 +73,17 @@ class PredictRequest(Body):
     ]
 
 
+# other spellings, such as 1D, are understood too
+IntervalName = Annotated[str, Field(json_schema_extra={"enum": list(INTERVALS_MS)})]
+
+
 class HistoryFields(Body):
     """Fields of a history beside its candles."""
 
     symbol: Symbol | None = Field(None, description="given back in the answer")
-    interval: str | None = Field(None, description="of the candles, as in 1d; needed for times")
+    interval: IntervalName | None = Field(
+        None, description="of the candles, as in 1d; needed for times"
+    )
 
 
 class CandleHistory(HistoryFields):
@@ -92,7 +98,7 @@ class ForecastsRequest(Body):
     histories: Histories[CandleHistory]
     horizons: Steps | None = Field(
         None,
-        description="steps wanted, rising, up to the model's longest; by default the trained",
+        description="steps wanted, up to the model's longest; by default the trained",
     )
 
 

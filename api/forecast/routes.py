@@ -63,7 +63,7 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         response_model=ForecastsAnswer,
         openapi_extra=FORECASTS,
     )
-    async def forecast_histories(request: Request) -> Response:
+    async def create_forecasts(request: Request) -> Response:
         """Forecast the closes ahead of one or many histories, in full.
 
         Steps between the trained ones are interpolated: medians linearly in time, the distances

@@ -80,7 +80,7 @@ def stream_routes(
     @routes.get(
         "/v1/forecasts", scope=Scope.READ, response_model=LatestForecasts, openapi_extra=STREAM
     )
-    async def latest(request: Request) -> Response:
+    async def list_forecasts(request: Request) -> Response:
         """Give the newest forecast of each symbol and interval, by symbol."""
         require_stream(live)
         symbols, interval = read_symbols(request), read_interval(request)
@@ -94,7 +94,7 @@ def stream_routes(
         response_model=ForecastHistory,
         openapi_extra=HISTORY,
     )
-    async def history(request: Request) -> Response:
+    async def get_history(request: Request) -> Response:
         """Give the last candles of a symbol and the forecasts made at them, with outcomes."""
         count = read_count(request)
         series = find(live, request)
@@ -117,7 +117,7 @@ def stream_routes(
         response_model=Forecast,
         openapi_extra=SYMBOL,
     )
-    async def newest(request: Request) -> Response:
+    async def get_forecast(request: Request) -> Response:
         """Give the newest forecast of a symbol."""
         past = find(live, request).latest
         if past is None:
@@ -125,19 +125,19 @@ def stream_routes(
         return answer(orjson.Fragment(past.encoded))
 
     @routes.get("/v1/scores", scope=Scope.READ, response_model=ScoresAnswer, openapi_extra=STREAM)
-    async def all_scores(request: Request) -> Response:
+    async def get_scores(request: Request) -> Response:
         """Give the live accuracy, coverage and drift of each symbol and of all together."""
         require_stream(live)
         return await scores.answer(read_symbols(request), read_interval(request))
 
     @routes.get("/v1/status", scope=Scope.READ, response_model=StreamStatus)
-    async def status(request: Request) -> Response:
+    async def get_status(request: Request) -> Response:
         """Give the state of the stream as this instance sees it, also while it is not followed."""
         del request
         return answer(status_of(live, card()))
 
     @routes.get("/v1/stream", scope=Scope.READ, response_class=Response, openapi_extra=EVENTS)
-    async def stream(request: Request) -> Response:
+    async def stream_events(request: Request) -> Response:
         """Send candles, forecasts and scores as they arrive, as server-sent events.
 
         Events are named ``candle``, ``forecast`` and ``score``. The first one is ``hello``, after
@@ -376,10 +376,10 @@ def read_interval(request: Request) -> str | None:
 
 def read_kinds(request: Request) -> frozenset[str] | None:
     """Return the kinds of events in a query, None for all."""
-    given = request.query_params.get("events")
-    if given is None:
+    given = request.query_params.getlist("events")
+    if not given:
         return None
-    kinds = frozenset(given.split(","))
+    kinds = frozenset(kind for part in given for kind in part.split(","))
     if not kinds <= KINDS:
         raise broken_field(("events",), "unknown", f"some of {', '.join(sorted(KINDS))}", "others")
     return kinds
