@@ -21,6 +21,7 @@ import yaml
 from producer.sink import EVENT_TYPE
 from shared import permissions
 from shared.candles import INTERVALS_MS, Candle, RejectReason
+from shared.drift import Drift
 from shared.forecasts import Forecast, Horizon
 from shared.headers import cloud_event
 from shared.kafka import KafkaSettings
@@ -34,13 +35,14 @@ ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
 from deploy import dashboards  # noqa: E402
-from docs import reference  # noqa: E402
+from docs import connect, reference  # noqa: E402
 
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 OPERATIONS: Final = ROOT / "docs" / "operations.md"
 CHART: Final = ROOT / "deploy" / "helm" / "candlecast"
 KUBERNETES: Final = ROOT / "docs" / "kubernetes.md"
 DASHBOARDS: Final = ROOT / "deploy" / "grafana" / "dashboards"
+CONNECT: Final = ROOT / "examples" / "connect"
 DECISIONS: Final = ROOT / "docs" / "decisions"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
@@ -73,9 +75,16 @@ FORECAST: Final = Forecast(
             step=1,
             due_ms=CANDLE.close_ms + 86_400_000,
             predicted_close=441.62,
-            quantiles={"0.05": 427.3, "0.5": 441.62, "0.95": 455.8},
+            quantiles={"0.01": 418.9, "0.025": 423.4, "0.05": 427.3, "0.5": 441.62, "0.95": 455.8},
             volatility=0.0192,
-            raw_quantiles={"0.05": 425.9, "0.5": 441.62, "0.95": 457.4},
+            raw_quantiles={
+                "0.01": 416.8,
+                "0.025": 421.7,
+                "0.05": 425.9,
+                "0.5": 441.62,
+                "0.95": 457.4,
+            },
+            expected_shortfall={"0.01": 414.04, "0.025": 418.49},
         ),
     ),
 )
@@ -114,6 +123,7 @@ SCORES: Final = Scores(
             ),
         ),
     ),
+    drift=Drift(evidence=18.4, drifting=0, shift=-0.07, spread=0.96),
 )
 
 
@@ -129,6 +139,8 @@ def documents() -> dict[Path, str]:
         ROOT / ".env.example": reference.env_example(),
         ROOT / "docs" / "errors.md": reference.errors_page(ROOT),
     }
+    sinks = connect.configurations(schema(Candle, EVENT_TYPE), schema(Forecast, FORECAST_TYPE))
+    contents |= {CONNECT / name: _json(content) for name, content in sinks.items()}
     contents |= {
         DASHBOARDS / f"{board.uid}.json": dashboards.as_json(board) for board in dashboards.ALL
     }
@@ -158,6 +170,8 @@ def schema(model: type[Message], event_type: str) -> dict[str, Any]:
             part["properties"][field].setdefault("description", comment)
         if "interval" in part["properties"]:
             part["properties"]["interval"]["enum"] = list(INTERVALS_MS)
+        if "model_interval" in part["properties"]:
+            part["properties"]["model_interval"]["anyOf"][0]["enum"] = list(INTERVALS_MS)
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:candlecast:{event_type}",
@@ -376,7 +390,7 @@ def replace(text: str, mark: str, content: str) -> str:
 def stale(wanted: dict[Path, str]) -> list[Path]:
     """Return the files that do not hold what they should, and schemas that nothing makes."""
     old = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
-    made = [*SCHEMAS.glob("*"), *DASHBOARDS.glob("*")]
+    made = [*SCHEMAS.glob("*"), *DASHBOARDS.glob("*"), *CONNECT.glob("*")]
     return old + [path for path in made if path not in wanted]
 
 
@@ -392,6 +406,7 @@ def main() -> int:
         return 1 if outdated else 0
     SCHEMAS.mkdir(exist_ok=True)
     DASHBOARDS.mkdir(parents=True, exist_ok=True)
+    CONNECT.mkdir(parents=True, exist_ok=True)
     for path in outdated:
         if path in wanted:
             path.write_text(wanted[path])

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from shared.candles import Candle
 from shared.forecasts import Forecast
-from shared.score_messages import Scores
+from shared.score_messages import HorizonScore, Scores
 
 REMEMBERED_IDS: Final = 50_000
 """Most forecasts whose repeats are known; after a crash a worker repeats what was in flight."""
@@ -55,6 +55,37 @@ class Summary:
     coverage: Coverage
 
 
+@dataclass(slots=True)
+class ModelScores:
+    """How good the forecasts of a model were, so far."""
+
+    first_ms: int  # close of the first candle that it forecast after, UTC
+    last_ms: int
+    horizons: int = 0  # settled
+    pinball: float = 0.0  # sums of losses: of the calibrated quantiles,
+    raw_pinball: float = 0.0  # of the model's own,
+    baseline_pinball: float = 0.0  # of no model's
+
+    @property
+    def skill(self) -> float:
+        """Share of the loss without a model that the published quantiles save."""
+        return 1 - self.pinball / self.baseline_pinball if self.baseline_pinball else 0.0
+
+    @property
+    def raw_skill(self) -> float:
+        """The same of the model's own quantiles."""
+        return 1 - self.raw_pinball / self.baseline_pinball if self.baseline_pinball else 0.0
+
+    def add(self, horizon: HorizonScore) -> None:
+        """Count a horizon that is settled."""
+        self.first_ms = min(self.first_ms, horizon.as_of_ms)
+        self.last_ms = max(self.last_ms, horizon.as_of_ms)
+        self.horizons += 1
+        self.pinball += horizon.pinball
+        self.raw_pinball += horizon.raw_pinball
+        self.baseline_pinball += horizon.baseline_pinball
+
+
 class LatencyCounts:
     """Counts of latencies, exact to the millisecond up to 10 s and to 0.1 s beyond."""
 
@@ -87,7 +118,8 @@ class _Series:
     last_close_ms: int = -1
 
 
-_T = TypeVar("_T")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 _Key = tuple[str, str, int]  # symbol, interval, close of the candle
 
 
@@ -106,15 +138,18 @@ class Accounting:
         self._window_length = window_length
         self._horizons = tuple(horizons)
         self._unscored: dict[_Key, set[int]] = {}  # steps that a candle owes scores of
-        self._early_scores: dict[_Key, set[int]] = {}  # read before their candle
+        self._early_scores: OrderedDict[_Key, set[int]] = OrderedDict()  # read before their candle
         self._score_ids: OrderedDict[str, None] = OrderedDict()
         self._inside: Counter[str] = Counter()
         self._raw_inside: Counter[str] = Counter()
         self._intervals: Counter[str] = Counter()
         self.scores = 0  # distinct horizons
+        self.models: dict[str, ModelScores] = {}  # by version
         self._series: dict[tuple[str, str], _Series] = {}
         self._waiting: dict[_Key, int] = {}  # owed -> append of the candle
-        self._early: dict[_Key, int] = {}  # read before its candle -> append of the forecast
+        self._early: OrderedDict[_Key, int] = (
+            OrderedDict()
+        )  # read before its candle -> append of the forecast
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._latency = LatencyCounts()
         self.candles = 0  # valid ones
@@ -148,9 +183,7 @@ class Accounting:
         if forecast.id in self._ids:
             self.repeated_forecasts += 1
             return
-        self._ids[forecast.id] = None
-        if len(self._ids) > REMEMBERED_IDS:
-            self._ids.popitem(last=False)
+        _keep(self._ids, forecast.id, None, REMEMBERED_IDS)
         self.forecasts += 1
         key = (forecast.symbol, forecast.interval, forecast.as_of_ms)
         candle_append_ms = self._waiting.pop(key, None)
@@ -159,7 +192,7 @@ class Accounting:
             return
         series = self._series.get(key[:2])
         if series is None or forecast.as_of_ms > series.last_close_ms:
-            _keep(self._early, key, append_ms)
+            _keep(self._early, key, append_ms, MOST_EARLY)
 
     def _owe_scores(self, key: _Key, forecasts_before: int) -> None:
         due = {step for step in self._horizons if step <= forecasts_before}
@@ -171,12 +204,13 @@ class Accounting:
         """Take the scores of a candle from their topic."""
         if scores.corrected or scores.id in self._score_ids:
             return
-        self._score_ids[scores.id] = None
-        if len(self._score_ids) > REMEMBERED_IDS:
-            self._score_ids.popitem(last=False)
+        _keep(self._score_ids, scores.id, None, REMEMBERED_IDS)
         steps = {horizon.step for horizon in scores.horizons}
         self.scores += len(steps)
         for horizon in scores.horizons:
+            as_of_ms = horizon.as_of_ms
+            new = ModelScores(as_of_ms, as_of_ms)
+            self.models.setdefault(horizon.model_version, new).add(horizon)
             self._intervals.update(horizon.inside.keys())
             self._inside.update(name for name, held in horizon.inside.items() if held)
             self._raw_inside.update(name for name, held in horizon.raw_inside.items() if held)
@@ -185,7 +219,7 @@ class Accounting:
         if owed is None:
             series = self._series.get(key[:2])
             if series is None or scores.close_ms > series.last_close_ms:
-                _keep(self._early_scores, key, steps)
+                _keep(self._early_scores, key, steps, MOST_EARLY)
             return
         owed -= steps
         if not owed:
@@ -230,8 +264,8 @@ class Accounting:
         }
 
 
-def _keep(early: dict[_Key, _T], key: _Key, value: _T) -> None:
-    """Keep what was read before its candle; the oldest gives way."""
-    early[key] = value
-    if len(early) > MOST_EARLY:
-        del early[next(iter(early))]
+def _keep(kept: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> None:
+    """Keep a value; beyond ``most`` of them the oldest gives way."""
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)

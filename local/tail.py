@@ -162,6 +162,7 @@ def row(forecast: Forecast, *, with_head: bool = False) -> Table:
         ("expected move", 14, f"± {expected_move(first.volatility, first.step):.2%}"),
         (f"+{first.step}: {interval_name(first)}", 25, f"{low} … {high}"),
         ("model", 18, forecast.model_version),
+        ("", 10, f"of {forecast.model_interval}" if forecast.model_interval else ""),
     ):
         table.add_column(name, width=width, no_wrap=True)
         cells.append(cell)

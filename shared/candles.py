@@ -131,6 +131,7 @@ class RejectReason(StrEnum):
     OVERLAPS = "overlaps"
     NOT_LISTED = "not_listed"
     TOO_MANY_SERIES = "too_many_series"
+    NO_MODEL = "no_model"
 
 
 class InvalidCandle(ValueError):

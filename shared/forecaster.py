@@ -6,9 +6,12 @@ Worker, API and back-test all use ``distributions`` and ``messages`` or, for arr
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import repeat
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
 from shared.candles import INTERVALS_MS
 from shared.forecasts import (
+    LOW_PRICE,
     MEDIAN,
     Forecast,
     Horizon,
@@ -27,6 +31,7 @@ from shared.forecasts import (
     forecast_id,
     level_name,
 )
+from shared.shortfall import LEVELS, has_shortfall, shortfalls
 from shared.window import Window, stack
 
 Floats = NDArray[np.floating[Any]]
@@ -66,6 +71,11 @@ class Forecaster(Protocol):
     @property
     def model_version(self) -> str: ...
     @property
+    def intervals(self) -> tuple[str, ...]:
+        """Intervals of the candles that it was trained on, one at least."""
+        ...
+
+    @property
     def window_length(self) -> int:
         """Candles that a window must hold at least."""
         ...
@@ -102,6 +112,19 @@ def length_of(lengths: Sequence[int], held: int) -> int:
     """Return the longest of rising lengths that ``held`` candles fill; 0 if they fill none."""
     at = bisect_right(lengths, held)
     return lengths[at - 1] if at else 0
+
+
+@lru_cache(maxsize=1024)
+def nearest_trained(trained: tuple[str, ...], interval: str) -> str | None:
+    """Return the interval of training that serves another one; None where that is trained.
+
+    It is the nearest by the ratio of the lengths, of two alike the shorter.
+    """
+    if interval in trained:
+        return None
+    wanted = math.log(INTERVALS_MS[interval])
+    rising = sorted(trained, key=INTERVALS_MS.__getitem__)
+    return min(rising, key=lambda name: abs(math.log(INTERVALS_MS[name]) - wanted))
 
 
 def lengths_of(model: Forecaster) -> frozenset[int]:
@@ -178,6 +201,7 @@ class OnnxForecaster:
         self._golden = bundle.golden
         self.config = config = bundle.config
         self.model_version = config.model_version
+        self.intervals = config.intervals
         self.window_length = config.window_length
         self._lengths = config.window_lengths
         self.horizons = config.horizons
@@ -331,9 +355,11 @@ def messages(calibrated: Sequence[Calibrated], now_ms: int) -> list[Forecast]:
         writer = HorizonWriter(forecaster.horizons, forecaster.quantile_levels)
         last_close = np.array([forecast.due.last_close for forecast in group])
         raw = prices_of(last_close, np.stack([forecast.raw.log_return for forecast in group]))
-        prices = prices_of(last_close, np.stack([forecast.log_return for forecast in group]))
+        calibrated_return = np.stack([forecast.log_return for forecast in group])
+        prices = prices_of(last_close, calibrated_return)
         volatility = np.stack([forecast.raw.volatility for forecast in group])
-        lists = prices.tolist(), volatility.tolist(), raw.tolist()
+        shortfall = writer.shortfalls(last_close, calibrated_return)
+        lists = prices.tolist(), volatility.tolist(), raw.tolist(), shortfall
         for row, forecast, *numbers in zip(rows, group, *lists, strict=True):
             made[row] = _message(forecast, writer, now_ms, *numbers)
     return [made[row] for row in range(len(calibrated))]
@@ -367,12 +393,13 @@ def _message(
     prices: list[list[float]],
     volatility: list[float],
     raw: list[list[float]],
+    shortfall: list[list[float]] | None,
 ) -> Forecast:
     due = calibrated.due
     symbol, interval, as_of_ms = due.symbol, due.interval, due.as_of_ms
     weekends = interval == "1d" and due.window.trades_weekends
     dues = [due_ms(as_of_ms, interval, step, trades_weekends=weekends) for step in writer.steps]
-    rows = writer.rows(prices, volatility, dues, raw)
+    rows = writer.rows(prices, volatility, dues, raw, shortfall)
     return Forecast.trusted(
         id=calibrated.id,
         symbol=symbol,
@@ -380,6 +407,7 @@ def _message(
         as_of_ms=as_of_ms,
         last_close=due.last_close,
         model_version=calibrated.raw.forecaster.model_version,
+        model_interval=nearest_trained(calibrated.raw.forecaster.intervals, interval),
         made_at_ms=now_ms,
         horizons=tuple([Horizon.trusted(**row) for row in rows]),
     )
@@ -395,13 +423,32 @@ def prices_of(last_close: NDArray[np.float64], log_return: Floats) -> NDArray[np
     return last_close[:, None, None] * np.exp(log_return.astype(np.float64))
 
 
+_WORST: Final = tuple(level_name(level) for level in LEVELS)
+
+
 class HorizonWriter:
     """Writes one window's numbers as the horizons of a message, for topic and API alike."""
 
     def __init__(self, steps: Sequence[int], levels: Sequence[float]) -> None:
         self.steps = tuple(steps)
+        self._numbers = tuple(levels)
         self._levels = tuple(level_name(level) for level in levels)
         self._median = list(levels).index(MEDIAN)
+
+    def shortfalls(
+        self, last_close: NDArray[np.float64], log_return: Floats
+    ) -> list[list[list[float]] | None]:
+        """Return the expected shortfalls as prices, (B, H, 2); none where the levels give none.
+
+        Args:
+            last_close: (B,).
+            log_return: (B, H, Q).
+        """
+        if not has_shortfall(self._numbers):
+            return [None] * len(last_close)
+        prices = prices_of(last_close, shortfalls(self._numbers, log_return))
+        found: list[list[list[float]] | None] = np.maximum(prices, LOW_PRICE).tolist()
+        return found
 
     def rows(
         self,
@@ -409,14 +456,17 @@ class HorizonWriter:
         volatility: list[float],
         due: Sequence[int | None] | None = None,
         raw: list[list[float]] | None = None,
+        shortfall: list[list[float]] | None = None,
     ) -> list[dict[str, Any]]:
         """Return the fields of each horizon, as ``shared.forecasts.Horizon`` has them.
 
         Args:
             prices: (H, Q), quote currency.
             volatility: (H,), per candle.
-            due: nominal closes, (H,), UTC ms; without them the rows have no ``due_ms``.
+            due: nominal closes, (H,), UTC ms; without them the rows have neither
+                ``due_ms`` nor ``expected_shortfall``.
             raw: the model's own prices, (H, Q), where ``prices`` are calibrated.
+            shortfall: expected shortfalls, (H, 2), quote currency.
         """
         levels, median = self._levels, self._median
         rows: list[dict[str, Any]] = [
@@ -429,8 +479,10 @@ class HorizonWriter:
             for step, row, spread in zip(self.steps, prices, volatility, strict=True)
         ]
         if due is not None:
-            for row, due_at in zip(rows, due, strict=True):
+            worst: Iterable[list[float] | None] = shortfall or repeat(None)
+            for row, due_at, some in zip(rows, due, worst, strict=False):
                 row["due_ms"] = due_at
+                row["expected_shortfall"] = some and dict(zip(_WORST, some, strict=True))
         if raw is not None:
             for row, own in zip(rows, raw, strict=True):
                 row["raw_quantiles"] = dict(zip(levels, own, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from functools import lru_cache
 from itertools import pairwise
@@ -63,28 +62,40 @@ class Horizon(Message):
     raw_quantiles: Annotated[
         dict[str, PredictedPrice] | None, Field(min_length=1, max_length=MAX_LEVELS)
     ] = None  # what the model said, before the calibration
+    expected_shortfall: Annotated[
+        dict[str, PredictedPrice] | None, Field(min_length=1, max_length=MAX_LEVELS)
+    ] = None  # level -> price, quote currency, at the mean log return below that quantile
 
     @model_validator(mode="after")
     def _quantiles_rise(self) -> Self:
         _check("quantiles", self.quantiles)
         if self.raw_quantiles is not None:
             _check("raw_quantiles", self.raw_quantiles)
+        for level, price in (self.expected_shortfall or {}).items():
+            if price > self.quantiles.get(level, 0.0):
+                expected = f"at {level} no more than that quantile"
+                raise _inconsistent("expected_shortfall", expected, price)
         return self
 
 
 def _check(field: str, quantiles: dict[str, float]) -> None:
     """Raise unless levels and quantiles rise and the median is among them."""
-    for level in quantiles:
-        if not _LEVEL.fullmatch(level) or float(level) == 0:
-            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
-    for low, high in pairwise(quantiles):
-        if float(low) >= float(high):
-            raise _inconsistent(field, f"a level above {low} after it", high)
+    _check_levels(field, tuple(quantiles))
     for lower, higher in pairwise(quantiles.values()):
         if lower > higher:
             raise _inconsistent(field, f"at least {lower} at the next level", higher)
-    if _MEDIAN_LEVEL not in quantiles:
-        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(quantiles))
+
+
+@lru_cache(maxsize=64)  # models have few sets of levels, each horizon of a topic has one
+def _check_levels(field: str, levels: tuple[str, ...]) -> None:
+    for level in levels:
+        if not _LEVEL.fullmatch(level) or float(level) == 0:
+            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
+    for low, high in pairwise(levels):
+        if float(low) >= float(high):
+            raise _inconsistent(field, f"a level above {low} after it", high)
+    if _MEDIAN_LEVEL not in levels:
+        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(levels))
 
 
 class Forecast(Message):
@@ -96,6 +107,7 @@ class Forecast(Message):
     as_of_ms: Millis  # close of the last candle used, UTC
     last_close: PredictedPrice  # quote currency
     model_version: Annotated[str, Field(max_length=MAX_VERSION)]
+    model_interval: Interval | None = None  # trained on, where the model has seen no ``interval``
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
     horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
 
@@ -129,15 +141,6 @@ class Forecast(Message):
         except ValidationError as error:
             raise InvalidForecast(describe(error.errors(include_url=False)[0])) from None
         return forecast
-
-
-def is_sound(forecast: Forecast) -> bool:
-    """Tell whether a model's numbers are prices: a window without a move may give NaN."""
-    return all(
-        LOW_PRICE <= price <= HIGH_PRICE and 0 <= horizon.volatility < math.inf
-        for horizon in forecast.horizons
-        for price in (*horizon.quantiles.values(), *(horizon.raw_quantiles or {}).values())
-    )
 
 
 def _inconsistent(field: str, expected: str, got: object) -> Exception:

@@ -1,4 +1,4 @@
-"""Tables of scores and their summaries: skill, coverage, PIT histogram, drift. Pure.
+"""Tables of scores and their summaries: skill, coverage, PIT histogram. Pure.
 
 A score is a row of ``ROW``: 39 bytes, so that the newest of thousands of series fit into memory and
 are summed up by numpy. Errors and losses are of log returns from the last close, so that symbols
@@ -8,7 +8,7 @@ of any price can be pooled.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,15 +49,6 @@ EVEN: Final = "no clear difference"
 WORSE: Final = "worse than no model"
 """Verdicts on the forecast's quantiles beside those of a baseline that knows no model."""
 
-KOLMOGOROV_5_PERCENT: Final = 1.358
-"""Kolmogorov and Smirnov's statistic exceeds this over the root of n in 5 % of samples."""
-
-DRIFT_LEVELS: Final = np.array((0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95))
-"""Levels at which the transforms are compared with the uniform distribution."""
-
-ROUNDING: Final = 1e-6
-"""Rounding error of a transform that equals a level, in 32 bits."""
-
 _BITS: Final = {name: 1 << at for at, name in enumerate(INTERVALS)}
 
 
@@ -70,12 +61,6 @@ def row_of(score: HorizonScore) -> tuple[Any, ...]:
 
 def _mask(held: Mapping[str, bool]) -> int:
     return sum(bit for name, bit in _BITS.items() if held.get(name, False))
-
-
-def held_in(row: np.void) -> dict[str, bool]:
-    """Return which intervals of a row held, by nominal per cent."""
-    known, inside = int(row["known"]), int(row["inside"])
-    return {name: bool(inside & bit) for name, bit in _BITS.items() if known & bit}
 
 
 class ScoreTable:
@@ -139,14 +124,6 @@ TABLE_BYTES: Final = 250
 
 
 @dataclass(frozen=True)
-class Drift:
-    """How far outcomes lie from where the forecasts' distributions put them."""
-
-    magnitude: float  # 0 to 1: the greatest gap between levels and the share of outcomes below
-    threshold: float  # what a calibrated forecast would exceed in 5 % of such samples
-
-
-@dataclass(frozen=True)
 class Summary:
     """Means over the scores of one step."""
 
@@ -164,7 +141,6 @@ class Summary:
     raw_coverage: dict[str, float]  # the same of the model's intervals
     pit: list[float]  # histogram of the transforms, shares of BINS bins; all alike is right
     raw_pit: list[float]  # the same by the model's quantiles
-    drift: Drift  # of the calibrated forecasts
 
 
 def summarise(rows: Rows, step: int) -> Summary:
@@ -186,7 +162,6 @@ def summarise(rows: Rows, step: int) -> Summary:
         raw_coverage=_coverage(rows, "raw_inside"),
         pit=_histogram(rows["pit"]),
         raw_pit=_histogram(rows["raw_pit"]),
-        drift=drift(rows["pit"], step),
     )
 
 
@@ -215,16 +190,3 @@ def _histogram(transforms: NDArray[np.floating[Any]]) -> list[float]:
     at = np.minimum((transforms * BINS).astype(np.int64), BINS - 1)
     shares: list[float] = (np.bincount(at, minlength=BINS) / len(transforms)).tolist()
     return shares
-
-
-def drift(transforms: Sequence[float] | NDArray[np.floating[Any]], step: int) -> Drift:
-    """Return the drift of probability integral transforms; there must be one at least.
-
-    The statistic of Kolmogorov and Smirnov against the uniform distribution, taken at the ends
-    of the central intervals and the median. Forecasts of ``step`` candles overlap, so only one in
-    ``step`` counts as independent in the threshold.
-    """
-    values = np.sort(np.asarray(transforms, dtype=np.float64))
-    below = np.searchsorted(values, DRIFT_LEVELS + ROUNDING, side="right") / len(values)
-    gap = float(np.abs(below - DRIFT_LEVELS).max())
-    return Drift(gap, KOLMOGOROV_5_PERCENT / math.sqrt(max(len(values) / step, 1.0)))

@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.drift import Report, drifts, report
+from shared.drift import Report, drifts
 from shared.forecaster import (
     Calibrated,
     Distribution,
@@ -24,7 +24,7 @@ from shared.forecasts import Forecast
 from shared.score_messages import Encoded
 from shared.window import Push, Window
 from stream_app.ledger import layout_of
-from stream_app.rules import Rules, is_close, is_regular, overlaps, too_many
+from stream_app.rules import Rules, is_close, is_regular, overlaps, require_trained, too_many
 from stream_app.scoring import Raw, Series, Task, settle
 from stream_app.state import STALE, Event, SymbolState, effect
 
@@ -169,6 +169,7 @@ def advance(
     *,
     rules: Rules | None = None,
     held_series: int = 0,
+    strict_interval: bool = False,
 ) -> BatchResult:
     """Apply a batch in order, score what it settles, forecast all that is due by few model calls.
 
@@ -181,6 +182,7 @@ def advance(
             to say, which stamped its message.
         rules: of the series that are taken; by default all.
         held_series: number of series in the table.
+        strict_interval: refuse candles of intervals that no model was trained on.
     """
     result = BatchResult()
     held = _States(
@@ -190,6 +192,8 @@ def advance(
     for i, message in enumerate(incoming):
         try:
             candle = decode_candle(message.key, message.value, message.appended_ms)
+            if strict_interval:
+                require_trained(candle, models)
             key, entry = held.of(candle)
         except InvalidCandle as error:
             result.rejected.append((i, error))
@@ -239,10 +243,9 @@ def _finish(
         written, record_key, record = entry.to_write(key)
         result.states[key] = (entry.partition, written.encode())
         result.records.setdefault(entry.partition, []).append((record_key, record))
-        scores = [(task.index, task.scores) for task in entry.series.tasks if task.scores]
-        if scores:
-            result.scores += scores
-            result.drifts[key] = report(entry.series.ledger.drift())
+        result.scores += [(task.index, task.scores) for task in entry.series.tasks if task.scores]
+        if entry.series.drift is not None:
+            result.drifts[key] = entry.series.drift
             if entry.begins_to_drift:
                 result.drifts_began.append(key)
     result.scores.sort(key=_index_of)

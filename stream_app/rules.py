@@ -14,6 +14,7 @@ from shared.candles import (
     InvalidCandle,
     RejectReason,
 )
+from shared.forecaster import Models
 
 QUARTER_MS: Final = 15 * MINUTE_MS
 """Grid of intervals that are longer: sessions open at quarters of an hour, as at 9:30 or 9:15."""
@@ -53,6 +54,18 @@ class Rules:
                 f"open_ms: expected a whole minute, got {candle.open_ms}; candles of a source in "
                 "--off-grid-sources may open at any time",
             )
+
+
+def require_trained(candle: Candle, models: Models) -> None:
+    """Raise ``InvalidCandle`` for a candle of an interval that its model was not trained on."""
+    model = models.of(candle.interval, candle.symbol)
+    if candle.interval not in model.intervals:
+        raise InvalidCandle(
+            RejectReason.NO_MODEL,
+            f"interval: expected one that {model.model_version} was trained on "
+            f"({', '.join(model.intervals)}), got {candle.interval}; promote a model for it, or "
+            "run without --strict-interval",
+        )
 
 
 def too_many(candle: Candle, most: int) -> InvalidCandle:

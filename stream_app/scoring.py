@@ -66,6 +66,7 @@ class Series:
 
     ledger: Ledger
     last_close: float  # before the batch
+    drift: drift.Report | None = None  # after the newest candle of the batch that settled anything
     tasks: list[Task] = field(default_factory=list)
 
 
@@ -137,7 +138,9 @@ def _settle(series: list[Series], tasks: list[Task], now_ms: int) -> None:
         after = state.tobytes() + (ledger.drift() if drifted is None else drifted).tobytes()
         series[owner].ledger = ledger.learned(after, ledger.variance)
     for owner, horizons in scored.items():
-        tasks[owner].scores = _message(tasks[owner], horizons, series[owner].ledger, now_ms)
+        holder = series[owner]
+        holder.drift = drift.report(holder.ledger.drift())
+        tasks[owner].scores = _message(tasks[owner], horizons, holder.drift, now_ms)
 
 
 def is_correction(task: Task) -> bool:
@@ -283,7 +286,9 @@ def _learn(
         learned.drift |= {owners[row]: state for row, state in zip(rows, moved, strict=True)}
 
 
-def _message(task: Task, horizons: list[dict[str, Any]], ledger: Ledger, now_ms: int) -> Encoded:
+def _message(
+    task: Task, horizons: list[dict[str, Any]], drifted: drift.Report, now_ms: int
+) -> Encoded:
     """Return the message about a candle; its fields are those of ``Scores``."""
     candle = task.candle
     if len(horizons) > 1:
@@ -300,7 +305,7 @@ def _message(task: Task, horizons: list[dict[str, Any]], ledger: Ledger, now_ms:
         "corrected": is_correction(task),
         "made_at_ms": now_ms,
         "horizons": horizons,
-        "drift": drift.report(ledger.drift()),
+        "drift": drifted,
     }
     # an encoder's result holds on to a buffer of 4 kB
     return Encoded(identity, now_ms, bytes(memoryview(orjson.dumps(body))))
@@ -362,7 +367,7 @@ def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
     sound = _are_prices(rows["last_close"], raw) & _are_prices(rows["last_close"], calibrated)
     is_sound = (sound & (rows["volatility"] < np.inf).all(axis=1)).tolist()
     for at, task in enumerate(tasks):
-        if is_sound[at]:  # else nothing is published, as ``is_sound`` of a forecast says
+        if is_sound[at]:  # a window without a move may give NaN
             task.entry = entries[at * size : (at + 1) * size]
 
 

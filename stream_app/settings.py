@@ -95,6 +95,11 @@ class WorkerSettings(GroupSettings, ModelSettings):
         (),
         description="sources whose intraday candles may open off the whole minute, by comma",
     )
+    strict_interval: bool = Field(
+        default=False,
+        description="put candles aside (`no_model`) whose interval the model was not trained on; "
+        "by default their forecasts are marked with `model_interval`",
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(
         9102, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"

@@ -68,6 +68,7 @@ class CandleWorker:
         self._publisher = publisher
         self._metrics = metrics
         self._drift = DriftBoard(metrics)
+        self._untrained: set[tuple[str, str]] = set()  # series that were named; bounded as windows
         self._rules = settings.rules
         self._forget_ms = settings.forget_days * DAY_MS
         self._next_forget_s = 0.0
@@ -246,6 +247,7 @@ class CandleWorker:
         return advance(
             incoming, self._stored, self._models, self._settings.window or 0, now_ms(),
             rules=self._rules, held_series=len(self.table.data.data),
+            strict_interval=self._settings.strict_interval,
         )  # fmt: skip
 
     def _name_culprit(self, incoming: Sequence[Incoming]) -> None:
@@ -285,6 +287,7 @@ class CandleWorker:
         metrics.forecasts.inc(len(result.forecasts))
         metrics.gaps.inc(result.gaps)
         self._drift.note(result.drifts, result.drifts_began)
+        self._note_untrained(result)
         self._note_size()
         for series, partition in result.moved:
             log.warning("%s: its candles now come from partition %d", series, partition)
@@ -295,6 +298,21 @@ class CandleWorker:
             metrics.rejects.labels(error.reason.value).inc()
         for i, _ in result.forecasts:
             metrics.latency_seconds.observe(max(0.0, now - batch[i].timestamp))
+
+    def _note_untrained(self, result: BatchResult) -> None:
+        """Count forecasts by a model of other intervals, and name each series once."""
+        for _, forecast in result.forecasts:
+            if forecast.model_interval is None:
+                continue
+            self._metrics.untrained.labels(forecast.interval).inc()
+            series = forecast.symbol, forecast.interval
+            if series not in self._untrained:
+                self._untrained.add(series)
+                log.warning(
+                    "%s %s: model %s was not trained on such candles; it serves as it does those "
+                    "of %s, marked so. --strict-interval refuses them", *series,
+                    forecast.model_version, forecast.model_interval,
+                )  # fmt: skip
 
     def _note_size(self) -> None:
         self._metrics.windows.set(len(self.table.data.data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.candles import INTERVALS_MS
 from shared.forecaster import Prediction
 from trainer.evaluate.realised import range_variances
 
@@ -13,6 +14,7 @@ class LastMove:
     """Expects the last move again, 1 % either way; implements the port ``Forecaster``."""
 
     model_version = "last-move"
+    intervals = tuple(INTERVALS_MS)
     horizons = (1, 5)
     quantile_levels = (0.05, 0.5, 0.95)
 
@@ -42,6 +44,7 @@ class PersistenceForecaster:
     """
 
     model_version = "persistence"
+    intervals = tuple(INTERVALS_MS)
 
     def __init__(
         self,

@@ -63,8 +63,10 @@ class TorchForecaster:
     An export takes seconds, and its numbers are the same within ``shared.forecaster.TOLERANCE``.
     """
 
-    def __init__(self, fitted: Fitted) -> None:
+    def __init__(self, fitted: Fitted, intervals: Sequence[str]) -> None:
+        """Run a model that was trained on candles of some intervals."""
         self._model = fitted.model
+        self.intervals = tuple(intervals)
         self._config = fitted.config
         self.window_length = fitted.config.window_length
         self.horizons = fitted.config.horizons
@@ -109,7 +111,7 @@ def rolling(
     for start_ms, stop_ms in pairwise(origins_ms):
         past, _ = split_at(source, samples, start_ms)
         fitted = fit(past, config, seed, on_epoch)
-        forecaster = TorchForecaster(fitted)
+        forecaster = TorchForecaster(fitted, (source.interval,))
         table = backtest.run(
             forecaster, source.symbols, start_ms, stop_ms, interval=source.interval
         )

@@ -130,6 +130,10 @@ class FullHorizon(HorizonAnswer):
     raw_quantiles: dict[str, float] | None = Field(
         None, description="the model's own, level to price, where quantiles are calibrated"
     )
+    expected_shortfall: dict[str, float] | None = Field(
+        description="level to price at the mean log return below that quantile; null of a model "
+        "without the levels 0.01 and 0.025"
+    )
 
 
 class CalibrationAnswer(Message):
@@ -148,6 +152,9 @@ class FullForecast(Message):
     as_of_ms: int | None = Field(description="close of the last candle, UTC, if times were given")
     last_close: float
     model_version: str
+    model_interval: str | None = Field(
+        description="interval of training that serves for this one; null where it is trained"
+    )
     calibration: CalibrationAnswer | None = Field(
         description="what the quantiles were corrected by; null where they are the model's own"
     )

@@ -19,7 +19,15 @@ from api.forecast.histories import Series, newest
 from api.forecast.interpolate import Curve
 from api.forecast.slicing import Work
 from shared.candles import DAY_MS, WEEKEND
-from shared.forecaster import Forecaster, HorizonWriter, Models, Prediction, length_of, to_prices
+from shared.forecaster import (
+    Forecaster,
+    HorizonWriter,
+    Models,
+    Prediction,
+    length_of,
+    nearest_trained,
+    to_prices,
+)
 from shared.forecasts import due_ms
 from shared.metrics import ApiMetrics
 from shared.window import even_times
@@ -281,7 +289,9 @@ def _full(
     dues = [_due_ms(series, step, trades_weekends=weekends) for step in steps]
     writer = _writer(tuple(steps), forecaster.quantile_levels)
     own = None if raw is None else raw.tolist()
-    horizons = writer.rows(prices.tolist(), prediction.volatility[0].tolist(), dues, own)
+    [shortfall] = writer.shortfalls(series.candles[-1:, 3], prediction.log_return)
+    spreads = prediction.volatility[0].tolist()
+    horizons = writer.rows(prices.tolist(), spreads, dues, own, shortfall)
     for horizon, log_return in zip(horizons, prediction.log_return[0].tolist(), strict=True):
         horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
         horizon["interpolated"] = horizon["step"] not in forecaster.horizons
@@ -291,6 +301,9 @@ def _full(
         "as_of_ms": series.as_of_ms,
         "last_close": float(series.candles[-1, 3]),
         "model_version": forecaster.model_version,
+        "model_interval": nearest_trained(
+            forecaster.intervals, series.interval or DEFAULT_INTERVAL
+        ),
         "calibration": None,
         "horizons": horizons,
     }

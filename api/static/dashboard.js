@@ -11,6 +11,7 @@ const STATUS_MS = 2000;
 const SCORES_MS = 5000;
 const KEPT_CANDLES = 400;
 const DAY_MS = 86400000;
+const MANY_DRIFT = 0.1; // share of drifting series that is worth a warning: a few are ordinary after news
 
 const byId = (id) => document.getElementById(id);
 const rows = new Map(); // "AAPL 1d" -> a row of the table
@@ -125,14 +126,14 @@ function drawModel(model) {
 // Coverage and drift of the chosen interval, over all its series.
 function drawHealth() {
   const interval = rows.get(view.key)?.interval;
-  const next = (overall.find((one) => one.interval === interval) ?? overall[0])?.steps[0];
+  const chosen = overall.find((one) => one.interval === interval) ?? overall[0];
+  const next = chosen?.steps[0];
   byId("coverage").textContent = percent(next?.coverage["90"]);
   byId("coverage-note").textContent = next ? `of 90 % intervals, ${next.count} scored` : "of 90 % intervals";
-  const drift = next?.drift;
-  const isDrifting = Boolean(drift && drift.magnitude > drift.threshold);
-  byId("drift").textContent = drift ? drift.magnitude.toFixed(3) : "–";
-  byId("drift-note").textContent = drift ? `${isDrifting ? "above" : "within"} chance (${drift.threshold.toFixed(3)})` : "of the distribution";
-  byId("drift").parentElement.classList.toggle("warn", isDrifting);
+  const drift = chosen?.drift;
+  byId("drift").textContent = drift ? `${drift.drifting} of ${drift.series}` : "–";
+  byId("drift-note").textContent = drift ? `series drift; moves ${drift.spread.toFixed(2)} × the model's` : "of the series";
+  byId("drift").parentElement.classList.toggle("warn", Boolean(drift && drift.drifting > MANY_DRIFT * drift.series));
 }
 
 // The outcomes of the chosen series' forecasts: the histogram is flat where the forecasts are right.

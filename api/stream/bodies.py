@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from api.forecast.bodies import ModelCard
+from shared.drift import Drift
 from shared.forecasts import Forecast
 from shared.messages import Message
 from shared.scores import BETTER, BINS, EVEN, WORSE
@@ -53,11 +54,15 @@ class ForecastHistory(Message):
     forecasts: tuple[PastForecast, ...]
 
 
-class DriftAnswer(Message):
-    """How far outcomes lie from where the forecasts' distributions put them."""
+class IntervalDrift(Message):
+    """How far the series of an interval are from what the model says, calibration left aside."""
 
-    magnitude: float = Field(description="0 to 1; Kolmogorov and Smirnov's statistic of the PIT")
-    threshold: float = Field(description="what a calibrated model exceeds in 5 % of such samples")
+    series: int = Field(description="series of which drift is known")
+    drifting: int = Field(description="those whose outcomes no longer fall as the model says")
+    shift: float = Field(
+        description="mean shift of the newest 50 outcomes or so, in deviations forecast; 0 is right"
+    )
+    spread: float = Field(description="mean size of their moves over that forecast; 1 is right")
 
 
 class StepScores(Message):
@@ -88,7 +93,6 @@ class StepScores(Message):
         "all alike if the calibrated forecasts are right"
     )
     raw_pit: tuple[float, ...] = Field(description="the same of the model's distributions")
-    drift: DriftAnswer
 
 
 class SeriesScores(Message):
@@ -96,6 +100,7 @@ class SeriesScores(Message):
 
     symbol: str
     interval: str
+    drift: Drift | None = Field(description="as the newest score of the series says")
     steps: tuple[StepScores, ...]
 
 
@@ -106,10 +111,16 @@ class IntervalScores(Message):
     steps: tuple[StepScores, ...]
 
 
+class OverallScores(IntervalScores):
+    """Live scores and drift of all series of an interval together."""
+
+    drift: IntervalDrift | None = Field(description="null while no score says anything of it")
+
+
 class ScoresAnswer(Message):
     """Live scores as the stream publishes them: of each interval, and of each series."""
 
-    overall: tuple[IntervalScores, ...] = Field(description="by interval, the shortest first")
+    overall: tuple[OverallScores, ...] = Field(description="by interval, the shortest first")
     series: tuple[SeriesScores, ...]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import msgspec
 import orjson
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
@@ -24,7 +25,7 @@ from api.forecast.bodies import ModelCard
 from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
 from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, RETRY, EventFilter, Subscription
-from api.stream.market import MarketSeries, quantile
+from api.stream.market import KeptDrift, MarketSeries, quantile
 from shared.candles import INTERVALS_MS
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics
@@ -98,7 +99,7 @@ def stream_routes(
         """Give the last candles of a symbol and the forecasts made at them, with outcomes."""
         count = read_count(request)
         series = find(live, request)
-        candles = series.candles[-count:]
+        candles = series.candles.newest(count)
         first_ms = candles[0].close_ms if candles else 0
         times = sorted(series.forecasts)
         chosen = [as_of for as_of in times if as_of >= first_ms][-count:]
@@ -291,16 +292,35 @@ class _Scores:
     async def _compute(self) -> None:
         market = self._live.market
         summaries = []
+        drifts: dict[str, list[KeptDrift]] = {}
         for number, series in enumerate(list(market.chosen())):
+            if series.drift is not None:
+                drifts.setdefault(series.interval, []).append(series.drift)
             if series.scores:
                 steps = [asdict(summary) for summary in market.summaries(series)]
-                entry = {"symbol": series.symbol, "interval": series.interval, "steps": steps}
-                summaries.append(entry)
+                drift = series.drift and msgspec.structs.asdict(series.drift)
+                about = {"symbol": series.symbol, "interval": series.interval, "drift": drift}
+                summaries.append({**about, "steps": steps})
             if number % 20 == 0:
                 await asyncio.sleep(0)
         self._series = summaries
-        self._overall = overall_of(self._live)
+        self._overall = [
+            {**scores, "drift": _mean_drift(drifts.get(scores["interval"], []))}
+            for scores in overall_of(self._live)
+        ]
         self._computed_s = time.monotonic()
+
+
+def _mean_drift(drifts: Sequence[KeptDrift]) -> dict[str, Any] | None:
+    """Return the drift of an interval's series, as ``IntervalDrift`` has it."""
+    if not drifts:
+        return None
+    return {
+        "series": len(drifts),
+        "drifting": sum(drift.drifting > 0 for drift in drifts),
+        "shift": sum(drift.shift for drift in drifts) / len(drifts),
+        "spread": sum(drift.spread for drift in drifts) / len(drifts),
+    }
 
 
 def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
@@ -329,8 +349,8 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
 def overall_of(live: StreamView, *, first: bool = False) -> list[dict[str, Any]]:
     """Return the summaries of each interval as ``IntervalScores``, of the first step or of all."""
     return [
-        {"interval": interval, "steps": [asdict(step) for step in steps[: 1 if first else None]]}
-        for interval, steps in live.market.overall().items()
+        {"interval": interval, "steps": [asdict(step) for step in steps]}
+        for interval, steps in live.market.overall(first=first).items()
     ]
 
 

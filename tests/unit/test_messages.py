@@ -184,6 +184,7 @@ def test_every_reason_of_the_codec_is_seen_here() -> None:
         RejectReason.OVERLAPS,
         RejectReason.NOT_LISTED,
         RejectReason.TOO_MANY_SERIES,
+        RejectReason.NO_MODEL,
     }
     assert seen == set(RejectReason) - others
 

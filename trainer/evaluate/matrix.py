@@ -16,6 +16,7 @@ from scipy import stats
 
 from shared.candles import DAY_MS
 from shared.forecaster import Forecaster, Prediction
+from shared.shortfall import shortfalls
 from shared.window import held
 from trainer.dataset import SymbolCandles
 from trainer.evaluate import backtest
@@ -319,8 +320,8 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
     quantiles = np.concatenate([island.quantiles for island in islands])
     q = dict(zip(levels, quantiles.T, strict=True))
     hits = {level: returns <= q[level] for level in (0.01, 0.025)}
-    spread = (q[0.025] - q[0.01]) / np.log(2.5)  # of an exponential tail through both
     worst = hits[0.025]
+    shortfall = shortfalls(levels, quantiles)[:, 1]
     tests = [_tests(island.returns <= island.quantiles[:, levels.index(0.01)]) for island in islands
              if len(island.returns) >= KUPIEC_ROWS]  # fmt: skip
     median = q[0.5]
@@ -337,7 +338,7 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
         hit_2_5=100 * float(worst.mean()),
         kupiec=100 * float(np.mean([passed[0] for passed in tests])) if tests else None,
         christoffersen=100 * float(np.mean([passed[1] for passed in tests])) if tests else None,
-        es_ratio=float(returns[worst].mean() / (q[0.025] - spread)[worst].mean()),
+        es_ratio=float(returns[worst].mean() / shortfall[worst].mean()),
         rmse_ratio=float(np.sqrt(((returns - median) ** 2).mean() / (returns**2).mean())),
         ic=ic,
         rank_ic=rank_ic,

@@ -108,8 +108,8 @@ class Site:
             for made in self._worker.forecasts[forecasts:]:
                 origin = self._next(1)
                 timed = made.model_copy(update={"made_at_ms": now_ms})
-                events = market.add_forecast(timed, now_ms + lag_ms, origin)
-                self.live.hub.publish(origin, events)
+                event = market.add_forecast(timed, now_ms + lag_ms, origin)
+                self.live.hub.publish(origin, event)
             for settled in self._worker.scores[scores:]:
                 origin = self._next(2)
                 self.live.hub.publish(origin, market.add_scores(settled, origin))
@@ -272,8 +272,10 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         expect(page.locator("#model")).to_have_text("persistence")
         expect(page.locator("#facts")).to_contain_text("1, 5, 10 candles")
         drift = page.locator("#drift")
-        expect(drift).to_have_text(re.compile(r"^0\.\d{3}$"))
-        expect(page.locator("#drift-note")).to_have_text(re.compile(r"chance \(0\.\d{3}\)"))
+        expect(drift).to_have_text("1 of 1")
+        expect(page.locator("#drift-note")).to_have_text(
+            re.compile(r"^series drift; moves \d\.\d\d . the model's$")
+        )
         assert "warn" in str(drift.locator("..").get_attribute("class"))  # a saw is no market
         expect(page.locator("#coverage-note")).to_contain_text("60 scored")
         skill = page.locator("#rows td:nth-child(6)")

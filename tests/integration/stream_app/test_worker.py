@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -37,6 +38,7 @@ from tests.integration.workers import (
     start_worker,
 )
 from tests.kafka import kafka_at
+from tests.recipes import Recipe
 
 pytestmark = pytest.mark.integration
 
@@ -426,3 +428,32 @@ def test_topics_that_take_little_do_not_stop_the_worker(
     assert {letter.value for letter in letters} == {b""}
     assert worker.probe("/readyz") == 200
     assert worker.process.stop(15) == 0
+
+
+def test_a_model_of_other_candles_is_said_or_refused(
+    processes: Processes, topics: WorkerTopics, tmp_path: Path
+) -> None:
+    model = str(Recipe(intervals=("1h",)).write(tmp_path / "hourly"))
+    worker = start_worker(processes, topics, "--model", model)
+    candles = walk(12)
+    write_candles(topics.bootstrap, topics.candles, candles)
+    wait_until(
+        lambda: count(topics.bootstrap, topics.forecasts) == 10,
+        DONE_S, "ten forecasts", process=worker.process,
+    )  # fmt: skip
+    made = read_forecasts(topics.bootstrap, topics.forecasts)
+    assert {one.model_interval for one in made} == {"1h"}
+    name = 'candlecast_untrained_forecasts_total{"interval": "1d"}'
+    wait_until(lambda: worker.metrics().get(name) == 10, 10, name, process=worker.process)
+    assert worker.process.log.read_text().count("was not trained on such candles") == 1
+    assert worker.process.stop(15) == 0
+    strict = start_worker(processes, topics, "--model", model, "--strict-interval")
+    write_candles(topics.bootstrap, topics.candles, walk(14)[12:])
+    wait_until(
+        lambda: count(topics.bootstrap, topics.dlq) == 2,
+        DONE_S, "two dead letters", process=strict.process,
+    )  # fmt: skip
+    letters = read(topics.bootstrap, topics.dlq)
+    assert {letter.headers["candlecast-reason"] for letter in letters} == {b"no_model"}
+    assert count(topics.bootstrap, topics.forecasts) == 10
+    assert strict.process.stop(15) == 0

@@ -30,6 +30,7 @@ class Stub:
     """A forecaster that does as told."""
 
     model_version = "stub-1"
+    intervals = ("1d",)
     window_length = LENGTH
     horizons = (1,)
     quantile_levels = (0.05, 0.5, 0.95)

@@ -40,20 +40,8 @@ def test_every_path_is_described(document: dict[str, Any]) -> None:
             assert operation["description"]
 
 
-def test_the_document_is_valid_and_obeys_the_rules_of_linters(document: dict[str, Any]) -> None:
-    """The rules of Redocly and Spectral that it once broke; ``make openapi`` runs both."""
-    openapi_spec_validator.validate(document)
-    assert {"title", "description", "contact", "license", "version"} <= set(document["info"])
-    assert document["servers"]
-    described = {tag["name"] for tag in document["tags"] if tag["description"]}
-    for path in document["paths"].values():
-        for operation in path.values():
-            assert set(operation["tags"]) <= described
-            assert "security" in operation
-            assert any(status.startswith("4") for status in operation["responses"])
-    for schema in document["components"]["schemas"].values():
-        for field in schema.get("properties", {}).values():
-            assert not {"minimum", "exclusiveMinimum"} <= set(field)
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    openapi_spec_validator.validate(document)  # Redocly and Spectral: test_generated_clients.py
 
 
 def test_operation_ids_make_names_of_methods(document: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from shared.candles import DAY_MS, MINUTE_MS, Candle, RejectReason
-from shared.forecaster import ModelSet
+from shared.forecaster import ModelSet, nearest_trained
 from stream_app.pipeline import BatchResult, Incoming, advance
 from stream_app.rules import Rules
 from stream_app.state import SymbolState
@@ -123,6 +123,38 @@ def test_only_listed_symbols_are_taken() -> None:
     result = worker.take(*(candle(0, symbol=name) for name in ("AAPL", "BTC-USD", "JUNK")))
     assert reasons(result) == [RejectReason.NOT_LISTED]
     assert set(worker.table) == {b"AAPL|1d", b"BTC-USD|1d"}
+
+
+def test_a_candle_that_the_model_was_not_trained_on_is_marked_or_refused() -> None:
+    hourly = LastMove()
+    hourly.intervals = ("5m", "1h")
+    models = ModelSet(hourly)
+    table: dict[bytes, bytes] = {}
+    given = [Incoming(b"AAPL", one.encode(), 0, at, one.close_ms) for at, one in enumerate(walk(4))]
+    made = advance(given, table.get, models, 3, 0)
+    assert [forecast.model_interval for _, forecast in made.forecasts] == ["1h", "1h"]
+    refused = advance(given, table.get, models, 3, 0, strict_interval=True)
+    assert reasons(refused) == [RejectReason.NO_MODEL] * 4
+    assert not refused.states
+    trained = ModelSet(hourly, {"1d": LastMove()})
+    made = advance(given, table.get, trained, 3, 0, strict_interval=True)
+    assert [forecast.model_interval for _, forecast in made.forecasts] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("trained", "interval", "nearest"),
+    [
+        (("1d", "5m"), "5m", None),
+        (("1d", "5m"), "1m", "5m"),
+        (("1d", "5m"), "1h", "5m"),  # 12 times as long, and a 24th
+        (("4h", "15m"), "1h", "15m"),  # of two alike the shorter
+        (("1d",), "1mo", "1d"),
+    ],
+)
+def test_the_nearest_interval_of_training_serves(
+    trained: tuple[str, ...], interval: str, nearest: str | None
+) -> None:
+    assert nearest_trained(trained, interval) == nearest
 
 
 def series(names: Sequence[str]) -> list[Candle]:

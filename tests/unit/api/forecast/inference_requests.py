@@ -21,6 +21,7 @@ class Echo:
     """A forecaster whose numbers show every bit of its inputs; keeps what it got."""
 
     model_version = "echo"
+    intervals = ("1d",)
     window_length = LENGTH
     horizons = (1, 5)
     quantile_levels = (0.05, 0.5, 0.95)

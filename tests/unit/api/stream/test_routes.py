@@ -77,6 +77,11 @@ def test_scores_and_status() -> None:
     assert series["steps"][0]["count"] == 27
     [daily] = scores["overall"]
     assert daily["interval"] == "1d"
+    assert series["drift"].keys() == {"evidence", "drifting", "shift", "spread"}
+    others = call(app, "GET", "/v1/scores").json()["series"]
+    spread = sum(one["drift"]["spread"] for one in others) / len(others)
+    assert daily["drift"]["series"] == len(others) == 2
+    assert daily["drift"]["spread"] == pytest.approx(spread)
     assert daily["steps"][0]["count"] == 54
     status = call(app, "GET", "/v1/status").json()
     assert status["connected"] is True

