@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.edge.access import Access
+from api.edge.compression import lighten
 from api.edge.keys import Scope
 from api.edge.problems import ProblemError, problem
 from api.edge.requests import BodyBudget, BodyShare, require_declared_size
@@ -133,8 +134,9 @@ class Dispatch:
     async def _answer(
         guarded: GuardedRoute, scope: AsgiScope, receive: Receive, send: Send
     ) -> None:
+        request = Request(scope, receive)
         try:
-            response = await guarded.endpoint(Request(scope, receive))
+            response = await lighten(request, await guarded.endpoint(request))
         except ProblemError as error:
             response = error.response()
         except ClientDisconnect:  # nobody reads this answer

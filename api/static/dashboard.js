@@ -3,7 +3,7 @@
 import { FanChart } from "./chart.js";
 import { bands } from "./fan.js";
 import { days, day, millis, percent, price, signed } from "./format.js";
-import { EventStream, KeyNeeded, load, setKey } from "./stream.js";
+import { EventStream, KeyNeeded, load, poll, setKey } from "./stream.js";
 import { skillText, SymbolTable, WORSE } from "./table.js";
 
 const DRAW_MS = 250;
@@ -87,14 +87,13 @@ async function select(key, again = false) {
 }
 
 async function loadScores() {
-  const scores = await load("/v1/scores");
-  overall = scores.overall;
-  scored.clear();
-  for (const one of scores.series) {
-    scored.set(keyOf(one), one.steps);
-    const row = rows.get(keyOf(one));
-    if (row) row.scores = one.steps[0];
+  const scores = await poll("/v1/scores");
+  if (scores) {
+    overall = scores.overall;
+    scored.clear();
+    for (const one of scores.series) scored.set(keyOf(one), one.steps);
   }
+  for (const [key, row] of rows) row.scores = scored.get(key)?.[0] ?? null;
   dirty = true;
 }
 

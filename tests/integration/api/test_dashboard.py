@@ -190,6 +190,18 @@ def test_a_new_candle_is_shown_within_two_seconds(browser: Browser, site: Site) 
         assert complaints == []
 
 
+EVENT_SOURCE: Final = """
+window.events = [];
+window.source = new EventSource("/v1/stream?events=candle");
+for (const kind of ["open", "hello", "reset", "resumed", "candle"])
+  source.addEventListener(kind, () => events.push(kind));
+"""
+
+
+def heard(page: Page, condition: str) -> None:
+    wait_until(lambda: page.evaluate(condition), 15, condition)
+
+
 def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
     port = free_ports(1)[0]
     candles = walk(120)
@@ -197,10 +209,19 @@ def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
         site.play(candles[:80])
         with opened(browser, f"{site.url}/dashboard") as (page, _):
             expect(page.locator("#rows tr")).to_have_count(1)
+            page.evaluate(EVENT_SOURCE)
+            heard(page, "events.includes('hello')")
             site.__exit__()
             expect(page.locator("#state")).to_have_text("Reconnecting")
+            page.evaluate("events.length = 0")
             with Site(port) as again:
+                again.live.connected = False  # a browser gives up on any status but 200
+                heard(page, "events.includes('open')")
+                assert page.evaluate("source.readyState") == 1
+                again.live.connected = True
+                heard(page, "events.includes('reset') || events.includes('resumed')")
                 again.play(candles[:110])
+                heard(page, "events.includes('candle')")
                 expect(page.locator("#state")).to_have_text("Live")
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-23")
                 again.play(candles[110:111])

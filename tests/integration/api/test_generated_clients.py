@@ -55,7 +55,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = folder / "openapi.json"
     document.write_text(call(APP, "GET", "/openapi.json").text)
     client = folder / "candlecast_client"
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).with_name("openapi-python-client"),
         "generate",
         "--meta",
