@@ -70,7 +70,7 @@ PREDICT: Final[dict[str, Any]] = {
 
 FORECASTS: Final[dict[str, Any]] = {
     "requestBody": _body("ForecastsRequest"),
-    "responses": REFUSALS,
+    "responses": {"404": _problem("The stream has no such series, or too little."), **REFUSALS},
 }
 """Body and problems of ``POST /v1/forecasts``."""
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import orjson
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
@@ -22,6 +23,7 @@ from api.edge.problems import FieldError, ProblemError, broken_field, problem
 from api.edge.requests import answer
 from api.edge.routing import Routes
 from api.forecast.bodies import ModelCard
+from api.forecast.histories import Series
 from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
 from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, RETRY, EventFilter, Subscription
@@ -373,6 +375,19 @@ def find(live: StreamView, request: Request) -> MarketSeries:
     if not chosen:
         raise _unknown(symbol)
     return max(chosen, key=lambda series: max(series.forecasts))
+
+
+def held_of(live: StreamView, symbol: str, interval: str) -> Series:
+    """Return the newest candles of a series that are kept; raises the 404 or 503 problem."""
+    require_stream(live)
+    series = live.market.series.get((symbol, interval))
+    if series is None or not len(series.candles):
+        message = f"expected a series that the stream has, got {symbol} {interval}"
+        raise problem(404, FieldError(field="symbol", rule="unknown", message=message))
+    candles = list(series.candles)
+    prices = np.array([(one.open, one.high, one.low, one.close, one.volume) for one in candles])
+    opened = np.array([one.open_ms for one in candles], np.int64)
+    return Series(prices, symbol, interval, candles[-1].close_ms, opened)
 
 
 def read_symbols(request: Request) -> frozenset[str] | None:
