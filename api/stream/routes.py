@@ -331,6 +331,7 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
     return {
         "connected": live.connected,
         "detail": live.detail,
+        "kafka": live.kafka,
         "since_ms": live.since_ms,
         "lag": live.lag,
         "series": len(live.market.series),
