@@ -146,8 +146,11 @@ class Replay:
 
     def _trains(self) -> bool:
         address = f"http://{HOST}:{self._trainer_port}/livez"
-        with urlopen(address, timeout=5) as said:
-            return str(json.load(said)["detail"]).startswith("training")
+        try:
+            with urlopen(address, timeout=5) as said:
+                return str(json.load(said)["detail"]).startswith("training")
+        except OSError:  # it is starting, or busy; had it ended, the system would say so
+            return True
 
 
 def cut(folder: Path) -> list[Path]:

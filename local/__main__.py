@@ -235,7 +235,7 @@ def _report(
         print(
             f"{summary.scores_out:,} scores, {summary.missing_scores:,} missing; {held}", flush=True
         )
-    print("\n".join(live_training.told(models)), end="\n" if models else "", flush=True)
+    print("\n".join(live_training.in_words(models)), end="\n" if models else "", flush=True)
 
 
 def _say(text: str) -> None:

@@ -115,7 +115,7 @@ def watch_flags(settings: LocalSettings, folder: Path) -> list[str]:
 
 
 class Story:
-    """What trainer and worker do, as lines for people; each is told once."""
+    """What trainer and worker do, as lines for people, each of them once."""
 
     def __init__(self, log: Path, interval: str) -> None:
         self._log = log
@@ -157,7 +157,7 @@ class Story:
                 yield f"trainer: {message.partition(': ')[2]}"
 
 
-def told(models: Mapping[str, ModelScores]) -> list[str]:
+def in_words(models: Mapping[str, ModelScores]) -> list[str]:
     """Return in words how good each model's forecasts were, in the order in which they served."""
     in_order = sorted(models.items(), key=lambda item: item[1].first_ms)
     return [

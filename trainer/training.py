@@ -113,7 +113,7 @@ def export(fitted: Fitted, source: Source, stop_ms: int) -> Exported:
     Args:
         fitted: the model.
         source: the candles, of which those before ``stop_ms`` were trained on.
-        stop_ms: UTC; PyTorch and ONNX Runtime must agree on all windows from then on, the test
+        stop_ms: UTC; PyTorch and ONNX Runtime must agree on the windows from then on, the test
             set, or on all when there are none.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 
 from local import live_training
 from local.accounting import Accounting, ModelScores
-from local.live_training import Story, told
+from local.live_training import Story, in_words
 from local.settings import TRAINING_SPEED, LocalSettings
 from local.system import PartFailed, source_flags
 from shared.candles import DAY_MS
@@ -39,7 +39,7 @@ def test_news_are_what_the_watch_logs_of_the_interval_and_other_models(tmp_path:
     assert story.news("second", 33 * DAY_MS) == []
 
 
-def test_each_models_scores_are_summed_and_told() -> None:
+def test_each_models_scores_are_summed_and_put_in_words() -> None:
     stream = Stream()
     stream.take(*days(60))
     account = Accounting(20, (1, 2, 5))
@@ -54,7 +54,7 @@ def test_each_models_scores_are_summed_and_told() -> None:
         1 - held.pinball / sum(made.baseline_pinball for made in horizons)
     )
     later = ModelScores(held.last_ms + DAY_MS, held.last_ms + DAY_MS)
-    first, second = told({"next": later, "persistence": held})
+    first, second = in_words({"next": later, "persistence": held})
     assert first.startswith(f"persistence: {len(horizons):,} scores from 2010-01-2")
     assert "against no model's its quantiles are" in first
     assert second.startswith("next: 0 scores")
