@@ -126,7 +126,7 @@ function drawModel(model) {
   if (data) {
     const interval = model.interval ?? "1d";
     Object.assign(facts, {
-      Symbols: data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
+      Symbols: data.symbols.length > 6 ? data.symbols.length.toLocaleString("en") : data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
     });
   }
   byId("model").textContent = model.model_version;
@@ -195,7 +195,7 @@ function draw() {
 // What is not as it should be, in words: the title and what to do.
 function trouble() {
   const { status, events } = health;
-  if (events === "key") return ["This API asks for a key", "It is asked for once in each tab."];
+  if (events === "key") return ["This API asks for a key", "Give it once in each tab."];
   if (status === null) return ["The connection to the API is lost", "What is shown is from before. The page tries again by itself."];
   if (status && !status.connected) {
     const since = `since ${clock(status.since_ms)}`;
