@@ -126,7 +126,7 @@ function drawModel(model) {
   if (data) {
     const interval = model.interval ?? "1d";
     Object.assign(facts, {
-      Symbols: data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
+      Symbols: data.symbols.length > 6 ? data.symbols.length.toLocaleString("en") : data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
     });
   }
   byId("model").textContent = model.model_version;
