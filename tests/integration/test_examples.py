@@ -207,5 +207,5 @@ def test_connect_reads_messages_by_the_schema_of_its_configuration(
     ).splitlines()
     assert kind == "STRUCT"
     assert expected in value
-    for name in type(message).model_fields:
+    for name in message.model_dump(exclude_none=True):  # Connect's text leaves out what is null
         assert f"{name}=" in value
