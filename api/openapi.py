@@ -59,7 +59,7 @@ INFO: Final[dict[str, Any]] = {
 TAGS: Final = (
     {"name": "forecasts", "description": "Forecasts of candles that the client brings."},
     {"name": "status", "description": "Health, model and metrics of this process."},
-    {"name": "stream", "description": "What the stream has forecast, and what came of it."},
+    {"name": "stream", "description": "What the stream has forecast, and how good that was."},
     {"name": "open inference protocol", "description": "The model by KServe's version 2."},
 )
 

@@ -16,7 +16,7 @@ MAX_HISTORIES: Final = 1_000
 """Most histories in one request."""
 
 MAX_ABOVE: Final = 16
-"""Most prices of one history whose odds are asked for."""
+"""Most prices of a history whose odds are wanted."""
 
 MAX_HORIZONS: Final = 64
 """Most steps in one request."""

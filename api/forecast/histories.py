@@ -66,7 +66,7 @@ class Series:
     interval: str | None = None
     as_of_ms: int | None = None  # close of the last candle, UTC
     open_ms: NDArray[np.int64] | None = None  # (N,), UTC; None where the client gave no times
-    above: tuple[float, ...] = ()  # prices whose odds are asked for
+    above: tuple[float, ...] = ()  # prices whose odds are wanted
 
 
 HeldOf = Callable[[str, str], Series]

@@ -195,7 +195,7 @@ function draw() {
 // What is not as it should be, in words: the title and what to do.
 function trouble() {
   const { status, events } = health;
-  if (events === "key") return ["This API asks for a key", "It is asked for once in each tab."];
+  if (events === "key") return ["This API asks for a key", "Each tab wants it once."];
   if (status === null) return ["The connection to the API is lost", "What is shown is from before. The page tries again by itself."];
   if (status && !status.connected) {
     const since = `since ${clock(status.since_ms)}`;

@@ -33,7 +33,7 @@ export async function load(path) {
 
 const tags = new Map(); // by path
 
-// Gives what is at a path that is asked for again and again; null when nothing has changed.
+// Gives what is at a path that is polled; null when nothing has changed.
 export async function poll(path) {
   const answer = await ask(path, tags.has(path) ? { "if-none-match": tags.get(path) } : {});
   if (answer.status === 304) return null;

