@@ -19,8 +19,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
+from shared.bundle import FEATURES_OUTPUT, INPUTS, OUTPUTS, Bundle, BundleError
 from shared.candles import INTERVALS_MS
+from shared.feature_drift import Reference
 from shared.forecasts import (
     LOW_PRICE,
     MEDIAN,
@@ -184,6 +185,31 @@ Watch = Callable[[float], object]
 """Function that takes the duration of a model call, in seconds."""
 
 
+def session_of(graph: bytes) -> ort.InferenceSession:
+    """Return a graph to run on one thread; ONNX Runtime raises what it refuses one with."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry(_DATA_FOLDER, NOWHERE)
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def features_of(
+    session: ort.InferenceSession, candles: NDArray[np.float64], open_ms: NDArray[np.int64]
+) -> Floats:
+    """Return the features of windows by the graph of features, (B, F)."""
+    inputs = dict(zip(INPUTS, (candles, open_ms), strict=True))
+    made: Floats = session.run((FEATURES_OUTPUT,), inputs)[0]
+    return made
+
+
+def references_of(models: Models) -> dict[str, Reference]:
+    """Return the models that know the features of their training, by version."""
+    served = (model for model in models.all() if isinstance(model, OnnxForecaster))
+    return {model.model_version: model.reference for model in served if model.reference}
+
+
 class OnnxForecaster:
     """A bundle's graph, run by ONNX Runtime on one thread."""
 
@@ -206,17 +232,15 @@ class OnnxForecaster:
         self._lengths = config.window_lengths
         self.horizons = config.horizons
         self.quantile_levels = config.quantile_levels
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry(_DATA_FOLDER, NOWHERE)
+        self.reference = bundle.reference
         try:
-            self._session = ort.InferenceSession(
-                bundle.onnx, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = session_of(bundle.onnx)
             self._repeat_golden(bundle)
             self._try_messages(bundle)
+            self._feature_session = None
+            if bundle.features is not None:
+                self._feature_session = session_of(bundle.features)
+                self._try_features(bundle)
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
@@ -230,6 +254,19 @@ class OnnxForecaster:
         outputs = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
         self._watch(perf_counter() - started_s)
         return Prediction(*outputs)
+
+    def features(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Floats:
+        """Return the features of the windows' newest candles, (B, F).
+
+        Only of a model with a ``reference``: its bundle has the graph of features too.
+
+        Args:
+            candles: as of ``predict``.
+            open_ms: as of ``predict``.
+        """
+        if self._feature_session is None:
+            raise ValueError(f"{self.model_version}: its bundle has no graph of features")
+        return features_of(self._feature_session, candles, open_ms)
 
     def call_once(self) -> None:
         """Call the graph with one window: the first call of a size takes longer."""
@@ -255,6 +292,17 @@ class OnnxForecaster:
                     f"{bundle.path}: {name}: expected the golden forecasts within {TOLERANCE:g}, "
                     f"got {apart:g} apart"
                 )
+
+    def _try_features(self, bundle: Bundle) -> None:
+        """Raise ``BundleError`` unless the golden windows have all features, finite."""
+        golden = bundle.golden
+        made = self.features(golden.candles, golden.open_ms)
+        shape = (len(golden.open_ms), len(self.config.features))
+        if made.shape != shape or not np.isfinite(made).all():
+            raise BundleError(
+                f"{bundle.path}: {FEATURES_OUTPUT}: expected finite numbers of the shape "
+                f"{shape} for the golden windows, got others"
+            )
 
     def _try_messages(self, bundle: Bundle) -> None:
         """Raise ``BundleError`` unless the golden forecasts are messages that readers take.
@@ -333,6 +381,27 @@ def _one_call(
         )
 
 
+def feature_bins(due: Sequence[Due], made: Sequence[Distribution]) -> list[str | None]:
+    """Return in which bins of its model's reference each window's features lie, a digit each.
+
+    None where the model has no reference of the interval. A call of the graph of features takes
+    all windows of a model and a length.
+    """
+    bins: list[str | None] = [None] * len(due)
+    rows_of: dict[tuple[int, int], tuple[OnnxForecaster, list[int]]] = {}
+    for row, (owed, raw) in enumerate(zip(due, made, strict=True)):
+        model = raw.forecaster
+        if isinstance(model, OnnxForecaster) and model.reference:
+            key = id(model), len(owed.window)
+            rows_of.setdefault(key, (model, []))[1].append(row)
+    for model, rows in rows_of.values():
+        features = model.features(*stack([due[row].window for row in rows]))
+        for row, values in zip(rows, features, strict=True):
+            reference = model.reference and model.reference.of(due[row].interval)
+            bins[row] = reference.bins_of(values) if reference else None
+    return bins
+
+
 @dataclass(frozen=True, slots=True)
 class Calibrated:
     """A due window's distribution with its calibration, and the identity of both."""
@@ -341,6 +410,7 @@ class Calibrated:
     raw: Distribution
     log_return: Floats  # (H, Q), calibrated
     id: str
+    feature_bins: str | None = None  # of its window, where these are counted
 
 
 def messages(calibrated: Sequence[Calibrated], now_ms: int) -> list[Forecast]:
@@ -409,6 +479,7 @@ def _message(
         model_version=calibrated.raw.forecaster.model_version,
         model_interval=nearest_trained(calibrated.raw.forecaster.intervals, interval),
         made_at_ms=now_ms,
+        feature_bins=calibrated.feature_bins,
         horizons=tuple([Horizon.trusted(**row) for row in rows]),
     )
 

@@ -10,12 +10,14 @@ from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
 from shared.drift import Report, drifts
+from shared.feature_drift import is_sampled
 from shared.forecaster import (
     Calibrated,
     Distribution,
     Due,
     Models,
     distributions,
+    feature_bins,
     length_of,
     longest,
     messages,
@@ -229,8 +231,9 @@ def _finish(
     for task, raw in zip(owed, made, strict=True):
         task.raw = _raw(raw)
     settle([entry.series for entry in batch.values()], now_ms)
+    bins = _bins_of_some(owed, due, made)
     calibrated = [
-        Calibrated(owing, raw, task.calibrated, task.id)
+        Calibrated(owing, raw, task.calibrated, task.id, bins.get(task.id))
         for task, owing, raw in zip(owed, due, made, strict=True)
         if task.calibrated is not None
     ]
@@ -249,6 +252,15 @@ def _finish(
             if entry.begins_to_drift:
                 result.drifts_began.append(key)
     result.scores.sort(key=_index_of)
+
+
+def _bins_of_some(
+    owed: Sequence[Task], due: Sequence[Due], made: Sequence[Distribution]
+) -> dict[str, str | None]:
+    """Return the feature bins of the forecasts that are sampled, by id."""
+    rows = [row for row, task in enumerate(owed) if task.entry is not None and is_sampled(task.id)]
+    bins = feature_bins([due[row] for row in rows], [made[row] for row in rows])
+    return {owed[row].id: some for row, some in zip(rows, bins, strict=True)}
 
 
 class _Batch:
