@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from operator import lt
 from typing import Annotated, Any, Final, Self
 
 import numpy as np
@@ -54,6 +55,8 @@ FLOOR: Final = 1e-4
 
 DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 """Names of bins in a message, one digit a feature."""
+
+_PLACES: Final = {digit: place for place, digit in enumerate(DIGITS)}
 
 
 class _Part(BaseModel):
@@ -131,7 +134,8 @@ class IntervalReference:
             self._edges[row, : len(some.edges)] = some.edges
             shares = np.maximum(some.shares, FLOOR)
             self.shares[row, : len(shares)] = shares / shares.sum()
-        self.bins = np.array([len(some.shares) for some in bins])  # (F,)
+        self._most = [len(some.shares) for some in bins]
+        self.bins = np.array(self._most)  # (F,)
 
     def bins_of(self, features: Floats) -> str | None:
         """Return a window's bins, a digit a feature, of (F,); None where one is not finite."""
@@ -142,11 +146,9 @@ class IntervalReference:
 
     def places(self, bins: str) -> list[int] | None:
         """Return the bins in a message as numbers, (F,); None where they are of no such bins."""
-        places = [DIGITS.find(digit) for digit in bins]
-        if len(places) != len(self.names):
-            return None
-        sound = all(0 <= place < most for place, most in zip(places, self.bins, strict=True))
-        return places if sound else None
+        places = [_PLACES.get(digit, len(DIGITS)) for digit in bins]
+        is_sound = len(places) == len(self.names) and all(map(lt, places, self._most))
+        return places if is_sound else None
 
     def psi(self, counts: Floats) -> Floats:
         """Return the index of each feature, (F,), after counts by bin, (F, B).
@@ -181,11 +183,11 @@ def bins_of_values(values: Floats) -> FeatureBins:
     values = np.sort(values.astype(np.float64))
     edges: set[float] = set()
     for decile in np.quantile(values, np.arange(1, BINS) / BINS).tolist():
-        apart = 1e-4 * (1.0 + abs(decile))
+        apart = 1e-6 * (1.0 + abs(decile))
         low, high = np.searchsorted(values, (decile - apart, decile + apart))
         is_shared = high - low >= len(values) / BINS
         edges |= {decile - apart, decile + apart} if is_shared else {decile}
-    rising = [float(f"{edge:.6g}") for edge in sorted(edges)]
+    rising = [float(f"{edge:.9g}") for edge in sorted(edges)]
     rising = sorted(set(rising))
     counts = np.diff([0, *np.searchsorted(values, rising, side="right"), len(values)])
     shares = tuple(float(f"{share:.5f}") for share in counts / len(values))

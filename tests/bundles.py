@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shared import bundle
 from shared.bundle import Golden
+from shared.feature_drift import FeatureBins, Reference
 from shared.window import even_times
 
 LENGTH: Final = 4
@@ -119,3 +120,65 @@ def right_golden(horizons: int, levels: int) -> Golden:
         np.tile(rising, (2, horizons, 1)),
         np.full((2, horizons), 0.01, np.float32),
     )
+
+
+def reference_of(**intervals: dict[str, FeatureBins]) -> Reference:
+    """Return a reference of 20,000 windows of each interval."""
+    return Reference(
+        source="test",
+        sha256="",
+        windows=dict.fromkeys(intervals, 20_000),
+        intervals=intervals,
+    )
+
+
+def feature_graph(features: int, value: float = 0.0) -> bytes:
+    """Return a graph of features: each is the newest close, plus a value."""
+    constants = {
+        "axes": np.array([0]),
+        "newest": np.array([-1]),
+        "close": np.array([3]),
+        "times": np.array([1]),
+        "tall": np.array([1, features]),
+        "value": np.array(value, np.float32),
+    }
+    nodes = [
+        helper.make_node("Gather", ["candles", "newest"], ["last"], axis=1),  # (B, 1, 5)
+        helper.make_node("Squeeze", ["last", "times"], ["row"]),
+        helper.make_node("Gather", ["row", "close"], ["one"], axis=1),  # (B, 1)
+        helper.make_node("Tile", ["one", "tall"], ["all"]),
+        helper.make_node("Cast", ["all"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["float", "value"], [bundle.FEATURES_OUTPUT]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "features",
+        [
+            helper.make_tensor_value_info("candles", TensorProto.DOUBLE, ["B", LENGTH, 5]),
+            helper.make_tensor_value_info("open_ms", TensorProto.INT64, ["B", LENGTH]),
+        ],
+        [helper.make_tensor_value_info(bundle.FEATURES_OUTPUT, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())  # type: ignore[no-untyped-call]
+
+
+def add_reference(
+    folder: Path,
+    reference: Reference | bytes,
+    graph: bytes | None = None,
+    names: tuple[str, ...] = ("close",),
+) -> Path:
+    """Add features, their graph and a reference to a bundle; hashes fit whatever is in it."""
+    document = reference if isinstance(reference, bytes) else reference.model_dump_json().encode()
+    extra = {
+        bundle.FEATURES_NAME: graph or feature_graph(len(names)),
+        bundle.REFERENCE_NAME: document,
+    }
+    for name, data in extra.items():
+        (folder / name).write_bytes(data)
+    config = json.loads((folder / bundle.CONFIG_NAME).read_bytes())
+    config |= {"features": dict.fromkeys(names, ""), "extra_files": bundle.hashes_of(extra)}
+    (folder / bundle.CONFIG_NAME).write_text(json.dumps(config))
+    return folder

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +23,7 @@ import orjson
 from api.forecast.calibrated import Learned
 from api.stream.cursors import Origin
 from shared.candles import INTERVALS_MS, Candle
+from shared.feature_drift import FeatureDrift, Reference
 from shared.forecasts import MAX_HORIZONS, Forecast
 from shared.score_messages import Correction, Scores
 from shared.scores import ScoreTable, Summary, row_of, summarise
@@ -237,14 +238,25 @@ class Market:
     """
 
     def __init__(
-        self, bounds: MarketBounds | None = None, forgotten: Callable[[], object] = int
+        self,
+        bounds: MarketBounds | None = None,
+        forgotten: Callable[[], object] = int,
+        references: Callable[[], Mapping[str, Reference]] = dict,
     ) -> None:
-        """``forgotten`` is called for each series that had to go."""
+        """Make an empty market.
+
+        Args:
+            bounds: of what is kept.
+            forgotten: called for each series that had to go.
+            references: returns the models served, by version, that know the features of their
+                training.
+        """
         self.bounds = bounds or MarketBounds()
         self.series: OrderedDict[Key, MarketSeries] = OrderedDict()  # silent longest first
         self.size = 0  # bytes of all series, about
         self._forgotten = forgotten
         self.pooled: dict[tuple[str, int], ScoreTable] = {}  # by interval and step
+        self.features = FeatureDrift(references)
         self.latencies_ms: deque[int] = deque(maxlen=self.bounds.latencies)
         self.newest_made_ms: int | None = None
 
@@ -253,6 +265,7 @@ class Market:
         self.series.clear()
         self.size = 0
         self.pooled.clear()
+        self.features.clear()
         self.latencies_ms.clear()
         self.newest_made_ms = None
 
@@ -280,6 +293,9 @@ class Market:
                 return []
             kept = KeptForecast(forecast.id, forecast.as_of_ms, _exact(forecast.encode()))
             series.put(kept, self.bounds.forecasts)
+            if forecast.feature_bins is not None:
+                bins = forecast.feature_bins
+                self.features.note(forecast.interval, forecast.model_version, bins)
             self.newest_made_ms = max(self.newest_made_ms or 0, forecast.made_at_ms)
             self._clock_latency(series, kept.as_of_ms, appended_ms)
             return [
