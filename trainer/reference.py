@@ -102,16 +102,17 @@ def graph_of(model: bytes, features: Sequence[str]) -> bytes:
     output = onnx.helper.make_tensor_value_info(
         FEATURES_OUTPUT, onnx.TensorProto.FLOAT, ["B", len(features)]
     )
-    part = onnx.ModelProto()
-    part.CopyFrom(whole)
-    part.graph.CopyFrom(
+    part = onnx.helper.make_model(
         onnx.helper.make_graph(
             [*reversed(nodes), renamed],
             graph.name,
             list(graph.input),
             [output],
             [tensor for tensor in graph.initializer if tensor.name in wanted],
-        )
+        ),
+        opset_imports=list(whole.opset_import),
+        ir_version=whole.ir_version,
+        producer_name=whole.producer_name,
     )
     onnx.checker.check_model(part)
     data: bytes = part.SerializeToString(deterministic=True)  # type: ignore[no-untyped-call]

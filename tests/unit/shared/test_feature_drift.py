@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from shared.feature_drift import (
     FeatureBins,
     FeatureDrift,
     IntervalReference,
+    Reference,
     bins_of_values,
     is_sampled,
     noise,
@@ -30,14 +32,14 @@ WINDOWS = 20_000
 HALVES = FeatureBins(edges=(0.0,), shares=(0.5, 0.5))
 
 
-def reference_of(values: NDArray[np.float64]) -> bundle.Reference:
+def reference_of(values: NDArray[np.float64]) -> Reference:
     """Return the reference of daily windows whose features are ``values``, (m, F)."""
     names = [f"f{number}" for number in range(values.shape[1])]
     bins = {name: bins_of_values(row) for name, row in zip(names, values.T, strict=True)}
     return bundles.reference_of(**{"1d": bins})
 
 
-def psi_of(reference: bundle.Reference, values: NDArray[np.float64]) -> dict[str, float]:
+def psi_of(reference: Reference, values: NDArray[np.float64]) -> dict[str, float]:
     """Return the indices after windows whose features are ``values``, (n, F)."""
     drift = FeatureDrift(lambda: {"model": reference})
     table = reference.of("1d")
@@ -113,7 +115,7 @@ def test_one_forecast_in_64_is_sampled_of_each_series() -> None:
         assert sampled == pytest.approx(100, abs=35)  # three and a half deviations
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "another feature": ({"1d": {"open": HALVES}}, "expected the features close"),
     "no interval": ({}, "intervals"),
     "unknown interval": ({"7y": {"close": HALVES}}, "intervals"),

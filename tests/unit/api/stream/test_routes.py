@@ -104,8 +104,8 @@ def test_scores_name_the_features_that_have_drifted_most() -> None:
     for number in range(600):
         bins = "000" + "01"[number % 2] * 4  # the first three always lie below
         update = {"id": f"{number:032x}", "feature_bins": bins}
-        market.add_forecast(made.model_copy(update=update), 20, (1, 0, number))
-        market.add_forecast(made.model_copy(update=update), 20, (1, 0, number))  # a repeat
+        market.add_forecast(made.model_copy(update=update), 20, (1, number))
+        market.add_forecast(made.model_copy(update=update), 20, (1, number))  # a repeat
     app = application(live=StreamView(market, Hub(), connected=True, detail="following", lag=0))
     [daily] = call(app, "GET", "/v1/scores").json()["overall"]
     assert [one["drifts"] for one in daily["features"]] == [True] * 3 + [False] * 2
