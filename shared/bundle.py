@@ -27,10 +27,9 @@ WEIGHTS_NAME: Final = "model.pth"
 SCALERS_NAME: Final = "scalers.joblib"
 GOLDEN_NAME: Final = "golden.npz"
 FILE_NAMES: Final = (ONNX_NAME, WEIGHTS_NAME, SCALERS_NAME, GOLDEN_NAME)
-FEATURES_NAME: Final = "features.onnx"
 REFERENCE_NAME: Final = "reference.json"
-EXTRA_NAMES: Final = (FEATURES_NAME, REFERENCE_NAME)
-"""Files that a bundle may have: what the drift of features is measured by, both or none."""
+EXTRA_NAMES: Final = (REFERENCE_NAME,)
+"""Files that a bundle may have: what the drift of features is measured by."""
 
 FORMAT: Final = 3
 
@@ -48,9 +47,6 @@ INPUTS: Final = ("candles", "open_ms")
 
 OUTPUTS: Final = ("log_return", "volatility")
 """Names of the graph's output tensors."""
-
-FEATURES_OUTPUT: Final = "features"
-"""Name of the output of the graph of features: those of the newest candle, (B, F) in 32 bits."""
 
 
 Setting = str | int | float | bool | list[int] | list[float] | list[str] | None
@@ -248,8 +244,7 @@ class Bundle:
     config: BundleConfig
     onnx: bytes
     golden: Golden
-    features: bytes | None = None  # graph ``candles``, ``open_ms`` -> ``features`` (B, F)
-    reference: Reference | None = None  # of the training windows' features, with the graph
+    reference: Reference | None = None  # of the training windows' features
 
 
 def default_path() -> Path:
@@ -314,8 +309,7 @@ def assemble(path: Path, read: Callable[[str], bytes]) -> Bundle:
     reference = None
     if REFERENCE_NAME in contents:
         reference = _reference(path / REFERENCE_NAME, contents[REFERENCE_NAME], config)
-    features = contents.get(FEATURES_NAME)
-    return Bundle(path, config, contents[ONNX_NAME], golden, features, reference)
+    return Bundle(path, config, contents[ONNX_NAME], golden, reference)
 
 
 def _reference(path: Path, data: bytes, config: BundleConfig) -> Reference:

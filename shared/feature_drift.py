@@ -8,7 +8,7 @@ Scorecards", 2006). Of n windows that are independent, and m of training, it is 
 Properties of Population Stability Index", 2018).
 
 Neighbouring windows of a series share nearly all their candles, so their indices would be of no
-independent windows: some windows of all series of an interval are taken, by the forecast's id.
+independent windows: some windows of all series of an interval are counted, by the forecast's id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared.candles import INTERVALS_MS
 
 Floats = NDArray[np.floating[Any]]
 
-SAMPLED: Final = 64
+SAMPLED: Final = 16
 """One forecast of so many has its window's features counted."""
 
 BINS: Final = 10
@@ -86,6 +86,7 @@ class Reference(_Part):
 
     source: str  # of the candles
     sha256: str  # of the candles as used
+    tensor: Annotated[str, Field(pattern=r"^[\w./:-]{1,100}$")]  # of the graph, features (B, F)
     windows: dict[str, Annotated[int, Field(ge=1)]]  # interval -> how many were counted
     intervals: dict[str, dict[str, FeatureBins]]  # interval -> feature -> bins
 

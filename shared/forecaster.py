@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shared.bundle import FEATURES_OUTPUT, INPUTS, OUTPUTS, Bundle, BundleError
+from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
 from shared.candles import INTERVALS_MS
 from shared.feature_drift import Reference
 from shared.forecasts import (
@@ -59,6 +59,7 @@ class Prediction:
 
     log_return: Floats  # (B, H, Q), from the last close, rising along Q
     volatility: Floats  # (B, H), per candle
+    features: Floats | None = None  # (B, F), of the newest candle, where the model shows them
 
 
 class Forecaster(Protocol):
@@ -195,13 +196,21 @@ def session_of(graph: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def features_of(
-    session: ort.InferenceSession, candles: NDArray[np.float64], open_ms: NDArray[np.int64]
-) -> Floats:
-    """Return the features of windows by the graph of features, (B, F)."""
-    inputs = dict(zip(INPUTS, (candles, open_ms), strict=True))
-    made: Floats = session.run((FEATURES_OUTPUT,), inputs)[0]
-    return made
+def with_output(graph: bytes, tensor: str) -> bytes:
+    """Return a graph that gives a tensor too, of 32-bit numbers, which it computes anyhow.
+
+    Two messages of Protocol Buffers, one after the other, are both merged, with repeated fields
+    joined (protobuf.dev, "Encoding"): what follows the graph is a ``ModelProto`` with one output of
+    this name. Serving so needs no library that writes graphs, and no second graph.
+    """
+    kind = _field(1, b"\x08\x01")  # TypeProto.tensor_type, its elem_type FLOAT
+    output = _field(1, tensor.encode()) + _field(2, kind)  # ValueInfoProto.name, .type
+    return graph + _field(7, _field(12, output))  # ModelProto.graph, GraphProto.output
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of bytes of a Protocol Buffers message, of less than 128."""
+    return bytes([number << 3 | 2, len(content)]) + content
 
 
 def references_of(models: Models) -> dict[str, Reference]:
@@ -234,13 +243,14 @@ class OnnxForecaster:
         self.quantile_levels = config.quantile_levels
         self.reference = bundle.reference
         try:
-            self._session = session_of(bundle.onnx)
+            self._outputs = OUTPUTS
+            graph = bundle.onnx
+            if self.reference:
+                self._outputs = (*OUTPUTS, self.reference.tensor)
+                graph = with_output(graph, self.reference.tensor)
+            self._session = session_of(graph)
             self._repeat_golden(bundle)
             self._try_messages(bundle)
-            self._feature_session = None
-            if bundle.features is not None:
-                self._feature_session = session_of(bundle.features)
-                self._try_features(bundle)
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions share no public class
@@ -251,22 +261,9 @@ class OnnxForecaster:
 
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         started_s = perf_counter()
-        outputs = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
+        outputs = self._session.run(self._outputs, {INPUTS[0]: candles, INPUTS[1]: open_ms})
         self._watch(perf_counter() - started_s)
         return Prediction(*outputs)
-
-    def features(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Floats:
-        """Return the features of the windows' newest candles, (B, F).
-
-        Only of a model with a ``reference``: its bundle has the graph of features too.
-
-        Args:
-            candles: as of ``predict``.
-            open_ms: as of ``predict``.
-        """
-        if self._feature_session is None:
-            raise ValueError(f"{self.model_version}: its bundle has no graph of features")
-        return features_of(self._feature_session, candles, open_ms)
 
     def call_once(self) -> None:
         """Call the graph with one window: the first call of a size takes longer."""
@@ -292,16 +289,11 @@ class OnnxForecaster:
                     f"{bundle.path}: {name}: expected the golden forecasts within {TOLERANCE:g}, "
                     f"got {apart:g} apart"
                 )
-
-    def _try_features(self, bundle: Bundle) -> None:
-        """Raise ``BundleError`` unless the golden windows have all features, finite."""
-        golden = bundle.golden
-        made = self.features(golden.candles, golden.open_ms)
-        shape = (len(golden.open_ms), len(self.config.features))
-        if made.shape != shape or not np.isfinite(made).all():
+        features, shape = repeated.features, (len(golden.open_ms), len(self.config.features))
+        if features is not None and (features.shape != shape or not np.isfinite(features).all()):
             raise BundleError(
-                f"{bundle.path}: {FEATURES_OUTPUT}: expected finite numbers of the shape "
-                f"{shape} for the golden windows, got others"
+                f"{bundle.path}: features: expected finite numbers of the shape {shape} for the "
+                f"golden windows, got the shape {features.shape} or others"
             )
 
     def _try_messages(self, bundle: Bundle) -> None:
@@ -312,7 +304,9 @@ class OnnxForecaster:
         golden = bundle.golden
         prediction = self.predict(golden.candles, golden.open_ms)
         due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2))
-        for log_return, volatility in zip(*vars(prediction).values(), strict=True):
+        for log_return, volatility in zip(
+            prediction.log_return, prediction.volatility, strict=True
+        ):
             raw = Distribution(self, log_return, volatility)
             [message] = messages([Calibrated(due, raw, log_return, "0" * 32)], TRIAL_MS)
             try:
@@ -342,6 +336,18 @@ class Distribution:
     forecaster: Forecaster
     log_return: Floats  # (H, Q), from the last close, rising along Q
     volatility: Floats  # (H,), per candle
+    features: Floats | None = None  # (F,), where the model shows them
+
+    def bins(self, interval: str) -> str | None:
+        """Return the bins of its model's reference that its features lie in, a digit each.
+
+        None where the model has no reference of the interval.
+        """
+        model = self.forecaster
+        if self.features is None or not isinstance(model, OnnxForecaster) or not model.reference:
+            return None
+        reference = model.reference.of(interval)
+        return None if reference is None else reference.bins_of(self.features)
 
 
 def distributions(models: Models, due: Sequence[Due]) -> list[Distribution]:
@@ -375,31 +381,12 @@ def _one_call(
                 f"candles, the window holds {len(owed.window)}"
             )
     prediction = forecaster.predict(*stack([due[row].window for row in rows]))
+    features = prediction.features
     for at, row in enumerate(rows):
         answers[row] = Distribution(
-            forecaster, prediction.log_return[at], prediction.volatility[at]
-        )
-
-
-def feature_bins(due: Sequence[Due], made: Sequence[Distribution]) -> list[str | None]:
-    """Return in which bins of its model's reference each window's features lie, a digit each.
-
-    None where the model has no reference of the interval. A call of the graph of features takes
-    all windows of a model and a length.
-    """
-    bins: list[str | None] = [None] * len(due)
-    rows_of: dict[tuple[int, int], tuple[OnnxForecaster, list[int]]] = {}
-    for row, (owed, raw) in enumerate(zip(due, made, strict=True)):
-        model = raw.forecaster
-        if isinstance(model, OnnxForecaster) and model.reference:
-            key = id(model), len(owed.window)
-            rows_of.setdefault(key, (model, []))[1].append(row)
-    for model, rows in rows_of.values():
-        features = model.features(*stack([due[row].window for row in rows]))
-        for row, values in zip(rows, features, strict=True):
-            reference = model.reference and model.reference.of(due[row].interval)
-            bins[row] = reference.bins_of(values) if reference else None
-    return bins
+            forecaster, prediction.log_return[at], prediction.volatility[at],
+            None if features is None else features[at],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from shared.forecaster import (
     Due,
     Models,
     distributions,
-    feature_bins,
     length_of,
     longest,
     messages,
@@ -231,9 +230,8 @@ def _finish(
     for task, raw in zip(owed, made, strict=True):
         task.raw = _raw(raw)
     settle([entry.series for entry in batch.values()], now_ms)
-    bins = _bins_of_some(owed, due, made)
     calibrated = [
-        Calibrated(owing, raw, task.calibrated, task.id, bins.get(task.id))
+        Calibrated(owing, raw, task.calibrated, task.id, _bins(task, raw))
         for task, owing, raw in zip(owed, due, made, strict=True)
         if task.calibrated is not None
     ]
@@ -254,13 +252,9 @@ def _finish(
     result.scores.sort(key=_index_of)
 
 
-def _bins_of_some(
-    owed: Sequence[Task], due: Sequence[Due], made: Sequence[Distribution]
-) -> dict[str, str | None]:
-    """Return the feature bins of the forecasts that are sampled, by id."""
-    rows = [row for row, task in enumerate(owed) if task.entry is not None and is_sampled(task.id)]
-    bins = feature_bins([due[row] for row in rows], [made[row] for row in rows])
-    return {owed[row].id: some for row, some in zip(rows, bins, strict=True)}
+def _bins(task: Task, raw: Distribution) -> str | None:
+    """Return the bins of the features of one window in some, chosen by its forecast's id."""
+    return raw.bins(task.candle.interval) if is_sampled(task.id) else None
 
 
 class _Batch:

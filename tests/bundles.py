@@ -17,6 +17,9 @@ from shared.window import even_times
 
 LENGTH: Final = 4
 
+FEATURES: Final = "features"
+"""Name of the tensor of a bundle's graph that holds the newest close as the only feature."""
+
 
 def graph_of(horizons: int, levels: int, outputs: Any = None) -> onnx.GraphProto:
     """Return a graph whose forecasts are constants: rising quantiles, or ``outputs``."""
@@ -27,6 +30,9 @@ def graph_of(horizons: int, levels: int, outputs: Any = None) -> onnx.GraphProto
         helper.make_node("ReduceMean", ["candles", "axes"], ["mean"], keepdims=0),  # (B,)
         helper.make_node("Mul", ["mean", "zero"], ["nought"]),
         helper.make_node("Cast", ["nought"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["candles", "newest"], ["row"], axis=1),  # (B, 5)
+        helper.make_node("Gather", ["row", "close"], ["price"], axis=1),  # (B, 1)
+        helper.make_node("Cast", ["price"], [FEATURES], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["float", "one"], ["column"]),  # (B, 1)
         helper.make_node("Unsqueeze", ["column", "one"], ["cube"]),  # (B, 1, 1)
         helper.make_node("Add", ["cube", "returns"], ["log_return"]),
@@ -36,6 +42,8 @@ def graph_of(horizons: int, levels: int, outputs: Any = None) -> onnx.GraphProto
         "axes": np.array([1, 2]),
         "zero": np.array(0.0),
         "one": np.array([1]),
+        "newest": np.array(-1),
+        "close": np.array([3]),
         "returns": np.asarray(log_return, np.float32),
         "spread": np.asarray(volatility, np.float32),
     }
@@ -122,63 +130,20 @@ def right_golden(horizons: int, levels: int) -> Golden:
     )
 
 
-def reference_of(**intervals: dict[str, FeatureBins]) -> Reference:
+def reference_of(tensor: str = FEATURES, **intervals: dict[str, FeatureBins]) -> Reference:
     """Return a reference of 20,000 windows of each interval."""
-    return Reference(
-        source="test",
-        sha256="",
-        windows=dict.fromkeys(intervals, 20_000),
-        intervals=intervals,
-    )
-
-
-def feature_graph(features: int, value: float = 0.0) -> bytes:
-    """Return a graph of features: each is the newest close, plus a value."""
-    constants = {
-        "axes": np.array([0]),
-        "newest": np.array([-1]),
-        "close": np.array([3]),
-        "times": np.array([1]),
-        "tall": np.array([1, features]),
-        "value": np.array(value, np.float32),
-    }
-    nodes = [
-        helper.make_node("Gather", ["candles", "newest"], ["last"], axis=1),  # (B, 1, 5)
-        helper.make_node("Squeeze", ["last", "times"], ["row"]),
-        helper.make_node("Gather", ["row", "close"], ["one"], axis=1),  # (B, 1)
-        helper.make_node("Tile", ["one", "tall"], ["all"]),
-        helper.make_node("Cast", ["all"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Add", ["float", "value"], [bundle.FEATURES_OUTPUT]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "features",
-        [
-            helper.make_tensor_value_info("candles", TensorProto.DOUBLE, ["B", LENGTH, 5]),
-            helper.make_tensor_value_info("open_ms", TensorProto.INT64, ["B", LENGTH]),
-        ],
-        [helper.make_tensor_value_info(bundle.FEATURES_OUTPUT, TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return bytes(model.SerializeToString())  # type: ignore[no-untyped-call]
+    windows = dict.fromkeys(intervals, 20_000)
+    return Reference(source="test", sha256="", tensor=tensor, windows=windows, intervals=intervals)
 
 
 def add_reference(
-    folder: Path,
-    reference: Reference | bytes,
-    graph: bytes | None = None,
-    names: tuple[str, ...] = ("close",),
+    folder: Path, reference: Reference | bytes, names: tuple[str, ...] = ("close",)
 ) -> Path:
-    """Add features, their graph and a reference to a bundle; hashes fit whatever is in it."""
-    document = reference if isinstance(reference, bytes) else reference.model_dump_json().encode()
-    extra = {
-        bundle.FEATURES_NAME: graph or feature_graph(len(names)),
-        bundle.REFERENCE_NAME: document,
-    }
-    for name, data in extra.items():
-        (folder / name).write_bytes(data)
+    """Add features and a reference to a bundle; the hash fits whatever is in it."""
+    data = reference if isinstance(reference, bytes) else reference.model_dump_json().encode()
+    (folder / bundle.REFERENCE_NAME).write_bytes(data)
     config = json.loads((folder / bundle.CONFIG_NAME).read_bytes())
-    config |= {"features": dict.fromkeys(names, ""), "extra_files": bundle.hashes_of(extra)}
+    extra = bundle.hashes_of({bundle.REFERENCE_NAME: data})
+    config |= {"features": dict.fromkeys(names, ""), "extra_files": extra}
     (folder / bundle.CONFIG_NAME).write_text(json.dumps(config))
     return folder

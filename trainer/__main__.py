@@ -480,9 +480,9 @@ def _reference(settings: ReferenceSettings) -> None:
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Intervals", len({part.interval for part in parts}))
         origin = span.source, span.sha256
-        extra = reference.extra_files(config, loaded.onnx, parts, origin, done)
+        measured = reference.measure(config, loaded.onnx, parts, origin, done)
     out = settings.out or settings.path
-    reference.write(loaded, extra, out)
+    reference.write(loaded, measured, out)
     log.info("wrote %s with the features of its training to %s", config.model_version, out)
 
 

@@ -43,7 +43,7 @@ from trainer.blend import in_words
 from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
 from trainer.network import Blend, Model, PooledHar, Shape
-from trainer.reference import Part, extra_files
+from trainer.reference import Part, extra_files, measure
 from trainer.registry import TILE
 
 log = logging.getLogger("trainer")
@@ -241,10 +241,11 @@ class Exported:
         span = self.config.data
         model = self.contents[ONNX_NAME]
         try:
-            extra = extra_files(self.config, model, parts, (span.source, span.sha256))
+            reference = measure(self.config, model, parts, (span.source, span.sha256))
         except ValueError as error:
             log.warning("the bundle has no reference of features: %s", error)
             return self
+        extra = extra_files(reference)
         config = self.config.model_copy(update={"extra_files": hashes_of(extra)})
         return replace(self, contents={**self.contents, **extra}, config=config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import (
     CONFIG_NAME,
-    FEATURES_NAME,
-    FEATURES_OUTPUT,
+    INPUTS,
     REFERENCE_NAME,
     Bundle,
     BundleConfig,
@@ -25,7 +24,7 @@ from shared.bundle import (
     hashes_of,
 )
 from shared.feature_drift import FeatureBins, Reference, bins_of_values
-from shared.forecaster import OnnxForecaster, features_of, session_of
+from shared.forecaster import OnnxForecaster, session_of, with_output
 from trainer import panels
 from trainer.dataset import Source, SymbolCandles, by_length, windows_at
 from trainer.panels import Panel
@@ -72,57 +71,24 @@ def of_panels(
     ]
 
 
-def graph_of(model: bytes, features: Sequence[str]) -> bytes:
-    """Return the part of a model's graph that gives the newest candle's raw features, (B, F).
+def tensor_of(model: bytes) -> str:
+    """Return the name of the tensor of a graph that holds the newest candle's features, (B, F).
 
     Raises:
         ValueError: when the graph is not one that this trainer exports.
     """
-    whole = onnx.load_from_string(model)
-    newest = next(
-        (
-            node.input[0]
-            for node in whole.graph.node
-            if node.op_type == "MatMul" and node.input[1].endswith(SCALES)
-        ),
-        None,
+    for node in onnx.load_from_string(model).graph.node:
+        if node.op_type == "MatMul" and node.input[1].endswith(SCALES):
+            return str(node.input[0])
+    raise ValueError(
+        f"model.onnx: expected a MatMul by {SCALES}, as in graphs of python -m trainer fit, got "
+        "none"
     )
-    if newest is None:
-        raise ValueError(
-            f"model.onnx: expected a MatMul by {SCALES}, as in graphs of python -m trainer fit, "
-            "got none"
-        )
-    graph = whole.graph
-    wanted, nodes = {newest}, []
-    for node in reversed(graph.node):  # in the order of a graph, so that users come before makers
-        if wanted & set(node.output):
-            nodes.append(node)
-            wanted |= set(node.input)
-    renamed = onnx.helper.make_node("Identity", [newest], [FEATURES_OUTPUT])
-    output = onnx.helper.make_tensor_value_info(
-        FEATURES_OUTPUT, onnx.TensorProto.FLOAT, ["B", len(features)]
-    )
-    part = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [*reversed(nodes), renamed],
-            graph.name,
-            list(graph.input),
-            [output],
-            [tensor for tensor in graph.initializer if tensor.name in wanted],
-        ),
-        opset_imports=list(whole.opset_import),
-        ir_version=whole.ir_version,
-        producer_name=whole.producer_name,
-    )
-    onnx.checker.check_model(part)
-    data: bytes = part.SerializeToString(deterministic=True)  # type: ignore[no-untyped-call]
-    return data
 
 
 def measure(
-    graph: bytes,
-    features: Sequence[str],
-    lengths: Mapping[str, Sequence[int]],
+    config: BundleConfig,
+    model: bytes,
     parts: Sequence[Part],
     origin: tuple[str, str],
     advance: Callable[[str], object] = str,
@@ -130,17 +96,17 @@ def measure(
     """Return how the features of training windows are distributed.
 
     Args:
-        graph: of the features.
-        features: their names, F of them.
-        lengths: that a window of an interval may have.
+        config: of the bundle.
+        model: its graph.
         parts: all training windows; ``MOST`` of an interval are drawn, always the same.
         origin: source of the candles, and their SHA-256.
         advance: called with the name of each interval that is done.
 
     Raises:
-        ValueError: when an interval has windows and is none of the model's.
+        ValueError: when the graph is not of this trainer, or an interval none of the model's.
     """
-    session = session_of(graph)
+    tensor, lengths = tensor_of(model), config.window_lengths
+    session = session_of(with_output(model, tensor))
     sizes: Counter[str] = Counter()
     for part in parts:
         sizes[part.interval] += len(part.at)
@@ -153,18 +119,26 @@ def measure(
             )
         some = [part for part in parts if part.interval == interval]
         values = np.concatenate(
-            list(_values(session, some, lengths[interval], MOST / sizes[interval]))
+            list(_values(session, tensor, some, lengths[interval], MOST / sizes[interval]))
         )
         windows[interval] = len(values)
         intervals[interval] = {
-            name: bins_of_values(column) for name, column in zip(features, values.T, strict=True)
+            name: bins_of_values(column)
+            for name, column in zip(config.features, values.T, strict=True)
         }
         advance(interval)
-    return Reference(source=origin[0], sha256=origin[1], windows=windows, intervals=intervals)
+    source, digest = origin
+    return Reference(
+        source=source, sha256=digest, tensor=tensor, windows=windows, intervals=intervals
+    )
 
 
 def _values(
-    session: ort.InferenceSession, parts: Sequence[Part], lengths: Sequence[int], share: float
+    session: ort.InferenceSession,
+    tensor: str,
+    parts: Sequence[Part],
+    lengths: Sequence[int],
+    share: float,
 ) -> Iterator[NDArray[np.floating[Any]]]:
     """Yield the features of a share of some windows, in batches (B, F)."""
     rng = np.random.default_rng(0)
@@ -172,37 +146,17 @@ def _values(
         kept = part.at[rng.random(len(part.at)) < share]
         for length, at in by_length(kept, lengths):
             for candles, open_ms in windows_at(part.candles, length, at, BATCH):
-                yield features_of(session, candles, open_ms)
+                yield session.run((tensor,), dict(zip(INPUTS, (candles, open_ms), strict=True)))[0]
 
 
-def extra_files(
-    config: BundleConfig,
-    model: bytes,
-    parts: Sequence[Part],
-    origin: tuple[str, str],
-    advance: Callable[[str], object] = str,
-) -> dict[str, bytes]:
-    """Return the graph of a bundle's features and their reference, as files by name.
-
-    Args:
-        config: of the bundle.
-        model: its graph.
-        parts: the windows that it was trained on.
-        origin: source of the candles, and their SHA-256.
-        advance: called with the name of each interval that is done.
-
-    Raises:
-        ValueError: when the bundle's graph is not of this trainer, or there are no windows.
-    """
-    features = tuple(config.features)
-    graph = graph_of(model, features)
-    reference = measure(graph, features, config.window_lengths, parts, origin, advance)
-    document = reference.model_dump_json() + "\n"
-    return {FEATURES_NAME: graph, REFERENCE_NAME: document.encode()}
+def extra_files(reference: Reference) -> dict[str, bytes]:
+    """Return a reference as what is added to a bundle, files by name."""
+    return {REFERENCE_NAME: reference.model_dump_json().encode() + b"\n"}
 
 
-def write(loaded: Bundle, extra: Mapping[str, bytes], folder: Path) -> BundleConfig:
-    """Write a bundle with extra files into a folder, perhaps its own; return its config."""
+def write(loaded: Bundle, reference: Reference, folder: Path) -> BundleConfig:
+    """Write a bundle with a reference into a folder, perhaps its own; return its config."""
+    extra = extra_files(reference)
     config = loaded.config.model_copy(update={"extra_files": hashes_of(extra)})
     document = config.model_dump_json(indent=2).encode() + b"\n"
     contents = {**contents_of(loaded.path), **extra, CONFIG_NAME: document}

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from shared import bundle
 from shared.candles import Candle
 from shared.feature_drift import FeatureBins, is_sampled
-from shared.forecaster import ModelSet, OnnxForecaster, Prediction, references_of
+from shared.forecaster import ModelSet, OnnxForecaster, Prediction
 from shared.forecasts import Forecast
 from shared.metrics import WorkerMetrics
 from stream_app.drifting import DriftBoard, FeatureBoard
@@ -120,18 +120,14 @@ def test_a_sampled_forecast_has_the_bins_of_its_window(tmp_path: Path) -> None:
     assert made == forecasts_of(models, 1), "however the stream is cut into batches"
 
 
-def test_a_features_drift_is_logged_once_and_a_metric(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_features_drift_is_logged_once_and_a_metric(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stream_app")
     halves = FeatureBins(edges=(0.0,), shares=(0.5, 0.5))
     names = ("close", "rsi")
     reference = bundles.reference_of(**{"1d": dict.fromkeys(names, halves)})
-    folder = bundles.add_reference(bundles.write(tmp_path / "bundle"), reference, names=names)
-    models = ModelSet(OnnxForecaster(bundle.load(folder)))
+    [forecast, *_] = forecasts_of(MODELS, 100)
     registry = CollectorRegistry()
-    board = FeatureBoard(WorkerMetrics(registry), lambda: references_of(models))
-    [forecast, *_] = forecasts_of(models, 100)
+    board = FeatureBoard(WorkerMetrics(registry), lambda: {forecast.model_version: reference})
 
     def show(count: int, *bins: str) -> dict[str, float | None]:
         for number in range(count):
