@@ -109,6 +109,9 @@ class Forecast(Message):
     model_version: Annotated[str, Field(max_length=MAX_VERSION)]
     model_interval: Interval | None = None  # trained on, where the model has seen no ``interval``
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
+    feature_bins: Annotated[str | None, Field(pattern=r"^[0-9a-z]{1,512}$")] = (
+        None  # of one forecast in 16: a bin of the training reference a feature
+    )
     horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
 
     @model_validator(mode="after")
