@@ -123,7 +123,7 @@ SCORES: Final = Scores(
             ),
         ),
     ),
-    drift=Drift(evidence=18.4, drifting=0, shift=-0.07, spread=0.96),
+    drift=Drift(evidence=18412.6, drifting=3, shift=-0.31, spread=1.72),
 )
 
 
