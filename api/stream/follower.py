@@ -81,6 +81,7 @@ class StreamView:
     connected: bool = False
     detail: str = "not connected to Kafka yet"
     lag: int | None = None
+    kafka: str = ""  # its address
     since_ms: int = field(default_factory=now_ms)  # when connected and detail became so
     turned_s: float | None = None  # when the follower last did something, monotonic
 
@@ -105,6 +106,7 @@ class Follower:
         self._kafka = kafka
         self._topics = (kafka.candles_topic, kafka.forecasts_topic, kafka.scores_topic)
         self._live = live
+        live.kafka = kafka.bootstrap
         self._metrics = metrics
         self._lookback = lookback
         self._next: dict[Partition, int] = {}  # the offset to go on from

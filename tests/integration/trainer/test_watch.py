@@ -75,6 +75,7 @@ def flags(
 ) -> list[str]:
     """Return the flags of a watch over a topic of three symbols and a store with a bad champion."""
     levels = ",".join(map(str, LEVELS))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other are slow
     for name, value in (("HIDDEN", "4"), ("MAX_EPOCHS", "2"), ("QUANTILES", levels)):
         monkeypatch.setenv(f"CANDLECAST_TRAINER_{name}", value)
     flags = [
