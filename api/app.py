@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import orjson
@@ -31,7 +32,7 @@ from api.status_routes import ModelsAnswer, Views, status_routes
 from api.stream.follower import StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
-from api.stream.routes import StreamLimits, stream_routes
+from api.stream.routes import StreamLimits, held_of, stream_routes
 from shared.catalogue import Catalogue
 from shared.forecaster import Models
 from shared.metrics import ApiMetrics
@@ -73,14 +74,14 @@ def create_app(
 
     slicer = Slicer()
     described = [
-        predict_routes(predictor, slicer, card),
+        predict_routes(predictor, slicer, card, partial(held_of, live)),
         status_routes(registry, _views(predictor, card, options)),
         stream_routes(options.live, metrics, card, options.streams),
         inference_routes(predictor, slicer),
     ]
     app = _described_app(described, options)
     guarded = [route for routes in described for route in routes.guarded]
-    document = complete(app.openapi(), guarded, forecaster.window_length)
+    document = complete(app.openapi(), guarded, forecaster.window_length, forecaster.horizons[-1])
     guarded += page_routes(orjson.dumps(document)).guarded
     dispatch = Dispatch(app, guarded, Access(options.access), BodyBudget())
     return _surrounded(dispatch, metrics, options)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic.json_schema import models_json_schema
 
-from api.edge.openapi import COMMON, REFUSALS, SCHEMAS, refers
+from api.edge.openapi import ALWAYS, COMMON, REFUSALS, SCHEMAS, refers
 from api.edge.problems import MEDIA_TYPE, Problem
 from api.edge.routing import OPEN, GuardedRoute
 from api.forecast.bodies import MAX_HISTORIES, ForecastsRequest, PredictRequest
@@ -47,10 +47,31 @@ ANSWER_EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
+INFO: Final[dict[str, Any]] = {
+    "title": "Candlecast",
+    "version": "1",
+    "description": "Forecasts of market prices: a distribution for each horizon, on demand and "
+    "from the stream. Errors are problem documents (RFC 9457).",
+    "contact": {"name": "The Candlecast developers"},
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
+
+TAGS: Final = (
+    {"name": "forecasts", "description": "Forecasts of candles that the client brings."},
+    {"name": "status", "description": "Health, model and metrics of this process."},
+    {"name": "stream", "description": "What the stream has forecast, and how good that was."},
+    {"name": "open inference protocol", "description": "The model by KServe's version 2."},
+)
+
+
 def complete(
-    document: dict[str, Any], routes: Sequence[GuardedRoute], window_length: int
+    document: dict[str, Any],
+    routes: Sequence[GuardedRoute],
+    window_length: int,
+    longest_step: int,
 ) -> dict[str, Any]:
     """Return FastAPI's document of these routes with all that it cannot know added."""
+    document |= {"info": INFO, "tags": list(TAGS), "servers": [{"url": "/"}]}
     models = [
         (PredictRequest, "validation"),
         (ForecastsRequest, "validation"),
@@ -63,20 +84,31 @@ def complete(
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for guarded in routes:
         operations = document["paths"].get(guarded.route.path_format, {})
-        if guarded.scope is not OPEN and guarded.method.lower() in operations:
-            operation = operations[guarded.method.lower()]
+        operation = operations.get(guarded.method.lower())
+        if operation is None:
+            continue
+        problems = dict(ALWAYS)
+        operation["security"] = []
+        if guarded.scope is not OPEN:
+            problems |= COMMON
             operation["security"] = [{"key": []}, {}]
             operation["description"] += f"\n\nScope: {guarded.scope}."
-            operation["responses"] = COMMON | operation["responses"]
+        answers = problems | operation["responses"]
+        operation["responses"] = {status: answers[status] for status in sorted(answers)}
+    _give_bounds(document["components"]["schemas"], window_length, longest_step)
     _give_examples(document, window_length)
     return document
 
 
-def _give_examples(document: dict[str, Any], window_length: int) -> None:
-    schemas = document["components"]["schemas"]
+def _give_bounds(schemas: dict[str, Any], window_length: int, longest_step: int) -> None:
     schemas["PredictRequest"]["properties"]["history"]["minItems"] = window_length
     schemas["CandleHistory"]["properties"]["candles"]["minItems"] = window_length
-    schemas["ForecastsRequest"]["properties"]["histories"]["maxItems"] = MAX_HISTORIES
+    request = schemas["ForecastsRequest"]["properties"]
+    request["histories"]["maxItems"] = MAX_HISTORIES
+    request["horizons"]["anyOf"][0]["items"]["maximum"] = longest_step
+
+
+def _give_examples(document: dict[str, Any], window_length: int) -> None:
     candles = example_history(window_length)
     example = {
         "/predict": {"history": candles},

@@ -62,7 +62,7 @@ def status_routes(registry: CollectorRegistry, views: Views) -> Routes:
     predictor, card, liveness = views.predictor, views.card, views.liveness
 
     @routes.get("/", scope=Scope.READ, response_model=HealthAnswer)
-    async def health(_: Request) -> Response:
+    async def get_health(_: Request) -> Response:
         """Say that the API serves, and with which model."""
         return answer(
             HealthAnswer(
@@ -73,23 +73,23 @@ def status_routes(registry: CollectorRegistry, views: Views) -> Routes:
         )
 
     @routes.get("/livez", scope=OPEN, response_model=ProbeAnswer, openapi_extra=PROBE)
-    async def live(_: Request) -> Response:
+    async def get_liveness(_: Request) -> Response:
         """Say whether the process does its work; if not, why and since when."""
         return _probe(liveness())
 
     @routes.get("/readyz", scope=OPEN, response_model=ProbeAnswer, openapi_extra=PROBE)
-    async def ready(_: Request) -> Response:
+    async def get_readiness(_: Request) -> Response:
         """Say that requests can be answered, and how the stream is."""
         state = views.model_state() or "the model is loaded"
         return _probe(Health(ok=True, detail=f"{state}; {liveness().detail}"))
 
     @routes.get("/v1/model", scope=Scope.READ, response_model=ModelCard)
-    async def model(_: Request) -> Response:
+    async def get_model(_: Request) -> Response:
         """Give the model's card: version, training span, features, metrics, age."""
         return answer(card())
 
     @routes.get("/v1/models", scope=Scope.READ, response_model=ModelsAnswer)
-    async def models(_: Request) -> Response:
+    async def list_models(_: Request) -> Response:
         """List the champions, and every version with its data, code, run and figures.
 
         A forecast's model_version is the version of one of them. Read again when the champions
@@ -98,7 +98,7 @@ def status_routes(registry: CollectorRegistry, views: Views) -> Routes:
         return answer(views.models())
 
     @routes.get("/metrics", scope=Scope.ADMIN, response_class=Response, openapi_extra=METRICS)
-    async def metrics(request: Request) -> Response:
+    async def get_metrics(request: Request) -> Response:
         """Give this process's metrics to Prometheus."""
         encode, content_type = choose_encoder(known_format(request.headers.get("accept", "")))
         return Response(encode(registry), headers={"content-type": content_type})

@@ -23,10 +23,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared import bundle
-from shared.calibration import Grid, calibrate, grid_of, learn, quantiles
+from shared.calibration import Grid, grid_of
 from shared.candles import DAY_MS
-from shared.forecaster import CALL_CANDLES, OnnxForecaster
+from shared.forecaster import OnnxForecaster
 from shared.intervals import Steps
+from trainer.dataset import SymbolCandles
+from trainer.evaluate import backtest
 from trainer.panels import part_of
 
 Floats = NDArray[np.float64]
@@ -75,6 +77,7 @@ class Panel:
     raw: NDArray[np.float32]  # (S, T, H, Q)
     outcome: Floats  # (S, T, H), log return from the candle's close
     year: NDArray[np.int16]  # (S, T)
+    closes: list[Floats]  # of each series' candles
 
 
 def series_of(path: Path, most: int, candles: int, part: str) -> Iterator[pd.DataFrame]:
@@ -114,78 +117,42 @@ def panel_of(path: Path, forecaster: OnnxForecaster, options: argparse.Namespace
         times = rows["open_ms"].to_numpy(np.int64)
         held = rows[["open", "high", "low", "close", "volume"]].to_numpy(np.float32)
         candles = held.astype(np.float64)
-        lengths = forecaster.lengths(Steps.of([times]).interval() or "1d")
-        joined = forecasts_of(forecaster, lengths, candles, times)
-        close = np.log(candles[lengths[0] - 1 :, 3])
+        interval = Steps.of([times]).interval() or "1d"
+        first = forecaster.window_length - 1
+        series = SymbolCandles(times, candles)
+        joined = backtest.predict_all(forecaster, series, first, len(times), interval).log_return
+        close = np.log(candles[first:, 3])
         outcome = np.full((len(close), len(steps)), np.nan)
         for at, step in enumerate(steps):
             outcome[:-step, at] = close[step:] - close[:-step]
         outcome[~np.isfinite(joined).all(axis=(1, 2))] = np.nan
-        years = times[lengths[0] - 1 :].astype("datetime64[ms]").astype("datetime64[Y]")
+        years = times[first:].astype("datetime64[ms]").astype("datetime64[Y]")
         if np.isfinite(outcome).any():
-            parts.append((joined, outcome, years.astype(int) + 1970))
+            parts.append((joined, outcome, years.astype(int) + 1970, candles[first:, 3]))
     if not parts:
         return None
-    longest = max(len(joined) for joined, _, _ in parts)
+    longest = max(len(joined) for joined, *_ in parts)
     shape = (len(parts), longest, len(steps))
     raw = np.zeros((*shape, len(forecaster.quantile_levels)), dtype=np.float32)
-    panel = Panel(raw, np.full(shape, np.nan), np.zeros(shape[:2], dtype=np.int16))
-    for at, (joined, outcome, year) in enumerate(parts):
+    panel = Panel(raw, np.full(shape, np.nan), np.zeros(shape[:2], dtype=np.int16),
+                  [close for *_, close in parts])  # fmt: skip
+    for at, (joined, outcome, year, _) in enumerate(parts):
         panel.raw[at, : len(joined)] = joined
         panel.outcome[at, : len(joined)] = outcome
         panel.year[at, : len(joined)] = year
     return panel
 
 
-def forecasts_of(
-    forecaster: OnnxForecaster,
-    lengths: Sequence[int],
-    candles: Floats,
-    times: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """Return the model's quantiles at each candle from the first full window on, (T, H, Q).
-
-    Args:
-        forecaster: the model.
-        lengths: that a window may have, rising; each candle gets the longest that is filled.
-        candles: of a series, (N, 5).
-        times: their openings, (N,), UTC ms.
-    """
-    answers = []
-    for length, longer in zip(lengths, (*lengths[1:], len(candles) + 1), strict=True):
-        windows = np.lib.stride_tricks.sliding_window_view(candles[: longer - 1], length, axis=0)
-        openings = np.lib.stride_tricks.sliding_window_view(times[: longer - 1], length)
-        batch = max(1, CALL_CANDLES // length)
-        answers += [
-            forecaster.predict(
-                np.ascontiguousarray(windows[at : at + batch].transpose(0, 2, 1)),
-                np.ascontiguousarray(openings[at : at + batch]),
-            ).log_return
-            for at in range(0, len(windows), batch)
-        ]
-        if longer > len(candles):
-            break
-    return np.concatenate(answers).astype(np.float32)
-
-
 def walk(grid: Grid, panel: Panel) -> Floats:
     """Return the calibrated quantiles, (S, T, H, Q), each from what was known at its candle."""
-    count, candles, _ = panel.outcome.shape
-    state = np.repeat(grid.start()[None], count, axis=0)  # (S, H, W)
-    calibrated = np.empty(panel.raw.shape)
-    for at in range(candles):
-        for row, step in enumerate(grid.steps):
-            if at < step:
-                continue
-            outcome = panel.outcome[:, at - step, row]
-            known = np.isfinite(outcome)
-            horizon = np.full(int(known.sum()), row)
-            state[known, row] = learn(
-                grid, state[known, row], horizon, outcome[known],
-                panel.raw[known, at - step, row], np.zeros(len(horizon)),
-            )  # fmt: skip
-        codes = calibrate(grid, state, panel.raw[:, at])
-        calibrated[:, at] = quantiles(grid, panel.raw[:, at], codes)
+    calibrated = panel.raw.astype(np.float64)
+    learned = backtest.walk(
+        grid,
+        [raw[: len(close)] for raw, close in zip(panel.raw, panel.closes, strict=True)],
+        panel.closes,
+    )
+    for row, made in zip(calibrated, learned, strict=True):
+        row[: len(made)] = made
     return calibrated
 
 

@@ -22,7 +22,7 @@ import psutil
 from benchmarks.burst import SYMBOLS, Bench, Crowd, Worker, measure
 from benchmarks.stream_contenders import worker_flags
 from benchmarks.stream_kafka import Feed, Names
-from benchmarks.stream_run import BenchmarkError, tell
+from benchmarks.stream_run import BenchmarkError, cpu_s, tell
 from local.ports import HOST, free_ports
 from local.process import Process
 
@@ -72,6 +72,10 @@ class Api:
         found: dict[str, Any] = answer.json()
         return found if answer.is_success else None
 
+    def cpu_seconds(self) -> float:
+        """Return its CPU time: unlike time on a clock, little changed by what else runs."""
+        return cpu_s(psutil.Process(self.process.pid))
+
     def resident_mb(self) -> float:
         """Return its resident memory."""
         return round(psutil.Process(self.process.pid).memory_info().rss / 1e6, 1)
@@ -98,6 +102,7 @@ async def run(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
         await send(KNOWN_DAYS)
         api = Api(bench, names)
         start_s = await api.live(options.symbols)
+        start_cpu_s = api.cpu_seconds()
         resident = [api.resident_mb()]
         tell(f"live {start_s} s after its start, {resident[0]} MB")
         await send(1)
@@ -108,10 +113,13 @@ async def run(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
         for missed in stalls:
             os.kill(api.process.pid, signal.SIGSTOP)
             await send(missed)
+            before_s = api.cpu_seconds()
             os.kill(api.process.pid, signal.SIGCONT)
             seconds = await api.live(options.symbols)
             resident.append(api.resident_mb())
-            stalled.append({"missed": 2 * missed * options.symbols, "seconds": seconds})
+            took_s = round(api.cpu_seconds() - before_s, 2)
+            missed_messages = 3 * missed * options.symbols  # candles, forecasts and scores
+            stalled.append({"missed": missed_messages, "seconds": seconds, "cpu_seconds": took_s})
             tell(f"stall: {stalled[-1]}, {resident[-1]} MB")
         step = max(1, options.symbols // SHOWN)
         asked = [f"N{number:05d}" for number in range(0, options.symbols, step)]
@@ -122,6 +130,7 @@ async def run(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
     return {
         "symbols": options.symbols,
         "start_seconds": start_s,
+        "start_cpu_seconds": round(start_cpu_s, 2),
         "behind_the_worker_seconds": behind_s,
         "stalls": stalled,
         "resident_mb": resident,

@@ -379,7 +379,7 @@ ALL: Final = (
                 "Series in the API's memory",
                 "bytes",
                 {"{{instance}}": "candlecast_stream_series_bytes"},
-                "At most 300 MiB.",
+                "At most 176 MiB.",
                 12,
             ),
             Panel(

@@ -35,13 +35,14 @@ ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
 from deploy import dashboards  # noqa: E402
-from docs import reference  # noqa: E402
+from docs import connect, reference  # noqa: E402
 
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 OPERATIONS: Final = ROOT / "docs" / "operations.md"
 CHART: Final = ROOT / "deploy" / "helm" / "candlecast"
 KUBERNETES: Final = ROOT / "docs" / "kubernetes.md"
 DASHBOARDS: Final = ROOT / "deploy" / "grafana" / "dashboards"
+CONNECT: Final = ROOT / "examples" / "connect"
 DECISIONS: Final = ROOT / "docs" / "decisions"
 SCHEMAS: Final = ROOT / "docs" / "schemas"
 ASYNCAPI: Final = ROOT / "docs" / "asyncapi.yaml"
@@ -138,6 +139,8 @@ def documents() -> dict[Path, str]:
         ROOT / ".env.example": reference.env_example(),
         ROOT / "docs" / "errors.md": reference.errors_page(ROOT),
     }
+    sinks = connect.configurations(schema(Candle, EVENT_TYPE), schema(Forecast, FORECAST_TYPE))
+    contents |= {CONNECT / name: _json(content) for name, content in sinks.items()}
     contents |= {
         DASHBOARDS / f"{board.uid}.json": dashboards.as_json(board) for board in dashboards.ALL
     }
@@ -387,7 +390,7 @@ def replace(text: str, mark: str, content: str) -> str:
 def stale(wanted: dict[Path, str]) -> list[Path]:
     """Return the files that do not hold what they should, and schemas that nothing makes."""
     old = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
-    made = [*SCHEMAS.glob("*"), *DASHBOARDS.glob("*")]
+    made = [*SCHEMAS.glob("*"), *DASHBOARDS.glob("*"), *CONNECT.glob("*")]
     return old + [path for path in made if path not in wanted]
 
 
@@ -403,6 +406,7 @@ def main() -> int:
         return 1 if outdated else 0
     SCHEMAS.mkdir(exist_ok=True)
     DASHBOARDS.mkdir(parents=True, exist_ok=True)
+    CONNECT.mkdir(parents=True, exist_ok=True)
     for path in outdated:
         if path in wanted:
             path.write_text(wanted[path])

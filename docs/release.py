@@ -26,7 +26,10 @@ from typing import Final
 from packaging.metadata import Metadata
 from packaging.version import InvalidVersion, Version
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
+
+from docs import compatibility  # noqa: E402
 
 UNRELEASED: Final = "## Unreleased"
 
@@ -66,7 +69,10 @@ def released(changelog: str, version: str, date: str) -> str:
 
 
 def write_version(root: Path, version: str, date: str) -> None:
-    """Write a version and its date into the project, the changelog and the citation."""
+    """Write a version and its date into the project, the changelog and the citation.
+
+    The schemas of now become those that the next version is compared with.
+    """
     files = {name: root / name for name in ("pyproject.toml", "CHANGELOG.md", "CITATION.cff")}
     texts = {name: path.read_text() for name, path in files.items()}
     texts["CHANGELOG.md"] = released(texts["CHANGELOG.md"], version, date)
@@ -79,6 +85,7 @@ def write_version(root: Path, version: str, date: str) -> None:
     )
     for name, text in texts.items():
         files[name].write_text(text)
+    compatibility.keep(root / "docs", version)
 
 
 def build(root: Path, out: Path, repository: str | None) -> list[Path]:

@@ -32,7 +32,7 @@ FLAGS: Final = (
     "--disable-sync",
     "--no-first-run",
 )
-SIZE: Final = {"width": 1280, "height": 910}
+SIZE: Final = {"width": 1280, "height": 1130}
 
 SYMBOLS: Final = ("AAPL", "GOOG", "IBM", "MSFT")
 """Symbols that the dashboard lists before the pictures are taken."""
@@ -51,7 +51,7 @@ def main() -> int:
         return 1
     port = free_ports(1)[0]
     url = f"http://{HOST}:{port}/dashboard"
-    flags = ["--api-port", str(port), "--speed", "500"]
+    flags = ["--api-port", str(port), "--speed", "150"]
     with tempfile.TemporaryFile() as log:
         demo = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "local", *flags], cwd=ROOT, stdout=log, stderr=log

@@ -8,13 +8,14 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from local.accounting import Accounting, Summary
+from local import live_training
+from local.accounting import Accounting, ModelScores, Summary
 from local.broker import REPLICATION, BrokerError, first_port
 from local.cluster import Cluster
 from local.demo import Demo, End, run_folder
@@ -133,12 +134,16 @@ def run_all(settings: LocalSettings) -> int:
     """Run the whole system, watch it, and print a summary."""
     account: Accounting | None = None
     end, error = End.STOPPED, ""
+    resources = ExitStack()
     try:
-        if settings.path is not None:
-            history.check(settings.path)
-        config = bundle.load(settings.model).config
-        account = Accounting(config.window_length, config.horizons)
-        end = _run(settings, account)
+        with resources:
+            if settings.path is not None:
+                history.check(settings.path)
+            if settings.live_training:
+                settings = resources.enter_context(live_training.prepared(settings, _say))
+            config = bundle.load(settings.model).config
+            account = Accounting(config.window_length, config.horizons)
+            end = _run(settings, account)
     except KeyboardInterrupt:
         end = End.STOPPED_EARLY
     except _EXPECTED as failure:
@@ -147,7 +152,8 @@ def run_all(settings: LocalSettings) -> int:
     code = exit_code(end, summary, until_done=settings.exit_when_done)
     if not error and code != Exit.DONE:
         error = end.value if end is not End.DONE else "candles have no forecast, or no scores"
-    _report(summary, error if code else "", as_json=settings.json_summary)
+    models = account.models if account is not None and settings.live_training else {}
+    _report(summary, error if code else "", models, as_json=settings.json_summary)
     _say(error if end is End.FAILED else end.value)
     return code
 
@@ -202,9 +208,13 @@ def _screen(settings: LocalSettings, system: System) -> Screen:
     return LineScreen()
 
 
-def _report(summary: Summary | None, error: str, *, as_json: bool) -> None:
+def _report(
+    summary: Summary | None, error: str, models: Mapping[str, ModelScores], *, as_json: bool
+) -> None:
     if as_json:
         counts = {} if summary is None else asdict(summary)
+        if models:
+            counts["models"] = {version: asdict(scores) for version, scores in models.items()}
         print(json.dumps({"ok": not error, "error": error or None, **counts}), flush=True)
         return
     if summary is None:
@@ -225,6 +235,7 @@ def _report(summary: Summary | None, error: str, *, as_json: bool) -> None:
         print(
             f"{summary.scores_out:,} scores, {summary.missing_scores:,} missing; {held}", flush=True
         )
+    print("\n".join(live_training.in_words(models)), end="\n" if models else "", flush=True)
 
 
 def _say(text: str) -> None:

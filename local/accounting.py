@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from shared.candles import Candle
 from shared.forecasts import Forecast
-from shared.score_messages import Scores
+from shared.score_messages import HorizonScore, Scores
 
 REMEMBERED_IDS: Final = 50_000
 """Most forecasts whose repeats are known; after a crash a worker repeats what was in flight."""
@@ -53,6 +53,37 @@ class Summary:
     scores_out: int  # distinct scored horizons, without those scored again for a correction
     missing_scores: int  # horizons whose candle is here and that have none
     coverage: Coverage
+
+
+@dataclass(slots=True)
+class ModelScores:
+    """How good the forecasts of a model were, so far."""
+
+    first_ms: int  # close of the first candle that it forecast after, UTC
+    last_ms: int
+    horizons: int = 0  # settled
+    pinball: float = 0.0  # sums of losses: of the calibrated quantiles,
+    raw_pinball: float = 0.0  # of the model's own,
+    baseline_pinball: float = 0.0  # of no model's
+
+    @property
+    def skill(self) -> float:
+        """Share of the loss without a model that the published quantiles save."""
+        return 1 - self.pinball / self.baseline_pinball if self.baseline_pinball else 0.0
+
+    @property
+    def raw_skill(self) -> float:
+        """The same of the model's own quantiles."""
+        return 1 - self.raw_pinball / self.baseline_pinball if self.baseline_pinball else 0.0
+
+    def add(self, horizon: HorizonScore) -> None:
+        """Count a horizon that is settled."""
+        self.first_ms = min(self.first_ms, horizon.as_of_ms)
+        self.last_ms = max(self.last_ms, horizon.as_of_ms)
+        self.horizons += 1
+        self.pinball += horizon.pinball
+        self.raw_pinball += horizon.raw_pinball
+        self.baseline_pinball += horizon.baseline_pinball
 
 
 class LatencyCounts:
@@ -113,6 +144,7 @@ class Accounting:
         self._raw_inside: Counter[str] = Counter()
         self._intervals: Counter[str] = Counter()
         self.scores = 0  # distinct horizons
+        self.models: dict[str, ModelScores] = {}  # by version
         self._series: dict[tuple[str, str], _Series] = {}
         self._waiting: dict[_Key, int] = {}  # owed -> append of the candle
         self._early: OrderedDict[_Key, int] = (
@@ -176,6 +208,9 @@ class Accounting:
         steps = {horizon.step for horizon in scores.horizons}
         self.scores += len(steps)
         for horizon in scores.horizons:
+            as_of_ms = horizon.as_of_ms
+            new = ModelScores(as_of_ms, as_of_ms)
+            self.models.setdefault(horizon.model_version, new).add(horizon)
             self._intervals.update(horizon.inside.keys())
             self._inside.update(name for name, held in horizon.inside.items() if held)
             self._raw_inside.update(name for name, held in horizon.raw_inside.items() if held)

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from local import live_training
 from local.accounting import Accounting
 from local.follow import Follower
 from local.screen import Frame, Rate, Screen
@@ -59,6 +60,7 @@ class Demo:
         self._progress = 0
         self._services_s = self._progress_s = time.monotonic()
         self._has_forecast = False
+        self._story: live_training.Story | None = None
 
     async def run(self, screen: Screen) -> End:
         """Start worker, API and, once they are ready, the producer; watch until the end.
@@ -71,6 +73,10 @@ class Demo:
         await topics.ensure(self._kafka, topics.market_topics(self._kafka))
         self._services_s = time.monotonic()
         self._system.start_services()
+        if self._settings.live_training:
+            flags = live_training.watch_flags(self._settings, self._system.folder)
+            log = self._system.start_trainer(flags, live_training.CHALLENGERS)
+            self._story = live_training.Story(log, self._settings.interval)
         async with self._follower:
             reading = asyncio.create_task(self._follower.run())
             try:
@@ -87,6 +93,7 @@ class Demo:
                 reading.result()
             await self._start_producer_when_ready()
             self._note_progress()
+            self._tell(screen)
             screen.show(self._frame(), time.monotonic())
             if self._settings.exit_when_done:
                 end = await self._end()
@@ -95,6 +102,13 @@ class Demo:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _TICK_S)
         return End.STOPPED
+
+    def _tell(self, screen: Screen) -> None:
+        """Show what is new of a live training."""
+        newest = max(self._follower.newest.values(), key=lambda made: made.as_of_ms, default=None)
+        if self._story is not None and newest is not None:
+            for line in self._story.news(newest.model_version, newest.as_of_ms):
+                screen.tell(line)
 
     async def _start_producer_when_ready(self) -> None:
         if self._system.is_producing:

@@ -22,7 +22,7 @@ from local.accounting import Latency, Summary
 from shared.candles import DAY_MS
 from shared.forecasts import Forecast, Horizon
 from shared.kafka import DEFAULT_BOOTSTRAP
-from shared.terminal import Console
+from shared.terminal import Console, plain
 
 LINE_EVERY_S: Final = 5.0
 _RATE_OVER_S: Final = 5.0
@@ -82,6 +82,10 @@ class Screen(Protocol):
         """Show a frame at a monotonic time in seconds."""
         ...
 
+    def tell(self, line: str) -> None:
+        """Show a line that stays."""
+        ...
+
 
 class LiveScreen:
     """A table on a terminal, drawn again with each frame."""
@@ -105,6 +109,9 @@ class LiveScreen:
 
     def show(self, frame: Frame, now_s: float) -> None:  # noqa: ARG002 - the port's
         self._live.update(render(frame, self._addresses, self._console), refresh=True)
+
+    def tell(self, line: str) -> None:
+        self._console.print(plain(line), highlight=False)
 
 
 class LineScreen:
@@ -132,6 +139,9 @@ class LineScreen:
             if line != self._shown:  # a replay that is over shows once
                 print(line, file=sys.stderr, flush=True)
             self._shown = line
+
+    def tell(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def render(frame: Frame, addresses: Addresses, console: Console) -> RenderableType:

@@ -24,6 +24,9 @@ PROCESS: Final = "local"
 WATCHING_SPEED: Final = 100.0
 """Candles a second when a person watches: quick, and still a stream."""
 
+TRAINING_SPEED: Final = 50.0
+"""The same with ``--live-training``: half a year of the bundled candles passes in a training."""
+
 
 KAFKA_PORT: Final = 9092
 API_PORT: Final = 8000
@@ -160,6 +163,12 @@ class LocalSettings(BrokerSettings, ModelSettings, TableSettings):
         description=f"candles a second of a replay; by default {WATCHING_SPEED:g}, with "
         "--exit-when-done as fast as it goes",
     )
+    live_training: bool = Field(
+        default=False,
+        description="begin with a weak model, and let a trainer train, judge and promote others "
+        f"while the replay runs, at {TRAINING_SPEED:g} candles a second by default; needs the "
+        "extra train",
+    )
     exit_when_done: bool = Field(
         default=False, description="end once every candle has its forecast; fail if one has none"
     )
@@ -189,6 +198,22 @@ class LocalSettings(BrokerSettings, ModelSettings, TableSettings):
         description="port of the producer's metrics; by default 9101, or a free one",
     )
 
+    @property
+    def replay_speed(self) -> float | None:
+        """Candles a second of a replay; None as fast as it goes."""
+        if self.speed is not None:
+            return self.speed
+        if self.live_training:
+            return TRAINING_SPEED
+        return None if self.exit_when_done else WATCHING_SPEED
+
+    @model_validator(mode="after")
+    def _trains_on_a_replay(self) -> Self:
+        if self.live_training and (self.source != "replay" or "model" in self.model_fields_set):
+            rule = "live_training: it replays, from a first model of its own, without --model"
+            raise PydanticCustomError("inconsistent", "{rule}", {"rule": rule})
+        return self
+
 
 class LocalCommand(LocalSettings):
     """Run everything on this machine: Kafka, worker, API and producer; Ctrl-C ends it.
@@ -197,6 +222,7 @@ class LocalCommand(LocalSettings):
       python -m local                                     bundled candles, 100 a second
       python -m local --path prices.csv --model my-bundle your candles, your model
       python -m local --exit-when-done --json             as a script wants it
+      python -m local --live-training                     train, judge and swap while it runs
       python -m local --source yfinance --interval 1m --symbols AAPL,BTC-USD
       python -m local kafka --data-dir kafka-data         Kafka alone, kept
     """

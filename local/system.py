@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,6 @@ from local.settings import (
     API_PORT,
     KAFKA_PORT,
     PRODUCER_PORT,
-    WATCHING_SPEED,
     WORKER_PORT,
     LocalSettings,
 )
@@ -31,7 +31,8 @@ from shared.leash import Leash
 _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
 _PROBE_S: Final = 2.0
-_OURS: Final = Path(__file__).parents[1]  # where the packages are, installed or checked out
+OURS: Final = Path(__file__).parents[1]
+"""Where the packages are, installed or checked out."""
 
 
 class PartFailed(Exception):
@@ -82,6 +83,11 @@ class System:
         self._resources.close()
 
     @property
+    def folder(self) -> Path:
+        """Where topics and logs are."""
+        return self._folder
+
+    @property
     def addresses(self) -> Addresses:
         """Where the parts are reached."""
         return Addresses(
@@ -129,16 +135,39 @@ class System:
             "--metrics-port", str(self._worker_port), *model,
         )  # fmt: skip
 
-    def start_producer(self) -> None:
-        """Start the producer, which ends by itself when it replays."""
+    def start_trainer(self, flags: Sequence[str], env: Mapping[str, str]) -> Path:
+        """Start ``trainer watch``; return its log."""
+        return self._start(
+            "trainer", "trainer", *self.kafka_flags("trainer"), *flags, command="watch", env=env
+        ).log
+
+    def start_producer(self, settings: LocalSettings | None = None) -> None:
+        """Start the producer, which ends by itself when it replays.
+
+        Args:
+            settings: of the source, if they are other than the run's; one before must have ended.
+        """
+        if self._producer is not None:
+            self._parts.remove(self._producer)
         self._producer = self._start(
             "producer", "producer", *self.kafka_flags("producer"),
-            "--metrics-port", str(self._producer_port), *source_flags(self._settings),
+            "--metrics-port", str(self._producer_port), *source_flags(settings or self._settings),
         )  # fmt: skip
 
     def are_services_ready(self) -> bool:
         """True when worker and API both say that they are ready."""
         return _is_ready(self._worker_port) and _is_ready(self._api_port)
+
+    def served_by_api(self) -> str:
+        """Return the version of the model that the API serves; "" if it does not say."""
+        connection = http.client.HTTPConnection(HOST, self._api_port, timeout=_PROBE_S)
+        try:
+            connection.request("GET", "/v1/model")
+            return str(json.loads(connection.getresponse().read())["model_version"])
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            return ""
+        finally:
+            connection.close()
 
     def check(self) -> None:
         """Raise ``PartFailed`` when a part has ended that should run."""
@@ -153,14 +182,20 @@ class System:
         """Return the end of each part's log."""
         return "\n".join(f"--- {part.name}:\n{part.log_tail()}" for part in self._parts)
 
-    def _start(self, name: str, module: str, *flags: str) -> Process:
+    def _start(
+        self, name: str, module: str, *flags: str, command: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> Process:  # fmt: skip
         # without the current directory on the path: a user's folder may be called api or shared
-        argv = [sys.executable, "-P", "-m", module, "--log-level", self._settings.log_level, *flags]
+        argv = [sys.executable, "-P", "-m", module, *([command] if command else [])]
+        argv += ["--log-level", self._settings.log_level, *flags]
         if self._settings.settings_file is not None:
             argv += ["--settings-file", str(self._settings.settings_file)]
         log = self._folder / f"{name.lower()}.log"
-        path = os.pathsep.join([str(_OURS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        part = Process(name, argv, log=log, leash=self._leash, env={"PYTHONPATH": path})
+        path = os.pathsep.join([str(OURS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        part = Process(
+            name, argv, log=log, leash=self._leash, env={**(env or {}), "PYTHONPATH": path}
+        )
         self._parts.append(part)
         return part
 
@@ -178,18 +213,18 @@ def source_flags(settings: LocalSettings) -> list[str]:
     if settings.symbols:
         flags += ["--symbols", ",".join(settings.symbols)]
     if settings.path is not None:
-        flags += ["--path", str(settings.path), *_table_flags(settings)]
+        flags += ["--path", str(settings.path), *table_flags(settings)]
     if settings.fallback is not None:
         flags += ["--fallback", settings.fallback]
     if settings.source == "yfinance" and settings.exit_when_done:
         flags.append("--once")
     if settings.source != "replay" and settings.fallback is None:
         return flags
-    speed = settings.speed or (None if settings.exit_when_done else WATCHING_SPEED)
+    speed = settings.replay_speed
     return flags if speed is None else [*flags, "--speed", f"{speed:g}"]
 
 
-def _table_flags(settings: LocalSettings) -> list[str]:
+def table_flags(settings: LocalSettings) -> list[str]:
     """Return the flags of how to read a file, as far as they are given."""
     options: list[str] = []
     for name in sorted(set(TableSettings.model_fields) & settings.model_fields_set):

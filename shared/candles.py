@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -149,7 +149,14 @@ MAX_NUMBER: Final = 1e30
 MIN_PRICE: Final = 1e-30
 """Smallest price, for the same reason."""
 
-Price = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
+
+def _say_least(schema: dict[str, Any]) -> None:
+    """Have the schema say the smallest price; a message says it of prices above 0 alone."""
+    del schema["exclusiveMinimum"]
+    schema["minimum"] = MIN_PRICE
+
+
+Price = Annotated[float, Field(gt=0, le=MAX_NUMBER, json_schema_extra=_say_least)]
 Symbol = Annotated[str, Field(pattern=SYMBOL_PATTERN)]
 Millis = Annotated[int, Field(ge=FIRST_MS, lt=END_MS)]
 """A time, UTC epoch milliseconds: of 1900 to 2199, so that seconds or microseconds show."""

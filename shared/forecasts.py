@@ -45,6 +45,10 @@ def level_name(level: float) -> str:
     return f"{level:g}"
 
 
+Bins = Annotated[str, Field(pattern=r"^[0-9a-z]{1,512}$")]
+"""Bins of ``shared.feature_drift``, a digit a feature."""
+
+
 class InvalidForecast(ValueError):
     """A message that is not a valid forecast; its text names the rule that it breaks."""
 
@@ -80,17 +84,22 @@ class Horizon(Message):
 
 def _check(field: str, quantiles: dict[str, float]) -> None:
     """Raise unless levels and quantiles rise and the median is among them."""
-    for level in quantiles:
-        if not _LEVEL.fullmatch(level) or float(level) == 0:
-            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
-    for low, high in pairwise(quantiles):
-        if float(low) >= float(high):
-            raise _inconsistent(field, f"a level above {low} after it", high)
+    _check_levels(field, tuple(quantiles))
     for lower, higher in pairwise(quantiles.values()):
         if lower > higher:
             raise _inconsistent(field, f"at least {lower} at the next level", higher)
-    if _MEDIAN_LEVEL not in quantiles:
-        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(quantiles))
+
+
+@lru_cache(maxsize=64)  # models have few sets of levels, each horizon of a topic has one
+def _check_levels(field: str, levels: tuple[str, ...]) -> None:
+    for level in levels:
+        if not _LEVEL.fullmatch(level) or float(level) == 0:
+            raise _inconsistent(field, "levels between 0 and 1, as in 0.05", level)
+    for low, high in pairwise(levels):
+        if float(low) >= float(high):
+            raise _inconsistent(field, f"a level above {low} after it", high)
+    if _MEDIAN_LEVEL not in levels:
+        raise _inconsistent(field, f"the level {_MEDIAN_LEVEL}", list(levels))
 
 
 class Forecast(Message):
@@ -104,9 +113,7 @@ class Forecast(Message):
     model_version: Annotated[str, Field(max_length=MAX_VERSION)]
     model_interval: Interval | None = None  # trained on, where the model has seen no ``interval``
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
-    feature_bins: Annotated[str | None, Field(pattern=r"^[0-9a-z]{1,512}$")] = (
-        None  # of one forecast in 16: a bin of the training reference a feature
-    )
+    feature_bins: Bins | None = None  # of its features in training's, of one forecast in 16
     horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
 
     @model_validator(mode="after")

@@ -10,7 +10,14 @@ import errno
 import logging
 import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+)  # fmt: skip
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -330,7 +337,11 @@ async def connected(client: Client) -> AsyncIterator[Client]:
 
 
 async def follow(
-    reader: Consumer, starts: Mapping[Partition, int], *, most: int = MAX_TAKEN
+    reader: Consumer,
+    starts: Mapping[Partition, int],
+    *,
+    most: int = MAX_TAKEN,
+    wanted: Callable[[], Iterable[Partition]] = tuple,
 ) -> AsyncGenerator[list[Record], None]:
     """Yield what is in partitions from the given offsets on, and then what comes, forever.
 
@@ -340,12 +351,15 @@ async def follow(
         reader: a consumer that is connected; it is assigned these partitions.
         starts: where to begin in each partition.
         most: most records in a list.
+        wanted: asked before each list for the partitions that it may be from; none are all. To
+            pause the others would be dear: aiokafka throws away what it has fetched of them, and
+            leaves that to Python's collector.
     """
     reader.assign(list(starts))
     for partition, offset in starts.items():
         reader.seek(partition, offset)
     while True:
-        fetched = await reader.getmany(timeout_ms=POLL_MS, max_records=most)
+        fetched = await reader.getmany(*wanted(), timeout_ms=POLL_MS, max_records=most)
         yield [record for records in fetched.values() for record in records]
 
 

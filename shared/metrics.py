@@ -341,7 +341,7 @@ class ApiMetrics(ModelMetrics):
     series_bytes = gauge("candlecast_stream_series_bytes", "Size of these series, about.")
     forgotten = counter(
         "candlecast_stream_series_forgotten",
-        "Series that went from memory, silent for longest, as the others took all of its room.",
+        "Series that went from memory, silent for longest: too many, or shares too small.",
     )
     subscribers = gauge("candlecast_subscribers", "Clients of the event stream.")
     dropped = counter(
@@ -371,9 +371,16 @@ class TrainerMetrics(MetricGroup):
 
     attempts = counter(
         "candlecast_trainings",
-        "Challengers trained, by interval and outcome: promoted, refused or failed.",
+        "Challengers trained, by interval, trigger (no champion, drift, schedule) and outcome: "
+        "promoted, refused or failed.",
         "interval",
+        "trigger",
         "outcome",
+    )
+    shadow_candles = gauge(
+        "candlecast_shadow_candles",
+        "Candles of a series that a challenger has forecast beside the champion, so far.",
+        "interval",
     )
     skill = gauge(
         "candlecast_challenger_skill",

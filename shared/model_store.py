@@ -370,12 +370,23 @@ class ModelStore:
         return self.change(change)
 
     def collect(
-        self, keep: int = KEEP, *, dry_run: bool = False, at_ms: int | None = None
+        self,
+        keep: int = KEEP,
+        *,
+        needed: Mapping[str, str] | None = None,
+        dry_run: bool = False,
+        at_ms: int | None = None,
     ) -> Removal:
         """Remove the bundles that no champion needs, and none of the last ``keep``.
 
         A generation of the champions names what is being removed before anything is, so that no
         promotion can come between; a collection that was killed is finished by the next.
+
+        Args:
+            keep: former champions of each series, and newest bundles, to leave.
+            needed: digests of others to leave, with the reason.
+            dry_run: only return what would be removed.
+            at_ms: the time, UTC; by default now.
         """
         at = now_ms() if at_ms is None else at_ms
         stored = {held.digest: held for held in self.bundles()}
@@ -384,7 +395,7 @@ class ModelStore:
 
         def change(now: Champions) -> Champions:
             nonlocal plan
-            plan = self._plan(now, list(stored.values()), keep, at)
+            plan = self._plan(now, list(stored.values()), keep, at) | dict(needed or {})
             gone.clear()
             gone.update(stored.keys() - plan.keys(), now.removing)
             if not gone:

@@ -75,6 +75,12 @@ def of_api(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permissi
     return [permission for topic in topics for permission in _on(topic, "Read")]
 
 
+def of_trainer(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
+    """Return what the trainer needs: it reads without a group."""
+    del group
+    return [*_on(settings.candles_topic, "Read"), *_on(settings.scores_topic, "Read")]
+
+
 def of_letters(settings: KafkaSettings) -> list[Permission]:
     """Return what the commands on dead letters need; Write only to send them back."""
     return [*_on(settings.dlq_topic, "Read"), *_on(settings.candles_topic, "Write")]
@@ -112,6 +118,7 @@ SERVICES: Final[dict[str, Callable[[KafkaSettings, str], list[Permission]]]] = {
     "producer": of_producer,
     "worker": of_worker,
     "api": of_api,
+    "trainer": of_trainer,
     "dlq": of_dlq,
     "local": of_local,
 }

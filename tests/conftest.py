@@ -45,6 +45,7 @@ class _ByFile(LoadFileScheduling):
         return "documented ports" if name in ON_DOCUMENTED_PORTS else path
 
 
+@pytest.hookimpl(optionalhook=True)  # so that "-p no:xdist" works too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     """Have ``-n`` run the tests of a file in one process, and those of some files one by one."""
     config.option.loadscopereorder = False  # long files come first as they are collected

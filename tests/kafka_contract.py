@@ -189,6 +189,36 @@ class KafkaContract:
 
         assert within(later()) == [b"0", b"1", b"2"]
 
+    def test_a_follower_leaves_partitions_aside_and_loses_nothing_of_them(
+        self, kafka: KafkaSettings
+    ) -> None:
+        parts = [Partition(kafka.candles_topic, number) for number in range(2)]
+
+        async def by_turns() -> list[tuple[int, bytes | None]]:
+            await made(kafka)
+            async with (
+                clients.connected(clients.producer(kafka)) as producer,
+                clients.connected(clients.consumer(kafka)) as consumer,
+            ):
+                for number in range(6):
+                    await (await producer.send(parts[0].topic, b"%d" % number, None, number % 2))
+                starts = dict.fromkeys(parts, 0)
+                wanted, read = [parts[0]], []
+                async for records in clients.follow(
+                    consumer, starts, most=2, wanted=lambda: wanted
+                ):
+                    read += [(record.partition, record.value) for record in records]
+                    if len(read) == 3:
+                        wanted.clear()  # all
+                    if len(read) == 6:
+                        return read
+            raise AssertionError
+
+        first = [(0, b"0"), (0, b"2"), (0, b"4")]
+        read = within(by_turns())
+        assert read[:3] == first
+        assert sorted(read[3:]) == [(1, b"1"), (1, b"3"), (1, b"5")]
+
     def test_a_sink_keeps_the_order_of_a_symbol_and_resume_finds_its_end(
         self, kafka: KafkaSettings
     ) -> None:

@@ -220,20 +220,12 @@ class MemoryConsumer(_Client):
     def __init__(self, broker: MemoryBroker, **_: Any) -> None:
         super().__init__(broker)
         self._positions: dict[TopicPartition, int] = {}
-        self._paused: set[TopicPartition] = set()
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         self._positions = dict.fromkeys(partitions, 0)
-        self._paused.clear()
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self._positions[partition] = offset
-
-    def pause(self, *partitions: TopicPartition) -> None:
-        self._paused.update(partitions)
-
-    def resume(self, *partitions: TopicPartition) -> None:
-        self._paused.difference_update(partitions)
 
     async def position(self, partition: TopicPartition) -> int:
         if partition not in self._positions:
@@ -275,7 +267,7 @@ class MemoryConsumer(_Client):
         fetched = {}
         for part in parts:
             position = self._positions[part]
-            if part in self._paused or not self._broker.is_up:
+            if not self._broker.is_up:
                 continue
             records = self._broker.log(part)[position:][:most]
             if records:

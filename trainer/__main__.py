@@ -48,9 +48,9 @@ from trainer.settings import (
     SearchSettings,
     TopicDataSettings,
     TrainSettings,
-    WatchSettings,
 )
 from trainer.tracking import Run, TrackingError
+from trainer.watch_settings import WatchSettings
 
 if TYPE_CHECKING:
     from trainer.dataset import Dataset, Source

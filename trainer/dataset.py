@@ -30,6 +30,13 @@ BATCH_CANDLES: Final = 144 * BATCH
 """Windows whose features are computed at once, and the candles in them: some 20 MB."""
 
 
+MOST_WINDOWS: Final = 500_000
+"""Most windows that train on one interval's candles, some 0.7 GB; of more, each n-th is taken."""
+
+MOST_CHECKED: Final = 100_000
+"""Most windows on which a graph is compared with its network, likewise."""
+
+
 @dataclass(frozen=True)
 class SymbolCandles:
     """One symbol's candles, oldest first."""
@@ -115,7 +122,7 @@ def too_short(dataset: Dataset, window_length: int) -> tuple[Finding, ...]:
 
 
 def samples_of(symbols: Mapping[str, SymbolCandles], config: FitConfig, interval: str) -> Samples:
-    """Return every window whose outcomes have all come.
+    """Return the windows whose outcomes have all come: each, or each n-th of very many.
 
     Windows hold 32-bit prices, as the stream's do, and as many candles as a stream of these would
     hold by then; outcomes have all their bits.
@@ -139,12 +146,28 @@ def samples_of(symbols: Mapping[str, SymbolCandles], config: FitConfig, interval
             "candles, or shorter --horizons and --sequence-length"
         )
     try_features(next(iter(enough.values())), config, lengths[0])
+    spans = [(lengths[0] - 1, len(held.open_ms) - longest) for held in enough.values()]
+    places = thinned(spans, MOST_WINDOWS)
     return Samples.joined(
         [
-            samples_at(one, np.arange(lengths[0] - 1, len(one.open_ms) - longest), config, lengths)
-            for one in enough.values()
+            samples_at(symbol, at, config, lengths)
+            for symbol, at in zip(enough.values(), places, strict=True)
         ]
     )
+
+
+def thinned(spans: Sequence[tuple[int, int]], most: int) -> list[NDArray[np.int64]]:
+    """Return the positions in spans, first and stop, or each n-th so that they are ``most``.
+
+    Each span begins at another one of the first n, so that series side by side give windows of
+    different times, and what is taken depends on no chance.
+    """
+    total = sum(max(0, stop - first) for first, stop in spans)
+    every = max(1, -(-total // most))
+    return [
+        np.arange(min(first + number % every, stop), stop, every)
+        for number, (first, stop) in enumerate(spans)
+    ]
 
 
 def try_features(symbol: SymbolCandles, config: FitConfig, length: int) -> None:
@@ -256,13 +279,15 @@ class Source:
     symbols: Mapping[str, SymbolCandles]
 
     def samples(self, config: FitConfig) -> Samples:
-        """Return every window whose outcomes have all come; raises ``ValueError`` for none."""
+        """Return the windows of ``samples_of``; raises ``ValueError`` for none."""
         return samples_of(self.symbols, config, self.interval)
 
     def windows(
         self, lengths: Sequence[int], start_ms: int, batch: int
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-        """Yield every window whose last candle opens at ``start_ms`` or later; all if none does.
+        """Yield the windows whose last candle opens at ``start_ms`` or later; all if none does.
+
+        Of more than ``MOST_CHECKED`` each n-th.
 
         Args:
             lengths: that a window may have, rising; each is the longest that there are candles for.
@@ -275,8 +300,9 @@ class Source:
         }
         if all(first_of[name] >= len(one.open_ms) for name, one in self.symbols.items()):
             first_of = dict.fromkeys(first_of, lengths[0] - 1)
-        for name, symbol in self.symbols.items():
-            for length, at in by_length(np.arange(first_of[name], len(symbol.open_ms)), lengths):
+        spans = [(first_of[name], len(symbol.open_ms)) for name, symbol in self.symbols.items()]
+        for symbol, places in zip(self.symbols.values(), thinned(spans, MOST_CHECKED), strict=True):
+            for length, at in by_length(places, lengths):
                 yield from windows_at(symbol, length, at, batch)
 
     def span_ms(self) -> tuple[int, int]:

@@ -86,12 +86,12 @@ def judge(
         mine=both["pinball"] / scale,
         other=both["pinball_champion"] / scale,
     )
-    longest = 2 * max(1, math.ceil(steps[-1] * interval_ms / DAY_MS))  # days of a group at least
+    longest = group_days(steps[-1], interval_ms)
     days = both.groupby("day")[["mine", "other"]].sum()
     figures = {"days": float(len(days)), "rows": float(len(both)), "skill": _skill(days)}
     figures |= {f"skill_{step}": _skill(rows) for step, rows in both.groupby("step")}
-    if len(days) < longest * FEWEST_GROUPS:
-        why = f"{len(days)} days that neither saw, fewer than {longest * FEWEST_GROUPS}"
+    if len(days) < (fewest := fewest_days(steps[-1], interval_ms)):
+        why = f"{len(days)} days that neither saw, fewer than {fewest}"
         return Verdict((f"{why}: nothing can be shown",), figures)
     chance = chance_of(days["mine"], days["other"], rule.margin, longest)
     figures |= {"chance": chance, **_volatility(both), **_coverage(both)}
@@ -106,6 +106,16 @@ def judge(
     shown = f"pinball {figures['skill']:.2%} lower over {len(days)} days"
     why = f"{shown}, by more than {rule.margin:.1%} (p {chance:.2g})"
     return Verdict((why,), figures, passed=True)
+
+
+def group_days(longest_step: int, interval_ms: int) -> int:
+    """Return the days that a group has at least: twice the longest forecast."""
+    return 2 * max(1, math.ceil(longest_step * interval_ms / DAY_MS))
+
+
+def fewest_days(longest_step: int, interval_ms: int) -> int:
+    """Return the fewest days that can show anything."""
+    return FEWEST_GROUPS * group_days(longest_step, interval_ms)
 
 
 def chance_of(mine: pd.Series, other: pd.Series, margin: float, longest: int) -> float:

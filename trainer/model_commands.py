@@ -18,7 +18,9 @@ from shared.bundle import CONFIG_NAME, Bundle, BundleConfig
 from shared.catalogue import Catalogue, catalogue
 from shared.champions import ANY, name_of
 from shared.model_store import Decision, ModelStore, Removal
+from shared.objects import open_objects
 from shared.terminal import Console
+from trainer import journal
 from trainer.settings import (
     CollectSettings,
     CompareSettings,
@@ -127,7 +129,12 @@ def rollback(settings: RollbackSettings) -> None:
 def collect(settings: CollectSettings) -> None:
     """Remove the bundles that no champion needs."""
     store = ModelStore(settings.models)
-    removal = store.collect(settings.keep, dry_run=settings.dry_run)
+    shadows = journal.read(open_objects(settings.models)).shadows
+    needed = {
+        training.bundle: f"it forecasts beside the champion of {interval}"
+        for interval, training in shadows.items()
+    }
+    removal = store.collect(settings.keep, needed=needed, dry_run=settings.dry_run)
     answer = {
         "removed": [
             {"digest": gone.digest, "version": gone.config.model_version if gone.config else None}

@@ -21,7 +21,6 @@ from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from trainer.evaluate.baselines import NAMES, OF_CLASSES
 from trainer.fit_config import FitConfig
-from trainer.gate import Rule
 from trainer.tracking import DEFAULT_URI
 
 PROCESS: Final = "trainer"
@@ -54,10 +53,6 @@ def _steps(values: tuple[int, ...]) -> tuple[int, ...]:
     if not values or min(values) < 1:
         raise _wrong("expected whole numbers of candles from 1")
     return tuple(sorted(set(values)))
-
-
-def _intervals(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(known_interval(value) for value in values)
 
 
 def _some_of(known: Iterable[str]) -> AfterValidator:
@@ -278,64 +273,6 @@ class FitSettings(ModelSettings, TopicDataSettings, Tracked):
             detail = f"replace_default: expected no --out beside it, got {str(self.out)!r}"
             raise PydanticCustomError("inconsistent", "{detail}", {"detail": detail})
         return self
-
-
-class WatchSettings(StoreModelSettings, KafkaSettings, Tracked):
-    """Trains challengers on the stream, and promotes those that prove better.
-
-    Reads the candles topic, and trains when an interval has enough candles and no champion of its
-    own, and then again --every-hours. A challenger is trained on the candles before the newest
-    --test-share, and held against the champion on those: it must save --margin of the pinball
-    loss beyond chance, its volatility and coverage not worse, no symbol harmed. Each training is
-    a run in MLflow; how it trains is what [trainer.fit] of a settings file says.
-
-    Examples:
-      python -m trainer watch
-      python -m trainer watch --intervals 5m,1h --every-hours 24 --models s3://bucket/models
-      python -m trainer watch --once --dry-run        look once, and only say what would be promoted
-    """
-
-    help_title: ClassVar[str] = "watch"
-
-    model_config = own(PROCESS, "watch")
-
-    snapshots: Path = Field(
-        Path("snapshots"), description="folder that keeps what was read of the topic, as Parquet"
-    )
-    intervals: Annotated[CommaSeparated, AfterValidator(_intervals)] = Field(
-        (), description="intervals to train for, by comma; by default all in the topic"
-    )
-    symbols: CommaSeparated = Field((), description="symbols to train on, by comma; default: all")
-    every_hours: float = Field(
-        24, gt=0, description="hours from one training of an interval to the next"
-    )
-    cooldown_hours: float = Field(
-        6, gt=0, description="the same while an interval has no champion of its own"
-    )
-    max_runs: int = Field(4, ge=1, description="most trainings of an interval in 24 hours")
-    min_windows: int = Field(
-        5000, ge=100, description="fewest windows; with fewer the built-in model serves better"
-    )
-    test_share: float = Field(
-        0.2, gt=0, lt=0.9, description="newest share of the candles, kept for the gate"
-    )
-    margin: float = Field(
-        0.003, ge=0, lt=1, description="share of the champion's pinball loss to save at least"
-    )
-    max_hours: float = Field(12, gt=0, description="hours of a training after which /livez fails")
-    poll_seconds: float = Field(60, gt=0, description="seconds between two looks at the stream")
-    kept_attempts: int = Field(100, ge=1, le=1000, description="trainings kept in the journal")
-    once: bool = Field(default=False, description="look once and end")
-    dry_run: bool = Field(default=False, description="promote nothing")
-    metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
-    metrics_port: int = Field(
-        9103, ge=0, le=65535, description="port of /metrics, /livez and /readyz; 0 takes a free one"
-    )
-
-    @property
-    def rule(self) -> Rule:
-        """What a challenger must hold."""
-        return Rule(margin=self.margin)
 
 
 class BacktestSettings(TopicDataSettings):

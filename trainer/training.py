@@ -32,14 +32,13 @@ from trainer.fit_config import FitConfig
 from trainer.network import Model
 from trainer.panels import Panel
 
+log = logging.getLogger("trainer")
+
 COMPARED: Final = ("garch", "har", "persistence")
 """Baselines that a training is compared with on its test: the best of evaluations, and none."""
 
 NAME: Final = "lstm"
 """Name of the models trained here; their version follows it."""
-
-
-log = logging.getLogger("trainer")
 
 KEPT_OUT: Final = frozenset({"AAPL", "GOOG", "IBM", "MSFT"})
 """Symbols of the bundled candles, on which the demo runs and ``evaluate`` measures."""
@@ -113,7 +112,7 @@ def export(fitted: Fitted, source: Source, stop_ms: int) -> Exported:
     Args:
         fitted: the model.
         source: the candles, of which those before ``stop_ms`` were trained on.
-        stop_ms: UTC; PyTorch and ONNX Runtime must agree on all windows from then on, the test
+        stop_ms: UTC; PyTorch and ONNX Runtime must agree on the windows from then on, the test
             set, or on all when there are none.
 
     Raises:

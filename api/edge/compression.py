@@ -1,10 +1,15 @@
-"""Content encodings of HTTP, gzip and deflate, in slices and within limits."""
+"""Content encodings of HTTP, gzip and deflate, and entity tags, in slices and within limits."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import zlib
 from collections.abc import Generator
 from typing import Final
+
+from fastapi import Request
+from starlette.responses import Response, StreamingResponse
 
 from api.edge.problems import FieldError, ProblemError, problem
 from api.edge.requests import BodyShare
@@ -17,6 +22,9 @@ SLICE_BYTES: Final = 1 << 16
 
 MIN_PACKED_BYTES: Final = 1_024
 """Smallest answer that is compressed."""
+
+MIN_TAGGED_BYTES: Final = 4_096
+"""Smallest answer that gets an entity tag and is compressed, whatever the route."""
 
 
 def unpack(
@@ -71,6 +79,49 @@ def accepted(header: str) -> str | None:
         if weight.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}:
             wanted.add(name.strip())
     return next((name for name in WINDOW_BITS if name in wanted), None)
+
+
+async def lighten(request: Request, response: Response) -> Response:
+    """Return an answer as light as the client takes it.
+
+    A large one to a GET has an entity tag, by content, and is 304 without a body for a client
+    that has it already; any large one is in gzip or deflate. Others are answered between slices.
+    """
+    if isinstance(response, StreamingResponse) or response.status_code != 200:
+        return response
+    body, headers = bytes(response.body), response.headers
+    is_large = len(body) >= MIN_TAGGED_BYTES
+    if request.method == "GET" and is_large and "etag" not in headers:
+        headers["etag"] = await _tag(body)
+    known = request.headers.get("if-none-match", "")
+    if "etag" in headers and headers["etag"] in (tag.strip() for tag in known.split(",")):
+        kept = {name: value for name, value in headers.items() if not name.startswith("content-l")}
+        return Response(status_code=304, headers=kept)
+    if not is_large or "content-encoding" in headers:
+        return response
+    headers["vary"] = "accept-encoding"
+    encoding = accepted(request.headers.get("accept-encoding", ""))
+    if encoding is None:
+        return response
+    packing = pack(body, encoding)
+    try:
+        while True:
+            next(packing)
+            await asyncio.sleep(0)
+    except StopIteration as done:
+        response.body = done.value
+    headers["content-encoding"] = encoding
+    headers["content-length"] = str(len(response.body))
+    return response
+
+
+async def _tag(body: bytes) -> str:
+    """Return a weak entity tag: the same content in each encoding has the same."""
+    hashed = hashlib.blake2b(digest_size=12)
+    for begin in range(0, len(body), 8 * SLICE_BYTES):
+        hashed.update(body[begin : begin + 8 * SLICE_BYTES])
+        await asyncio.sleep(0)
+    return f'W/"{hashed.hexdigest()}"'
 
 
 def _damaged(encoding: str) -> ProblemError:

@@ -34,6 +34,11 @@ def _parameter(name: str, where: str, description: str, **schema: Any) -> dict[s
     }
 
 
+def _list(name: str, description: str, **item: Any) -> dict[str, Any]:
+    array = _parameter(name, "query", description, type="array", items=item, minItems=1)
+    return array | {"style": "form", "explode": False}
+
+
 REFUSALS: Final[dict[str, Any]] = {
     "400": _problem("The body is empty or not JSON, or the client left."),
     "413": _problem("The body is too large."),
@@ -42,6 +47,13 @@ REFUSALS: Final[dict[str, Any]] = {
     "503": _problem("Too many large bodies at once; Retry-After says when to come back."),
 }
 """Problems of routes that read a body."""
+
+ALWAYS: Final[dict[str, Any]] = {
+    "400": _problem("Not a valid HTTP request."),
+    "421": _problem("A host that is not served, where hosts are named."),
+    "431": _problem("The head has too many bytes or headers."),
+}
+"""Problems of every route."""
 
 COMMON: Final[dict[str, Any]] = {
     "401": _problem("No API key, or one that is not valid, where keys are in use."),
@@ -58,7 +70,7 @@ PREDICT: Final[dict[str, Any]] = {
 
 FORECASTS: Final[dict[str, Any]] = {
     "requestBody": _body("ForecastsRequest"),
-    "responses": REFUSALS,
+    "responses": {"404": _problem("The stream has no such series, or too little."), **REFUSALS},
 }
 """Body and problems of ``POST /v1/forecasts``."""
 
@@ -73,7 +85,7 @@ _STREAM_REFUSALS: Final[dict[str, Any]] = {
     "422": _problem("A parameter breaks a rule."),
     "503": _problem("The topics are not followed now; Retry-After says when to come back."),
 }
-_SYMBOLS: Final = _parameter("symbols", "query", "by comma; by default all", type="string")
+_SYMBOLS: Final = _list("symbols", "by comma; by default all", type="string")
 _INTERVAL: Final = _parameter(
     "interval", "query", "by default all, or the newest", type="string", enum=list(INTERVALS_MS)
 )
@@ -113,11 +125,11 @@ EVENTS: Final[dict[str, Any]] = {
     "parameters": [
         _SYMBOLS,
         _INTERVAL,
-        _parameter(
+        _list(
             "events",
-            "query",
-            "some of candle, forecast, score, by comma; by default all",
+            "by comma; by default all",
             type="string",
+            enum=["candle", "forecast", "score"],
         ),
         _parameter("Last-Event-ID", "header", "of the last event received", type="string"),
     ],

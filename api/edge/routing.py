@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.edge.access import Access
+from api.edge.compression import lighten
 from api.edge.keys import Scope
 from api.edge.problems import ProblemError, problem
 from api.edge.requests import BodyBudget, BodyShare, require_declared_size
@@ -39,12 +40,22 @@ class GuardedRoute:
 
 
 class Routes:
-    """A group of routes. Each names its scope, and a POST its largest body, or does not start."""
+    """A group of routes. Each names its scope, and a POST its largest body, or does not start.
+
+    The name of an endpoint is its operation id, which clients generated from the OpenAPI document
+    take as the name of the method.
+    """
 
     def __init__(self, tag: str | None = None, prefix: str = "") -> None:
         """Routes without a tag are not in the OpenAPI document."""
         tags: list[Any] = [tag] if tag else []
-        self.router = APIRouter(prefix=prefix, tags=tags, include_in_schema=bool(tag))
+        self.router = APIRouter(
+            prefix=prefix,
+            tags=tags,
+            include_in_schema=bool(tag),
+            # what generated clients call their methods
+            generate_unique_id_function=lambda route: route.name,
+        )
         self.guarded: list[GuardedRoute] = []
 
     def get(
@@ -123,8 +134,9 @@ class Dispatch:
     async def _answer(
         guarded: GuardedRoute, scope: AsgiScope, receive: Receive, send: Send
     ) -> None:
+        request = Request(scope, receive)
         try:
-            response = await guarded.endpoint(Request(scope, receive))
+            response = await lighten(request, await guarded.endpoint(request))
         except ProblemError as error:
             response = error.response()
         except ClientDisconnect:  # nobody reads this answer

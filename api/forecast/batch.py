@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from api.edge.problems import broken_field, invalid_body, not_json
 from api.edge.requests import MAX_BODY_BYTES
 from api.forecast.bodies import Body, ForecastsRequest, Histories, HistoryFields, Steps
-from api.forecast.histories import Series, read_candles, require_content, series_of
+from api.forecast.histories import Series, named, read_candles, require_content, series_of
 from api.forecast.outline import Outline, end_of_objects, outline_of
 from api.forecast.slicing import Work
 
 
 class _Head(HistoryFields):
-    candles: Any  # a mark of the outline, or what stands there instead of an array
+    candles: Any = None  # a mark of the outline, or what stands there instead of an array
 
 
 class _Request(Body):
@@ -46,14 +46,18 @@ def read_batch(body: bytes | bytearray) -> Work[Batch]:
         raise broken_field(("histories",), "too_short", "at least 1 history", "none")
     histories: list[Series] = []
     for number, head in enumerate(request.histories):
+        if "candles" not in head.model_fields_set:
+            histories.append(named(number, head.symbol, head.interval, head.above))
+            continue
         array = outline.array(head.candles)
         # anything else than an array is for the reader to refuse
         candles = json.dumps(head.candles).encode() if array is None else array
         read = read_candles(candles, ("histories", number, "candles"))
-        histories.append(series_of(number, head.symbol, head.interval, read))
+        series = series_of(number, head.symbol, head.interval, read)
+        histories.append(replace(series, above=head.above) if head.above else series)
         yield
     outline.require_all_read()
-    return Batch(histories, _rising(request.horizons))
+    return Batch(histories, _in_order(request.horizons))
 
 
 def _read(outline: Outline, body: bytes | bytearray) -> _Request:
@@ -74,7 +78,5 @@ def _read(outline: Outline, body: bytes | bytearray) -> _Request:
     raise not_json("body", "brackets within strings")
 
 
-def _rising(horizons: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    if horizons is not None and list(horizons) != sorted(set(horizons)):
-        raise broken_field(("horizons",), "not_rising", "rising steps", list(horizons))
-    return horizons
+def _in_order(horizons: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if horizons is None else tuple(sorted(set(horizons)))

@@ -6,7 +6,7 @@ from typing import Annotated, Final, TypeVar
 
 from pydantic import ConfigDict, FailFast, Field
 
-from shared.candles import Millis, Ohlcv, Symbol
+from shared.candles import INTERVALS_MS, Millis, Ohlcv, Price, Symbol
 from shared.messages import Message
 
 MAX_HISTORY: Final = 5_000
@@ -14,6 +14,9 @@ MAX_HISTORY: Final = 5_000
 
 MAX_HISTORIES: Final = 1_000
 """Most histories in one request."""
+
+MAX_ABOVE: Final = 16
+"""Most prices of a history whose odds are wanted."""
 
 MAX_HORIZONS: Final = 64
 """Most steps in one request."""
@@ -73,17 +76,29 @@ class PredictRequest(Body):
     ]
 
 
+# other spellings, such as 1D, are understood too
+IntervalName = Annotated[str, Field(json_schema_extra={"enum": list(INTERVALS_MS)})]
+
+
 class HistoryFields(Body):
     """Fields of a history beside its candles."""
 
     symbol: Symbol | None = Field(None, description="given back in the answer")
-    interval: str | None = Field(None, description="of the candles, as in 1d; needed for times")
+    interval: IntervalName | None = Field(
+        None, description="of the candles, as in 1d; needed for times"
+    )
+    above: tuple[Price, ...] = Field(
+        (), max_length=MAX_ABOVE, description="prices that the close may lie above: how likely?"
+    )
 
 
 class CandleHistory(HistoryFields):
-    """Closed candles of one symbol and interval, oldest first."""
+    """Closed candles of one symbol and interval, oldest first, or both named alone."""
 
-    candles: Candles
+    candles: Candles = Field(
+        default_factory=tuple,
+        description="oldest first; by default the stream's newest of symbol and interval",
+    )
 
 
 class ForecastsRequest(Body):
@@ -92,7 +107,7 @@ class ForecastsRequest(Body):
     histories: Histories[CandleHistory]
     horizons: Steps | None = Field(
         None,
-        description="steps wanted, rising, up to the model's longest; by default the trained",
+        description="steps wanted, up to the model's longest; by default the trained",
     )
 
 
@@ -115,6 +130,15 @@ class PredictAnswer(Message):
     horizons: tuple[HorizonAnswer, ...] = Field(description="by step, rising")
 
 
+class OddsAnswer(Message):
+    """How likely the close lies above a price."""
+
+    price: float
+    probability: float = Field(
+        description="between the quantiles, linear in the log return; beyond the outermost theirs"
+    )
+
+
 class FullHorizon(HorizonAnswer):
     """The forecast of one candle ahead, in prices and in log returns."""
 
@@ -124,6 +148,7 @@ class FullHorizon(HorizonAnswer):
     raw_quantiles: dict[str, float] | None = Field(
         None, description="the model's own, level to price, where quantiles are calibrated"
     )
+    above: tuple[OddsAnswer, ...] = Field((), description="of the prices asked for")
     expected_shortfall: dict[str, float] | None = Field(
         description="level to price at the mean log return below that quantile; null of a model "
         "without the levels 0.01 and 0.025"

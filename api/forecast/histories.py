@@ -8,7 +8,7 @@ word: it names the field and the rule, or accepts, as it does for a key that sta
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -61,11 +61,16 @@ _PRICES: Final = attrgetter("open", "high", "low", "close", "volume")
 class Series:
     """One valid history."""
 
-    candles: Array  # (N, 5): open, high, low, close, volume; oldest first
+    candles: Array  # (N, 5): open, high, low, close, volume; oldest first; none: the stream's
     symbol: str | None = None
     interval: str | None = None
     as_of_ms: int | None = None  # close of the last candle, UTC
     open_ms: NDArray[np.int64] | None = None  # (N,), UTC; None where the client gave no times
+    above: tuple[float, ...] = ()  # prices whose odds are wanted
+
+
+HeldOf = Callable[[str, str], Series]
+"""Returns what the stream has of a symbol and interval; raises ``ProblemError``, 404 or 503."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,17 @@ def series_of(number: int, symbol: str | None, interval: str | None, read: Timed
         raise broken_field((*place, "interval"), "missing", "a value beside times", "nothing")
     as_of_ms = _as_of_ms((*place, "candles"), interval, read)
     return Series(read.candles, symbol, interval, as_of_ms, np.array(read.open_ms, np.int64))
+
+
+def named(
+    number: int, symbol: str | None, interval: str | None, above: tuple[float, ...]
+) -> Series:
+    """Return a history without candles, which the stream has; raises ``ProblemError``."""
+    place = ("histories", number)
+    if symbol is None or interval is None:
+        expected = "candles, or symbol and interval of a series that the stream has"
+        raise broken_field((*place, "candles"), "missing", expected, "neither")
+    return Series(np.empty((0, 5)), symbol, _known(place, interval), above=above)
 
 
 def _known(place: Place, interval: str) -> str:

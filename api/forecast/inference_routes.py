@@ -43,30 +43,38 @@ def inference_routes(predictor: Predictor, slicer: Slicer) -> Routes:
     # the protocol's OpenAPI document has the slash
     @routes.get("/", scope=Scope.READ, include_in_schema=False)
     @routes.get("", scope=Scope.READ, response_model=ServerMeta)
-    async def server(_: Request) -> Response:
+    async def get_server(_: Request) -> Response:
         """Give the server's metadata."""
         return answer(ServerMeta(name="candlecast", version="1", extensions=(BINARY_EXTENSION,)))
 
     @routes.get("/health/live", scope=Scope.READ, response_model=ServerLive)
-    async def live(_: Request) -> Response:
+    async def get_server_live(_: Request) -> Response:
         """Say that the server is live."""
         return answer(ServerLive(live=True))
 
     @routes.get("/health/ready", scope=Scope.READ, response_model=ServerReady)
-    async def ready(_: Request) -> Response:
+    async def get_server_ready(_: Request) -> Response:
         """Say that the server can infer."""
         return answer(ServerReady(live=True, ready=True))
 
-    for path, with_model, with_infer in (
-        ("/models/{name}", MODEL, INFER),
-        ("/models/{name}/versions/{version}", MODEL_VERSION, INFER_VERSION),
+    for path, with_model, with_infer, of in (
+        ("/models/{name}", MODEL, INFER, ""),
+        ("/models/{name}/versions/{version}", MODEL_VERSION, INFER_VERSION, "_version"),
     ):
         describe = routes.get(
-            path, scope=Scope.READ, response_model=ModelMeta, openapi_extra=with_model
+            path,
+            scope=Scope.READ,
+            response_model=ModelMeta,
+            openapi_extra=with_model,
+            operation_id=f"get_served_model{of}",
         )
         describe(served.model)
         say_ready = routes.get(
-            path + "/ready", scope=Scope.READ, response_model=ModelReady, openapi_extra=with_model
+            path + "/ready",
+            scope=Scope.READ,
+            response_model=ModelReady,
+            openapi_extra=with_model,
+            operation_id=f"get_served_model{of}_ready",
         )
         say_ready(served.model_ready)
         infer = routes.post(
@@ -74,6 +82,7 @@ def inference_routes(predictor: Predictor, slicer: Slicer) -> Routes:
             scope=Scope.PREDICT,
             max_body_bytes=MAX_LARGE_BODY_BYTES,
             openapi_extra=with_infer,
+            operation_id=f"infer{of}",
             response_class=Response,
         )
         infer(served.infer)

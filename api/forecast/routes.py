@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from fastapi import Request
 from starlette.responses import Response
@@ -21,7 +22,7 @@ from api.edge.requests import (
 from api.edge.routing import Routes
 from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
-from api.forecast.histories import read_predict
+from api.forecast.histories import HeldOf, Series, read_predict
 from api.forecast.predict import Predictor, UnusableHistory
 from api.forecast.slicing import Slicer
 
@@ -29,8 +30,8 @@ MakeCard = Callable[[], ModelCard]
 """Returns the card of the served model, with its age now."""
 
 
-def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Routes:
-    """Return the routes that call the model."""
+def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard, held_of: HeldOf) -> Routes:
+    """Return the routes that call the model; ``held_of`` gives the stream's own windows."""
     routes = Routes("forecasts")
 
     @routes.post(
@@ -63,11 +64,14 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         response_model=ForecastsAnswer,
         openapi_extra=FORECASTS,
     )
-    async def forecast_histories(request: Request) -> Response:
+    async def create_forecasts(request: Request) -> Response:
         """Forecast the closes ahead of one or many histories, in full.
 
         Steps between the trained ones are interpolated: medians linearly in time, the distances
         of the quantiles from them, and the volatility, so that variances are linear in time.
+
+        A history without candles is the stream's own, of the newest candles that this instance
+        holds; 404 says why there is none, or that it is too short.
 
         A history with symbol and interval whose forecasts the stream has scored gets calibrated
         quantiles, corrected as the stream's next forecast of that series, and ``calibration`` says
@@ -78,13 +82,20 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         body = await read_body(request)
         received = time.perf_counter()
         batch = await slicer.run(read_batch(body))
-        _require_steps(batch.horizons, predictor.longest_step(batch.histories))
+        histories = [
+            history if len(history.candles) else _held(history, held_of)
+            for history in batch.histories
+        ]
+        _require_steps(batch.horizons, predictor.longest_step(histories))
         try:
-            forecasts = await slicer.run(predictor.forecasts(batch.histories, batch.horizons))
+            forecasts = await slicer.run(predictor.forecasts(histories, batch.horizons))
         except UnusableHistory as error:
-            field = f"histories[{error.number}].candles"
-            reason = FieldError(field=field, rule=error.rule, message=str(error))
-            raise problem(422, reason) from error
+            given = batch.histories[error.number]
+            field, message = f"histories[{error.number}].candles", str(error)
+            if not len(given.candles):
+                message += f" of {given.symbol} {given.interval} that the stream has here"
+            reason = FieldError(field=field, rule=error.rule, message=message)
+            raise problem(422 if len(given.candles) else 404, reason) from error
         return answer(
             {
                 "latency_ms": round((time.perf_counter() - received) * 1e3, 3),
@@ -94,6 +105,11 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard) -> Rout
         )
 
     return routes
+
+
+def _held(asked: Series, held_of: HeldOf) -> Series:
+    held = held_of(asked.symbol or "", asked.interval or "")
+    return replace(held, above=asked.above)
 
 
 def _require_steps(steps: tuple[int, ...] | None, longest: int) -> None:

@@ -1,9 +1,9 @@
 // The dashboard: state in one place, drawn a few times a second whatever comes.
 
 import { FanChart } from "./chart.js";
-import { bands } from "./fan.js";
-import { days, day, millis, percent, price, signed } from "./format.js";
-import { EventStream, KeyNeeded, load, setKey } from "./stream.js";
+import { bands, expectedMove } from "./fan.js";
+import { clock, days, day, millis, percent, plusMinus, price } from "./format.js";
+import { EventStream, KeyNeeded, load, poll, setKey } from "./stream.js";
 import { skillText, SymbolTable, WORSE } from "./table.js";
 
 const DRAW_MS = 250;
@@ -18,6 +18,7 @@ const rows = new Map(); // "AAPL 1d" -> a row of the table
 const view = { key: null, step: 1, back: 0 };
 const scored = new Map(); // "AAPL 1d" -> summaries of its scores by step
 let overall = []; // of each interval
+let unknown = null; // what the address names and the stream has not
 let series = null; // of the chosen symbol: {symbol, interval, candles, forecasts by as_of_ms}
 let dirty = true;
 let chart = null;
@@ -32,8 +33,9 @@ function takeForecast(forecast, isNew) {
   const horizon = forecast.horizons[0];
   const [low, , , , high] = bands(horizon);
   Object.assign(row, {
-    last: forecast.last_close, median: horizon.predicted_close, low, high, isNew,
-    move: horizon.predicted_close / forecast.last_close - 1, madeMs: forecast.made_at_ms,
+    last: forecast.last_close, low, high, isNew, madeMs: forecast.made_at_ms,
+    move: expectedMove(horizon, forecast.last_close), risk: low / forecast.last_close - 1,
+    model: forecast.model_version, modelInterval: forecast.model_interval,
   });
   rows.set(key, row);
   if (series && key === view.key) {
@@ -65,11 +67,14 @@ async function reload() {
     for (const key of rows.keys()) if (!known.has(key)) rows.delete(key);
     for (const forecast of forecasts) takeForecast(forecast, false);
     await loadScores();
-    await select(rows.has(view.key) ? view.key : (location.hash && rows.has(hashKey()) ? hashKey() : rows.keys().next().value), true);
+    unknown = location.hash && !rows.has(hashKey()) && rows.size ? hashKey() : null;
+    await select(rows.has(view.key) ? view.key : (rows.has(hashKey()) ? hashKey() : rows.keys().next().value), true);
   });
 }
 
-const hashKey = () => decodeURIComponent(location.hash.slice(1));
+// "#AAPL/1d" names a series; a symbol may have a slash itself.
+const hashKey = () => decodeURIComponent(location.hash.slice(1)).replace(/\/([^/]*)$/, " $1");
+const hashOf = ({ symbol, interval }) => `#${encodeURIComponent(symbol)}/${interval}`;
 
 async function select(key, again = false) {
   if (key === undefined || (key === view.key && !again)) { dirty = true; return; }
@@ -81,25 +86,30 @@ async function select(key, again = false) {
     symbol, interval, candles: found.candles,
     forecasts: new Map(found.forecasts.map(({ forecast }) => [forecast.as_of_ms, forecast])),
   };
-  history.replaceState(null, "", `#${encodeURIComponent(key)}`);
+  if (!again) unknown = null;
+  if (!unknown) history.replaceState(null, "", hashOf(series));
   drawHorizons();
   dirty = true;
 }
 
 async function loadScores() {
-  const scores = await load("/v1/scores");
-  overall = scores.overall;
-  scored.clear();
-  for (const one of scores.series) {
-    scored.set(keyOf(one), one.steps);
-    const row = rows.get(keyOf(one));
-    if (row) row.scores = one.steps[0];
+  const scores = await poll("/v1/scores");
+  if (scores) {
+    overall = scores.overall;
+    scored.clear();
+    for (const one of scores.series) scored.set(keyOf(one), one.steps);
   }
+  for (const [key, row] of rows) row.scores = scored.get(key)?.[0] ?? null;
   dirty = true;
 }
 
 async function loadStatus() {
-  const status = await load("/v1/status");
+  const status = await load("/v1/status").catch((error) => {
+    if (error instanceof KeyNeeded) throw error;
+    return null;
+  });
+  health.status = status;
+  if (!status) { drawState(); return; }
   health.isFollowed = status.connected;
   drawState();
   byId("lag").textContent = status.lag ?? "–";
@@ -116,7 +126,7 @@ function drawModel(model) {
   if (data) {
     const interval = model.interval ?? "1d";
     Object.assign(facts, {
-      Symbols: data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
+      Symbols: data.symbols.length > 6 ? data.symbols.length.toLocaleString("en") : data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
     });
   }
   byId("model").textContent = model.model_version;
@@ -177,13 +187,40 @@ function draw() {
   const now = Date.now();
   for (const row of rows.values()) row.age = Math.max(now - row.madeMs, 0) / 1000;
   table.draw(rows, view.key);
-  byId("count").textContent = rows.size ? String(rows.size) : "";
   drawChart();
   drawHealth();
   drawCalibration();
 }
 
+// What is not as it should be, in words: the title and what to do.
+function trouble() {
+  const { status, events } = health;
+  if (events === "key") return ["This API asks for a key", "Each tab wants it once."];
+  if (status === null) return ["The connection to the API is lost", "What is shown is from before. The page tries again by itself."];
+  if (status && !status.connected) {
+    const since = `since ${clock(status.since_ms)}`;
+    if (/out of reach/.test(status.detail)) {
+      return [`Kafka${status.kafka ? ` at ${status.kafka}` : ""} cannot be reached ${since}`, "Or one of its topics is missing. What is shown is from before; candlecast doctor says what is wrong."];
+    }
+    return ["The API reads what the stream has", `It is not done yet: ${status.detail}, ${since}.`];
+  }
+  if (unknown) return [`The stream has no ${unknown}`, "The address of this page names it. Choose another one below."];
+  return null;
+}
+
+function drawTrouble() {
+  const found = trouble();
+  byId("trouble").hidden = !found;
+  const text = found?.join(". ") ?? "";
+  if (byId("trouble").textContent !== text) byId("trouble").textContent = text;
+  byId("empty-title").textContent = found ? found[0] : series || !health.status?.series ? "Nothing has been forecast yet" : "Candles come, forecasts do not yet";
+  byId("empty-note").textContent = found ? found[1] : health.status?.series
+    ? "A forecast needs as many candles as the model reads. If none comes, candlecast doctor says what is wrong."
+    : "The chart begins with the first forecast in the stream. make demo starts one.";
+}
+
 function drawChart() {
+  drawTrouble();
   const isEmpty = !series || !series.candles.length;
   byId("empty").hidden = !isEmpty;
   byId("chart").parentElement.classList.toggle("is-empty", isEmpty);
@@ -198,21 +235,22 @@ function drawChart() {
   const last = series.candles[series.candles.length - 1];
   byId("title").textContent = series.symbol;
   byId("subtitle").textContent = `${series.interval} candles · last ${day(last.open_ms, series.interval)}`;
-  byId("back-text").textContent = view.back ? `${candles(view.back)} ago` : "now";
+  const behind = chosen && !view.back ? series.candles.filter((one) => one.close_ms > chosen.as_of_ms).length : 0;
+  byId("back-text").textContent = view.back ? `${candles(view.back)} ago` : behind ? `${candles(behind)} behind` : "now";
+  byId("figures").classList.toggle("behind", behind > 0);
   drawFigures(last, chosen);
 }
 
 const make = (name, properties) => Object.assign(document.createElement(name), properties);
 const candles = (count) => `${count} candle${count === 1 ? "" : "s"}`;
-const tone = (move) => (move > 0 ? "up" : move < 0 ? "down" : "");
 
 function drawFigures(last, chosen) {
   const made = [figure("Last close", price(last.close))];
   for (const horizon of chosen?.horizons ?? []) {
-    const move = horizon.predicted_close / chosen.last_close - 1;
+    const move = expectedMove(horizon, chosen.last_close);
     const [low, , , , high] = bands(horizon);
     const ahead = `${candles(horizon.step)} ahead`;
-    made.push(figure(ahead, price(horizon.predicted_close, last.close), signed(move), tone(move), `90 %: ${price(low, last.close)} – ${price(high, last.close)}`));
+    made.push(figure(ahead, price(horizon.predicted_close, last.close), plusMinus(move), "", `90 %: ${price(low, last.close)} – ${price(high, last.close)}`));
   }
   byId("figures").replaceChildren(...made);
   const next = chosen?.horizons[0];
@@ -236,7 +274,7 @@ function drawHorizons() {
 
 const STATES = { live: "Live", connecting: "Reconnecting", down: "Stream down", key: "Key needed" };
 
-const health = { events: "connecting", isFollowed: true }; // our stream of events, and the API's of Kafka
+const health = { events: "connecting", isFollowed: true, status: undefined }; // our stream of events, and the API's of Kafka
 
 async function setState(state) {
   health.events = state;
@@ -248,6 +286,7 @@ function drawState() {
   const state = health.events === "live" && !health.isFollowed ? "down" : health.events;
   byId("state").dataset.state = state;
   byId("state").textContent = STATES[state];
+  drawTrouble();
 }
 
 let asking = null;
@@ -271,7 +310,7 @@ function setTheme(theme) {
 
 // --- start
 
-const table = new SymbolTable(byId("head"), byId("rows"), byId("none"), (key) => quietly(() => select(key)));
+const table = new SymbolTable(byId("head"), byId("rows"), byId("none"), byId("count"), (key) => quietly(() => select(key)));
 const darkness = matchMedia("(prefers-color-scheme: dark)");
 setTheme(localStorage.getItem("theme") ?? (darkness.matches ? "dark" : "light"));
 darkness.addEventListener("change", () => { if (!localStorage.getItem("theme")) setTheme(darkness.matches ? "dark" : "light"); });
@@ -285,6 +324,11 @@ byId("horizon").addEventListener("change", (event) => { view.step = Number(event
 byId("back").addEventListener("input", (event) => { view.back = Number(event.target.max) - Number(event.target.value); dirty = true; });
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !/INPUT|SELECT/.test(document.activeElement.tagName)) { event.preventDefault(); byId("filter").focus(); }
+});
+addEventListener("hashchange", () => {
+  unknown = rows.has(hashKey()) ? null : hashKey();
+  dirty = true;
+  if (!unknown) quietly(() => select(hashKey()));
 });
 document.addEventListener("visibilitychange", () => { dirty = true; });
 setInterval(draw, DRAW_MS);

@@ -30,6 +30,19 @@ export function bands(horizon) {
   return [q["0.05"] ?? m, q["0.25"] ?? m, m, q["0.75"] ?? m, q["0.95"] ?? m];
 }
 
+const byLevel = (horizon) => Object.entries(horizon.quantiles).map(([level, price]) => [Number(level), price]).sort((a, b) => a[0] - b[0]);
+
+// Mean distance of the close from the last one, as a share, by the quantiles; beyond the outermost
+// theirs, so that it is a little too small.
+export function expectedMove(horizon, last) {
+  const points = byLevel(horizon).map(([level, price]) => [level, Math.abs(Math.log(price / last))]);
+  let sum = points[0][0] * points[0][1] + (1 - points[points.length - 1][0]) * points[points.length - 1][1];
+  for (let i = 1; i < points.length; i += 1) {
+    sum += (points[i][0] - points[i - 1][0]) * (points[i][1] + points[i - 1][1]) / 2;
+  }
+  return sum;
+}
+
 // The bands at a step between trained ones: medians linear in time, distances from them so that
 // variances are; the same formula as api/interpolate.py, in logarithms of prices.
 export function bandsAt(forecast, step) {

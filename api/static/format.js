@@ -24,6 +24,18 @@ export function signed(share) {
   return `${share > 0 ? "+" : ""}${(share * 100).toFixed(2)} %`.replace("-", "−");
 }
 
+export function plusMinus(share) {
+  return share === null || share === undefined ? NOTHING : `± ${(share * 100).toFixed(2)} %`;
+}
+
+export function times(ratio) {
+  return ratio === null || ratio === undefined ? NOTHING : `${ratio.toFixed(1)} ×`;
+}
+
+export function clock(ms) {
+  return `${new Date(ms).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
 export function ago(seconds) {
   if (seconds === null || seconds === undefined) return NOTHING;
   if (seconds < 1) return "now";

@@ -23,9 +23,22 @@ function refuse(answer) {
   if (!answer.ok) throw new Error(`${answer.url}: ${answer.status}`);
 }
 
+const ask = (path, more = {}) => fetch(path, { headers: headers(more), signal: AbortSignal.timeout(15000) });
+
 export async function load(path) {
-  const answer = await fetch(path, { headers: headers(), signal: AbortSignal.timeout(15000) });
+  const answer = await ask(path);
   refuse(answer);
+  return answer.json();
+}
+
+const tags = new Map(); // by path
+
+// Gives what is at a path that is polled; null when nothing has changed.
+export async function poll(path) {
+  const answer = await ask(path, tags.has(path) ? { "if-none-match": tags.get(path) } : {});
+  if (answer.status === 304) return null;
+  refuse(answer);
+  tags.set(path, answer.headers.get("etag") ?? "");
   return answer.json();
 }
 

@@ -1,19 +1,26 @@
 // The table of all symbols: sorts, filters, works with the keyboard; redraws only what has changed.
 
-import { ago, percent, price, signed } from "./format.js";
+import { ago, percent, plusMinus, price, signed, times } from "./format.js";
 
 export const WORSE = "worse than no model"; // as the API says it
 
 export const COLUMNS = [
   { name: "symbol", title: "Symbol", text: (row) => row.symbol, sort: (row) => row.symbol },
   { name: "last", title: "Last", text: (row) => price(row.last), sort: (row) => row.last },
-  { name: "forecast", title: "Forecast", text: (row) => price(row.median, row.last), sort: (row) => row.median },
-  { name: "move", title: "Move", text: (row) => signed(row.move), sort: (row) => row.move, tone: (row) => Math.sign(row.move) },
+  { name: "move", title: "Expected move", hint: "Mean distance of the next close from the last, by the forecast", text: (row) => plusMinus(row.move), sort: (row) => row.move },
+  { name: "usual", title: "Against usual", hint: "The expected move over the mean one of the newest 100 scored candles of this symbol", text: (row) => times(usual(row)), sort: usual },
   { name: "range", title: "90 % interval", text: (row) => `${price(row.low, row.last)} – ${price(row.high, row.last)}`, sort: (row) => (row.high - row.low) / row.last },
+  { name: "var", title: "VaR 95 %", hint: "Value at risk: in one of 20 candles the next close is further down", text: (row) => signed(row.risk), sort: (row) => row.risk },
   { name: "skill", title: "Skill", hint: "Of the next candle's quantiles: 1 - pinball loss / that of a baseline without a model", text: (row) => skillText(row.scores), sort: (row) => row.scores?.baseline_skill, tone: (row) => (row.scores?.against_baseline === WORSE ? -1 : 0) },
   { name: "coverage", title: "Coverage", hint: "Share of the next closes inside the 90 % interval", text: (row) => percent(row.scores?.coverage["90"]), sort: (row) => row.scores?.coverage["90"] },
+  { name: "model", title: "Model", hint: "The interval that it is trained on where that is another one", text: (row) => (row.modelInterval ? `${row.model} (${row.modelInterval})` : row.model), sort: (row) => row.model },
   { name: "age", title: "Updated", text: (row) => ago(row.age), sort: (row) => row.age },
 ];
+
+function usual(row) {
+  const mean = row.scores?.persistence_mean_absolute_error;
+  return mean ? row.move / mean : null;
+}
 
 // The skill of some scores against no model; in words where it is clearly worse, or where words are wanted.
 export function skillText(scores, always = false) {
@@ -24,8 +31,8 @@ export function skillText(scores, always = false) {
 }
 
 export class SymbolTable {
-  constructor(head, body, none, onSelect) {
-    Object.assign(this, { head, body, none, onSelect, elements: new Map(), filter: "", by: COLUMNS[0], down: false, selected: null });
+  constructor(head, body, none, count, onSelect) {
+    Object.assign(this, { head, body, none, count, onSelect, elements: new Map(), filter: "", by: COLUMNS[0], down: false, selected: null });
     for (const column of COLUMNS) this.head.append(this.header(column));
     this.body.addEventListener("click", (event) => this.choose(event.target.closest("tr")));
     this.body.addEventListener("keydown", (event) => this.key(event));
@@ -105,6 +112,8 @@ export class SymbolTable {
     for (const one of wanted) one.tabIndex = one === stop ? 0 : -1;
     this.none.hidden = wanted.length > 0;
     this.none.textContent = this.rows?.size ? "No symbol matches." : "No symbols yet.";
+    const all = (this.rows?.size ?? 0).toLocaleString("en");
+    this.count.textContent = !this.rows?.size ? "" : wanted.length < this.rows.size ? `${wanted.length.toLocaleString("en")} of ${all}` : all;
   }
 
   choose(element) {

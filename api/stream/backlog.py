@@ -1,61 +1,36 @@
-"""The newest messages with their events, kept within bounds and found by position."""
+"""The newest events, kept within bounds and found by position."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-import msgspec
-
-from api.stream.cursors import Origin, Positions, is_after
+from api.stream.cursors import Origin, Positions
 from api.stream.market import StreamEvent
 
 EVENT_BYTES: Final = 250
 """What an event takes in memory beside its JSON, about."""
 
 
-class KeptMessage(msgspec.Struct, frozen=True, gc=False):
-    """A message of a topic, remembered for clients that reconnect."""
-
-    origin: Origin
-    events: Sequence[StreamEvent]
-
-    def after(self, seen: Positions) -> Sequence[StreamEvent]:
-        """Return the events beyond a position."""
-        part, offset = self.origin
-        if offset >= seen[part]:
-            return self.events
-        if len(self.events) == 1 and len(self.events[0].origins) == 1:
-            return ()  # the most common case, quickly
-        return [event for event in self.events if is_after(event.origins, seen)]
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes in memory, about."""
-        return sum(len(event.data) + EVENT_BYTES for event in self.events)
-
-
 class Backlog:
-    """Messages in the order of their arrival, numbered from 0; in memory, no I/O.
+    """Events in the order of their arrival, numbered from 0; in memory, no I/O.
 
-    For each part it knows at which numbers the highest offset rose. All before the first number
-    at which that reaches a position is behind the position and need not be looked at.
+    Each is of one message; those of a part come in the order of its offsets.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.size = 0  # bytes, about
-        self.first = 0  # number of the oldest message kept
+        self.first = 0  # number of the oldest event kept
         self._most = most
         self._most_bytes = most_bytes
-        self._kept: deque[KeptMessage] = deque()
-        self._rises: list[deque[tuple[int, int]]] = []  # offset and number, both rising
+        self._kept: deque[StreamEvent] = deque()
+        self._places: list[deque[tuple[int, int]]] = []  # offset and number, by part
 
     @property
     def end(self) -> int:
-        """The number of the next message."""
+        """The number of the next event."""
         return self.first + len(self._kept)
 
     def clear(self, parts: int) -> None:
@@ -63,44 +38,38 @@ class Backlog:
         self.first = self.end + 1
         self.size = 0
         self._kept.clear()
-        self._rises = [deque() for _ in range(parts)]
+        self._places = [deque() for _ in range(parts)]
 
-    def add(self, message: KeptMessage) -> list[Origin]:
-        """Keep a message; return the origins of those that had to go."""
-        number = self.end
-        self._kept.append(message)
-        self.size += message.size
-        for origins in ((message.origin,), *(event.origins for event in message.events)):
-            for part, offset in origins:
-                rises = self._rises[part]
-                if not rises or offset > rises[-1][0]:
-                    rises.append((offset, number))
+    def add(self, event: StreamEvent) -> list[Origin]:
+        """Keep an event; return the origins of those that had to go."""
+        part, offset = event.origin
+        self._places[part].append((offset, self.end))
+        self._kept.append(event)
+        self.size += _size(event)
         forgotten = []
         while len(self._kept) > self._most or self.size > self._most_bytes:
             oldest = self._kept.popleft()
+            self._places[oldest.origin[0]].popleft()
             self.first += 1
-            self.size -= oldest.size
+            self.size -= _size(oldest)
             forgotten.append(oldest.origin)
-        if forgotten:
-            self._forget_rises()
         return forgotten
 
     def first_after(self, seen: Positions) -> int:
-        """Return the number before which no message holds anything beyond a position."""
+        """Return the number of the first event beyond a position."""
         number = self.end
-        for rises, position in zip(self._rises, seen, strict=True):
-            at = bisect_left(rises, (position,))
-            if at < len(rises):
-                number = min(number, rises[at][1])
-        return max(number, self.first)
+        for places, position in zip(self._places, seen, strict=True):
+            at = bisect_left(places, (position,))
+            if at < len(places):
+                number = min(number, places[at][1])
+        return number
 
-    def read(self, number: int, most: int) -> list[KeptMessage] | None:
-        """Return at most so many messages from a number on; None when it is forgotten."""
+    def read(self, number: int, most: int) -> list[StreamEvent] | None:
+        """Return at most so many events from a number on; None when it is forgotten."""
         if number < self.first:
             return None
         return list(islice(self._kept, number - self.first, number - self.first + most))
 
-    def _forget_rises(self) -> None:
-        for rises in self._rises:
-            while len(rises) > 1 and rises[1][1] <= self.first:
-                rises.popleft()  # the next one stands for the highest offset at the first number
+
+def _size(event: StreamEvent) -> int:
+    return len(event.data) + EVENT_BYTES

@@ -157,6 +157,7 @@ class StreamStatus(Message):
     connected: bool
     detail: str
     since_ms: int = Field(description="when that began, UTC")
+    kafka: str = Field(description="its address, several by comma")
     lag: int | None = Field(description="messages of the topics not read yet")
     series: int
     subscribers: int

@@ -37,10 +37,5 @@ def decode(tag: str, parts: int, identity: str) -> list[int] | None:
     return [int(number) for number in numbers]
 
 
-def is_after(origins: Iterable[Origin], positions: Positions) -> bool:
-    """True when some of these messages lie beyond a position."""
-    return any(offset >= positions[part] for part, offset in origins)
-
-
 def _is_offset(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 20

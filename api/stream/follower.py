@@ -43,17 +43,25 @@ ANSWER_S: Final = 4.0
 CLOSE_S: Final = 2.0
 """Longest wait for a client that is given up."""
 
-CATCH_UP_S: Final = 4.0
+CATCH_UP_S: Final = 6.0
 """Longest reading after a stall, at the pace seen so far; what is older is skipped."""
 
+FIRST_PACE: Final = 5_000.0
+"""Messages read in a second, a guess on the low side until there is a measurement."""
+
+MEASURABLE: Final = 5_000
+"""Unread messages from which reading them tells the pace."""
+
 BURST: Final = 20_000
-"""Unread messages of a topic that are read whatever the look-back: many symbols close at once."""
+"""Unread messages of a topic that are read whatever the pace: 10,000 symbols close at once, and
+where older messages are skipped, each still has one among those."""
 
 STANDSTILL_S: Final = 60.0
 """Time without a turn of the follower after which /livez fails."""
 
 _BACK_OFF_S: Final = (0.5, 4.0)  # first, longest
 _MAX_RECORDS: Final = 200
+_FETCH_BYTES: Final = 256 << 10  # of a partition at once: all partitions' wait in memory
 
 
 class _TopicsLost(Exception):
@@ -73,6 +81,7 @@ class StreamView:
     connected: bool = False
     detail: str = "not connected to Kafka yet"
     lag: int | None = None
+    kafka: str = ""  # its address
     since_ms: int = field(default_factory=now_ms)  # when connected and detail became so
     turned_s: float | None = None  # when the follower last did something, monotonic
 
@@ -97,11 +106,12 @@ class Follower:
         self._kafka = kafka
         self._topics = (kafka.candles_topic, kafka.forecasts_topic, kafka.scores_topic)
         self._live = live
+        live.kafka = kafka.bootstrap
         self._metrics = metrics
         self._lookback = lookback
         self._next: dict[Partition, int] = {}  # the offset to go on from
         self._ids: dict[str, str] = {}  # of the topics that these offsets belong to
-        self._pace = Pace()
+        self._pace = FIRST_PACE  # messages read in a second
         self._unusable = UnusableMessages(log)
         self._caught_up = False
         self._reason = ""
@@ -127,8 +137,9 @@ class Follower:
 
     async def _follow(self) -> None:
         consumer = clients.consumer(
-            self._kafka, request_timeout_ms=int(ANSWER_S * 1000), retry_backoff_ms=200
-        )
+            self._kafka, request_timeout_ms=int(ANSWER_S * 1000), retry_backoff_ms=200,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+        )  # fmt: skip
         try:
             async with asyncio.timeout(4 * ANSWER_S):
                 await clients.start(consumer, self._kafka)
@@ -160,7 +171,7 @@ class Follower:
         begins = await consumer.beginning_offsets(parts)
         ends: dict[Partition, int] = await consumer.end_offsets(parts)
         if not self._goes_on(begins, ends):
-            most = self._most_unread() if self._next else self._lookback
+            most = self._most_unread if self._next else self._lookback
             self._live.market.clear()
             self._next = {}
             for part in parts:
@@ -182,35 +193,38 @@ class Follower:
         unread: dict[str, int] = {}
         for part, end in ends.items():
             unread[part.topic] = unread.get(part.topic, 0) + end - self._next[part]
-        return max(unread.values()) > max(self._lookback, BURST)
+        return max(unread.values()) > self._most_unread
 
+    @property
     def _most_unread(self) -> int:
-        """Return how many messages of each topic are read after a stall."""
-        return min(self._lookback, int(self._pace.a_second * CATCH_UP_S / len(self._topics)))
+        """How many messages of each topic are read after a stall."""
+        return max(BURST, int(self._pace * CATCH_UP_S / len(self._topics)))
 
     async def _read(self, consumer: Consumer, goal: Mapping[Partition, int]) -> None:
         parts = list(self._next)
         numbers = {part: number for number, part in enumerate(parts)}
         next_check = next_measure = 0.0
         order = TimeOrder(self._next, goal)
-        paused: list[Partition] = []
-        async for read in clients.follow(consumer, dict(self._next), most=_MAX_RECORDS):
-            started_s = self._live.turned_s = time.monotonic()
+        starts, began_s = dict(self._next), time.monotonic()
+        unread = sum(end - starts[part] for part, end in goal.items())
+        async for read in clients.follow(
+            consumer, starts, most=_MAX_RECORDS, wanted=lambda: order.wanted
+        ):
+            self._live.turned_s = time.monotonic()
             records = read
             if not order.is_over:
                 records = [*order.add(read)]
                 for part in parts:
                     records += order.reached(part, await consumer.position(part))
-                consumer.resume(*set(paused) - set(order.ahead))
-                paused = order.ahead
-                consumer.pause(*paused)
             for record in records:
                 part = clients.partition_of(record)
                 self._take(record, (numbers[part], record.offset))
                 self._next[part] = record.offset + 1
-            self._pace.note(len(records), time.monotonic() - started_s)
             await asyncio.sleep(0)  # a long backlog must not keep requests waiting
-            self._caught_up = self._caught_up or order.is_over
+            if order.is_over and not self._caught_up:
+                self._caught_up = True
+                if unread >= MEASURABLE:
+                    self._pace = unread / (time.monotonic() - began_s)
             if time.monotonic() >= next_check:
                 await self._check(consumer, parts)
                 next_check = time.monotonic() + CHECK_S
@@ -250,11 +264,10 @@ class Follower:
             self._state("reading the topics' newest messages", connected=False)
 
     def _take(self, record: Record, origin: Origin) -> None:
-        events = self._events(record, origin)
-        self._live.hub.publish(origin, events)
+        self._live.hub.publish(origin, self._event(record, origin))
 
-    def _events(self, record: Record, origin: Origin) -> list[StreamEvent]:
-        """Return the news in a message; none of one that cannot be used, whatever its fault."""
+    def _event(self, record: Record, origin: Origin) -> StreamEvent | None:
+        """Return the news of a message; none of one that cannot be used, whatever its fault."""
         try:
             if record.topic == self._kafka.candles_topic:
                 candle = decode_candle(record.key, record.value, record.timestamp)
@@ -273,7 +286,7 @@ class Follower:
             self._pass_over(record, "invalid_score", error)
         except Exception as error:  # noqa: BLE001 -- one message must not stop those after it
             self._pass_over(record, "error", error)
-        return []
+        return None
 
     def _pass_over(self, record: Record, reason: str, error: Exception) -> None:
         self._metrics.ignored.labels(reason).inc()
@@ -300,24 +313,3 @@ class Follower:
         self._live.connected = connected
         self._live.detail = detail
         self._metrics.connected.set(connected)
-
-
-class Pace:
-    """Messages taken in a second of work: the mean, in which older ones count for less."""
-
-    def __init__(self) -> None:
-        self._messages = 5_000.0  # a guess on the low side, until there are measurements
-        self._seconds = 1.0
-
-    @property
-    def a_second(self) -> float:
-        """Messages a second."""
-        return self._messages / self._seconds
-
-    def note(self, messages: int, seconds: float) -> None:
-        """Add a measurement."""
-        if not messages:
-            return
-        kept = 0.5 ** (seconds / 2.0)  # half after two seconds of work
-        self._messages = self._messages * kept + messages
-        self._seconds = self._seconds * kept + seconds

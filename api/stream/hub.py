@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from api.stream.backlog import Backlog, KeptMessage
-from api.stream.cursors import Origin, Positions, decode, encode, is_after, tag_of
+from api.stream.backlog import Backlog
+from api.stream.cursors import Origin, Positions, decode, encode, tag_of
 from api.stream.market import StreamEvent
 
 RETRY: Final = b"retry: 2000\n"
@@ -25,7 +25,7 @@ CAPACITY_BYTES: Final = 4 << 20
 """Most bytes of frames that wait for one client."""
 
 SLICE: Final = 250
-"""Kept messages that are looked at in one go, for a client that comes back."""
+"""Kept events that are looked at in one go, for a client that comes back."""
 
 POLL_S: Final = 0.05
 """Time between two looks at whether this instance has caught up with an id."""
@@ -120,7 +120,7 @@ class Hub:
     def __init__(
         self, *, keep: int = 20_000, keep_bytes: int = 64 << 20, capacity: int = 2_000
     ) -> None:
-        """Remember ``keep`` messages of ``keep_bytes``; let a client lag by ``capacity`` frames."""
+        """Remember ``keep`` events of ``keep_bytes``; let a client lag by ``capacity`` frames."""
         self.subscriptions: set[Subscription] = set()
         self.dropped = 0
         self.is_shut = False
@@ -154,31 +154,24 @@ class Hub:
             self._remembered = list(starts)
         self._sent = list(self._read)
 
-    def publish(self, origin: Origin, events: Sequence[StreamEvent]) -> None:
-        """Send the events of a message; none of a message that is read again."""
+    def publish(self, origin: Origin, event: StreamEvent | None) -> None:
+        """Note that a message was read, and send its news; none of one that is read again."""
         part, offset = origin
         self._read[part] = max(self._read[part], offset + 1)
-        news = [event for event in events if is_after(event.origins, self._sent)]
-        if not news:
+        if event is None or offset < self._sent[part]:
             return
-        for gone_part, gone_offset in self._backlog.add(KeptMessage(origin, news)):
+        for gone_part, gone_offset in self._backlog.add(event):
             self._remembered[gone_part] = max(self._remembered[gone_part], gone_offset + 1)
         if self.subscriptions:
-            self._send(news)
+            self._send(event)
 
-    def _send(self, news: Sequence[StreamEvent]) -> None:
-        frames = [_frame(event) for event in news]
-        joined: dict[tuple[int, ...], bytes] = {}  # clients that want the same share its bytes
+    def _send(self, event: StreamEvent) -> None:
+        frame = b""  # shared by all that want the event
         for subscription in tuple(self.subscriptions):
-            wanted = tuple(
-                number for number, event in enumerate(news) if event in subscription.wanted
-            )
-            if not wanted:
+            if event not in subscription.wanted:
                 continue
-            if wanted not in joined:
-                chosen = [frames[number] for number in wanted]
-                joined[wanted] = _identified(chosen, _id(self.position))
-            if not subscription.offer(joined[wanted]):
+            frame = frame or _id(self.position) + _frame(event)
+            if not subscription.offer(frame):
                 self.dropped += 1
                 self.subscriptions.discard(subscription)
 
@@ -223,7 +216,7 @@ class Hub:
         return any(position > read for position, read in zip(positions, self._read, strict=True))
 
     def resume_length(self, last_event_id: str) -> int:
-        """Return how many kept messages must be looked at to resume after an event."""
+        """Return how many kept events must be looked at to resume after one."""
         seen = self._known(last_event_id)
         return 0 if seen is None else self._backlog.end - self._backlog.first_after(seen)
 
@@ -237,26 +230,25 @@ class Hub:
         return seen
 
     async def _missed(self, wanted: EventFilter, seen: Positions, end: int) -> AsyncIterator[bytes]:
-        """Yield the frames after an event up to a kept message, as fast as the client reads them.
+        """Yield the frames after an event up to a kept one, as fast as the client reads them.
 
-        The messages are looked at in slices, between which others are served. A client so slow
+        The events are looked at in slices, between which others are served. A client so slow
         that some are forgotten meanwhile gets ``reset``.
         """
         reached = list(seen)
         number = self._backlog.first_after(seen)
         frames = [RETRY, b"event: resumed\ndata: {}\n\n"]
         while True:
-            messages = self._backlog.read(number, min(SLICE, end - number)) if number < end else []
-            if messages is None:
+            events = self._backlog.read(number, min(SLICE, end - number)) if number < end else []
+            if events is None:
                 yield self._greeting(b"reset")
                 return
-            for message in messages:
-                chosen = [_frame(event) for event in message.after(seen) if event in wanted]
-                part, offset = message.origin
+            for event in events:
+                part, offset = event.origin
                 reached[part] = max(reached[part], offset + 1)
-                if chosen:
-                    frames.append(_identified(chosen, _id(encode(self._tag, reached))))
-            number += len(messages)
+                if offset >= seen[part] and event in wanted:
+                    frames += _id(encode(self._tag, reached)), _frame(event)
+            number += len(events)
             if frames:
                 yield b"".join(frames)
                 frames = []
@@ -271,8 +263,3 @@ def _frame(event: StreamEvent) -> bytes:
 
 def _id(position: str) -> bytes:
     return b"id: " + position.encode() + b"\n"
-
-
-def _identified(frames: Sequence[bytes], identity: bytes) -> bytes:
-    """Return the frames of one message; the last has the id, for only then all are sent."""
-    return b"".join((*frames[:-1], identity, frames[-1]))

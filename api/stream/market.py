@@ -10,7 +10,6 @@ eighth of a second, and held up everybody.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import msgspec
 import orjson
 
 from api.forecast.calibrated import Learned
+from api.stream.candle_row import CANDLE_BYTES, CandleRow, KeptCandle
 from api.stream.cursors import Origin
 from shared.candles import INTERVALS_MS, Candle
 from shared.feature_drift import FeatureDrift, Reference
@@ -36,7 +36,7 @@ Key = tuple[str, str]
 class MarketBounds:
     """How many of each are kept in memory, and in how many bytes, about."""
 
-    size: int = 300 << 20  # of all series
+    size: int = 176 << 20  # of all series
     series: int = 20_000
     candles: int = 400  # of each series
     forecasts: int = 150  # of each series
@@ -47,37 +47,13 @@ class MarketBounds:
 
 
 SERIES_BYTES: Final = 1_350
-CANDLE_BYTES: Final = 410
 FORECAST_BYTES: Final = 420
 OUTCOME_BYTES: Final = 180
 CORRECTION_BYTES: Final = 200
 """What each takes in memory, about; a forecast beside its JSON."""
 
-
-class KeptCandle(msgspec.Struct, frozen=True, gc=False):
-    """A candle of the topic."""
-
-    open_ms: int
-    close_ms: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    appended_ms: int  # by the broker
-    origin: Origin
-
-    def as_json(self) -> dict[str, float]:
-        """Return the candle as ``StreamCandle`` has it."""
-        return {
-            "open_ms": self.open_ms,
-            "close_ms": self.close_ms,
-            "open": self.open,
-            "high": self.high,
-            "low": self.low,
-            "close": self.close,
-            "volume": self.volume,
-        }
+TRIMMED: Final = 0.9
+"""What a series keeps of its share when it is trimmed."""
 
 
 class StreamEvent(msgspec.Struct, frozen=True, gc=False):
@@ -87,7 +63,7 @@ class StreamEvent(msgspec.Struct, frozen=True, gc=False):
     symbol: str
     interval: str
     data: bytes  # JSON
-    origins: tuple[Origin, ...]  # the messages that it was derived from
+    origin: Origin  # the message that it is of
 
 
 class KeptOutcome(msgspec.Struct, frozen=True, gc=False):
@@ -138,7 +114,7 @@ class MarketSeries:
 
     symbol: str
     interval: str
-    candles: list[KeptCandle] = field(default_factory=list)  # by opening time
+    candles: CandleRow = field(default_factory=CandleRow)
     forecasts: dict[int, KeptForecast] = field(default_factory=dict)  # by as_of_ms
     outcomes: dict[int, tuple[KeptOutcome, ...]] = field(default_factory=dict)  # by as_of_ms
     scores: dict[int, ScoreTable] = field(default_factory=dict)  # by step
@@ -146,6 +122,7 @@ class MarketSeries:
     drift: KeptDrift | None = None
     drift_ms: int = 0  # close of the candle that it is as of
     forecast_bytes: int = 0
+    counted: int = 0  # its size in the market's
 
     @property
     def latest(self) -> KeptForecast | None:
@@ -223,7 +200,7 @@ class MarketSeries:
             elif self.forecast_bytes == largest and len(self.forecasts) > 1:
                 self.drop(oldest)
             elif len(self.candles) > 1:
-                del self.candles[0]
+                self.candles.drop_oldest()
             elif self.outcomes:
                 self.drop(oldest)
             else:
@@ -233,8 +210,8 @@ class MarketSeries:
 class Market:
     """Every series of the topics, within bounds.
 
-    A series takes no more than its share of the bytes once all of these are taken; after that
-    the one goes that has been silent for longest.
+    A series takes no more than its share of the bytes once all of these are taken. The one that
+    has been silent for longest goes when there are too many, or shares too small for one message.
     """
 
     def __init__(
@@ -254,6 +231,7 @@ class Market:
         self.bounds = bounds or MarketBounds()
         self.series: OrderedDict[Key, MarketSeries] = OrderedDict()  # silent longest first
         self.size = 0  # bytes of all series, about
+        self._turns: deque[Key] = deque()  # series to be trimmed, where there is no room
         self._forgotten = forgotten
         self.pooled: dict[tuple[str, int], ScoreTable] = {}  # by interval and step
         self.features = FeatureDrift(references)
@@ -269,28 +247,27 @@ class Market:
         self.latencies_ms.clear()
         self.newest_made_ms = None
 
-    def add_candle(self, candle: Candle, appended_ms: int, origin: Origin) -> list[StreamEvent]:
-        """Add a candle in its place by time; return the events, none for a repeat."""
+    def add_candle(self, candle: Candle, appended_ms: int, origin: Origin) -> StreamEvent | None:
+        """Add a candle in its place by time; return the news, None for a repeat."""
         kept = KeptCandle(
             candle.open_ms, candle.close_ms, candle.open, candle.high, candle.low, candle.close,
-            candle.volume, appended_ms, origin,
+            candle.volume, appended_ms,
         )  # fmt: skip
         with self._growing((candle.symbol, candle.interval)) as series:
-            if not _place(series.candles, kept, self.bounds.candles):
-                return []
+            if not series.candles.put(kept, self.bounds.candles):
+                return None
             data = {"symbol": series.symbol, "interval": series.interval, **kept.as_json()}
             encoded = _exact(orjson.dumps(data))
-            event = StreamEvent("candle", series.symbol, series.interval, encoded, (origin,))
-            return [event]
+            return StreamEvent("candle", series.symbol, series.interval, encoded, origin)
 
     def add_forecast(
         self, forecast: Forecast, appended_ms: int, origin: Origin
-    ) -> list[StreamEvent]:
-        """Add a forecast, or replace that of a candle since corrected; return the events."""
+    ) -> StreamEvent | None:
+        """Add a forecast, or replace that of a candle since corrected; return the news."""
         with self._growing((forecast.symbol, forecast.interval)) as series:
             known = series.forecasts.get(forecast.as_of_ms)
             if known is not None and known.id == forecast.id:
-                return []
+                return None
             kept = KeptForecast(forecast.id, forecast.as_of_ms, _exact(forecast.encode()))
             series.put(kept, self.bounds.forecasts)
             if forecast.feature_bins is not None:
@@ -298,12 +275,10 @@ class Market:
                 self.features.note(forecast.interval, forecast.model_version, bins)
             self.newest_made_ms = max(self.newest_made_ms or 0, forecast.made_at_ms)
             self._clock_latency(series, kept.as_of_ms, appended_ms)
-            return [
-                StreamEvent("forecast", series.symbol, series.interval, kept.encoded, (origin,))
-            ]
+            return StreamEvent("forecast", series.symbol, series.interval, kept.encoded, origin)
 
-    def add_scores(self, scores: Scores, origin: Origin) -> list[StreamEvent]:
-        """Add what a candle has settled; return the event, none for a repeat."""
+    def add_scores(self, scores: Scores, origin: Origin) -> StreamEvent | None:
+        """Add what a candle has settled; return the news, None for a repeat."""
         with self._growing((scores.symbol, scores.interval)) as series:
             is_new = False
             for score in scores.horizons:
@@ -329,9 +304,9 @@ class Market:
                 series.drift = KeptDrift(**scores.drift.model_dump())
                 series.drift_ms = scores.close_ms
             if not is_new:
-                return []
+                return None
             data = _exact(scores.encode())
-            return [StreamEvent("score", series.symbol, series.interval, data, (origin,))]
+            return StreamEvent("score", series.symbol, series.interval, data, origin)
 
     def summaries(self, series: MarketSeries) -> list[Summary]:
         """Return the summary of each step of a series that has scores."""
@@ -380,29 +355,49 @@ class Market:
         series = self.series.get(key)
         if series is None:
             series = self.series[key] = MarketSeries(*key)
-            self.size += series.size
         self.series.move_to_end(key)
-        before = series.size
         try:
             yield series
         finally:
-            if self.size + series.size - before > self.bounds.size:
-                series.trim(self.bounds.size // len(self.series))
-            self.size += series.size - before
+            self._count(series)
             self._keep_bounds()
 
+    def _count(self, series: MarketSeries) -> None:
+        self.size -= series.counted
+        series.counted = series.size
+        self.size += series.counted
+
     def _keep_bounds(self) -> None:
-        while len(self.series) > 1 and (
-            self.size > self.bounds.size or len(self.series) > self.bounds.series
-        ):
-            _, silent = self.series.popitem(last=False)
-            self.size -= silent.size
-            self._forgotten()
+        """Trim series to their share in turn; only where that is too little forget any.
+
+        They are trimmed somewhat below it, so that the next is not due before there is as much
+        news: a message causes one look at another series in the mean, whatever their number.
+        """
+        while len(self.series) > self.bounds.series:
+            self._forget()
+        looks = 0
+        while self.size > self.bounds.size and len(self.series) > 1:
+            if looks > len(self.series):
+                self._forget()
+                continue
+            if not self._turns:
+                self._turns.extend(self.series)
+            series = self.series.get(self._turns.popleft())
+            looks += 1
+            most = int(TRIMMED * self.bounds.size / len(self.series))
+            if series is not None and series.counted > most:
+                series.trim(most)
+                self._count(series)
+
+    def _forget(self) -> None:
+        _, silent = self.series.popitem(last=False)
+        self.size -= silent.counted
+        self._forgotten()
 
     def _clock_latency(self, series: MarketSeries, as_of_ms: int, appended_ms: int) -> None:
-        at = _at_close(series.candles, as_of_ms)
-        if at is not None:
-            self.latencies_ms.append(max(appended_ms - series.candles[at].appended_ms, 0))
+        candle = series.candles.closed_at(as_of_ms)
+        if candle is not None:
+            self.latencies_ms.append(max(appended_ms - candle.appended_ms, 0))
 
     def _pool(self, interval: str, step: int, row: tuple[Any, ...]) -> None:
         key = interval, step
@@ -422,39 +417,6 @@ def _step_of(outcome: KeptOutcome) -> int:
 def _length_of(pooled: tuple[tuple[str, int], ScoreTable]) -> tuple[int, int]:
     (interval, step), _ = pooled
     return INTERVALS_MS[interval], step
-
-
-def _place(candles: list[KeptCandle], candle: KeptCandle, capacity: int) -> bool:
-    """Put a candle in its place by time; return whether that changed anything."""
-    if not candles or candle.open_ms > candles[-1].open_ms:
-        candles.append(candle)
-        if len(candles) > capacity:
-            del candles[0]
-        return True
-    at = bisect_left(candles, candle.open_ms, key=_open_ms)
-    if candles[at].open_ms == candle.open_ms:
-        if candles[at].as_json() == candle.as_json():
-            return False
-        candles[at] = candle
-        return True
-    if len(candles) >= capacity:
-        return False
-    candles.insert(at, candle)
-    return True
-
-
-def _at_close(candles: list[KeptCandle], close_ms: int) -> int | None:
-    """Return the place of the candle that closed at a time; None where there is none."""
-    at = bisect_left(candles, close_ms, key=_close_ms)
-    return at if at < len(candles) and candles[at].close_ms == close_ms else None
-
-
-def _open_ms(candle: KeptCandle) -> int:
-    return candle.open_ms
-
-
-def _close_ms(candle: KeptCandle) -> int:
-    return candle.close_ms
 
 
 def quantile(values: Iterable[int], level: float) -> float | None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import orjson
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
@@ -22,6 +23,7 @@ from api.edge.problems import FieldError, ProblemError, broken_field, problem
 from api.edge.requests import answer
 from api.edge.routing import Routes
 from api.forecast.bodies import ModelCard
+from api.forecast.histories import Series
 from api.stream.bodies import (
     MOST_FEATURES,
     ForecastHistory,
@@ -88,7 +90,7 @@ def stream_routes(
     @routes.get(
         "/v1/forecasts", scope=Scope.READ, response_model=LatestForecasts, openapi_extra=STREAM
     )
-    async def latest(request: Request) -> Response:
+    async def list_forecasts(request: Request) -> Response:
         """Give the newest forecast of each symbol and interval, by symbol."""
         require_stream(live)
         symbols, interval = read_symbols(request), read_interval(request)
@@ -102,11 +104,11 @@ def stream_routes(
         response_model=ForecastHistory,
         openapi_extra=HISTORY,
     )
-    async def history(request: Request) -> Response:
+    async def get_history(request: Request) -> Response:
         """Give the last candles of a symbol and the forecasts made at them, with outcomes."""
         count = read_count(request)
         series = find(live, request)
-        candles = series.candles[-count:]
+        candles = series.candles.newest(count)
         first_ms = candles[0].close_ms if candles else 0
         times = sorted(series.forecasts)
         chosen = [as_of for as_of in times if as_of >= first_ms][-count:]
@@ -125,7 +127,7 @@ def stream_routes(
         response_model=Forecast,
         openapi_extra=SYMBOL,
     )
-    async def newest(request: Request) -> Response:
+    async def get_forecast(request: Request) -> Response:
         """Give the newest forecast of a symbol."""
         past = find(live, request).latest
         if past is None:
@@ -133,19 +135,19 @@ def stream_routes(
         return answer(orjson.Fragment(past.encoded))
 
     @routes.get("/v1/scores", scope=Scope.READ, response_model=ScoresAnswer, openapi_extra=STREAM)
-    async def all_scores(request: Request) -> Response:
+    async def get_scores(request: Request) -> Response:
         """Give the live accuracy, coverage and drift of each symbol and of all together."""
         require_stream(live)
         return await scores.answer(read_symbols(request), read_interval(request))
 
     @routes.get("/v1/status", scope=Scope.READ, response_model=StreamStatus)
-    async def status(request: Request) -> Response:
+    async def get_status(request: Request) -> Response:
         """Give the state of the stream as this instance sees it, also while it is not followed."""
         del request
         return answer(status_of(live, card()))
 
     @routes.get("/v1/stream", scope=Scope.READ, response_class=Response, openapi_extra=EVENTS)
-    async def stream(request: Request) -> Response:
+    async def stream_events(request: Request) -> Response:
         """Send candles, forecasts and scores as they arrive, as server-sent events.
 
         Events are named ``candle``, ``forecast`` and ``score``. The first one is ``hello``, after
@@ -347,6 +349,7 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
     return {
         "connected": live.connected,
         "detail": live.detail,
+        "kafka": live.kafka,
         "since_ms": live.since_ms,
         "lag": live.lag,
         "series": len(live.market.series),
@@ -393,6 +396,21 @@ def find(live: StreamView, request: Request) -> MarketSeries:
     return max(chosen, key=lambda series: max(series.forecasts))
 
 
+def held_of(live: StreamView, symbol: str, interval: str) -> Series:
+    """Return the newest candles of a series that are kept; raises the 404 or 503 problem."""
+    require_stream(live)
+    series = live.market.series.get((symbol, interval))
+    if series is None or not len(series.candles):
+        message = f"expected a series that the stream has, got {symbol} {interval}"
+        raise problem(404, FieldError(field="symbol", rule="unknown", message=message))
+    candles = list(series.candles)
+    prices = np.array(
+        [(kept.open, kept.high, kept.low, kept.close, kept.volume) for kept in candles]
+    )
+    opened = np.array([kept.open_ms for kept in candles], np.int64)
+    return Series(prices, symbol, interval, candles[-1].close_ms, opened)
+
+
 def read_symbols(request: Request) -> frozenset[str] | None:
     """Return the symbols in a query, None for all."""
     given = request.query_params.getlist("symbols")
@@ -414,10 +432,10 @@ def read_interval(request: Request) -> str | None:
 
 def read_kinds(request: Request) -> frozenset[str] | None:
     """Return the kinds of events in a query, None for all."""
-    given = request.query_params.get("events")
-    if given is None:
+    given = request.query_params.getlist("events")
+    if not given:
         return None
-    kinds = frozenset(given.split(","))
+    kinds = frozenset(kind for part in given for kind in part.split(","))
     if not kinds <= KINDS:
         raise broken_field(("events",), "unknown", f"some of {', '.join(sorted(KINDS))}", "others")
     return kinds

@@ -8,7 +8,7 @@ from typing import Final
 
 from shared.kafka import Partition, Record, partition_of
 
-ENOUGH: Final = 1_000
+ENOUGH: Final = 200
 """Waiting records of a partition from which it is read no further until others catch up."""
 
 
@@ -30,9 +30,11 @@ class TimeOrder:
         return not self._ends and not any(self._waiting.values())
 
     @property
-    def ahead(self) -> list[Partition]:
-        """Partitions that are read far enough for now."""
-        return [part for part, records in self._waiting.items() if len(records) >= ENOUGH]
+    def wanted(self) -> list[Partition]:
+        """The partitions that are not read far enough for now; none once it is over: all."""
+        if self.is_over:
+            return []
+        return [part for part, records in self._waiting.items() if len(records) < ENOUGH]
 
     def add(self, records: Sequence[Record]) -> Iterator[Record]:
         """Take what was read, and yield what is next by time, each partition in its own order."""

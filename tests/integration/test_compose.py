@@ -34,7 +34,7 @@ from shared.settings import ServiceSettings, variable
 from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerSettings
 from tests.integration.processes import wait_until
-from trainer.settings import WatchSettings
+from trainer.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,7 @@ from producer.settings import ProducerSettings
 from shared.settings import ServiceSettings, variable
 from shared.topic_tool import TopicsSettings
 from stream_app.settings import WorkerSettings
-from trainer.settings import WatchSettings
+from trainer.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.integration
 

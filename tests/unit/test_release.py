@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import tarfile
 import tomllib
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs import release
+from docs import compatibility, release
 from tests.documents import ROOT
 
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n- new\n\n## 0.2.0 \N{EN DASH} 2026-11-26\n\n- old\n"
@@ -47,11 +48,19 @@ def test_the_version_is_written_everywhere(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "CITATION.cff"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
+    docs = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs" / "schemas", docs / "schemas")
+    shutil.copytree(ROOT / "docs" / "released", docs / "released")
+    shutil.copy(ROOT / "docs" / "asyncapi.yaml", docs)
     release.write_version(tmp_path, "9.9.9", "2027-01-02")
     project = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((tmp_path / "CITATION.cff").read_text())
     assert project["version"] == citation["version"] == "9.9.9"
     assert citation["date-released"] == "2027-01-02"
+    kept = docs / "released" / "9.9.9"
+    assert [*(docs / "released").iterdir()] == [kept]
+    assert sorted(path.name for path in kept.iterdir()) == ["asyncapi.yaml", "schemas"]
+    assert compatibility.faults(docs) == []
 
 
 def test_the_citation_has_the_project_s_version() -> None:

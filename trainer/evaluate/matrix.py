@@ -19,10 +19,10 @@ from shared.forecaster import Forecaster, Prediction
 from shared.shortfall import shortfalls
 from shared.window import held
 from trainer.dataset import SymbolCandles
-from trainer.evaluate import backtest
+from trainer.evaluate import backtest, tail_tests
 from trainer.evaluate.baselines.har import least_variance
 from trainer.evaluate.baselines.run import BASELINES
-from trainer.evaluate.baselines.walk import Timed, Walk, past_moves
+from trainer.evaluate.baselines.walk import Baseline, Walk, past_moves, walked
 from trainer.evaluate.evaluation import MODEL
 from trainer.evaluate.losses import pinball, qlike
 from trainer.evaluate.realised import mean_ahead, range_variances
@@ -45,8 +45,11 @@ SLOW_ISLANDS: Final = 12
 
 SLOW_ROWS: Final = 1500
 
-KUPIEC_ROWS: Final = 250
-"""Forecasts of a symbol that Kupiec's test asks for."""
+TEST_ROWS: Final = 250
+"""Forecasts of a symbol that the tests of its tail ask for."""
+
+REFUSED: Final = 0.05
+"""Largest p value at which a test refuses."""
 
 CURRENCIES: Final = frozenset(
     {"AUD", "CAD", "CHF", "EUR", "GBP", "JPY", "NZD", "USD", "XAG", "XAU"}
@@ -92,7 +95,8 @@ class Tail(_Part):
     hit_1: float  # % of outcomes below the 1 % quantile
     hit_2_5: float
     kupiec: float | None  # % of symbols whose 1 % hits Kupiec's test does not refuse
-    christoffersen: float | None  # % of symbols whose hits do not cluster
+    christoffersen: float | None  # % of symbols whose hits do not follow each other
+    dynamic_quantile: float | None  # % of symbols whose hits nothing foretells
     es_ratio: float  # mean return below the 2.5 % quantile over the forecast one
     rmse_ratio: float  # of the median, over persistence's
     ic: float | None  # mean correlation of median and return over the symbols of a time
@@ -206,7 +210,7 @@ def _losses(
     made = {MODEL: backtest.predict_all(forecaster, island.candles, first, stop, interval)}
     for name in names:
         baseline, until = BASELINES[name](), min(stop, first + SLOW_ROWS) if name in SLOW else stop
-        made[baseline.name] = _walked(name, island.candles, first, until, forecaster)
+        made[baseline.name] = _walked(baseline, island.candles, first, until, forecaster)
     log_close, ranges = np.log(candles[:, 3]), range_variances(candles)
     floor = least_variance(ranges)
     rows = np.arange(first, stop)
@@ -236,15 +240,12 @@ def _losses(
 
 
 def _walked(
-    name: str, candles: SymbolCandles, first: int, stop: int, forecaster: Forecaster
+    baseline: Baseline, candles: SymbolCandles, first: int, stop: int, forecaster: Forecaster
 ) -> Prediction:
     """Return a baseline's forecasts at candles ``first`` to ``stop - 1``."""
     refit = max(LEAST_REFIT, -(-(stop - first) // FITS))
     walk = Walk(forecaster.horizons, forecaster.quantile_levels, first, refit)
-    method = BASELINES[name]()
-    if isinstance(method, Timed):
-        method = method.timed(candles.open_ms[:stop])
-    return method.forecast(held(candles.candles[:stop]), walk)
+    return walked(baseline, candles.open_ms[:stop], held(candles.candles[:stop]), walk)
 
 
 def _cells(group: str, step: int, islands: Sequence[Losses]) -> Iterator[Cell]:
@@ -322,8 +323,11 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
     hits = {level: returns <= q[level] for level in (0.01, 0.025)}
     worst = hits[0.025]
     shortfall = shortfalls(levels, quantiles)[:, 1]
-    tests = [_tests(island.returns <= island.quantiles[:, levels.index(0.01)]) for island in islands
-             if len(island.returns) >= KUPIEC_ROWS]  # fmt: skip
+    tests = np.array([_tests(island, levels.index(0.01), step) for island in islands
+                      if len(island.returns) >= TEST_ROWS])  # fmt: skip
+    kupiec, christoffersen, dynamic_quantile = (
+        100 * (tests > REFUSED).mean(axis=0) if len(tests) else [None] * 3
+    )
     median = q[0.5]
     ic, rank_ic = _information(
         np.concatenate([island.open_ms for island in islands]), median, returns
@@ -336,13 +340,25 @@ def _tail(group: str, step: int, islands: Sequence[Losses], levels: Sequence[flo
         inside_90=100 * float(((returns >= q[0.05]) & (returns <= q[0.95])).mean()),
         hit_1=100 * float(hits[0.01].mean()),
         hit_2_5=100 * float(worst.mean()),
-        kupiec=100 * float(np.mean([passed[0] for passed in tests])) if tests else None,
-        christoffersen=100 * float(np.mean([passed[1] for passed in tests])) if tests else None,
+        kupiec=kupiec,
+        christoffersen=christoffersen,
+        dynamic_quantile=dynamic_quantile,
         es_ratio=float(returns[worst].mean() / shortfall[worst].mean()),
         rmse_ratio=float(np.sqrt(((returns - median) ** 2).mean() / (returns**2).mean())),
         ic=ic,
         rank_ic=rank_ic,
         **_volatility(islands),
+    )
+
+
+def _tests(island: Losses, column: int, step: int) -> tuple[float, float, float]:
+    """Return the p values of the tests of the 1 % quantile's hits."""
+    quantiles = island.quantiles[:, column]
+    hits = island.returns <= quantiles
+    return (
+        tail_tests.kupiec(hits, 0.01),
+        tail_tests.christoffersen(hits),
+        tail_tests.dynamic_quantile(hits, quantiles, 0.01, step),
     )
 
 
@@ -374,28 +390,3 @@ def _volatility(islands: Sequence[Losses]) -> dict[str, float]:
         "volatility_r2": float(1 - (apart**2).sum() / ((came - came.mean()) ** 2).sum()),
         "volatility_mae": 100 * float(np.abs(apart).mean() / came.mean()),
     }
-
-
-def _tests(hits: NDArray[np.bool_], level: float = 0.01) -> tuple[bool, bool]:
-    """Return whether a series of hits passes Kupiec's and Christoffersen's tests at 5 %.
-
-    Kupiec (1995), "Techniques for verifying the accuracy of risk measurement models";
-    Christoffersen (1998), "Evaluating interval forecasts".
-    """
-    count, total = int(hits.sum()), len(hits)
-    kupiec = 2 * (
-        _log_likelihood(count, total, count / total) - _log_likelihood(count, total, level)
-    )
-    before, after = hits[:-1], hits[1:]
-    pairs = [(int((after & state).sum()), int(state.sum())) for state in (before, ~before)]
-    share = int(after.sum()) / len(after)
-    alone = sum(_log_likelihood(n, m, n / m if m else 0.0) for n, m in pairs)
-    joined = sum(_log_likelihood(n, m, share) for n, m in pairs)
-    limit = float(stats.chi2.ppf(0.95, 1))
-    return bool(kupiec <= limit), bool(2 * (alone - joined) <= limit)
-
-
-def _log_likelihood(count: int, total: int, share: float) -> float:
-    """Return the log likelihood of ``count`` hits of ``total`` at a probability."""
-    hit = count * np.log(share) if count else 0.0
-    return float(hit + ((total - count) * np.log1p(-share) if total > count else 0.0))

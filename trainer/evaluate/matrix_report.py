@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import jinja2
-
+from trainer.evaluate import pages
 from trainer.evaluate.matrix import Cell, Matrix
 
 TEMPLATE: Final = "matrix.html.j2"
@@ -31,14 +30,7 @@ def html(found: Matrix) -> str:
     rows: dict[str, dict[tuple[str, str], dict[int, Cell]]] = {loss: {} for loss in LOSSES}
     for cell in found.cells:
         rows[cell.loss].setdefault((cell.group, cell.baseline), {})[cell.step] = cell
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer.evaluate", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return pages.template(TEMPLATE).render(
         found=found,
         losses=LOSSES,
         rows=rows,

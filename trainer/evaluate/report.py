@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import jinja2
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from trainer.evaluate import figures
+from trainer.evaluate import figures, pages
 from trainer.evaluate.evaluation import MAIN_BASELINES, MANY, MODEL, Comparison, Evaluation, Scores
 from trainer.evaluate.losses import Symbol
 
@@ -108,17 +107,11 @@ def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> 
         for loss in LOSS_NAMES
         if any(comparison.loss == loss for comparison in evaluation.comparisons)
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer.evaluate", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        date=_date, minute=_minute, percent=_percent, points=_points, milli=_milli, short=_short
-    )
-    return environment.get_template(TEMPLATE).render(
+    template = pages.template(
+        TEMPLATE, date=_date, minute=_minute, percent=_percent, points=_points, milli=_milli,
+        short=_short,
+    )  # fmt: skip
+    return template.render(
         report=report,
         evaluation=evaluation,
         model=MODEL,

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from shared.kafka import KafkaSettings, Partition
 from shared.score_messages import InvalidScore, Scores
 from shared.scores import ROW, WORSE, Rows, Summary, row_of, summarise
 from shared.topics import partitions_of
-from trainer.evaluate import figures
+from trainer.evaluate import figures, pages
 
 TEMPLATE: Final = "scores.html.j2"
 
@@ -224,18 +223,13 @@ def write(made: Report, path: Path) -> None:
 
 def html(made: Report) -> str:
     """Return the page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer.evaluate", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(date=lambda millis: date(millis, made.period_ms), percent=percent)
     by_interval: dict[str, list[Step]] = {}
     for step in made.steps:
         by_interval.setdefault(step.interval, []).append(step)
-    return environment.get_template(TEMPLATE).render(
+    template = pages.template(
+        TEMPLATE, date=lambda millis: date(millis, made.period_ms), percent=percent
+    )
+    return template.render(
         report=made,
         by_interval=by_interval,
         plots={name: figures.scores(list(_plotted(steps))) for name, steps in by_interval.items()},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import re
 import shutil
 import threading
@@ -10,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Final, Self
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from prometheus_client import CollectorRegistry
 
@@ -108,8 +112,8 @@ class Site:
             for made in self._worker.forecasts[forecasts:]:
                 origin = self._next(1)
                 timed = made.model_copy(update={"made_at_ms": now_ms})
-                events = market.add_forecast(timed, now_ms + lag_ms, origin)
-                self.live.hub.publish(origin, events)
+                event = market.add_forecast(timed, now_ms + lag_ms, origin)
+                self.live.hub.publish(origin, event)
             for settled in self._worker.scores[scores:]:
                 origin = self._next(2)
                 self.live.hub.publish(origin, market.add_scores(settled, origin))
@@ -190,6 +194,18 @@ def test_a_new_candle_is_shown_within_two_seconds(browser: Browser, site: Site) 
         assert complaints == []
 
 
+EVENT_SOURCE: Final = """
+window.events = [];
+window.source = new EventSource("/v1/stream?events=candle");
+for (const kind of ["open", "hello", "reset", "resumed", "candle"])
+  source.addEventListener(kind, () => events.push(kind));
+"""
+
+
+def heard(page: Page, condition: str) -> None:
+    wait_until(lambda: page.evaluate(condition), 15, condition)
+
+
 def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
     port = free_ports(1)[0]
     candles = walk(120)
@@ -197,10 +213,19 @@ def test_it_survives_a_restart_of_the_api(browser: Browser) -> None:
         site.play(candles[:80])
         with opened(browser, f"{site.url}/dashboard") as (page, _):
             expect(page.locator("#rows tr")).to_have_count(1)
+            page.evaluate(EVENT_SOURCE)
+            heard(page, "events.includes('hello')")
             site.__exit__()
             expect(page.locator("#state")).to_have_text("Reconnecting")
+            page.evaluate("events.length = 0")
             with Site(port) as again:
+                again.live.connected = False  # a browser gives up on any status but 200
+                heard(page, "events.includes('open')")
+                assert page.evaluate("source.readyState") == 1
+                again.live.connected = True
+                heard(page, "events.includes('reset') || events.includes('resumed')")
                 again.play(candles[:110])
+                heard(page, "events.includes('candle')")
                 expect(page.locator("#state")).to_have_text("Live")
                 expect(page.locator("#subtitle")).to_contain_text("last 2010-04-23")
                 again.play(candles[110:111])
@@ -278,7 +303,7 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         )
         assert "warn" in str(drift.locator("..").get_attribute("class"))  # a saw is no market
         expect(page.locator("#coverage-note")).to_contain_text("60 scored")
-        skill = page.locator("#rows td:nth-child(6)")
+        skill = page.locator("#rows td:nth-child(7)")
         expect(skill).to_have_text(re.compile(r"^worse than no model \(.\d+\.\d %\)$"))
         expect(page.locator("#calibration-note")).to_have_text(
             "AAPL 1d, 1 candle ahead: the newest 60 forecasts that have been scored"
@@ -293,6 +318,70 @@ def test_the_health_of_the_stream_is_shown(browser: Browser, site: Site) -> None
         expect(page.locator("#lag")).not_to_have_text("0")
         site.live.connected = True
         expect(page.locator("#state")).to_have_text("Live")
+
+
+def test_the_table_says_what_the_forecast_is_worth(browser: Browser, site: Site) -> None:
+    candles = walk(100)
+    site.play(candles)
+    with opened(browser, f"{site.url}/dashboard#AAPL/1d") as (page, complaints):
+        cells = page.locator("#rows td")
+        expect(cells.nth(3)).to_have_text(re.compile(r"^\d+\.\d \u00d7$"))  # once it is scored
+        move, usual, _, risk, *_ = cells.all_inner_texts()[2:]
+        newest = site.live.market.series["AAPL", "1d"].latest
+        assert newest is not None
+        made = json.loads(newest.encoded)
+        low = made["horizons"][0]["quantiles"]["0.05"]
+        assert float(risk.removesuffix(" %").replace("\u2212", "-")) == pytest.approx(
+            100 * (low / made["last_close"] - 1), abs=0.006
+        )
+        changes = [abs(math.log(b.close / a.close)) for a, b in pairwise(candles[-61:])]
+        mean = sum(changes) / len(changes)
+        expected = float(move.removeprefix("± ").removesuffix(" %")) / 100
+        assert float(usual.removesuffix(" \u00d7")) == pytest.approx(expected / mean, abs=0.06)
+        assert page.url.endswith("#AAPL/1d")
+        assert complaints == []
+
+
+def test_each_trouble_is_said_in_its_own_words(browser: Browser, site: Site) -> None:
+    site.live.kafka = "broker-1:9092"
+    site.play(walk(LENGTH - 1))
+    with opened(browser, f"{site.url}/dashboard#NONE/1h") as (page, _):
+        trouble = page.locator("#trouble")
+        expect(page.locator("#empty-title")).to_have_text("Candles come, forecasts do not yet")
+        expect(trouble).to_be_hidden()
+        site.play(walk(90)[LENGTH - 1 :])
+        page.reload()
+        expect(trouble).to_contain_text("The stream has no NONE 1h")
+        page.evaluate("location.hash = '#AAPL/1d'")
+        expect(trouble).to_be_hidden()
+        site.live.since_ms = 1_700_000_000_000
+        site.live.connected, site.live.detail = (
+            False,
+            "Kafka, or one of its topics, is out of reach",
+        )
+        expect(trouble).to_contain_text(
+            "Kafka at broker-1:9092 cannot be reached since 2023-11-14 22:13:20 UTC"
+        )
+        site.live.detail = "reading the topics' newest messages"
+        expect(trouble).to_contain_text("reading the topics' newest messages")
+        site.live.connected = True
+        expect(trouble).to_be_hidden()
+        site.__exit__()
+        expect(trouble).to_contain_text("The connection to the API is lost")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(browser: Browser, site: Site, scheme: str) -> None:
+    site.play(walk(100))
+    options = {"color_scheme": scheme, "reduced_motion": "reduce", "bypass_csp": True}
+    with opened(browser, f"{site.url}/dashboard", **options) as (page, _):
+        expect(page.locator("#coverages tr")).to_have_count(3)
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        site.live.connected = False
+        expect(page.locator("#trouble")).to_be_visible()
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
 
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
@@ -321,6 +410,7 @@ def test_500_symbols_sort_filter_and_obey_the_keyboard(browser: Browser, site: S
         page.keyboard.press("/")
         page.keyboard.type("s04")
         expect(page.locator("#rows tr")).to_have_count(10)
+        expect(page.locator("#count")).to_have_text("10 of 500")
         page.locator("#rows tr").first.focus()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import schemathesis
 from hypothesis import settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from api.stream.follower import StreamView
 from api.stream.hub import Hub
@@ -22,12 +18,19 @@ from tests.streams import published
 from tests.unit.api.client import application
 from tests.unit.api.stream.test_market import play
 
-CHECKS = (
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-)
+load_all_checks()
+
+BEYOND_SCHEMAS: Final = {
+    "int_type",  # 1.0 is an integer there
+    "inconsistent",  # prices of a candle, or its times, contradict each other
+    "missing",  # times without an interval, or of some candles alone
+    "not_rising",
+    "other_interval",
+    "too_near",
+    "not_finite",  # candles of which the model makes no finite number
+    "shape",
+}
+"""Rules between fields, which JSON Schema cannot say."""
 
 
 def make_app() -> Any:
@@ -44,4 +47,12 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", make_app())
 @schema.parametrize()
 @settings(max_examples=12, deadline=None)
 def test_every_operation_answers_as_described(case: Any) -> None:
-    case.call_and_validate(checks=list(CHECKS))
+    answer = case.call()
+    checks = CHECKS.get_all()
+    if answer.status_code == 422 and _rules(answer.json()) <= BEYOND_SCHEMAS:
+        checks.remove(positive_data_acceptance)
+    case.validate_response(answer, checks=checks)
+
+
+def _rules(problem: dict[str, Any]) -> set[str]:
+    return {error["rule"] for error in problem["errors"]}

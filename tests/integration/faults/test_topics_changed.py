@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from shared import topics as topics_of
 from shared.candles import Candle
@@ -259,6 +260,40 @@ def test_candles_that_retention_took_before_they_were_read_are_counted(
     assert sum(lost) == len(gone)
     assert "were gone from the topic before they were read" in worker.process.log.read_text()
     wait_until(lambda: worker.probe("/livez") == 200, 10, "liveness", process=worker.process)
+    assert worker.process.stop(15) == 0
+
+
+def test_a_deleted_group_costs_a_reading_and_nothing_else(
+    processes: Processes, topics: WorkerTopics
+) -> None:
+    """Without its offsets the topic is read from its beginning; the windows know what they had."""
+    warm(processes, topics)
+    before = count(topics.bootstrap, topics.forecasts)
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=topics.bootstrap)
+        await admin.start()
+        try:
+            client = admin._client  # aiokafka has no method for it
+            answer = await client.send(
+                client.get_random_node(), DeleteGroupsRequest([topics.group])
+            )
+            assert answer.results == [(topics.group, 0)]
+        finally:
+            await admin.close()
+
+    asyncio.run(asyncio.wait_for(delete(), DONE_S))
+    more = market(2, first=NEEDED + EXTRA)
+    write_candles(topics.bootstrap, topics.candles, more)
+    worker = start_worker(processes, topics)
+    made = wait_for(topics, before + len(more), worker, more[0].open_ms)
+    again = 'candlecast_candles_consumed_total{"outcome": "redelivered"}'
+    wait_until(
+        lambda: worker.metrics().get(again) == len(SYMBOLS) * (NEEDED + EXTRA),
+        DONE_S, "all read again", process=worker.process,
+    )  # fmt: skip
+    assert {(one.symbol, one.as_of_ms) for one in made} == {(c.symbol, c.close_ms) for c in more}
+    assert count(topics.bootstrap, topics.forecasts) == before + len(more), "no repeats"
     assert worker.process.stop(15) == 0
 
 

@@ -6,12 +6,16 @@ import asyncio
 import json
 import logging
 import math
+import os
+import random
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +25,28 @@ import pytest
 from mlflow import MlflowClient
 
 from shared import bundle
+from shared.bundle import Bundle
 from shared.candles import Candle
+from shared.drift import THRESHOLD
+from shared.forecaster import ModelSet, OnnxForecaster
 from shared.leash import Leash
 from shared.model_store import Decision, ModelStore
-from shared.topics import candles_topic, ensure
+from shared.objects import open_objects
+from shared.topics import candles_topic, ensure, market_topics
 from tests.candles import candle
 from tests.integration.processes import wait_until
-from tests.integration.topics import write_candles
+from tests.integration.topics import write, write_candles
 from tests.recipes import Recipe
+from tests.streams import Stream
+from trainer import snapshot
 from trainer.__main__ import main
-from trainer.settings import WatchSettings
-from trainer.watch import JOURNAL
+from trainer.journal import JOURNAL
+from trainer.journal import read as read_journal
+from trainer.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.integration
+
+ROUNDS = int(os.environ.get("CANDLECAST_FAULT_ROUNDS", "1"))
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 LATE = Recipe(name="late", spread=0.1, horizons=(1, 5, 10), levels=LEVELS)
@@ -62,16 +75,19 @@ def flags(
 ) -> list[str]:
     """Return the flags of a watch over a topic of three symbols and a store with a bad champion."""
     levels = ",".join(map(str, LEVELS))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other are slow
     for name, value in (("HIDDEN", "4"), ("MAX_EPOCHS", "2"), ("QUANTILES", levels)):
         monkeypatch.setenv(f"CANDLECAST_TRAINER_{name}", value)
     flags = [
         "--bootstrap", kafka, "--candles-topic", unique_name("candles"),
+        "--scores-topic", unique_name("scores"),
         "--snapshots", str(tmp_path / "snapshots"), "--models", str(tmp_path / "models"),
         "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--metrics-port", "0",
         "--min-windows", "500", "--test-share", "0.3",
     ]  # fmt: skip
     settings = WatchSettings.read(flags, "x")
-    asyncio.run(ensure(settings, [candles_topic(settings)]))
+    [scores] = [made for made in market_topics(settings) if made.name == settings.scores_topic]
+    asyncio.run(ensure(settings, [candles_topic(settings), scores]))
     write_candles(
         kafka,
         settings.candles_topic,
@@ -79,8 +95,16 @@ def flags(
     )
     store = ModelStore(settings.models)
     folder = LATE.write(tmp_path / "late")
-    store.promote(store.put(bundle.contents_of(folder)), "1d", decision=Decision("to begin with"))
+    store.promote(
+        store.put(bundle.contents_of(folder)), "1d", decision=Decision("to begin with", at_ms=1)
+    )
     return flags
+
+
+@pytest.fixture
+def untracked(flags: list[str]) -> list[str]:
+    """Return the same flags without MLflow, whose database takes seconds to make."""
+    return ["" if flag.startswith("sqlite:") else flag for flag in flags]
 
 
 def journal(tmp_path: Path) -> list[dict[str, Any]]:
@@ -99,40 +123,110 @@ def probe(address: str) -> tuple[int, str]:
     return status, " ".join(json.loads(body)["detail"].split()[:2])
 
 
-def test_a_better_challenger_is_promoted_and_the_rest_told(
-    flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def drifting(kafka: str, settings: WatchSettings, model: Bundle) -> None:
+    """Let the stream score a model, and one more day come."""
+    stream = Stream(ModelSet(OnnxForecaster(model)))
+    days = {name: moving(name, seed, 701) for seed, name in enumerate("ABC")}
+    for candles in days.values():
+        stream.take(*candles[:200])
+    write(kafka, settings.scores_topic, [(b"A", scores.encode()) for scores in stream.scores])
+    write_candles(kafka, settings.candles_topic, (candles[-1] for candles in days.values()))
+
+
+def test_a_challenger_is_trained_on_drift_and_promoted_and_the_rest_is_logged(
+    kafka: str, flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "trainer")
-    store = ModelStore(str(tmp_path / "models"))
+    settings = WatchSettings.read(flags, "x")
+    store = ModelStore(settings.models)
     few = [*flags, "--once", "--min-windows", "100000"]
     assert main(["watch", *few]) == 0
     assert "too few windows" in caplog.text
     assert main(["watch", *flags, "--once", "--dry-run"]) == 0
     [attempt] = journal(tmp_path)
-    assert attempt["outcome"] == "promoted", attempt
+    assert (attempt["outcome"], attempt["trigger"]) == ("promoted", "schedule"), attempt
     assert attempt["figures"]["skill"] > 0.1
-    champion = store.champions().at("1d")
-    assert champion is not None
-    assert champion.choice.version.startswith("late-")
+    late = store.champions().at("1d")
+    assert late is not None
+    assert late.choice.version.startswith("late-")
 
-    (tmp_path / "models" / JOURNAL).unlink()
+    hasty = [*flags, "--once", "--cooldown-hours", "1e-9"]
+    caplog.clear()
+    assert main(["watch", *hasty]) == 0
+    assert "nothing is trained: it was tried" in caplog.text  # there is no drift yet
+    drifting(kafka, settings, store.load(late.choice.bundle))
+    assert main(["watch", *hasty, "--drift-share", "0"]) == 0
+    assert len(journal(tmp_path)) == 1
     assert main(["watch", *flags, "--once"]) == 0
+    assert len(journal(tmp_path)) == 1  # the cool-down holds for a drift too
+    assert main(["watch", *hasty]) == 0
+    [_, attempt] = journal(tmp_path)
+    assert (attempt["outcome"], attempt["trigger"]) == ("promoted", "drift"), attempt
+    assert f"the forecasts of {late.choice.version} drift: 3 of 3 series drift" in caplog.text
+    assert attempt["figures"]["drift_evidence"] >= THRESHOLD
+    assert attempt["figures"]["drift_spread"] < 0.5
     champion = store.champions().at("1d")
     assert champion is not None
-    assert champion.choice.version == attempt["version"]  # trained again to the same bits
-    assert "lower over" in champion.choice.why
+    assert champion.choice.version == attempt["version"]
+    assert champion.choice.why.startswith("drift: pinball")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     named = client.get_model_version_by_alias("candlecast-1d", "champion")
     assert client.get_run(str(named.run_id)).data.tags["model_version"] == attempt["version"]
-    gate = client.get_run(champion.choice.run)
-    assert gate.data.metrics["skill"] == pytest.approx(attempt["figures"]["skill"])
+    gate = client.get_run(champion.choice.run).data
+    assert gate.tags["trigger"] == "drift"
+    for figure in ("skill", "drift_evidence", "drift_spread"):
+        assert gate.metrics[figure] == pytest.approx(attempt["figures"][figure])
 
     caplog.clear()
-    assert main(["watch", *flags, "--once"]) == 0
-    assert "nothing is trained: it was tried" in caplog.text
-    assert len(journal(tmp_path)) == 1
+    assert main(["watch", *hasty]) == 0
+    assert "nothing is trained: it was tried" in caplog.text  # the scores are of the former one
     assert main(["watch", *flags, "--once", "--every-hours", "1e-9"]) == 0
     assert "nothing is trained: no new candle" in caplog.text
+    assert len(journal(tmp_path)) == 2
+
+
+def test_a_shadow_forecasts_beside_the_champion_and_is_promoted_once_it_has_shown_enough(
+    kafka: str,
+    untracked: list[str],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each look is a watch of its own, which knows what the one before left in the store."""
+    caplog.set_level(logging.INFO, "trainer")
+    settings = WatchSettings.read(untracked, "x")
+    store = ModelStore(settings.models)
+    objects = open_objects(settings.models)
+    look = ["watch", *untracked, "--once", "--shadow", "50"]
+    days = {name: moving(name, seed, 801) for seed, name in enumerate("ABC")}
+
+    def come(first: int, last: int) -> None:
+        some = (made for candles in days.values() for made in candles[first:last])
+        write_candles(kafka, settings.candles_topic, some)
+
+    assert main(look) == 0
+    shadow = read_journal(objects).shadows["1d"]
+    assert "is a shadow for 50 candles a series" in caplog.text
+    come(700, 770)
+    assert main(look) == 0
+    assert "is a shadow: 69 of 50 candles a series, 69 of 100 days" in caplog.text
+    assert not read_journal(objects).of("1d")
+    capsys.readouterr()
+    assert main(["gc", "--models", settings.models, "--dry-run", "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)["kept"]
+    assert kept[shadow.bundle] == "it forecasts beside the champion of 1d"
+    come(770, 801)
+    assert main(look) == 0
+    [attempt] = read_journal(objects).of("1d")
+    assert (attempt.outcome, attempt.version) == ("promoted", shadow.version), attempt
+    assert attempt.figures["days"] == 100
+    assert attempt.newest_ms == days["A"][699].open_ms
+    assert read_journal(objects).shadows == {}
+    champion = store.champions().at("1d")
+    assert champion is not None
+    assert champion.choice.bundle == shadow.bundle
+    [trained] = [made.config for made in store.bundles() if made.digest == shadow.bundle]
+    assert trained is not None
+    assert trained.data.last_ms == days["A"][699].open_ms  # it saw all that there was
 
 
 def trainings_of(pid: int) -> list[psutil.Process]:
@@ -141,12 +235,12 @@ def trainings_of(pid: int) -> list[psutil.Process]:
 
 
 def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
-    flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    untracked: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = tmp_path / "watch.log"
     with Leash() as leash, log.open("wb") as stream:
         child = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "watch", *flags, "--max-hours", "0.002"],
+            [sys.executable, "-m", "trainer", "watch", *untracked, "--max-hours", "0.002"],
             stderr=stream,
             start_new_session=True,
         )
@@ -162,7 +256,7 @@ def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
                 lambda: probe(f"{address}/livez") == (503, "training since"),
                 30, "a red probe while the training stands still",
             )  # fmt: skip
-            assert main(["watch", *flags, "--once"]) == 1
+            assert main(["watch", *untracked, "--once"]) == 1
             assert "holds the lease" in caplog.text
         finally:
             child.send_signal(signal.SIGKILL)
@@ -172,3 +266,60 @@ def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
     assert champion is not None
     assert champion.choice.version.startswith("late-")
     assert not (tmp_path / "models" / JOURNAL).exists()
+
+
+def test_a_watch_killed_at_random_moments_leaves_a_sound_store_and_the_next_one_finishes(
+    untracked: list[str], tmp_path: Path
+) -> None:
+    """``CANDLECAST_FAULT_ROUNDS=10`` kills it ten times; the seed of a failure is printed."""
+    settings = WatchSettings.read(untracked, "x")
+    store, objects = ModelStore(settings.models), open_objects(settings.models)
+    seed = int(os.environ.get("CANDLECAST_FAULT_SEED", time.time_ns() % 2**32))
+    chance = random.Random(seed)
+    log = tmp_path / "watch.log"
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "watch",
+        *untracked,
+        "--every-hours",
+        "1e-9",
+        "--once",
+    ]
+    began_s = time.monotonic()
+    with Leash() as leash, log.open("wb") as stream:
+        for left in reversed(range(ROUNDS + 1)):
+            child = subprocess.Popen(command, stderr=stream, stdout=stream, start_new_session=True)
+            leash.hold(child.pid)
+            if not left:
+                assert child.wait(240) == 0, log.read_text()
+                break
+            moment_s = chance.uniform(0, 12)
+            trainings: list[psutil.Process] = []
+            deadline_s = time.monotonic() + moment_s
+            while time.monotonic() < deadline_s and child.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(0.05)
+                with suppress(psutil.Error):
+                    trainings = trainings_of(child.pid) or trainings
+            child.kill()
+            child.wait(10)
+            said = f"seed {seed}, killed after {moment_s:.2f} s"
+            for training in trainings:
+                wait_until(lambda: not training.is_running(), 10, f"{said}: its training ends")  # noqa: B023
+            champion = store.champions().at("1d")
+            assert champion is not None, said
+            OnnxForecaster(store.load(champion.choice.bundle))  # verified down to every byte
+            read_journal(objects)
+            for name in objects.names("leases"):  # a minute later
+                objects.remove(f"leases/{name}")
+    print(f"{ROUNDS} kills within {time.monotonic() - began_s:.0f} s")
+    assert "damaged" not in log.read_text()
+    champion = store.champions().at("1d")
+    assert champion is not None
+    [*_, attempt] = read_journal(objects).of("1d")
+    assert attempt.version == champion.choice.version, attempt  # at the latest by the last one
+    assert champion.choice.why.startswith("schedule: pinball")
+    held = snapshot.history(settings.snapshots / settings.candles_topic, "1d")
+    assert [len(rows.open_ms) for rows in held.series] == [700] * 3

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema
+import openapi_spec_validator
 import pytest
 
 from api.openapi import ANSWER_EXAMPLE, PROBLEM_EXAMPLE
@@ -38,6 +40,22 @@ def test_every_path_is_described(document: dict[str, Any]) -> None:
             assert operation["description"]
 
 
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    openapi_spec_validator.validate(document)  # Redocly and Spectral: test_generated_clients.py
+
+
+def test_operation_ids_make_names_of_methods(document: dict[str, Any]) -> None:
+    ids = [
+        operation["operationId"]
+        for path in document["paths"].values()
+        for operation in path.values()
+    ]
+    assert len(ids) == len(set(ids))
+    assert {"predict", "create_forecasts", "get_forecast", "stream_events", "infer"} <= set(ids)
+    for name in ids:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+){0,4}", name), name
+
+
 def test_every_reference_resolves(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     names = {part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]}
@@ -56,7 +74,8 @@ def test_the_request_example_is_answered(document: dict[str, Any]) -> None:
 
 def test_answers_have_their_schemas(document: dict[str, Any]) -> None:
     responses = document["paths"]["/predict"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "403", "413", "415", "422", "429", "503"}
+    refusals = {"400", "401", "403", "413", "415", "421", "422", "429", "431", "503"}
+    assert set(responses) == {"200", *refusals}
     valid(document, "PredictAnswer", ANSWER_EXAMPLE)
     valid(document, "Problem", PROBLEM_EXAMPLE)
     valid(document, "HealthAnswer", call(APP, "GET", "/").json())

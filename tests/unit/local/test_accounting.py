@@ -23,9 +23,12 @@ NO_SCORES = (0, 0, Coverage({}, {}))
 
 def scores(day: int, *steps: int, corrected: bool = False, held: bool = True) -> Scores:
     horizons = [
-        HorizonScore.model_construct(step=step, inside={"80": held}, raw_inside={"80": False})
+        HorizonScore.model_construct(
+            step=step, as_of_ms=(day - step) * DAY_MS, model_version="m", pinball=1.0,
+            raw_pinball=2.0, baseline_pinball=4.0, inside={"80": held}, raw_inside={"80": False},
+        )
         for step in steps
-    ]
+    ]  # fmt: skip
     return Scores.model_construct(
         id=f"{day} {steps} {corrected}", symbol="AAPL", interval="1d",
         close_ms=day * DAY_MS + 60_000, corrected=corrected, horizons=tuple(horizons),

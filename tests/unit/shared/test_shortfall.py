@@ -43,9 +43,9 @@ def test_a_message_says_it_as_prices_within_its_bounds() -> None:
     first, second = writer.shortfalls(np.array([100.0, 1.0]), returns)
     assert first is not None
     assert second is not None
-    [one], [far] = first, second
-    assert one == pytest.approx((100 * np.exp(shortfalls(GRID, returns[0, 0]))).tolist())
+    [near], [far] = first, second
+    assert near == pytest.approx((100 * np.exp(shortfalls(GRID, returns[0, 0]))).tolist())
     assert far[0] == LOW_PRICE
-    [row] = writer.rows([[90.0, 95.0, 98.0, 100.0, 102.0]], [0.01], [1], None, [one])
-    assert row["expected_shortfall"] == {"0.01": one[0], "0.025": one[1]}
+    [row] = writer.rows([[90.0, 95.0, 98.0, 100.0, 102.0]], [0.01], [1], None, [near])
+    assert row["expected_shortfall"] == {"0.01": near[0], "0.025": near[1]}
     assert HorizonWriter((1,), (0.05, 0.5)).shortfalls(np.ones(2), returns) == [None, None]

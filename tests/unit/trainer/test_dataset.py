@@ -118,3 +118,29 @@ def test_windows_grow_with_the_candles_that_there_are() -> None:
         )
         expected = extract(NAMES, candles)[0]
         np.testing.assert_allclose(made.features[number], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_of_very_many_windows_each_nth_is_taken_of_each_series_from_another_one_on() -> None:
+    spans = [(143, 1143), (143, 150), (143, 1000), (143, 100)]
+    places = dataset.thinned(spans, 300)
+    assert 260 <= sum(map(len, places)) <= 304
+    assert [len(at) and int(at[0]) for at in places] == [143, 144, 145, 0]
+    for at, (_, stop) in zip(places, spans, strict=True):
+        assert set(np.diff(at)) <= {7}
+        assert not len(at) or at[-1] >= stop - 7
+    every = dataset.thinned(spans, 10_000)
+    assert [at.tolist() for at in every] == [list(range(*span)) for span in spans]
+
+
+def test_samples_and_checked_windows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    symbols = dataset.load(None).symbols
+    source = dataset.Source("bundled", "1d", {name: symbols[name] for name in ("IBM", "MSFT")})
+    whole = source.samples(CONFIG)
+    monkeypatch.setattr(dataset, "MOST_WINDOWS", 500)
+    monkeypatch.setattr(dataset, "MOST_CHECKED", 500)
+    few = source.samples(CONFIG)
+    assert 400 < len(few) <= 502
+    at = [int(np.flatnonzero(whole.open_ms == few.open_ms[0])[0])]
+    np.testing.assert_array_equal(few.features[:1], whole.features[at])
+    lengths = CONFIG.window_lengths("1d")
+    assert 400 < sum(len(candles) for candles, _ in source.windows(lengths, 0, 64)) <= 502

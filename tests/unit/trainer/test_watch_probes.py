@@ -16,9 +16,9 @@ from shared.kafka import KafkaError
 from shared.metrics import TrainerMetrics
 from shared.objects import StoreError
 from shared.status import StatusServer
-from trainer import dataset, snapshot, watch
-from trainer.settings import WatchSettings
+from trainer import challenger, dataset, snapshot, watch
 from trainer.watch import HOUR_MS, Watcher
+from trainer.watch_settings import WatchSettings
 
 START_MS = 1_900_000_000_000
 
@@ -43,7 +43,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def watcher(clock: Clock, tmp_path: Path) -> Watcher:  # noqa: ARG001 - it began at that time
     flags = ["--models", str(tmp_path), "--snapshots", str(tmp_path / "snapshots"), "--once"]
-    settings = WatchSettings.read([*flags, "--poll-seconds", "60", "--max-hours", "2"], "x")
+    settings = WatchSettings.read(
+        [*flags, "--poll-seconds", "60", "--max-hours", "2", "--drift-share", "0"], "x"
+    )
     return Watcher(settings, TrainerMetrics(CollectorRegistry()))
 
 
@@ -100,7 +102,7 @@ def test_a_look_or_a_training_that_stands_still_fails_liveness(
         monkeypatch.setattr(Watcher, "_why_not", lambda *_: "")
         monkeypatch.setattr(watch, "cut", lambda *_: START_MS)
         monkeypatch.setattr(dataset.Source, "span_ms", lambda _: (0, START_MS))
-        monkeypatch.setattr(Watcher, "_fit", hanging(begun, ends))
+        monkeypatch.setattr(challenger, "train", hanging(begun, ends))
     looking = threading.Thread(target=watcher._try_to_look)
     looking.start()
     try:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from shared.bundle import default_path, load
 from shared.candles import WEEKEND
+from shared.forecaster import OnnxForecaster
 from shared.window import held
+from trainer.dataset import SymbolCandles, samples_at
+from trainer.evaluate.backtest import predict_all
 from trainer.evaluate.realised import range_variances
 from trainer.features import FEATURES, Candles, extract
 from trainer.fit_config import DEFAULT_FEATURES, SLOTS, YEARS, FitConfig
@@ -28,6 +32,10 @@ SPANS = {
     "slot-before-5": (-4, 0),
     "slot-before-22": (-21, 0),
 }
+
+INTERVAL = {1440: "1d", 60: "1h", 15: "15m", 5: "5m", 1: "1m"}
+OF_WINDOW = {YEARS, *SLOTS, "slots-known"}
+FORECASTER = OnnxForecaster(load(default_path()))
 
 SESSIONS = {  # class -> minutes of a candle, candles of a day, days of a week
     "daily stock": (1440, 1, 5),
@@ -118,21 +126,63 @@ def test_a_week_of_slots_is_known_where_the_window_holds_it() -> None:
         assert known == pytest.approx(share), kind
 
 
-@settings(max_examples=20)
-@given(
-    kind=st.sampled_from(sorted(SESSIONS)), more=st.integers(1, 60), seed=st.integers(0, 1 << 16)
-)
-def test_inputs_at_a_candle_never_depend_on_later_ones(kind: str, more: int, seed: int) -> None:
-    """The truncation test: of a series cut at t, and of the whole one, windows at t are equal."""
-    candles, open_ms = walk(kind, 700 + more, seed)
-    for length in CONFIG.window_lengths("1m"):
-        if length <= 700:
-            window = slice(700 - length, 700)
-            whole = compute(candles[window], open_ms[window], DEFAULT_FEATURES)
-            altered = candles.copy()
-            altered[700:] *= 3.0
-            cut = compute(altered[:700][-length:], open_ms[:700][-length:], DEFAULT_FEATURES)
-            assert cut == whole
+def altered(series: SymbolCandles, at: int, rng: np.random.Generator) -> SymbolCandles:
+    """Return a series that has another future after the candle at a position: prices and times."""
+    candles, open_ms = series.candles.copy(), series.open_ms.copy()
+    later = len(candles) - at - 1
+    candles[at + 1 :] *= rng.uniform(0.2, 5.0, (later, 1))
+    open_ms[at + 1 :] += rng.integers(1, 9, later).cumsum() * MINUTE_MS
+    return SymbolCandles(open_ms, held(candles))
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_inputs_at_a_candle_never_depend_on_later_ones(kind: str) -> None:
+    """The truncation test: with another future, or cut after it, a candle's inputs are the same.
+
+    Of every length of window that the class has, through what makes the windows of training.
+    """
+    rng = np.random.default_rng(5)
+    interval, lengths = INTERVAL[SESSIONS[kind][0]], CONFIG.window_lengths("1m")
+    longest = max(CONFIG.horizons)
+    candles, open_ms = walk(kind, 2200)
+    whole = SymbolCandles(open_ms, candles)
+    for length in CONFIG.window_lengths(interval):
+        # the first candle of that length, the last before the next, one between
+        longer = next((more for more in lengths if more > length), 2150)
+        at = np.array([length - 1, (length + longer) // 2, longer - 2])
+        expected = samples_at(whole, at, CONFIG, CONFIG.window_lengths(interval)).features
+        for row, last in enumerate(at):
+            cut = SymbolCandles(open_ms[: last + longest + 1], candles[: last + longest + 1])
+            for other in (cut, altered(whole, last, rng)):
+                some = samples_at(other, at[row : row + 1], CONFIG, CONFIG.window_lengths(interval))
+                np.testing.assert_array_equal(some.features[0], expected[row])
+            past = SymbolCandles(open_ms[: last + 1], candles[: last + 1])
+            known = predict(past, last, interval)
+            np.testing.assert_array_equal(predict(altered(whole, last, rng), last, interval), known)
+            np.testing.assert_array_equal(predict(whole, last, interval), known)
+
+
+def predict(series: SymbolCandles, last: int, interval: str) -> NDArray[np.floating[Any]]:
+    """Return the built-in model's quantiles after one candle, as the back-test makes them."""
+    return predict_all(FORECASTER, series, last, last + 1, interval).log_return
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_a_step_of_a_window_knows_no_later_step(kind: str) -> None:
+    """Steps before the newest change with later candles in the features of the whole window alone.
+
+    Those are of the newest candle by intent, and every step is given them.
+    """
+    candles, open_ms = walk(kind, 2048)
+    later = altered(SymbolCandles(open_ms, candles), 2042, np.random.default_rng(6))  # 5 candles
+    names = tuple(name for name in DEFAULT_FEATURES if name not in OF_WINDOW)
+    before, after = (
+        extract(names, Candles(torch.from_numpy(series.candles[None]),
+                               torch.from_numpy(series.open_ms[None]), 12, LEAST))[0]
+        for series in (SymbolCandles(open_ms, candles), later)
+    )  # fmt: skip
+    np.testing.assert_array_equal(before[:-5], after[:-5])
+    assert not torch.equal(before[-5:], after[-5:])
 
 
 @pytest.mark.parametrize("kind", SESSIONS)
@@ -160,7 +210,7 @@ def test_only_features_of_the_window_see_that_it_is_longer() -> None:
     whole = compute(candles, open_ms, DEFAULT_FEATURES)
     short = compute(candles[-LEAST:], open_ms[-LEAST:], DEFAULT_FEATURES)
     changed = {name for name in DEFAULT_FEATURES if whole[name] != short[name]}
-    assert changed == {YEARS, *SLOTS, "slots-known"}
+    assert changed == OF_WINDOW
 
 
 def test_lengths_of_windows_by_interval() -> None:

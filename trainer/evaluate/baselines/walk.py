@@ -93,13 +93,24 @@ def forecast_symbol(
         candles: shape (n, 5).
         walk: horizons, levels and refits.
     """
-    enough = len(candles) > walk.first
-    method = baseline.timed(open_ms) if isinstance(baseline, Timed) else baseline
-    prediction = method.forecast(candles, walk) if enough else walk.blank(len(candles))
+    prediction = walked(baseline, open_ms, candles, walk)
     first = min(walk.first, len(candles))
     return forecast_table.build(
         symbol, open_ms[first:], candles[first:, 3], walk.horizons, walk.levels, prediction
     )
+
+
+def walked(
+    baseline: Baseline, open_ms: NDArray[np.int64], candles: NDArray[np.float64], walk: Walk
+) -> Prediction:
+    """Return a baseline's forecasts of one symbol, told its times if it reads them.
+
+    There are none where the history is too short. For the arguments see ``forecast_symbol``.
+    """
+    if len(candles) <= walk.first:
+        return walk.blank(len(candles))
+    method = baseline.timed(open_ms) if isinstance(baseline, Timed) else baseline
+    return method.forecast(candles, walk)
 
 
 def past_moves(log_close: NDArray[np.float64], step: int) -> NDArray[np.float64]:

@@ -55,6 +55,38 @@ def test_each_route_has_its_own_limit() -> None:
         assert problem_of(answer).errors[0].rule == "too_large"
 
 
+def test_a_large_answer_is_compressed_and_comes_once() -> None:
+    routes = Routes()
+    large = b'{"prices": [' + b"101.25, " * 100_000 + b"1]}"
+
+    async def give(request: Request) -> Response:
+        size = int(request.query_params.get("size", len(large)))
+        return Response(large[:size], media_type="application/json")
+
+    routes.get("/prices", scope=OPEN)(give)
+    routes.post("/prices", scope=OPEN, max_body_bytes=1)(give)
+    app = dispatch(routes)
+    answer = call(app, "GET", "/prices", headers={"accept-encoding": "br, gzip"})
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["vary"] == "accept-encoding"
+    assert int(answer.headers["content-length"]) < len(large) / 50
+    assert answer.content == large
+    tag = answer.headers["etag"]
+    for known in (tag, f'"other", {tag}'):
+        again = call(app, "GET", "/prices", headers={"if-none-match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    other = call(app, "GET", "/prices?size=50000", headers={"if-none-match": tag})
+    assert (other.status_code, other.content) == (200, large[:50_000])
+    plain = call(app, "GET", "/prices", headers={"accept-encoding": "identity"})
+    assert (plain.content, plain.headers["etag"]) == (large, tag)
+    assert "content-encoding" not in plain.headers
+    posted = call(app, "POST", "/prices", headers={"accept-encoding": "gzip"})
+    assert posted.headers["content-encoding"] == "gzip"
+    assert "etag" not in posted.headers
+    small = call(app, "GET", "/prices?size=4000", headers={"accept-encoding": "gzip"})
+    assert not {"etag", "content-encoding"} & set(small.headers)
+
+
 def test_the_first_route_that_matches_answers() -> None:
     routes = Routes()
     routes.get("/a/{name:path}/end", scope=OPEN)(echo)

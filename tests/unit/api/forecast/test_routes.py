@@ -154,6 +154,61 @@ def test_a_series_of_the_stream_is_calibrated_as_its_next_forecast() -> None:
     assert single["horizons"][0]["quantiles"] == made["horizons"][0]["raw_quantiles"]
 
 
+def test_a_series_of_the_stream_is_asked_for_by_name() -> None:
+    """The numbers of the topic without a candle sent, any steps, and odds of prices."""
+    candles = days(70)
+    model = PersistenceForecaster(LENGTH, horizons=(1, 2, 5))
+    stream = Stream(ModelSet(model))
+    stream.take(*candles)
+    market = Market()
+    for at, candle in enumerate(candles):
+        market.add_candle(candle, candle.close_ms, (0, at))
+    for at, scores in enumerate(stream.scores):
+        market.add_scores(scores, (2, at))
+    for at, candle in enumerate(days(LENGTH - 1)):
+        short = candle.model_copy(update={"symbol": "NEW"})
+        market.add_candle(short, candle.close_ms, (0, len(candles) + at))
+    live = StreamView(market, Hub(), connected=True, detail="following", lag=0)
+    app = application(model, live=live)
+    name = {"symbol": "AAPL", "interval": "1d"}
+    [made] = ask({"histories": [name]}, app).json()["forecasts"]
+    newest = stream.forecasts[-1]
+    assert (made["as_of_ms"], made["last_close"]) == (newest.as_of_ms, newest.last_close)
+    assert [one["quantiles"] for one in made["horizons"]] == [
+        one.quantiles for one in newest.horizons
+    ]
+
+    median, high = (made["horizons"][0]["quantiles"][level] for level in ("0.5", "0.95"))
+    between = math.sqrt(median * high)
+    prices = [median, high, between, 0.01, 1e9]
+    body = {"histories": [name | {"above": prices}], "horizons": [3, 1]}
+    first, third = ask(body, app).json()["forecasts"][0]["horizons"]
+    odds = [one["probability"] for one in first["above"]]
+    assert [one["price"] for one in first["above"]] == prices
+    least, most = model.quantile_levels[0], model.quantile_levels[-1]
+    assert odds[:2] == pytest.approx([0.5, 0.05], abs=1e-3)
+    assert 0.05 < odds[2] < 0.5
+    assert odds[3:] == pytest.approx([1 - least, 1 - most], abs=1e-3)
+    assert third["step"] == 3
+    assert third["above"][1]["probability"] > odds[1]  # further ahead more may happen
+
+    for history_of, field, words in (
+        ({"symbol": "NEW"}, "histories[0].candles", f"at least {LENGTH} candles, got {LENGTH - 1}"),
+        ({"symbol": "NONE"}, "symbol", "a series that the stream has, got NONE 1d"),
+        ({"interval": "5m"}, "symbol", "a series that the stream has, got AAPL 5m"),
+    ):
+        answer = ask({"histories": [name | history_of]}, app)
+        assert answer.status_code == 404
+        [error] = problem_of(answer).errors
+        assert error.field == field
+        assert words in error.message
+    nameless = ask({"histories": [{"symbol": "AAPL"}]}, app)
+    assert nameless.status_code == 422
+    assert "candles, or symbol and interval" in problem_of(nameless).errors[0].message
+    live.connected = False
+    assert ask({"histories": [name]}, app).status_code == 503
+
+
 def test_requests_that_come_together_share_model_calls() -> None:
     class Counting(PersistenceForecaster):
         batches: list[int] = []  # noqa: RUF012

@@ -73,10 +73,10 @@ def test_whatever_leaves_the_client_it_is_made_again(
     await_error: list[BaseException] = []
     getmany = MemoryConsumer.getmany
 
-    async def failing(consumer: MemoryConsumer, **options: Any) -> Any:
+    async def failing(consumer: MemoryConsumer, *parts: Any, **options: Any) -> Any:
         if await_error:
             raise await_error.pop()
-        return await getmany(consumer, **options)
+        return await getmany(consumer, *parts, **options)
 
     monkeypatch.setattr(MemoryConsumer, "getmany", failing)
 
@@ -120,7 +120,9 @@ def test_after_a_failure_it_goes_on_where_it_was(
 def test_after_a_long_stall_only_the_newest_are_read(
     kafka: KafkaSettings, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "BURST", 0)
+    """So many that each of many symbols is among them, however slow the reading was."""
+    monkeypatch.setattr(following, "BURST", 10 * PARTITIONS)
+    monkeypatch.setattr(following, "CATCH_UP_S", 0.0)
 
     async def body(live: StreamView) -> None:
         await publish(kafka, walk(5))
@@ -134,7 +136,7 @@ def test_after_a_long_stall_only_the_newest_are_read(
         [series] = live.market.series.values()
         assert [kept.close_ms for kept in series.candles] == [one.close_ms for one in later[-10:]]
 
-    followed(kafka, 10 * PARTITIONS, body)
+    followed(kafka, 1_000 * PARTITIONS, body)
 
 
 def test_another_topic_of_the_same_name_is_read_from_its_newest(

@@ -21,7 +21,7 @@ TOPICS = ("candles", "forecasts")
 
 
 def event(number: int, symbol: str = "AAPL", kind: str = "candle") -> StreamEvent:
-    return StreamEvent(kind, symbol, "1d", b'{"n": %d}' % number, ((0, number),))
+    return StreamEvent(kind, symbol, "1d", b'{"n": %d}' % number, (0, number))
 
 
 def following(starts: Sequence[int] = (0, 0), **bounds: int) -> Hub:
@@ -32,7 +32,7 @@ def following(starts: Sequence[int] = (0, 0), **bounds: int) -> Hub:
 
 def tell(hub: Hub, *events: StreamEvent) -> None:
     for event in events:
-        hub.publish(event.origins[0], [event])
+        hub.publish(event.origin, event)
 
 
 def subscribed(hub: Hub, wanted: EventFilter, last: str | None) -> Subscription:
@@ -120,8 +120,8 @@ def follow(
 ) -> tuple[list[str], str]:
     """Listen to topics, up to a message perhaps; return the data of events and the last id."""
     subscription = subscribed(hub, EventFilter(), None)
-    for origin, events in list(interleaved(topics, chance))[:cut]:
-        hub.publish(origin, events)
+    for origin, event in list(interleaved(topics, chance))[:cut]:
+        hub.publish(origin, event)
     text = read(subscription)
     return re.findall(r"^data: (.+)$", text, re.MULTILINE), last_id(text)
 
@@ -130,8 +130,8 @@ def resume(
     topics: tuple[list[Message], list[Message]], chance: random.Random, identity: str
 ) -> list[str]:
     hub = following()
-    for origin, events in interleaved(topics, chance):
-        hub.publish(origin, events)
+    for origin, event in interleaved(topics, chance):
+        hub.publish(origin, event)
     text = read(subscribed(hub, EventFilter(), identity))
     assert "event: resumed" in text
     return re.findall(r"^data: (.+)$", text, re.MULTILINE)
@@ -139,7 +139,7 @@ def resume(
 
 def interleaved(
     topics: tuple[list[Message], list[Message]], chance: random.Random
-) -> list[tuple[Origin, list[StreamEvent]]]:
+) -> list[tuple[Origin, StreamEvent | None]]:
     market = Market()
     waiting = [list(topic) for topic in topics]
     found = []

@@ -6,14 +6,12 @@ import asyncio
 import random
 from typing import Any
 
-import msgspec
-
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
-from api.stream.backlog import Backlog, KeptMessage
+from api.stream.backlog import Backlog
 from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, SLICE, EventFilter, Hub, Subscription
-from api.stream.market import Market
+from api.stream.market import Market, StreamEvent
 from api.stream.routes import StreamLimits
 from tests.unit.api.client import application, call
 from tests.unit.api.stream.test_hub import event, following, numbers, tell
@@ -185,8 +183,8 @@ def test_who_resumes_so_slowly_that_messages_are_forgotten_starts_over() -> None
     assert b"event: reset" in asyncio.run(resume())[-1]
 
 
-def test_the_index_finds_the_first_message_beyond_any_position() -> None:
-    """Against a search of all messages; scores have a second origin, and parts interleave."""
+def test_the_index_finds_the_first_event_beyond_any_position() -> None:
+    """Against a search of all events of parts that interleave."""
     chance = random.Random(5)
     for _ in range(200):
         backlog = Backlog(most=30, most_bytes=1 << 20)
@@ -194,32 +192,26 @@ def test_the_index_finds_the_first_message_beyond_any_position() -> None:
         offsets = [0, 0]
         for _ in range(60):
             part = chance.randrange(2)
-            other = chance.randrange(max(offsets[1 - part], 1))
-            made = replace_origins(event(0), ((part, offsets[part]), (1 - part, other)))
-            backlog.add(KeptMessage((part, offsets[part]), [made]))
+            backlog.add(StreamEvent("candle", "AAPL", "1d", b"", (part, offsets[part])))
             offsets[part] += 1
         seen = [chance.randint(0, offset) for offset in offsets]
         kept = backlog.read(backlog.first, 100)
         assert kept is not None
         assert len(kept) == 30
         needed = [
-            backlog.first + number for number, message in enumerate(kept) if message.after(seen)
+            backlog.first + number
+            for number, one in enumerate(kept)
+            if one.origin[1] >= seen[one.origin[0]]
         ]
-        assert backlog.first_after(seen) <= min(needed, default=backlog.end)
+        assert backlog.first_after(seen) == min(needed, default=backlog.end)
         assert backlog.first_after(offsets) == backlog.end
-
-
-def replace_origins(made: Any, origins: tuple[tuple[int, int], ...]) -> Any:
-    return msgspec.structs.replace(made, origins=origins)
 
 
 def test_the_backlog_is_bounded_in_bytes() -> None:
     hub = Hub(keep_bytes=20_000)
     hub.begin(("candles", "forecasts"), (0, 0), (0, 0))
     first = hub.position
-    large = event(0)
     for number in range(100):
-        made = replace_origins(large, ((0, number),))
-        hub.publish((0, number), [msgspec.structs.replace(made, data=b"x" * 1_000)])
+        tell(hub, StreamEvent("candle", "AAPL", "1d", b"x" * 1_000, (0, number)))
     assert hub._backlog.size <= 20_000
     assert hub.resume_length(first) == 0  # forgotten: it gets a reset

@@ -49,7 +49,7 @@ def test_what_is_read_far_ahead_of_others_waits() -> None:
     first, second = Partition(TOPIC, 0), Partition(TOPIC, 1)
     order = TimeOrder({first: 0, second: 0}, {first: 5_000, second: 2})
     assert [*order.add([record(0, offset, offset) for offset in range(ENOUGH)])] == []
-    assert order.ahead == [first]
+    assert order.wanted == [second]
     came = [*order.add([record(1, 0, 10)])]
     assert [one.timestamp for one in came] == [*range(11), 10][: len(came)]
     assert [*order.reached(second, 2)], "a transaction's end has an offset and no record"

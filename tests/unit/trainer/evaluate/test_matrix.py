@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from tests.forecasters import PersistenceForecaster
 from tests.unit.trainer.test_panels import table
@@ -46,21 +44,10 @@ def test_coverage_tails_and_point_are_of_the_right_size(found: Matrix) -> None:
         assert tail.rmse_ratio == pytest.approx(1, abs=0.02)
 
 
-def test_a_set_of_hits_is_judged_as_scipy_would() -> None:
-    rng = np.random.default_rng(0)
-    for share in (0.002, 0.01, 0.03):
-        hits = rng.random(2000) < share
-        count = int(hits.sum())
-        free, fixed = (stats.binom.logpmf(count, 2000, p) for p in (count / 2000, 0.01))
-        assert matrix._tests(hits)[0] == (2 * (free - fixed) <= stats.chi2.ppf(0.95, 1))
-    clustered = np.zeros(2000, dtype=bool)
-    clustered[500:520] = True
-    assert matrix._tests(clustered) == (True, False)
-
-
 def test_report_holds_every_figure(found: Matrix, tmp_path: Path) -> None:
     page, numbers = matrix_report.write(found, tmp_path)
     assert Matrix.model_validate_json(numbers.read_text()) == found
     text = page.read_text()
     assert "HAR with time of day" in text
     assert "minutes" in text
+    assert "dynamic quantile passes" in text
