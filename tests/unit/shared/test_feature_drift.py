@@ -77,7 +77,7 @@ def test_a_shift_of_one_feature_is_found_in_that_one() -> None:
 
 
 def test_a_value_that_many_windows_share_has_a_bin_of_its_own() -> None:
-    """The last bits of a number are no drift, another value is."""
+    """The last bits of a number change no index, another value does."""
     draws = np.random.default_rng(19)
     gaps = np.where(draws.random(WINDOWS) < 0.9, 0.405465, draws.normal(2, 0.1, WINDOWS))
     reference = reference_of(np.column_stack([gaps, np.full(WINDOWS, -7.0)]))
