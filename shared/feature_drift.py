@@ -179,7 +179,7 @@ def bins_of_values(values: Floats) -> FeatureBins:
     """Return the bins of a feature's values in training, (m,).
 
     Edges are the deciles. A value that a tenth of the windows or more share, such as 0 for a
-    ratio, lies in a bin of its own, so that the last bits of a number are no drift.
+    ratio, lies in a bin of its own: the last bits of a number then change no index.
     """
     values = np.sort(values.astype(np.float64))
     edges: set[float] = set()

@@ -243,7 +243,7 @@ class OnnxForecaster:
         self.quantile_levels = config.quantile_levels
         self.reference = bundle.reference
         try:
-            self._outputs = OUTPUTS
+            self._outputs: tuple[str, ...] = OUTPUTS
             graph = bundle.onnx
             if self.reference:
                 self._outputs = (*OUTPUTS, self.reference.tensor)

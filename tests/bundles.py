@@ -130,7 +130,7 @@ def right_golden(horizons: int, levels: int) -> Golden:
     )
 
 
-def reference_of(tensor: str = FEATURES, **intervals: dict[str, FeatureBins]) -> Reference:
+def reference_of(intervals: dict[str, dict[str, FeatureBins]], tensor: str = FEATURES) -> Reference:
     """Return a reference of 20,000 windows of each interval."""
     windows = dict.fromkeys(intervals, 20_000)
     return Reference(source="test", sha256="", tensor=tensor, windows=windows, intervals=intervals)

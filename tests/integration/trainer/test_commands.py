@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -125,8 +126,10 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
         assert run.data.metrics[f"{name}_1"] > 0
         assert run.data.metrics[f"{name}_1_persistence"] > 0
         assert run.data.metrics[f"{name}_10_drift"] > 0
+    saved = bundle.load(trained).config
+    assert set(saved.extra_files) == {bundle.REFERENCE_NAME}
     stored = {one.path for one in client.list_artifacts(run.info.run_id, "bundle")}
-    assert stored == {f"bundle/{name}" for name in (bundle.CONFIG_NAME, *bundle.FILE_NAMES)}
+    assert stored == {f"bundle/{name}" for name in (bundle.CONFIG_NAME, *saved.file_names)}
     local = Path(client.download_artifacts(run.info.run_id, "bundle"))
     assert bundle.load(local).config == bundle.load(trained).config
     assert {"qlike_skill_1_HAR", "pinball_skill_1_GARCH-t"} <= run.data.metrics.keys()
@@ -138,6 +141,25 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
     plot = Path(client.download_artifacts(run.info.run_id, "forecasts.png"))
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert plot.stat().st_size > 20_000
+
+
+def test_a_reference_is_added_without_training(
+    trained: Path, candles: Path, tmp_path: Path
+) -> None:
+    """A bundle without one gets the same file as its training wrote."""
+    whole, bare = bundle.load(trained), tmp_path / "bare"
+    shutil.copytree(trained, bare)
+    (bare / bundle.REFERENCE_NAME).unlink()
+    without = whole.config.model_copy(update={"extra_files": {}})
+    (bare / bundle.CONFIG_NAME).write_text(without.model_dump_json())
+    assert OnnxForecaster(bundle.load(bare)).reference is None
+    assert main(["reference", str(bare), "--data", str(candles), "--no-progress"]) == 0
+    after = bundle.load(bare)
+    assert after.config.model_version == whole.config.model_version
+    assert after.reference == whole.reference
+    assert after.reference is not None
+    assert after.reference.sha256 == whole.config.data.sha256
+    assert list(after.reference.intervals["1d"]) == list(whole.config.features)
 
 
 def test_the_bundle_says_what_it_was_trained_on(trained: Path, candles: Path) -> None:

@@ -36,7 +36,7 @@ def reference_of(values: NDArray[np.float64]) -> Reference:
     """Return the reference of daily windows whose features are ``values``, (m, F)."""
     names = [f"f{number}" for number in range(values.shape[1])]
     bins = {name: bins_of_values(row) for name, row in zip(names, values.T, strict=True)}
-    return bundles.reference_of(**{"1d": bins})
+    return bundles.reference_of({"1d": bins})
 
 
 def psi_of(reference: Reference, values: NDArray[np.float64]) -> dict[str, float]:
@@ -77,7 +77,7 @@ def test_a_shift_of_one_feature_is_found_in_that_one() -> None:
 
 
 def test_a_value_that_many_windows_share_has_a_bin_of_its_own() -> None:
-    """The last bits of a number are no drift, another value is."""
+    """The last bits of a number change no index, another value does."""
     draws = np.random.default_rng(19)
     gaps = np.where(draws.random(WINDOWS) < 0.9, 0.405465, draws.normal(2, 0.1, WINDOWS))
     reference = reference_of(np.column_stack([gaps, np.full(WINDOWS, -7.0)]))
@@ -90,7 +90,7 @@ def test_a_value_that_many_windows_share_has_a_bin_of_its_own() -> None:
 
 
 def test_an_index_needs_windows_of_a_model_that_serves() -> None:
-    reference = bundles.reference_of(**{"1h": {"close": HALVES}})
+    reference = bundles.reference_of({"1h": {"close": HALVES}})
     served = {"new": reference}
     drift = FeatureDrift(lambda: served)
     assert not drift.note("1d", "new", "0"), "an interval that training did not see"
@@ -153,7 +153,7 @@ def test_a_wrong_reference_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_wrong_tensor_or_file_is_refused(tmp_path: Path) -> None:
     folder = bundles.write(tmp_path / "bundle")
     bare = OnnxForecaster(bundle.load(folder))
-    right = bundles.reference_of(**{"1d": {"close": HALVES}})
+    right = bundles.reference_of({"1d": {"close": HALVES}})
     model = OnnxForecaster(bundle.load(bundles.add_reference(folder, right)))
     assert model.reference == right
     golden = bundles.right_golden(2, 3)
@@ -168,7 +168,7 @@ def test_a_wrong_tensor_or_file_is_refused(tmp_path: Path) -> None:
         ("row", "refuses the graph"),  # of 64 bits
         ("float", "features: expected"),
     ):
-        of_another = bundles.reference_of(tensor, **{"1d": {"close": HALVES}})
+        of_another = bundles.reference_of({"1d": {"close": HALVES}}, tensor)
         with pytest.raises(BundleError, match=words):
             OnnxForecaster(bundle.load(bundles.add_reference(folder, of_another)))
     bundles.add_reference(folder, right)
@@ -185,7 +185,7 @@ def test_a_wrong_tensor_or_file_is_refused(tmp_path: Path) -> None:
 def test_the_store_keeps_the_extra_files_and_the_version_stays(tmp_path: Path) -> None:
     folder = bundles.write(tmp_path / "bundle")
     before = bundle.load(folder).config.model_version
-    right = bundles.reference_of(**{"1d": {"close": HALVES}})
+    right = bundles.reference_of({"1d": {"close": HALVES}})
     bundles.add_reference(folder, right)
     store = ModelStore(str(tmp_path / "models"))
     loaded = store.load(store.put(bundle.contents_of(folder)))

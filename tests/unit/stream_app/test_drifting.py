@@ -108,7 +108,7 @@ def test_a_sampled_forecast_has_the_bins_of_its_window(tmp_path: Path) -> None:
     assert len(bare) == 297
     assert {forecast.feature_bins for forecast in bare} == {None}, "a bundle without a reference"
     thirds = FeatureBins(edges=(200.0, 300.0), shares=(0.3, 0.3, 0.4))
-    bundles.add_reference(folder, bundles.reference_of(**{"1d": {"close": thirds}}))
+    bundles.add_reference(folder, bundles.reference_of({"1d": {"close": thirds}}))
     models = ModelSet(OnnxForecaster(bundle.load(folder)))
     made = forecasts_of(models, 10)
     for forecast in made:
@@ -124,7 +124,7 @@ def test_a_features_drift_is_logged_once_and_a_metric(caplog: pytest.LogCaptureF
     caplog.set_level(logging.INFO, "stream_app")
     halves = FeatureBins(edges=(0.0,), shares=(0.5, 0.5))
     names = ("close", "rsi")
-    reference = bundles.reference_of(**{"1d": dict.fromkeys(names, halves)})
+    reference = bundles.reference_of({"1d": dict.fromkeys(names, halves)})
     [forecast, *_] = forecasts_of(MODELS, 100)
     registry = CollectorRegistry()
     board = FeatureBoard(WorkerMetrics(registry), lambda: {forecast.model_version: reference})

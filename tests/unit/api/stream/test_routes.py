@@ -95,7 +95,7 @@ def test_scores_and_status() -> None:
 def test_scores_name_the_features_that_have_drifted_most() -> None:
     halves = FeatureBins(edges=(0.0,), shares=(0.5, 0.5))
     names = [f"f{number}" for number in range(7)]
-    reference = reference_of(**{"1d": dict.fromkeys(names, halves)})
+    reference = reference_of({"1d": dict.fromkeys(names, halves)})
     candles = walk(30)
     stream = published(candles)
     made = stream.forecasts[-1]
