@@ -29,6 +29,7 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from shared import bundle, permissions, process
+from shared.forecaster import references_of
 from shared.kafka import TRANSIENT, AccessError
 from shared.metrics import ApiMetrics
 from shared.model_store import StoreError
@@ -107,7 +108,13 @@ async def serve(
     """
     await see_that_kafka_lets_us_in(settings)
     metrics, registry = measured
-    live = StreamView(Market(forgotten=metrics.forgotten.inc), Hub())
+    live = StreamView(
+        Market(
+            forgotten=metrics.forgotten.inc,
+            references=lambda: references_of(watched.served),
+        ),
+        Hub(),
+    )
     follower = Follower(settings, live, metrics, settings.lookback)
     options = Options(
         catalogue=lambda: watched.catalogue,

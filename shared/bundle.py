@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.candles import INTERVALS_MS, MAX_CANDLES
+from shared.feature_drift import Reference
 from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, MAX_VERSION, MEDIAN
 from shared.messages import describe
 from shared.settings import ServiceSettings
@@ -26,6 +27,10 @@ WEIGHTS_NAME: Final = "model.pth"
 SCALERS_NAME: Final = "scalers.joblib"
 GOLDEN_NAME: Final = "golden.npz"
 FILE_NAMES: Final = (ONNX_NAME, WEIGHTS_NAME, SCALERS_NAME, GOLDEN_NAME)
+REFERENCE_NAME: Final = "reference.json"
+EXTRA_NAMES: Final = (REFERENCE_NAME,)
+"""Files that a bundle may have: what the drift of features is measured by."""
+
 FORMAT: Final = 3
 
 MAX_FILE_BYTES: Final = 64 << 20
@@ -111,6 +116,7 @@ class BundleConfig(_Part):
     training: dict[str, Setting]
     metrics: dict[str, float]
     files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]  # name -> SHA-256
+    extra_files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = {}  # the same
     code: str = ""  # version of Candlecast that trained it, with the commit where it is known
     run: str = ""  # MLflow run that it was trained in
 
@@ -140,6 +146,11 @@ class BundleConfig(_Part):
             if given != expected:
                 raise ValueError(f"tensors: expected {expected}, got {given}")
         return self
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """The bundle's files but its config."""
+        return (*self.files, *self.extra_files)
 
     @property
     def graph_inputs(self) -> dict[str, TensorSpec]:
@@ -233,6 +244,7 @@ class Bundle:
     config: BundleConfig
     onnx: bytes
     golden: Golden
+    reference: Reference | None = None  # of the training windows' features
 
 
 def default_path() -> Path:
@@ -274,8 +286,14 @@ def assemble(path: Path, read: Callable[[str], bytes]) -> Bundle:
             f"{path / CONFIG_NAME}: expected the files {sorted(FILE_NAMES)}, "
             f"got {sorted(config.files)}"
         )
+    if config.extra_files and set(config.extra_files) != set(EXTRA_NAMES):
+        raise BundleError(
+            f"{path / CONFIG_NAME}: expected the extra files {sorted(EXTRA_NAMES)} or none, "
+            f"got {sorted(config.extra_files)}"
+        )
     contents = {
-        name: _verified(path / name, read(name), digest) for name, digest in config.files.items()
+        name: _verified(path / name, read(name), digest)
+        for name, digest in (config.files | config.extra_files).items()
     }
     version = version_of(config.name, config.files)
     if config.model_version != version:
@@ -288,17 +306,36 @@ def assemble(path: Path, read: Callable[[str], bytes]) -> Bundle:
         golden.check({length for some in config.window_lengths.values() for length in some})
     except Exception as error:  # NumPy and zipfile raise many kinds for a damaged archive
         raise BundleError(f"{path / GOLDEN_NAME}: not the golden windows: {error}") from error
-    return Bundle(path, config, contents[ONNX_NAME], golden)
+    reference = None
+    if REFERENCE_NAME in contents:
+        reference = _reference(path / REFERENCE_NAME, contents[REFERENCE_NAME], config)
+    return Bundle(path, config, contents[ONNX_NAME], golden, reference)
+
+
+def _reference(path: Path, data: bytes, config: BundleConfig) -> Reference:
+    try:
+        reference = Reference.model_validate_json(data)
+        reference.require_features(tuple(config.features))
+    except ValidationError as error:
+        reasons = "; ".join(map(describe, error.errors(include_url=False)[:5]))
+        raise BundleError(f"{path}: not the features of training: {reasons}") from None
+    except ValueError as error:
+        raise BundleError(f"{path}: not the features of training: {error}") from None
+    return reference
 
 
 def contents_of(path: Path) -> dict[str, bytes]:
     """Return the files of the bundle in a folder by name; raises ``BundleError``."""
-    return {name: _read(path / name, most_bytes(name)) for name in (*FILE_NAMES, CONFIG_NAME)}
+    data = _read(path / CONFIG_NAME, most_bytes(CONFIG_NAME))
+    extra = read_config(path / CONFIG_NAME, data).extra_files.keys() & set(EXTRA_NAMES)
+    names = (*FILE_NAMES, *sorted(extra))
+    contents = {name: _read(path / name, most_bytes(name)) for name in names}
+    return contents | {CONFIG_NAME: data}
 
 
 def most_bytes(name: str) -> int:
     """Return the most bytes that a file of a bundle may have."""
-    return MAX_CONFIG_BYTES if name == CONFIG_NAME else MAX_FILE_BYTES
+    return MAX_CONFIG_BYTES if name in {CONFIG_NAME, REFERENCE_NAME} else MAX_FILE_BYTES
 
 
 def read_config(path: Path, data: bytes) -> BundleConfig:

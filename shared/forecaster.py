@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
 from shared.candles import INTERVALS_MS
+from shared.feature_drift import Reference
 from shared.forecasts import (
     LOW_PRICE,
     MEDIAN,
@@ -58,6 +59,7 @@ class Prediction:
 
     log_return: Floats  # (B, H, Q), from the last close, rising along Q
     volatility: Floats  # (B, H), per candle
+    features: Floats | None = None  # (B, F), of the newest candle, where the model shows them
 
 
 class Forecaster(Protocol):
@@ -184,6 +186,39 @@ Watch = Callable[[float], object]
 """Function that takes the duration of a model call, in seconds."""
 
 
+def session_of(graph: bytes) -> ort.InferenceSession:
+    """Return a graph to run on one thread; ONNX Runtime raises what it refuses one with."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry(_DATA_FOLDER, NOWHERE)
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def with_output(graph: bytes, tensor: str) -> bytes:
+    """Return a graph that gives a tensor too, of 32-bit numbers, which it computes anyhow.
+
+    Two messages of Protocol Buffers, one after the other, are both merged, with repeated fields
+    joined (protobuf.dev, "Encoding"): what follows the graph is a ``ModelProto`` with one output of
+    this name. Serving so needs no library that writes graphs, and no second graph.
+    """
+    kind = _field(1, b"\x08\x01")  # TypeProto.tensor_type, its elem_type FLOAT
+    output = _field(1, tensor.encode()) + _field(2, kind)  # ValueInfoProto.name, .type
+    return graph + _field(7, _field(12, output))  # ModelProto.graph, GraphProto.output
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of bytes of a Protocol Buffers message, of less than 128."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def references_of(models: Models) -> dict[str, Reference]:
+    """Return the models that know the features of their training, by version."""
+    served = (model for model in models.all() if isinstance(model, OnnxForecaster))
+    return {model.model_version: model.reference for model in served if model.reference}
+
+
 class OnnxForecaster:
     """A bundle's graph, run by ONNX Runtime on one thread."""
 
@@ -206,15 +241,14 @@ class OnnxForecaster:
         self._lengths = config.window_lengths
         self.horizons = config.horizons
         self.quantile_levels = config.quantile_levels
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry(_DATA_FOLDER, NOWHERE)
+        self.reference = bundle.reference
         try:
-            self._session = ort.InferenceSession(
-                bundle.onnx, options, providers=["CPUExecutionProvider"]
-            )
+            self._outputs = OUTPUTS
+            graph = bundle.onnx
+            if self.reference:
+                self._outputs = (*OUTPUTS, self.reference.tensor)
+                graph = with_output(graph, self.reference.tensor)
+            self._session = session_of(graph)
             self._repeat_golden(bundle)
             self._try_messages(bundle)
         except BundleError:
@@ -227,7 +261,7 @@ class OnnxForecaster:
 
     def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
         started_s = perf_counter()
-        outputs = self._session.run(OUTPUTS, {INPUTS[0]: candles, INPUTS[1]: open_ms})
+        outputs = self._session.run(self._outputs, {INPUTS[0]: candles, INPUTS[1]: open_ms})
         self._watch(perf_counter() - started_s)
         return Prediction(*outputs)
 
@@ -255,6 +289,12 @@ class OnnxForecaster:
                     f"{bundle.path}: {name}: expected the golden forecasts within {TOLERANCE:g}, "
                     f"got {apart:g} apart"
                 )
+        features, shape = repeated.features, (len(golden.open_ms), len(self.config.features))
+        if features is not None and (features.shape != shape or not np.isfinite(features).all()):
+            raise BundleError(
+                f"{bundle.path}: features: expected finite numbers of the shape {shape} for the "
+                f"golden windows, got the shape {features.shape} or others"
+            )
 
     def _try_messages(self, bundle: Bundle) -> None:
         """Raise ``BundleError`` unless the golden forecasts are messages that readers take.
@@ -264,7 +304,9 @@ class OnnxForecaster:
         golden = bundle.golden
         prediction = self.predict(golden.candles, golden.open_ms)
         due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2))
-        for log_return, volatility in zip(*vars(prediction).values(), strict=True):
+        for log_return, volatility in zip(
+            prediction.log_return, prediction.volatility, strict=True
+        ):
             raw = Distribution(self, log_return, volatility)
             [message] = messages([Calibrated(due, raw, log_return, "0" * 32)], TRIAL_MS)
             try:
@@ -294,6 +336,18 @@ class Distribution:
     forecaster: Forecaster
     log_return: Floats  # (H, Q), from the last close, rising along Q
     volatility: Floats  # (H,), per candle
+    features: Floats | None = None  # (F,), where the model shows them
+
+    def bins(self, interval: str) -> str | None:
+        """Return the bins of its model's reference that its features lie in, a digit each.
+
+        None where the model has no reference of the interval.
+        """
+        model = self.forecaster
+        if self.features is None or not isinstance(model, OnnxForecaster) or not model.reference:
+            return None
+        reference = model.reference.of(interval)
+        return None if reference is None else reference.bins_of(self.features)
 
 
 def distributions(models: Models, due: Sequence[Due]) -> list[Distribution]:
@@ -327,10 +381,12 @@ def _one_call(
                 f"candles, the window holds {len(owed.window)}"
             )
     prediction = forecaster.predict(*stack([due[row].window for row in rows]))
+    features = prediction.features
     for at, row in enumerate(rows):
         answers[row] = Distribution(
-            forecaster, prediction.log_return[at], prediction.volatility[at]
-        )
+            forecaster, prediction.log_return[at], prediction.volatility[at],
+            None if features is None else features[at],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +397,7 @@ class Calibrated:
     raw: Distribution
     log_return: Floats  # (H, Q), calibrated
     id: str
+    feature_bins: str | None = None  # of its window, where these are counted
 
 
 def messages(calibrated: Sequence[Calibrated], now_ms: int) -> list[Forecast]:
@@ -409,6 +466,7 @@ def _message(
         model_version=calibrated.raw.forecaster.model_version,
         model_interval=nearest_trained(calibrated.raw.forecaster.intervals, interval),
         made_at_ms=now_ms,
+        feature_bins=calibrated.feature_bins,
         horizons=tuple([Horizon.trusted(**row) for row in rows]),
     )
 

@@ -45,6 +45,10 @@ def level_name(level: float) -> str:
     return f"{level:g}"
 
 
+Bins = Annotated[str, Field(pattern=r"^[0-9a-z]{1,512}$")]
+"""Bins of ``shared.feature_drift``, a digit a feature."""
+
+
 class InvalidForecast(ValueError):
     """A message that is not a valid forecast; its text names the rule that it breaks."""
 
@@ -109,6 +113,7 @@ class Forecast(Message):
     model_version: Annotated[str, Field(max_length=MAX_VERSION)]
     model_interval: Interval | None = None  # trained on, where the model has seen no ``interval``
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
+    feature_bins: Bins | None = None  # of its features in training's, of one forecast in 16
     horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
 
     @model_validator(mode="after")

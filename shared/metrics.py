@@ -271,6 +271,13 @@ class WorkerMetrics(ModelMetrics):
         "mean of the series; 1 is right.",
         "interval",
     )
+    feature_psi = gauge(
+        "candlecast_feature_psi",
+        "Population stability index of a feature, newest windows against those of training; from "
+        "500 sampled windows on; 0.25 and more is a significant change.",
+        "interval",
+        "feature",
+    )
     clock_skew_seconds = gauge(
         "candlecast_clock_skew_seconds",
         "This machine's clock less the broker's, the way of an acknowledgement included.",

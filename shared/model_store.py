@@ -172,7 +172,7 @@ class ModelStore:
             contents: files by name, ``config.json`` among them.
         """
         digest = hashlib.sha256(contents[CONFIG_NAME]).hexdigest()
-        bundle.assemble(Path(digest[:12]), contents.__getitem__)
+        config = bundle.assemble(Path(digest[:12]), contents.__getitem__).config
         if digest in self.champions().removing:
             raise StoreError(
                 f"{self.url}: bundle {digest[:12]} is being removed; finish that first: "
@@ -181,7 +181,7 @@ class ModelStore:
         try:
             self.load(digest)
         except BundleError:
-            for name in FILE_NAMES:
+            for name in config.file_names:
                 self._objects.write(self._file(digest, name), contents[name])
             self._objects.write(self._file(digest, CONFIG_NAME), contents[CONFIG_NAME])
         return digest

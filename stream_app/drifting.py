@@ -1,12 +1,15 @@
-"""Series that drift: kept by interval for the metrics, logged once when a drift begins. No I/O."""
+"""What drifts, series and features: by interval for the metrics, logged once when it begins."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.drift import THRESHOLD, Report
+from shared.feature_drift import ENOUGH, FeatureDrift, Reference
+from shared.feature_drift import THRESHOLD as THRESHOLD_PSI
+from shared.forecasts import Forecast
 from shared.metrics import WorkerMetrics
 
 log = logging.getLogger("stream_app")
@@ -85,6 +88,46 @@ class DriftBoard:
                 self._metrics.drift_spread.labels(name).set(sums.spread / sums.series)
             else:
                 self._sums[name] = _Sums()  # sums of floats have lost some bits
+
+
+class FeatureBoard:
+    """How far the features of the newest forecasts are from those of training; in memory."""
+
+    def __init__(
+        self, metrics: WorkerMetrics, references: Callable[[], Mapping[str, Reference]]
+    ) -> None:
+        """``references`` returns the models served, by version, that have a reference."""
+        self._metrics = metrics
+        self._drift = FeatureDrift(references)
+        self._drifting: set[tuple[str, str]] = set()  # intervals and features
+
+    def note(self, forecasts: Iterable[Forecast]) -> None:
+        """Count the features of the forecasts that have bins."""
+        for forecast in forecasts:
+            if forecast.feature_bins is not None:
+                version, bins = forecast.model_version, forecast.feature_bins
+                self._drift.note(forecast.interval, version, bins)
+
+    def show(self) -> None:
+        """Set the metrics, and log an interval's features that begin to drift, in one line."""
+        found = self._drift.psi()
+        self._metrics.feature_psi.clear()
+        for interval, indices in found.items():
+            began = {}
+            for name, index in indices.items():
+                self._metrics.feature_psi.labels(interval, name).set(index)
+                if index < ENOUGH:
+                    self._drifting.discard((interval, name))
+                elif index >= THRESHOLD_PSI and (interval, name) not in self._drifting:
+                    self._drifting.add((interval, name))
+                    began[name] = index
+            if began:
+                worst = sorted(began, key=began.__getitem__, reverse=True)
+                log.warning(
+                    "%s: features of the newest candles are not as those of training (PSI %g or "
+                    "more): %s. Whether that costs anything, skill and coverage say", interval,
+                    THRESHOLD_PSI, ", ".join([f"{name} {began[name]:.2f}" for name in worst]),
+                )  # fmt: skip
 
 
 def _interval(key: bytes) -> str:

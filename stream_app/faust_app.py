@@ -34,13 +34,14 @@ FETCH_S: Final = 0.2
 """Longest wait of a fetch for messages; a rebalance may have to wait for it."""
 
 FETCH_BYTES: Final = 1 << 18
-"""Most bytes of one partition in a fetch."""
+"""Most bytes of one partition in a fetch: the client hands on one partition's whole before the
+next, so behind a hot one others would wait for a megabyte of it."""
 
 CHUNK: Final = 128
 """Messages handed on together, between two turns of the event loop."""
 
-MAX_FETCH: Final = 512
-"""Messages taken from the client at once; in a backlog partitions take turns with as many."""
+MAX_FETCH: Final = 2048
+"""Messages taken from the client at once."""
 
 MAX_WAITING: Final = 4096
 """Messages in the stream's buffer beyond which nothing more is fetched."""
@@ -83,7 +84,6 @@ class DirectConsumer(driver.Consumer):
         self._recover: Mapping[str, Callable[[Message], None]] = {}
         self._finished: dict[TP, int] = {}
         self._fetching = asyncio.Lock()
-        self._served: set[TP] = set()  # partitions that have had their turn of a backlog
         self._fetcher_task: asyncio.Task[Any] | None = None
         app = cast("WorkerApp", self.app)
         self._fence, self._note_lost = app.fence, app.note_lost
@@ -224,7 +224,7 @@ class DirectConsumer(driver.Consumer):
             await asyncio.sleep(FETCH_S / 10)
             return
         rebalances = self._rebalances
-        records = await self._take_turns(active)
+        records = await self._getmany(active, FETCH_S)
         sizes = (len(record.value or b"") for fetched in records.values() for record in fetched)
         self._is_large = sum(sizes) > LARGE_BYTES
         messages: Iterator[Message] = (
@@ -239,23 +239,6 @@ class DirectConsumer(driver.Consumer):
                 return
             self._hand_on(chunk, are_sought=self._sought_in == rebalances)
             await asyncio.sleep(0)
-
-    async def _take_turns(self, active: set[TP]) -> Mapping[Any, Sequence[Any]]:
-        """Fetch, in a backlog from partitions that have not had their turn yet.
-
-        The client hands on all that it has of one partition before the next: behind a hot one, or
-        while the worker catches up, the others would wait for all of that.
-        """
-        others = active - self._served if self._served else set()
-        records = await self._getmany(others, 0) if others else {}
-        if not records:
-            self._served.clear()
-            records = await self._getmany(active, FETCH_S)
-        if sum(map(len, records.values())) < MAX_FETCH:
-            self._served.clear()
-        else:
-            self._served.update(map(ensure_TP, records))
-        return records
 
     async def _look_for_holes(self, records: Mapping[Any, Sequence[Any]]) -> None:
         """Say what retention removed while the worker was behind: the client skips it silently.

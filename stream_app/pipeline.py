@@ -10,6 +10,7 @@ from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
 from shared.drift import Report, drifts
+from shared.feature_drift import is_sampled
 from shared.forecaster import (
     Calibrated,
     Distribution,
@@ -226,7 +227,7 @@ def _finish(
         task.raw = _raw(raw)
     settle([entry.series for entry in batch.values()], now_ms)
     calibrated = [
-        Calibrated(owing, raw, task.calibrated, task.id)
+        Calibrated(owing, raw, task.calibrated, task.id, _bins(task, raw))
         for task, owing, raw in zip(owed, due, made, strict=True)
         if task.calibrated is not None
     ]
@@ -245,6 +246,11 @@ def _finish(
             if entry.begins_to_drift:
                 result.drifts_began.append(key)
     result.scores.sort(key=_index_of)
+
+
+def _bins(task: Task, raw: Distribution) -> str | None:
+    """Return the bins of the features of one window in some, chosen by its forecast's id."""
+    return raw.bins(task.candle.interval) if is_sampled(task.id) else None
 
 
 class _Batch:

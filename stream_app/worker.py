@@ -16,12 +16,12 @@ from faust.streams import Stream
 from faust.types import ChannelT, Message, StreamT
 
 from shared.candles import DAY_MS, RejectReason
-from shared.forecaster import Models
+from shared.forecaster import Models, references_of
 from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
 from shared.process import calm_collector, now_ms
-from stream_app.drifting import DriftBoard
+from stream_app.drifting import DriftBoard, FeatureBoard
 from stream_app.faust_app import DirectConsumer, make_app
 from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult, Incoming, advance
@@ -68,6 +68,7 @@ class CandleWorker:
         self._publisher = publisher
         self._metrics = metrics
         self._drift = DriftBoard(metrics)
+        self._features = FeatureBoard(metrics, lambda: references_of(models))
         self._untrained: set[tuple[str, str]] = set()  # series that were named; bounded as windows
         self._rules = settings.rules(models)
         self._forget_ms = settings.forget_days * DAY_MS
@@ -286,6 +287,7 @@ class CandleWorker:
         metrics.forecasts.inc(len(result.forecasts))
         metrics.gaps.inc(result.gaps)
         self._drift.note(result.drifts, result.drifts_began)
+        self._features.note(forecast for _, forecast in result.forecasts)
         self._note_untrained(result)
         self._note_size()
         for series, partition in result.moved:
@@ -360,11 +362,12 @@ class CandleWorker:
         log.info("%d windows recovered in %.1f s", len(self.table.data.data), seconds)
 
     async def observe(self) -> None:
-        """Ask the broker how far the partitions are, and note it.
+        """Show the drift of features; ask the broker how far the partitions are, and note it.
 
         Raises:
             ObserveError: when it does not answer; the metrics then have no value.
         """
+        self._features.show()
         try:
             consumer = self._consumer
             async with asyncio.timeout(OBSERVE_SECONDS):

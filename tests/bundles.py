@@ -12,9 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shared import bundle
 from shared.bundle import Golden
+from shared.feature_drift import FeatureBins, Reference
 from shared.window import even_times
 
 LENGTH: Final = 4
+
+FEATURES: Final = "features"
+"""Name of the tensor of a bundle's graph that holds the newest close as the only feature."""
 
 
 def graph_of(horizons: int, levels: int, outputs: Any = None) -> onnx.GraphProto:
@@ -26,6 +30,9 @@ def graph_of(horizons: int, levels: int, outputs: Any = None) -> onnx.GraphProto
         helper.make_node("ReduceMean", ["candles", "axes"], ["mean"], keepdims=0),  # (B,)
         helper.make_node("Mul", ["mean", "zero"], ["nought"]),
         helper.make_node("Cast", ["nought"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["candles", "newest"], ["row"], axis=1),  # (B, 5)
+        helper.make_node("Gather", ["row", "close"], ["price"], axis=1),  # (B, 1)
+        helper.make_node("Cast", ["price"], [FEATURES], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["float", "one"], ["column"]),  # (B, 1)
         helper.make_node("Unsqueeze", ["column", "one"], ["cube"]),  # (B, 1, 1)
         helper.make_node("Add", ["cube", "returns"], ["log_return"]),
@@ -35,6 +42,8 @@ def graph_of(horizons: int, levels: int, outputs: Any = None) -> onnx.GraphProto
         "axes": np.array([1, 2]),
         "zero": np.array(0.0),
         "one": np.array([1]),
+        "newest": np.array(-1),
+        "close": np.array([3]),
         "returns": np.asarray(log_return, np.float32),
         "spread": np.asarray(volatility, np.float32),
     }
@@ -119,3 +128,22 @@ def right_golden(horizons: int, levels: int) -> Golden:
         np.tile(rising, (2, horizons, 1)),
         np.full((2, horizons), 0.01, np.float32),
     )
+
+
+def reference_of(tensor: str = FEATURES, **intervals: dict[str, FeatureBins]) -> Reference:
+    """Return a reference of 20,000 windows of each interval."""
+    windows = dict.fromkeys(intervals, 20_000)
+    return Reference(source="test", sha256="", tensor=tensor, windows=windows, intervals=intervals)
+
+
+def add_reference(
+    folder: Path, reference: Reference | bytes, names: tuple[str, ...] = ("close",)
+) -> Path:
+    """Add features and a reference to a bundle; the hash fits whatever is in it."""
+    data = reference if isinstance(reference, bytes) else reference.model_dump_json().encode()
+    (folder / bundle.REFERENCE_NAME).write_bytes(data)
+    config = json.loads((folder / bundle.CONFIG_NAME).read_bytes())
+    extra = bundle.hashes_of({bundle.REFERENCE_NAME: data})
+    config |= {"features": dict.fromkeys(names, ""), "extra_files": extra}
+    (folder / bundle.CONFIG_NAME).write_text(json.dumps(config))
+    return folder

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.progress import Progress
 
 from shared import process
-from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, BundleError, default_path, load
+from shared.bundle import CONFIG_NAME, BundleConfig, BundleError, default_path, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.files import findings
 from shared.files.series import HistoryError
@@ -42,6 +42,7 @@ from trainer.settings import (
     InspectSettings,
     ModelsSettings,
     PromoteSettings,
+    ReferenceSettings,
     RollbackSettings,
     ScoresSettings,
     SearchSettings,
@@ -71,6 +72,7 @@ Trains, tests and searches for models; without a command it trains on the bundle
   evaluate   measure forecasts against every baseline and write an HTML and a JSON report
   search     look for better settings: --trials N
   scores     report how good the stream's forecasts were: --out scores.html
+  reference  add the features of its training to a bundle: reference BUNDLE --all FOLDER
   inspect    show what is in a bundle, or what would be read of a file: inspect PATH
 
   models     list the champions and versions of the model store
@@ -278,7 +280,7 @@ def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None
     from trainer.evaluate import figures  # noqa: PLC0415
 
     run.metrics(metrics)
-    for name in (*FILE_NAMES, CONFIG_NAME):
+    for name in (*load(out).config.file_names, CONFIG_NAME):
         run.artifact(out / name, "bundle")
     if test:
         run.figure(figures.against_outcomes(test.joined, 1), "forecasts.png")
@@ -451,6 +453,39 @@ def _scores(settings: ScoresSettings) -> None:
         console.print_scores(made)
 
 
+def _reference(settings: ReferenceSettings) -> None:
+    from trainer import panels, reference  # noqa: PLC0415
+    from trainer.dataset import data_span  # noqa: PLC0415
+    from trainer.training import KEPT_OUT  # noqa: PLC0415
+
+    loaded = load(settings.path)
+    config = loaded.config
+    if settings.all_data:
+        with console.working(f"Reading {settings.all_data}", shown=settings.progress):
+            data = panels.read(settings.all_data)
+        least, longest = config.window_length, max(config.horizons)
+        parts = reference.of_panels(data, least, longest, KEPT_OUT)
+        span = panels.span(data, KEPT_OUT)
+    else:
+        stop_ms = config.data.last_ms + 1
+        source = _source(settings, config)
+        parts = reference.of_source(source.until(stop_ms), config.window_length)
+        span = data_span(source, stop_ms)
+    if span.sha256 != config.data.sha256:
+        log.warning(
+            "%s was trained on other candles (SHA-256 %s of %s) than these (%s of %s)",
+            config.model_version, config.data.sha256[:12], config.data.source, span.sha256[:12],
+            span.source,
+        )  # fmt: skip
+    with console.progress(shown=settings.progress) as display:
+        done = console.steps(display, "Intervals", len({part.interval for part in parts}))
+        origin = span.source, span.sha256
+        measured = reference.measure(config, loaded.onnx, parts, origin, done)
+    out = settings.out or settings.path
+    reference.write(loaded, measured, out)
+    log.info("wrote %s with the features of its training to %s", config.model_version, out)
+
+
 def _inspect(settings: InspectSettings) -> None:
     if not (settings.path / CONFIG_NAME).exists():
         _inspect_file(settings)
@@ -528,6 +563,7 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
     "evaluate": (EvaluateSettings, _evaluate),
     "search": (SearchSettings, _search),
     "inspect": (InspectSettings, _inspect),
+    "reference": (ReferenceSettings, _reference),
     "scores": (ScoresSettings, _scores),
     "watch": (WatchSettings, _watch),
     "models": (ModelsSettings, model_commands.models),

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +43,10 @@ from trainer.blend import in_words
 from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
 from trainer.network import Blend, Model, PooledHar, Shape
+from trainer.reference import Part, extra_files, measure
 from trainer.registry import TILE
+
+log = logging.getLogger("trainer")
 
 OPSET: Final = 20
 """Version of the ONNX operators in the graph."""
@@ -229,6 +232,22 @@ class Exported:
     contents: Mapping[str, bytes]  # files by name
     config: BundleConfig
     forecaster: OnnxForecaster
+
+    def with_reference(self, parts: Sequence[Part]) -> Exported:
+        """Return the same with the features of its training windows.
+
+        A graph whose features are not found goes without: drift of features is then not measured.
+        """
+        span = self.config.data
+        model = self.contents[ONNX_NAME]
+        try:
+            reference = measure(self.config, model, parts, (span.source, span.sha256))
+        except ValueError as error:
+            log.warning("the bundle has no reference of features: %s", error)
+            return self
+        extra = extra_files(reference)
+        config = self.config.model_copy(update={"extra_files": hashes_of(extra)})
+        return replace(self, contents={**self.contents, **extra}, config=config)
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> BundleConfig:
         """Write a bundle that ``shared.bundle.load`` accepts; return its config.

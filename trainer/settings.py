@@ -452,6 +452,29 @@ class InspectSettings(TableSettings):
     progress: bool = Field(default=True, description="show a progress bar")
 
 
+class ReferenceSettings(DataSettings):
+    """Adds to a bundle the features of the windows that it was trained on, without a training.
+
+    By them the worker measures how far the features of its candles have drifted (PSI). A training
+    adds them by itself; this is for bundles that were made before. The model stays what it is, and
+    so does its version. Give the candles of the training: what their hash is, the bundle knows.
+
+    Examples:
+      python -m trainer reference my-bundle --data candles.parquet
+      python -m trainer reference my-bundle --all candles/ --out my-bundle-with-reference
+    """
+
+    help_title: ClassVar[str] = "reference of features"
+
+    model_config = own(PROCESS, "reference") | SettingsConfigDict(cli_shortcuts={"all-data": "all"})
+
+    path: CliPositionalArg[Path] = Field(description="folder of a bundle")
+    all_data: Path | None = Field(
+        None, description="folder of Parquet files of candles, as of fit --all"
+    )
+    out: Path | None = Field(None, description="folder to write to; by default the bundle's own")
+
+
 def _interval_or_any(value: str) -> str:
     return value if value == ANY else known_interval(value)
 

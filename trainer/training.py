@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from shared.bundle import CONFIG_NAME, FILE_NAMES, BundleConfig, default_path
+from shared.bundle import CONFIG_NAME, BundleConfig, default_path
 from shared.bundle import load as load_bundle
 from shared.candles import INTERVALS_MS
 from shared.forecaster import Forecaster
-from trainer import blend, panels
+from trainer import blend, panels, reference
 from trainer import export as exporting
 from trainer.dataset import Samples, Source, data_span, load, split
 from trainer.evaluate import backtest, losses
@@ -60,7 +60,7 @@ def keep_built_in(out: Path) -> BundleConfig:
     loaded = load_bundle(default_path())
     if out.resolve() != loaded.path.resolve():
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*FILE_NAMES, CONFIG_NAME):
+        for name in (*loaded.config.file_names, CONFIG_NAME):
             shutil.copyfile(loaded.path / name, out / name)
     return loaded.config
 
@@ -122,7 +122,9 @@ def export(fitted: Fitted, source: Source, stop_ms: int) -> Exported:
     seen = partial(source.until(stop_ms).windows, lengths, 0)
     check_on = partial(source.windows, lengths, stop_ms)
     span = data_span(source, stop_ms)
-    return exporting.export(fitted, seen, check_on, NAME, (source.interval,), span)
+    exported = exporting.export(fitted, seen, check_on, NAME, (source.interval,), span)
+    least = fitted.config.window_length
+    return exported.with_reference(reference.of_source(source.until(stop_ms), least))
 
 
 def fit_folder(
@@ -168,7 +170,12 @@ def export_folder(fitted: Fitted, data: Sequence[Panel]) -> Exported:
     least, most = (pick(INTERVALS_MS[name] for name in trained) for pick in (min, max))
     intervals = [name for name, length in INTERVALS_MS.items() if least <= length <= most]
     check_on = partial(panels.some_windows, data, config)
-    return exporting.export(fitted, seen, check_on, NAME, intervals, panels.span(data, KEPT_OUT))
+    span = panels.span(data, KEPT_OUT)
+    exported = exporting.export(fitted, seen, check_on, NAME, intervals, span)
+    longest = max(config.horizons)
+    return exported.with_reference(
+        reference.of_panels(data, config.window_length, longest, KEPT_OUT)
+    )
 
 
 def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import Field
 
 from api.forecast.bodies import ModelCard
 from shared.drift import Drift
+from shared.feature_drift import LEAST, SAMPLED, THRESHOLD
 from shared.forecasts import Forecast
 from shared.messages import Message
 from shared.scores import BETTER, BINS, EVEN, WORSE
+
+MOST_FEATURES: Final = 5
+"""Features that an interval's scores name, those that have drifted most."""
 
 
 class LatestForecasts(Message):
@@ -111,10 +117,23 @@ class IntervalScores(Message):
     steps: tuple[StepScores, ...]
 
 
+class FeaturePsi(Message):
+    """How far a feature of the newest forecasts is from that of the training windows."""
+
+    feature: str
+    psi: float = Field(description="population stability index over the newest 2,000 sampled or so")
+    drifts: bool = Field(description=f"true from {THRESHOLD:g} on, a significant change")
+
+
 class OverallScores(IntervalScores):
     """Live scores and drift of all series of an interval together."""
 
     drift: IntervalDrift | None = Field(description="null while no score says anything of it")
+    features: tuple[FeaturePsi, ...] = Field(
+        description=f"the {MOST_FEATURES} that have drifted most, the furthest first; empty below "
+        f"{LEAST} windows, of which one in {SAMPLED} forecasts counts, and where the model knows "
+        "no training of the interval"
+    )
 
 
 class ScoresAnswer(Message):

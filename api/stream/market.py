@@ -11,7 +11,7 @@ eighth of a second, and held up everybody.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +23,7 @@ from api.forecast.calibrated import Learned
 from api.stream.candle_row import CANDLE_BYTES, CandleRow, KeptCandle
 from api.stream.cursors import Origin
 from shared.candles import INTERVALS_MS, Candle
+from shared.feature_drift import FeatureDrift, Reference
 from shared.forecasts import MAX_HORIZONS, Forecast
 from shared.score_messages import Correction, Scores
 from shared.scores import ScoreTable, Summary, row_of, summarise
@@ -214,15 +215,26 @@ class Market:
     """
 
     def __init__(
-        self, bounds: MarketBounds | None = None, forgotten: Callable[[], object] = int
+        self,
+        bounds: MarketBounds | None = None,
+        forgotten: Callable[[], object] = int,
+        references: Callable[[], Mapping[str, Reference]] = dict,
     ) -> None:
-        """``forgotten`` is called for each series that had to go."""
+        """Make an empty market.
+
+        Args:
+            bounds: of what is kept.
+            forgotten: called for each series that had to go.
+            references: returns the models served, by version, that know the features of their
+                training.
+        """
         self.bounds = bounds or MarketBounds()
         self.series: OrderedDict[Key, MarketSeries] = OrderedDict()  # silent longest first
         self.size = 0  # bytes of all series, about
         self._turns: deque[Key] = deque()  # series to be trimmed, where there is no room
         self._forgotten = forgotten
         self.pooled: dict[tuple[str, int], ScoreTable] = {}  # by interval and step
+        self.features = FeatureDrift(references)
         self.latencies_ms: deque[int] = deque(maxlen=self.bounds.latencies)
         self.newest_made_ms: int | None = None
 
@@ -231,6 +243,7 @@ class Market:
         self.series.clear()
         self.size = 0
         self.pooled.clear()
+        self.features.clear()
         self.latencies_ms.clear()
         self.newest_made_ms = None
 
@@ -257,6 +270,9 @@ class Market:
                 return None
             kept = KeptForecast(forecast.id, forecast.as_of_ms, _exact(forecast.encode()))
             series.put(kept, self.bounds.forecasts)
+            if forecast.feature_bins is not None:
+                bins = forecast.feature_bins
+                self.features.note(forecast.interval, forecast.model_version, bins)
             self.newest_made_ms = max(self.newest_made_ms or 0, forecast.made_at_ms)
             self._clock_latency(series, kept.as_of_ms, appended_ms)
             return StreamEvent("forecast", series.symbol, series.interval, kept.encoded, origin)

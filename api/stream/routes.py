@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -24,11 +24,18 @@ from api.edge.requests import answer
 from api.edge.routing import Routes
 from api.forecast.bodies import ModelCard
 from api.forecast.histories import Series
-from api.stream.bodies import ForecastHistory, LatestForecasts, ScoresAnswer, StreamStatus
+from api.stream.bodies import (
+    MOST_FEATURES,
+    ForecastHistory,
+    LatestForecasts,
+    ScoresAnswer,
+    StreamStatus,
+)
 from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, RETRY, EventFilter, Subscription
 from api.stream.market import KeptDrift, MarketSeries, quantile
 from shared.candles import INTERVALS_MS
+from shared.feature_drift import THRESHOLD
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics
 
@@ -306,8 +313,13 @@ class _Scores:
             if number % 20 == 0:
                 await asyncio.sleep(0)
         self._series = summaries
+        psi = market.features.psi()
         self._overall = [
-            {**scores, "drift": _mean_drift(drifts.get(scores["interval"], []))}
+            {
+                **scores,
+                "drift": _mean_drift(drifts.get(scores["interval"], [])),
+                "features": _most_drifted(psi.get(scores["interval"], {})),
+            }
             for scores in overall_of(self._live)
         ]
         self._computed_s = time.monotonic()
@@ -323,6 +335,12 @@ def _mean_drift(drifts: Sequence[KeptDrift]) -> dict[str, Any] | None:
         "shift": sum(drift.shift for drift in drifts) / len(drifts),
         "spread": sum(drift.spread for drift in drifts) / len(drifts),
     }
+
+
+def _most_drifted(psi: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the features with the largest indices, as ``FeaturePsi`` has them."""
+    worst = sorted(psi, key=psi.__getitem__, reverse=True)[:MOST_FEATURES]
+    return [{"feature": name, "psi": psi[name], "drifts": psi[name] >= THRESHOLD} for name in worst]
 
 
 def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -10,11 +11,15 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from shared import bundle
 from shared.candles import Candle
-from shared.forecaster import ModelSet, Prediction
+from shared.feature_drift import FeatureBins, is_sampled
+from shared.forecaster import ModelSet, OnnxForecaster, Prediction
+from shared.forecasts import Forecast
 from shared.metrics import WorkerMetrics
-from stream_app.drifting import DriftBoard
+from stream_app.drifting import DriftBoard, FeatureBoard
 from stream_app.pipeline import Incoming, advance
+from tests import bundles
 from tests.candles import candle
 from tests.forecasters import LastMove
 
@@ -78,3 +83,74 @@ def test_a_drift_is_logged_once_and_shown_by_interval(caplog: pytest.LogCaptureF
     assert spread > 1.4
     board.clear()
     assert shown("drifting_series") == 0
+
+
+def forecasts_of(models: ModelSet, batch: int) -> list[Forecast]:
+    """Return the forecasts of 300 candles that rise from 100 to 400."""
+    table: dict[bytes, bytes] = {}
+    made: list[Forecast] = []
+    candles = [candle(day, 100.0 + day) for day in range(300)]
+    for at in range(0, len(candles), batch):
+        some = [
+            Incoming(b"AAPL", one.encode(), 0, at + place, NOW_MS)
+            for place, one in enumerate(candles[at : at + batch])
+        ]
+        result = advance(some, table.get, models, CAPACITY, NOW_MS)
+        table.update({key: state for key, (_, state) in result.states.items()})
+        made += [forecast for _, forecast in result.forecasts]
+    return made
+
+
+def test_a_sampled_forecast_has_the_bins_of_its_window(tmp_path: Path) -> None:
+    folder = bundles.write(tmp_path / "bundle")
+    old = ModelSet(OnnxForecaster(bundle.load(folder)))
+    bare = forecasts_of(old, 10)
+    assert len(bare) == 297
+    assert {forecast.feature_bins for forecast in bare} == {None}, "a bundle without a reference"
+    thirds = FeatureBins(edges=(200.0, 300.0), shares=(0.3, 0.3, 0.4))
+    bundles.add_reference(folder, bundles.reference_of(**{"1d": {"close": thirds}}))
+    models = ModelSet(OnnxForecaster(bundle.load(folder)))
+    made = forecasts_of(models, 10)
+    for forecast in made:
+        place = str(int(forecast.last_close > 200.0) + int(forecast.last_close > 300.0))
+        assert forecast.feature_bins == (place if is_sampled(forecast.id) else None)
+        assert Forecast.decode(forecast.encode()) == forecast
+    assert sum(forecast.feature_bins is not None for forecast in made) > 0
+    assert [forecast.id for forecast in made] == [forecast.id for forecast in bare]
+    assert made == forecasts_of(models, 1), "however the stream is cut into batches"
+
+
+def test_a_features_drift_is_logged_once_and_a_metric(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stream_app")
+    halves = FeatureBins(edges=(0.0,), shares=(0.5, 0.5))
+    names = ("close", "rsi")
+    reference = bundles.reference_of(**{"1d": dict.fromkeys(names, halves)})
+    [forecast, *_] = forecasts_of(MODELS, 100)
+    registry = CollectorRegistry()
+    board = FeatureBoard(WorkerMetrics(registry), lambda: {forecast.model_version: reference})
+
+    def show(count: int, *bins: str) -> dict[str, float | None]:
+        for number in range(count):
+            place = bins[number % len(bins)]
+            board.note([forecast.model_copy(update={"feature_bins": place})])
+        board.show()
+        return {
+            name: registry.get_sample_value(
+                "candlecast_feature_psi", {"interval": "1d", "feature": name}
+            )
+            for name in names
+        }
+
+    assert show(499, "00", "01") == dict.fromkeys(names), "absent below 500 windows"
+    began = show(1, "01")
+    assert (began["close"] or 0) > 0.25
+    assert (began["rsi"] or 1) < 0.01
+    show(100, "00", "01")
+    [line] = caplog.messages
+    assert "1d" in line
+    assert "close" in line
+    assert "rsi" not in line
+    over = show(4_000, "00", "01", "10", "11")
+    assert (over["close"] or 1) < 0.1
+    show(4_000, "00", "01")
+    assert len(caplog.messages) == 2, "it drifts again after it was over"

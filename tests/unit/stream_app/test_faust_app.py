@@ -10,7 +10,7 @@ import pytest
 from faust.types import TP, Message
 from mode.utils.queues import FlowControlQueue
 
-from stream_app.faust_app import MAX_FETCH, DirectConsumer, KeepingFlowControl, make_app
+from stream_app.faust_app import DirectConsumer, KeepingFlowControl, make_app
 from stream_app.fence import Fence
 from stream_app.settings import WorkerSettings
 
@@ -105,35 +105,3 @@ def test_the_app_makes_nothing_on_disk_and_reaches_every_broker() -> None:
         return [str(url) for url in app.transport.url]
 
     assert asyncio.run(urls()) == ["kafka://a:1", "kafka://b:2"]
-
-
-def test_in_a_backlog_partitions_take_turns(
-    consumer: DirectConsumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Behind a hot partition the others waited for all that the client had of it."""
-    held = {TP(SOURCE, 0): 5 * MAX_FETCH, TP(SOURCE, 1): 2 * MAX_FETCH, TP(SOURCE, 2): 3}
-    consumer._served = set()
-
-    async def getmany(active: set[TP], timeout: float) -> dict[TP, list[int]]:  # noqa: ASYNC109
-        """As the client: the first partition's records first, up to the most."""
-        del timeout
-        taken: dict[TP, list[int]] = {}
-        room = MAX_FETCH
-        for tp in sorted(active):
-            count = min(held[tp], room)
-            held[tp] -= count
-            room -= count
-            if count:
-                taken[tp] = [0] * count
-        return taken
-
-    monkeypatch.setattr(consumer, "_getmany", getmany)
-
-    async def drain() -> list[list[int]]:
-        turns = []
-        while any(held.values()):
-            records = await consumer._take_turns(set(held))
-            turns.append([tp.partition for tp in records])
-        return turns
-
-    assert asyncio.run(drain()) == [[0], [1], [2], [0], [1], [0], [0], [0]]

@@ -8,6 +8,8 @@ from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
+from shared.feature_drift import FeatureBins
+from tests.bundles import reference_of
 from tests.candles import walk
 from tests.streams import published
 from tests.unit.api.client import application, call, problem_of
@@ -88,6 +90,28 @@ def test_scores_and_status() -> None:
     assert status["series"] == 2
     assert status["scores"] == [{"interval": "1d", "steps": daily["steps"][:1]}]
     assert status["latency_ms"]["p50"] == 10
+
+
+def test_scores_name_the_features_that_have_drifted_most() -> None:
+    halves = FeatureBins(edges=(0.0,), shares=(0.5, 0.5))
+    names = [f"f{number}" for number in range(7)]
+    reference = reference_of(**{"1d": dict.fromkeys(names, halves)})
+    candles = walk(30)
+    stream = published(candles)
+    made = stream.forecasts[-1]
+    market = Market(references=lambda: {made.model_version: reference})
+    play(market, candles, stream)
+    for number in range(600):
+        bins = "000" + "01"[number % 2] * 4  # the first three always lie below
+        update = {"id": f"{number:032x}", "feature_bins": bins}
+        market.add_forecast(made.model_copy(update=update), 20, (1, number))
+        market.add_forecast(made.model_copy(update=update), 20, (1, number))  # a repeat
+    app = application(live=StreamView(market, Hub(), connected=True, detail="following", lag=0))
+    [daily] = call(app, "GET", "/v1/scores").json()["overall"]
+    assert [one["drifts"] for one in daily["features"]] == [True] * 3 + [False] * 2
+    assert {one["feature"] for one in daily["features"][:3]} == {"f0", "f1", "f2"}
+    [bare] = call(application(live=live()), "GET", "/v1/scores").json()["overall"]
+    assert bare["features"] == []
 
 
 @pytest.mark.parametrize(
