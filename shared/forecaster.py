@@ -118,11 +118,11 @@ def length_of(lengths: Sequence[int], held: int) -> int:
 
 @lru_cache(maxsize=1024)
 def nearest_trained(trained: tuple[str, ...], interval: str) -> str | None:
-    """Return the interval of training that serves another one; None where that is trained.
+    """Return the interval of training that serves another one; None where one as long is trained.
 
     It is the nearest by the ratio of the lengths, of two alike the shorter.
     """
-    if interval in trained:
+    if any(INTERVALS_MS[name] == INTERVALS_MS[interval] for name in trained):  # 60m is 1h
         return None
     wanted = math.log(INTERVALS_MS[interval])
     rising = sorted(trained, key=INTERVALS_MS.__getitem__)

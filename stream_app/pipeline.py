@@ -25,7 +25,7 @@ from shared.forecasts import Forecast
 from shared.score_messages import Encoded
 from shared.window import Push, Window
 from stream_app.ledger import layout_of
-from stream_app.rules import Rules, is_close, is_regular, overlaps, require_trained, too_many
+from stream_app.rules import Rules, is_close, is_regular, overlaps, too_many
 from stream_app.scoring import Raw, Series, Task, settle
 from stream_app.state import STALE, Event, SymbolState, effect
 
@@ -170,7 +170,6 @@ def advance(
     *,
     rules: Rules | None = None,
     held_series: int = 0,
-    strict_interval: bool = False,
 ) -> BatchResult:
     """Apply a batch in order, score what it settles, forecast all that is due by few model calls.
 
@@ -183,7 +182,6 @@ def advance(
             to say, which stamped its message.
         rules: of the series that are taken; by default all.
         held_series: number of series in the table.
-        strict_interval: refuse candles of intervals that no model was trained on.
     """
     result = BatchResult()
     held = _States(
@@ -193,8 +191,6 @@ def advance(
     for i, message in enumerate(incoming):
         try:
             candle = decode_candle(message.key, message.value, message.appended_ms)
-            if strict_interval:
-                require_trained(candle, models)
             key, entry = held.of(candle)
         except InvalidCandle as error:
             result.rejected.append((i, error))

@@ -64,6 +64,7 @@ class Recovery:
         self._publisher = publisher
         self._metrics = metrics
         self._models = models
+        self._rules = settings.rules(models)
         self._looks_without_topic = 0
         self._held: set[int] = set()
         self._before = 0  # partitions of the candles topic before it grew; 0: it has not
@@ -261,7 +262,7 @@ class Recovery:
         }
         states = {key: state for key, (_, state) in found.items()}
         ahead = await bring_up_to_date(
-            self._settings, spans, self._capacity, states, self._table.skips, self._settings.rules
+            self._settings, spans, self._capacity, states, self._table.skips, self._rules
         )
         elsewhere.appended_ms |= ahead.appended_ms
         return {
@@ -321,7 +322,7 @@ class Recovery:
 
     async def _rebuild(self, spans: Mapping[int, tuple[int, int]]) -> Rebuilt:
         return await rebuild(
-            self._settings, spans, self._capacity, self._table.skips, self._settings.rules,
+            self._settings, spans, self._capacity, self._table.skips, self._rules,
             self._takes,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from shared.candles import (
     InvalidCandle,
     RejectReason,
 )
-from shared.forecaster import Models
+from shared.forecaster import Models, nearest_trained
 
 QUARTER_MS: Final = 15 * MINUTE_MS
 """Grid of intervals that are longer: sessions open at quarters of an hour, as at 9:30 or 9:15."""
@@ -36,9 +36,12 @@ class Rules:
     symbols: tuple[str, ...] = ()  # patterns such as *-USD; empty for all
     off_grid: frozenset[str] = frozenset()  # sources whose candles may open at any time
     max_series: int = MAX_SERIES
+    strict_models: Models | None = None  # if given, only intervals that these were trained on
 
     def check(self, candle: Candle) -> None:
         """Raise ``InvalidCandle`` for a candle of a series that is not wanted, or off its grid."""
+        if self.strict_models is not None:
+            _require_trained(candle, self.strict_models)
         if self.symbols and not any(
             fnmatchcase(candle.symbol, pattern) for pattern in self.symbols
         ):
@@ -54,18 +57,6 @@ class Rules:
                 f"open_ms: expected a whole minute, got {candle.open_ms}; candles of a source in "
                 "--off-grid-sources may open at any time",
             )
-
-
-def require_trained(candle: Candle, models: Models) -> None:
-    """Raise ``InvalidCandle`` for a candle of an interval that its model was not trained on."""
-    model = models.of(candle.interval, candle.symbol)
-    if candle.interval not in model.intervals:
-        raise InvalidCandle(
-            RejectReason.NO_MODEL,
-            f"interval: expected one that {model.model_version} was trained on "
-            f"({', '.join(model.intervals)}), got {candle.interval}; promote a model for it, or "
-            "run without --strict-interval",
-        )
 
 
 def too_many(candle: Candle, most: int) -> InvalidCandle:
@@ -96,3 +87,14 @@ def is_regular(open_ms: int, close_ms: int, interval: str) -> bool:
     grid = DAY_MS if length >= DAY_MS else min(length, QUARTER_MS)
     full = MONTH_MS if interval == "1mo" else length
     return open_ms % grid == 0 and close_ms - open_ms >= full
+
+
+def _require_trained(candle: Candle, models: Models) -> None:
+    model = models.of(candle.interval, candle.symbol)
+    if nearest_trained(model.intervals, candle.interval) is not None:
+        raise InvalidCandle(
+            RejectReason.NO_MODEL,
+            f"interval: expected one that {model.model_version} was trained on "
+            f"({', '.join(model.intervals)}), got {candle.interval}; promote a model for it, or "
+            "run without --strict-interval",
+        )

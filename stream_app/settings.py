@@ -115,10 +115,10 @@ class WorkerSettings(GroupSettings, ModelSettings):
         60.0, gt=0, description="uncommitted work this old makes /livez fail"
     )
 
-    @property
-    def rules(self) -> Rules:
-        """Which series are taken."""
-        return Rules(self.allow_symbols, frozenset(self.off_grid_sources), self.max_series)
+    def rules(self, models: Models) -> Rules:
+        """Return which series are taken, where that matters by the models that are served."""
+        strict = models if self.strict_interval else None
+        return Rules(self.allow_symbols, frozenset(self.off_grid_sources), self.max_series, strict)
 
     def capacities(self, models: Models) -> dict[str, int]:
         """Return the most candles in a stored window of each interval: as many as models read."""

@@ -70,7 +70,7 @@ class CandleWorker:
         self._drift = DriftBoard(metrics)
         self._features = FeatureBoard(metrics, lambda: references_of(models))
         self._untrained: set[tuple[str, str]] = set()  # series that were named; bounded as windows
-        self._rules = settings.rules
+        self._rules = settings.rules(models)
         self._forget_ms = settings.forget_days * DAY_MS
         self._next_forget_s = 0.0
         metrics.max_windows.set(settings.max_series)
@@ -248,7 +248,6 @@ class CandleWorker:
         return advance(
             incoming, self._stored, self._models, self._settings.window or 0, now_ms(),
             rules=self._rules, held_series=len(self.table.data.data),
-            strict_interval=self._settings.strict_interval,
         )  # fmt: skip
 
     def _name_culprit(self, incoming: Sequence[Incoming]) -> None:

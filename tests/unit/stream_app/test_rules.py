@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import pytest
+from aiokafka import ConsumerRecord
 
 from shared.candles import DAY_MS, MINUTE_MS, Candle, RejectReason
 from shared.forecaster import ModelSet, nearest_trained
 from stream_app.pipeline import BatchResult, Incoming, advance
+from stream_app.rebuild import Rebuilt
 from stream_app.rules import Rules
 from stream_app.state import SymbolState
 from tests.candles import START_MS, candle, walk
@@ -133,18 +135,31 @@ def test_a_candle_that_the_model_was_not_trained_on_is_marked_or_refused() -> No
     given = [Incoming(b"AAPL", one.encode(), 0, at, one.close_ms) for at, one in enumerate(walk(4))]
     made = advance(given, table.get, models, 3, 0)
     assert [forecast.model_interval for _, forecast in made.forecasts] == ["1h", "1h"]
-    refused = advance(given, table.get, models, 3, 0, strict_interval=True)
+    refused = advance(given, table.get, models, 3, 0, rules=Rules(strict_models=models))
     assert reasons(refused) == [RejectReason.NO_MODEL] * 4
     assert not refused.states
     trained = ModelSet(hourly, {"1d": LastMove()})
-    made = advance(given, table.get, trained, 3, 0, strict_interval=True)
+    made = advance(given, table.get, trained, 3, 0, rules=Rules(strict_models=trained))
     assert [forecast.model_interval for _, forecast in made.forecasts] == [None, None]
+
+
+def test_windows_that_are_rebuilt_are_those_that_a_strict_worker_holds() -> None:
+    hourly = LastMove()
+    hourly.intervals = ("1h",)
+    for model, series in ((hourly, []), (LastMove(), [b"AAPL|1d"])):
+        found = Rebuilt(rules=Rules(strict_models=ModelSet(model)))
+        for at, one in enumerate(walk(4)):
+            value = one.encode()
+            where = ("candles", 0, at, NOW_MS, 0)
+            found.apply(ConsumerRecord(*where, b"AAPL", value, None, 4, len(value), ()), 3)
+        assert list(found.states) == series
 
 
 @pytest.mark.parametrize(
     ("trained", "interval", "nearest"),
     [
         (("1d", "5m"), "5m", None),
+        (("1d", "1h"), "60m", None),
         (("1d", "5m"), "1m", "5m"),
         (("1d", "5m"), "1h", "5m"),  # 12 times as long, and a 24th
         (("4h", "15m"), "1h", "15m"),  # of two alike the shorter
