@@ -123,7 +123,7 @@ class FeatureBoard:
                     began[name] = index
             if began:
                 worst = sorted(began, key=began.__getitem__, reverse=True)
-                log.warning(
+                log.info(
                     "%s: features of the newest candles are not as those of training (PSI %g or "
                     "more): %s. Whether that costs anything, skill and coverage say", interval,
                     THRESHOLD_PSI, ", ".join([f"{name} {began[name]:.2f}" for name in worst]),
