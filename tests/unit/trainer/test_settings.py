@@ -138,8 +138,8 @@ def test_an_unknown_command_is_told_with_the_known_ones(
 ) -> None:
     assert main(["dream"]) == 2
     assert (
-        "expected train, fit, backtest, evaluate, search, inspect, scores, watch, models, promote, "
-        "rollback, compare, gc, got 'dream'" in capsys.readouterr().err
+        "expected train, fit, backtest, evaluate, search, inspect, reference, scores, watch, "
+        "models, promote, rollback, compare, gc, got 'dream'" in capsys.readouterr().err
     )
 
 
