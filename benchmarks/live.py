@@ -307,7 +307,7 @@ def plot(both: pd.DataFrame, made: Run, path: Path) -> None:
     )
     for name, colour, label in (
         ("frozen", "#64748b", f"frozen: the model trained until {UNTIL:%Y}"),
-        ("pinball", "#c2410c", "live: retrained on drift, gated, swapped in"),
+        ("pinball", "#c2410c", "live: retrained, gated, swapped in"),
     ):
         skill = 100 * (1 - rolled[name] / rolled["baseline"])
         above.plot(days, skill, color=colour, linewidth=1.3, label=label)
@@ -330,7 +330,7 @@ def plot(both: pd.DataFrame, made: Run, path: Path) -> None:
                     np.datetime64(int(time_ms), "ms"), color=("0.6", "#15803d")[at],
                     linestyle=style, linewidth=1, label=name if number == 0 else None,
                 )  # fmt: skip
-    above.set_ylabel(f"skill against no model, %,\nmean of {DAYS} days")
+    above.set_ylabel(f"skill against no model,\n%, mean of {DAYS} days")
     below.set_ylabel("pinball saved by then,\n% of the frozen model's")
     above.legend(loc="upper left", fontsize=7, frameon=False, ncols=2)
     low, high = above.get_ylim()
