@@ -58,7 +58,8 @@ def candle_arrays(draw: st.DrawFn) -> NDArray[np.float64]:
     closed = opened * np.exp(moves[:, 1])
     high = np.maximum(opened, closed) * np.exp(np.abs(moves[:, 2]))
     low = np.minimum(opened, closed) * np.exp(-np.abs(moves[:, 3]))
-    volume = draw(npst.arrays(np.float64, size, elements=st.floats(0, 1e9, width=32)))
+    traded = st.floats(2**-40, 1e9, width=32)  # a turnover below ``TINY`` counts as none
+    volume = draw(npst.arrays(np.float64, size, elements=st.just(0.0) | traded))
     return np.column_stack([opened, high, low, closed, volume])
 
 
