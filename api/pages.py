@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -12,6 +12,7 @@ from typing import Final
 from fastapi import Request
 from starlette.responses import Response
 
+from api.edge.compression import MIN_TAGGED_BYTES, accepted, pack
 from api.edge.middleware import PAGE_POLICY
 from api.edge.problems import problem
 from api.edge.requests import JSON
@@ -30,17 +31,29 @@ _ASSET_SECONDS: Final = 300
 """Time for which a browser may keep any other file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asset:
     """A file that a browser loads."""
 
     content: bytes
     media_type: str
 
-    @property
+    @cached_property
     def tag(self) -> str:
         """An entity tag, by content."""
         return f'W/"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+
+
+@cache
+def _packed(asset: Asset, encoding: str) -> bytes:
+    """Return a file in a content encoding, made once: whoever asks needs no key."""
+    packing = pack(asset.content, encoding)
+    try:
+        while True:
+            next(packing)
+    except StopIteration as done:
+        packed: bytes = done.value
+    return packed
 
 
 @cache
@@ -69,12 +82,12 @@ def page_routes(openapi: bytes) -> Routes:
     assets = load_assets()
 
     @routes.get("/dashboard", scope=OPEN)
-    async def dashboard(_: Request) -> Response:
-        return _send(assets["dashboard.html"], _HTML_SECONDS)
+    async def dashboard(request: Request) -> Response:
+        return _send(request, assets["dashboard.html"], _HTML_SECONDS)
 
     @routes.get("/docs", scope=OPEN)
-    async def docs(_: Request) -> Response:
-        return _send(assets["docs.html"], _HTML_SECONDS)
+    async def docs(request: Request) -> Response:
+        return _send(request, assets["docs.html"], _HTML_SECONDS)
 
     @routes.get("/openapi.json", scope=OPEN)
     async def document(_: Request) -> Response:
@@ -85,15 +98,19 @@ def page_routes(openapi: bytes) -> Routes:
         name = request.path_params["name"]
         if name not in assets or name.endswith(".html"):
             raise problem(404, detail="no such asset")
-        return _send(assets[name], _ASSET_SECONDS)
+        return _send(request, assets[name], _ASSET_SECONDS)
 
     return routes
 
 
-def _send(asset: Asset, seconds: int) -> Response:
+def _send(request: Request, asset: Asset, seconds: int) -> Response:
     headers = {
         "etag": asset.tag,
         "cache-control": f"max-age={seconds}, must-revalidate",
         "content-security-policy": PAGE_POLICY.decode(),
     }
-    return Response(asset.content, media_type=asset.media_type, headers=headers)
+    encoding = accepted(request.headers.get("accept-encoding", ""))
+    if encoding is None or len(asset.content) < MIN_TAGGED_BYTES:
+        return Response(asset.content, media_type=asset.media_type, headers=headers)
+    headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
+    return Response(_packed(asset, encoding), media_type=asset.media_type, headers=headers)

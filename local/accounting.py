@@ -147,9 +147,8 @@ class Accounting:
         self.models: dict[str, ModelScores] = {}  # by version
         self._series: dict[tuple[str, str], _Series] = {}
         self._waiting: dict[_Key, int] = {}  # owed -> append of the candle
-        self._early: OrderedDict[_Key, int] = (
-            OrderedDict()
-        )  # read before its candle -> append of the forecast
+        # read before its candle -> append of the forecast
+        self._early: OrderedDict[_Key, int] = OrderedDict()
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._latency = LatencyCounts()
         self.candles = 0  # valid ones

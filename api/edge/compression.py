@@ -95,7 +95,8 @@ async def lighten(request: Request, response: Response) -> Response:
         headers["etag"] = await _tag(body)
     known = request.headers.get("if-none-match", "")
     if "etag" in headers and headers["etag"] in (tag.strip() for tag in known.split(",")):
-        kept = {name: value for name, value in headers.items() if not name.startswith("content-l")}
+        of_body = ("content-length", "content-encoding")
+        kept = {name: value for name, value in headers.items() if name not in of_body}
         return Response(status_code=304, headers=kept)
     if not is_large or "content-encoding" in headers:
         return response

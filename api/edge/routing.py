@@ -53,7 +53,6 @@ class Routes:
             prefix=prefix,
             tags=tags,
             include_in_schema=bool(tag),
-            # what generated clients call their methods
             generate_unique_id_function=lambda route: route.name,
         )
         self.guarded: list[GuardedRoute] = []

@@ -293,11 +293,11 @@ def _full(
     spreads = prediction.volatility[0].tolist()
     horizons = writer.rows(prices.tolist(), spreads, dues, own, shortfall)
     levels = forecaster.quantile_levels
+    moves = np.log(np.array(series.above) / series.candles[-1, 3])
     for horizon, log_return in zip(horizons, prediction.log_return[0].tolist(), strict=True):
         horizon["log_return"] = dict(zip(horizon["quantiles"], log_return, strict=True))
         horizon["interpolated"] = horizon["step"] not in forecaster.horizons
         if series.above:
-            moves = np.log(np.array(series.above) / series.candles[-1, 3])
             below = np.interp(moves, list(horizon["log_return"].values()), levels)
             horizon["above"] = [
                 {"price": price, "probability": round(1 - share, 4)}
