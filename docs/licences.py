@@ -12,6 +12,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -129,18 +130,19 @@ def licence(name: str, package: metadata.Distribution) -> str:
     In this order: what ``STATED`` has, the expression of the metadata, its free field, its
     classifiers, and the words of its licence files.
     """
+    # ``get_all`` and not ``get``: the types of Python 3.11 lack the latter
     about = package.metadata
     classifiers = [
         line.rpartition(" :: ")[2]
-        for line in about.get_all("Classifier") or []
+        for line in about.get_all("Classifier", [])
         if line.startswith("License ::")
     ]
-    said = [about.get("License", ""), *classifiers]
+    said = [*about.get_all("License", []), *classifiers]
     words = [SPELLINGS.get(word.strip(), word.strip()) for word in said if word.strip()]
     # a permitted licence beside one of GNU's is a contradiction, which a person must settle
     gnu = [word for word in words if re.search(r"GPL|General Public", word) and len(word) < 100]
     exact = [word for word in words if not names(word) - PERMITTED - _explained(name)]
-    known = [STATED.get(name), about.get("License-Expression"), *gnu, *exact]
+    known = [STATED.get(name), *about.get_all("License-Expression", []), *gnu, *exact]
     return next(filter(None, known), None) or _by_text(package) or UNKNOWN
 
 
@@ -243,8 +245,13 @@ def page(text: str, licences: Mapping[str, str]) -> str:
     tables = {"licences": table(licences), "jars": table(jars()), "explained": explained()}
     for mark, content in tables.items():
         between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-        text = between.sub(lambda found, new=content: f"{found[1]}{new}\n{found[2]}", text)
+        # a function, since the text of a table is no pattern of a replacement
+        text = between.sub(partial(_between, content), text)
     return text
+
+
+def _between(content: str, marks: re.Match[str]) -> str:
+    return f"{marks[1]}{content}\n{marks[2]}"
 
 
 def _table(text: str) -> str:
