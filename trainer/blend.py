@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 
 from shared.bundle import BundleConfig
-from trainer.dataset import Samples
+from trainer.dataset import CHUNK, Samples
 from trainer.fit_config import FitConfig
 from trainer.network import Blend, Model, PooledHar, shape_of
 from trainer.scaling import Scalers, floored, log_scales
-
-CHUNK: Final = 8192
-"""Windows of one call."""
 
 LEAST_WINDOWS: Final = 5000
 """With fewer windows the built-in model serves better than any of their own: measured on 5 stocks
@@ -85,7 +82,7 @@ def pooled_har(scalers: Scalers, samples: Samples, config: FitConfig) -> PooledH
     """Return the HAR that the targets are divided by, with the quantiles of its residuals."""
     made = PooledHar(shape_of(config))
     spread, volatility = log_scales(scalers, config)
-    newest = samples.features[:, -1].astype(np.float64)
+    newest = samples.newest()
     unit = np.quantile(
         samples.log_return / np.exp(spread(newest)), config.quantile_levels, axis=0
     ).T  # (H, Q)
@@ -128,14 +125,15 @@ def loss(model: Model | Blend, samples: Samples, scalers: Scalers, config: FitCo
     log volatility.
     """
     spread, _ = log_scales(scalers, config)
-    newest = samples.features[:, -1].astype(np.float64)
+    newest = samples.newest()
     unit = torch.from_numpy(np.exp(spread(newest)))  # (N, H)
     log_volatility = torch.from_numpy(0.5 * np.log(floored(samples, config)))
     returns, weight = torch.from_numpy(samples.log_return), torch.from_numpy(samples.weight)
     levels = torch.tensor(config.quantile_levels, dtype=torch.float64)
     total = 0.0
-    for rows in torch.split(torch.arange(len(samples)), CHUNK):
-        quantiles, volatility = model.distribution(torch.from_numpy(samples.features[rows]))
+    places = torch.split(torch.arange(len(samples)), CHUNK)
+    for rows, features in zip(places, samples.chunks(), strict=True):
+        quantiles, volatility = model.distribution(torch.from_numpy(features))
         error: Tensor = (returns[rows][..., None] - quantiles) / unit[rows][..., None]
         pinball = torch.maximum(levels * error, (levels - 1.0) * error).mean((1, 2))
         apart = (log_volatility[rows] - torch.log(volatility)).clamp(-2.0, 3.0) ** 2

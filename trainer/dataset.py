@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -30,8 +30,11 @@ BATCH_CANDLES: Final = 144 * BATCH
 """Windows whose features are computed at once, and the candles in them: some 20 MB."""
 
 
+CHUNK: Final = 8192
+"""Windows that are computed with at once."""
+
 MOST_WINDOWS: Final = 500_000
-"""Most windows that train on one interval's candles, some 0.7 GB; of more, each n-th is taken."""
+"""Most windows that train on one interval's candles, some 0.6 GB; of more, each n-th is taken."""
 
 MOST_CHECKED: Final = 100_000
 """Most windows on which a graph is compared with its network, likewise."""
@@ -66,9 +69,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Samples:
-    """Windows with known outcomes, N of them, by symbol and time."""
+    """Windows with known outcomes, N of them, by symbol and time.
 
-    features: NDArray[np.float32]  # (N, L, F), raw
+    The parts of a split share the features, which are most of the memory: each has its rows.
+    """
+
+    features: NDArray[np.float32]  # (M, L, F), raw, M at least N
+    rows: NDArray[np.int64]  # (N,), which of them
     log_return: NDArray[np.float64]  # (N, H), from the window's last close
     variance: NDArray[np.float64]  # (N, H), mean range variance of the candles ahead, per candle
     open_ms: NDArray[np.int64]  # (N,), of the window's last candle
@@ -80,17 +87,43 @@ class Samples:
 
     def where(self, kept: NDArray[np.bool_]) -> Samples:
         """Return the samples for which ``kept`` (N,) holds."""
-        return Samples(*(array[kept] for array in vars(self).values()))
+        _, *arrays = vars(self).values()
+        return Samples(self.features, *(array[kept] for array in arrays))
+
+    def newest(self) -> NDArray[np.float64]:
+        """Return the features of each window's newest step, (N, F)."""
+        return self.features[self.rows, -1].astype(np.float64)
+
+    def chunks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the features of all windows in order, (n, L, F), some at a time."""
+        for start in range(0, len(self), CHUNK):
+            yield self.features[self.rows[start : start + CHUNK]]
 
     def weighted(self, weight: float) -> Samples:
         """Return the samples, each to be drawn by this weight."""
         return replace(self, weight=np.full(len(self), weight))
 
     @classmethod
-    def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """Return all windows of the parts, in order."""
-        arrays = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*(np.concatenate(array) for array in arrays))
+    def joined(cls, parts: Iterable[Samples], count: int) -> Samples:
+        """Return all windows of the parts, in order; each part can go once the next is made.
+
+        Args:
+            parts: one at least.
+            count: windows of all parts together.
+        """
+        features: NDArray[np.float32] | None = None
+        others: list[Sequence[NDArray[Any]]] = []
+        filled = 0
+        for part in parts:
+            if features is None:
+                features = np.empty((count, *part.features.shape[1:]), np.float32)
+            features[filled : filled + len(part)] = part.features[part.rows]
+            filled += len(part)
+            others.append([*vars(part).values()][2:])
+        if features is None or filled != count:
+            raise ValueError(f"parts: expected {count} windows, got {filled}")
+        arrays = zip(*others, strict=True)
+        return cls(features, np.arange(count), *(np.concatenate(array) for array in arrays))
 
 
 def load(
@@ -148,12 +181,11 @@ def samples_of(symbols: Mapping[str, SymbolCandles], config: FitConfig, interval
     try_features(next(iter(enough.values())), config, lengths[0])
     spans = [(lengths[0] - 1, len(held.open_ms) - longest) for held in enough.values()]
     places = thinned(spans, MOST_WINDOWS)
-    return Samples.joined(
-        [
-            samples_at(symbol, at, config, lengths)
-            for symbol, at in zip(enough.values(), places, strict=True)
-        ]
+    parts = (
+        samples_at(symbol, at, config, lengths)
+        for symbol, at in zip(enough.values(), places, strict=True)
     )
+    return Samples.joined(parts, sum(map(len, places)))
 
 
 def thinned(spans: Sequence[tuple[int, int]], most: int) -> list[NDArray[np.int64]]:
@@ -203,6 +235,7 @@ def samples_at(
     variances = range_variances(symbol.candles)
     return Samples(
         np.concatenate(inputs),
+        np.arange(len(at)),
         np.column_stack([log_close[at + step] - log_close[at] for step in config.horizons]),
         np.column_stack([mean_ahead(variances, at, step) for step in config.horizons]),
         symbol.open_ms[at],

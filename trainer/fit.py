@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.blend import BUILT_IN, CHUNK, HAR, OWN, Choice, choose, of_mix, pooled_har
-from trainer.dataset import Samples, cut_at, split
+from trainer.blend import BUILT_IN, HAR, OWN, Choice, choose, of_mix, pooled_har
+from trainer.dataset import CHUNK, Samples, cut_at, split
 from trainer.fit_config import FitConfig
 from trainer.network import CLIP, Blend, Model, Network, PooledHar, shape_of
 from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
@@ -190,25 +190,39 @@ def _repeatable() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Tensors:
+class _Batch:
     inputs: Tensor  # (N, L, F), standardised
+    returns: Tensor  # as in ``_Tensors``, like the others
+    log_ratio: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """What training needs of some samples; their features are standardised when they are taken."""
+
+    features: Tensor  # (M, L, F), raw, shared with other parts
+    rows: Tensor  # (N,), which of them
+    scale: Tensor  # (F, F), of the features
+    shift: Tensor  # (F,), taken off after it
     returns: Tensor  # (N, H), in units of the spread
     log_ratio: Tensor  # (N, H), realised volatility in units of the scale
     weight: Tensor  # (N,), how often a window is drawn
     edges: Tensor  # (N,), float64: the running sum of the weights
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.rows)
 
-    def take(self, rows: Tensor) -> _Tensors:
-        return _Tensors(*(tensor[rows] for tensor in vars(self).values()))
+    def take(self, at: Tensor) -> _Batch:
+        inputs = (self.features[self.rows[at]] @ self.scale).sub_(self.shift).clamp_(-CLIP, CLIP)
+        return _Batch(inputs, self.returns[at], self.log_ratio[at], self.weight[at])
 
-    def draw(self, count: int) -> _Tensors:
-        """Return windows drawn by weight."""
+    def draw(self, count: int) -> Tensor:
+        """Return the places of windows drawn by weight."""
         at = torch.rand(count, dtype=torch.float64) * self.edges[-1]
-        return self.take(torch.searchsorted(self.edges, at).clamp_max(len(self) - 1))
+        return torch.searchsorted(self.edges, at).clamp_max(len(self) - 1)
 
-    def chunks(self) -> Iterator[_Tensors]:
+    def chunks(self) -> Iterator[_Batch]:
         """Yield all windows in order, some at a time."""
         for rows in torch.split(torch.arange(len(self)), CHUNK):
             yield self.take(rows)
@@ -262,16 +276,14 @@ class _Trainer:
         raise ValueError(f"epochs: expected 1 to {self.config.max_epochs}, got {epochs}")
 
     def _tensors(self, samples: Samples) -> _Tensors:
-        shape = samples.features.shape
-        newest = samples.features[:, -1].astype(np.float64)  # (N, F)
+        newest = samples.newest()  # (N, F)
         mean, deviation = self.scalers.inputs.mean_, self.scalers.inputs.scale_
-        weight = (relative(self.config) / deviation).astype(np.float32)
-        inputs = samples.features.reshape(-1, shape[2]) @ weight
-        inputs -= (mean / deviation).astype(np.float32)
-        np.clip(inputs, -CLIP, CLIP, out=inputs)
         log_variance = np.log(floored(samples, self.config))
         return _Tensors(
-            torch.from_numpy(inputs.reshape(shape)),
+            torch.from_numpy(samples.features),
+            torch.from_numpy(samples.rows),
+            _tensor(relative(self.config) / deviation),
+            _tensor(mean / deviation),
             _tensor(samples.log_return / np.exp(self.spread(newest))),
             _tensor(0.5 * log_variance - self.volatility(newest)),
             _tensor(samples.weight),
@@ -291,7 +303,7 @@ class _Trainer:
             total = 0.0
             net.train()
             for _ in range(steps):
-                pinball, volatility = self._losses(net, data.draw(batch))
+                pinball, volatility = self._losses(net, data.take(data.draw(batch)))
                 loss = (pinball + config.volatility_weight * volatility).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -304,13 +316,13 @@ class _Trainer:
 
     def _net(self, data: _Tensors) -> Network:
         config = self.config
-        some = data.draw(min(len(data), 100_000))
-        unit = torch.quantile(some.returns, self.levels, dim=0).T  # (H, Q)
+        some = data.returns[data.draw(min(len(data), 100_000))]
+        unit = torch.quantile(some, self.levels, dim=0).T  # (H, Q)
         network = Network(shape_of(config), config.dropout)
         network.start_from(unit, config.drift_share * unit[:, config.median])
         return network
 
-    def _losses(self, net: Network, data: _Tensors) -> tuple[Tensor, Tensor]:
+    def _losses(self, net: Network, data: _Batch) -> tuple[Tensor, Tensor]:
         """Return the pinball loss of each window, and the squared error of its log volatility.
 
         Of the logarithm, as in HAR's: realised variance is nearly log-normal (Andersen et al.

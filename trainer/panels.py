@@ -239,25 +239,28 @@ def draw(
     if not groups:
         raise ValueError(f"{part}: expected windows in the data, got none")
     rng = np.random.default_rng(seed)
-    samples: list[Samples] = []
+    chosen: list[list[tuple[Island, NDArray[np.int64]]]] = []
+    weights: list[float] = []  # of a window, by panel
     total = sum(groups.values())
     for number, panel in enumerate(panels):
         share = groups.get(panel.group, 0.0) / total
         kept = min(1.0, count * share / max(sizes[panel.group], 1))
-        lengths = config.window_lengths(panel.interval)
-        tried = False
-        for island, at in zip(panel.islands, found[number], strict=True):
-            some = at[rng.random(len(at)) < kept]
-            if not len(some):
-                continue
-            if not tried:
-                try_features(island.candles, config, lengths[0])
-                tried = True
-            made = samples_at(island.candles, some, config, lengths)
-            weight = share / (kept * sizes[panel.group])
-            samples.append(made.weighted(weight * count))
-        advance(panel.name)
-    return Samples.joined(samples)
+        weights.append(count * share / max(kept * sizes[panel.group], 1.0))
+        drawn = (at[rng.random(len(at)) < kept] for at in found[number])
+        chosen.append(
+            [(island, at) for island, at in zip(panel.islands, drawn, strict=True) if len(at)]
+        )
+
+    def made() -> Iterator[Samples]:
+        for panel, weight, islands in zip(panels, weights, chosen, strict=True):
+            lengths = config.window_lengths(panel.interval)
+            if islands:
+                try_features(islands[0][0].candles, config, lengths[0])
+            for island, at in islands:
+                yield samples_at(island.candles, at, config, lengths).weighted(weight)
+            advance(panel.name)
+
+    return Samples.joined(made(), sum(len(at) for islands in chosen for _, at in islands))
 
 
 def some_windows(

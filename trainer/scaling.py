@@ -43,10 +43,12 @@ class Scalers:
 
 def fit_scalers(train: Samples, config: FitConfig) -> Scalers:
     """Return the scalers of a training part."""
-    newest = train.features[:, -1].astype(np.float64)  # (N, F)
-    flat = train.features.reshape(-1, train.features.shape[2])
+    newest = train.newest()  # (N, F)
+    inputs, matrix = StandardScaler(), relative(config).astype(np.float32)
+    for features in train.chunks():
+        inputs.partial_fit(features.reshape(-1, len(matrix)) @ matrix)
     return Scalers(
-        inputs=StandardScaler().fit(flat @ relative(config).astype(np.float32)),
+        inputs=inputs,
         har=_fit_har(newest, floored(train, config), config),
         ratio=float(newest[:, config.index(RATIO)].mean()),
     )
@@ -57,7 +59,7 @@ def floored(samples: Samples, config: FitConfig) -> Array:
 
     A market that stands still has no variance whose logarithm could be learned.
     """
-    month = np.exp(2.0 * samples.features[:, -1, config.index(TERMS[-1])].astype(np.float64))
+    month = np.exp(2.0 * samples.newest()[:, config.index(TERMS[-1])])
     out: Array = np.maximum(samples.variance, QUIET_SHARE * month[:, None])
     return np.maximum(out, QUIET_SHARE * MIN_VARIANCE)
 

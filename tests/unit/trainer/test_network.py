@@ -33,6 +33,7 @@ def made_samples(count: int, config: FitConfig, seed: int = 0) -> Samples:
     scale = np.exp(features[:, -1, 3:4]) * np.sqrt(config.horizons)
     return Samples(
         features.astype(np.float32),
+        np.arange(count),
         rng.standard_t(5, size=(count, len(config.horizons))) * scale,
         np.exp(2 * features[:, -1, 3:4]) * rng.chisquare(4, (count, len(config.horizons))) / 4,
         times,
@@ -100,7 +101,7 @@ def test_the_search_for_epochs_scales_by_the_training_part_only() -> None:
     cut = dataset.cut_at(samples, 1 - SMALL.validation_share)
     train, validation = dataset.split(samples, cut)
     first = fit_parts(train, validation, lambda: train, SMALL)
-    validation.features[:] += 1.0
+    validation.features[validation.rows] += 1.0
     again = fit_parts(train, validation, lambda: train, SMALL)
     np.testing.assert_array_equal(first.scalers.inputs.mean_, again.scalers.inputs.mean_)
     np.testing.assert_array_equal(first.scalers.har.weight, again.scalers.har.weight)
