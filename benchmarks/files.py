@@ -9,21 +9,17 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import multiprocessing
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from benchmarks import one_process
 from shared.candles import MINUTE_MS
 from shared.files.arrow import pa
 
@@ -49,12 +45,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help=f"{FEW_ROWS:,} rows at most")
     quick = parser.parse_args(argv).quick
     results = []
-    # in a process of its own: what one that forks has used counts as its child's
-    context = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(1, context, max_tasks_per_child=1) as writer,
-    ):
+    with tempfile.TemporaryDirectory() as folder, one_process.elsewhere() as writer:
         for rows in [FEW_ROWS] if quick else [ROWS, FEW_ROWS]:
             for form in FORMS if rows == FEW_ROWS else ["csv"]:
                 path = Path(folder) / f"candles-{form.replace(' ', '-')}"
@@ -125,22 +116,14 @@ def measure(path: Path, rows: int) -> dict[str, float]:
         sys.executable, "-m", "trainer", "inspect", str(path), "--interval", "1m", "--json",
         "--no-progress",
     ]  # fmt: skip
-    started = time.perf_counter()
-    with (
-        tempfile.TemporaryFile() as output,
-        subprocess.Popen(command, stdout=output) as process,  # noqa: S603
-    ):
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - started
-        output.seek(0)
-        read = json.load(output)
+    used = one_process.run(command)
+    read = json.loads(used.output)
     count = sum(symbol["candles"] for symbol in read["symbols"])
     if count != rows // _SYMBOLS * _SYMBOLS or read["left_out"]:
         raise SystemExit(f"{path}: expected {rows} candles, got {count}")
     return {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "mb": round(used.ru_maxrss / 1024),
+        "seconds": used.seconds,
+        "cpu_seconds": used.cpu_seconds,
+        "mb": used.mb,
         "file_mb": round(path.stat().st_size / 2**20),
     }

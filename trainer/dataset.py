@@ -92,7 +92,8 @@ class Samples:
 
     def newest(self) -> NDArray[np.float64]:
         """Return the features of each window's newest step, (N, F)."""
-        return self.features[self.rows, -1].astype(np.float64)
+        newest: NDArray[np.float64] = self.features[self.rows, -1].astype(np.float64)
+        return newest
 
     def chunks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the features of all windows in order, (n, L, F), some at a time."""

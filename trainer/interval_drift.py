@@ -2,9 +2,9 @@
 
 Each series' evidence (``shared.drift``) is an e-detector: while its model is right, its mean after
 ``n`` candles is ``n`` at most. So is the mean of several, however they depend on each other, and of
-parts of them: at ``THRESHOLD`` an interval has at most one false alarm in that many candles, as a
-series has. A series counts up to ``THRESHOLD`` over the share of series that a drift must
-have: else one halted stock would be a drift of all.
+parts of them: at ``ALARM`` an interval has at most one false alarm in that many candles. A series
+counts up to ``ALARM`` over the share of series that a drift must have: else one halted stock would
+be a drift of all.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ import uvloop
 
 from shared import kafka
 from shared.candles import DAY_MS, INTERVALS_MS
-from shared.drift import THRESHOLD, Drift
+from shared.drift import Drift
 from shared.kafka import KafkaSettings, Partition
 from shared.score_messages import InvalidScore, Scores
 from shared.topics import partitions_of
 
 log = logging.getLogger("trainer")
+
+ALARM: Final = 1_000.0
+"""Evidence at which an interval drifts: at most one false alarm in so many candles. That is a tenth
+of a series' bound: its alarm calls people, a false one here costs one training, for the gate
+decides, and the schedule has one a day anyway."""
 
 MOST: Final = 50_000
 """Newest messages of a partition that a watch begins with: some 75 MB, read in seconds."""
@@ -39,14 +44,14 @@ class IntervalDrift:
 
     series: int
     drifting: int  # of them
-    evidence: float  # mean, of each series up to a bound; a drift from ``THRESHOLD`` on
+    evidence: float  # mean, of each series up to a bound; a drift from ``ALARM`` on
     shift: float  # mean of the series', see ``shared.drift.Drift``
     spread: float
 
     @property
     def is_drift(self) -> bool:
         """True when the interval's forecasts drift."""
-        return self.evidence >= THRESHOLD
+        return self.evidence >= ALARM
 
     @property
     def words(self) -> str:
@@ -82,7 +87,7 @@ def together(drifts: Iterable[Drift], share: float) -> IntervalDrift | None:
     return IntervalDrift(
         series=count,
         drifting=sum(drift.drifting > 0 for drift in known),
-        evidence=sum(min(drift.evidence, THRESHOLD / share) for drift in known) / count,
+        evidence=sum(min(drift.evidence, ALARM / share) for drift in known) / count,
         shift=sum(drift.shift for drift in known) / count,
         spread=sum(drift.spread for drift in known) / count,
     )

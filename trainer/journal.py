@@ -73,11 +73,22 @@ class Training(BaseModel):
         )  # fmt: skip
 
 
+class Noticed(BaseModel):
+    """A drift that no challenger was trained for yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str  # of the champion whose forecasts drift
+    words: str
+    figures: dict[str, float]
+
+
 class Journal(BaseModel):
     """What was tried, by interval, the newest last; kept in the store, so that it outlives all."""
 
     attempts: dict[str, list[Attempt]] = {}
     shadows: dict[str, Training] = {}
+    noticed: dict[str, Noticed] = {}  # after a shadow was trained, by interval
 
     def of(self, interval: str) -> list[Attempt]:
         """Return an interval's attempts."""

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from shared import bundle
 from shared.bundle import Bundle, BundleError
 from shared.candles import DAY_MS
-from shared.champions import Champions
+from shared.champions import Champion, Champions
 from shared.files.series import HistoryError
 from shared.kafka import TRANSIENT
 from shared.metrics import TrainerMetrics
@@ -28,8 +28,17 @@ from trainer import challenger, dataset, journal, shadow, snapshot, verdicts
 from trainer.contest import compare, cut, unseen_from
 from trainer.dataset import Source
 from trainer.gate import Verdict
-from trainer.interval_drift import DriftReader, IntervalDrift
-from trainer.journal import FAILED, PROMOTED, REFUSED, Attempt, Journal, Training, Trigger
+from trainer.interval_drift import DriftReader
+from trainer.journal import (
+    FAILED,
+    PROMOTED,
+    REFUSED,
+    Attempt,
+    Journal,
+    Noticed,
+    Training,
+    Trigger,
+)
 from trainer.lease import Lease
 from trainer.watch_settings import WatchSettings
 
@@ -68,6 +77,7 @@ class Watcher:
         self._lease = Lease(self._objects)
         self._drifts = DriftReader(settings)
         self._said: dict[str, str] = {}  # interval -> why nothing is trained
+        self._calm: dict[str, str] = {}  # interval -> shadow during which there was no drift
         self._began_ms = now_ms()
         self._looked_ms: int | None = None  # when the last look ended
         self._fault = "it has not looked yet"
@@ -140,32 +150,31 @@ class Watcher:
         champions, attempts = self._store.champions(), tried.of(interval)
         own, waiting = champions.at(interval), tried.shadows.get(interval)
         if waiting is None:
-            drift = self._drift(interval, own.choice.version) if own else None
-            waits = bool(own and not (drift and drift.is_drift))
+            drift = self._drift(interval, own.choice.version, tried) if own else None
             began_ms = own.choice.at_ms if own else 0
-            why_not = self._too_soon(attempts, began_ms, waits=waits)
+            why_not = self._too_soon(attempts, began_ms, self._pause_h(own, drift, attempts))
             if why_not:  # before the candles are read, which a look each minute need not do
                 self._say(interval, why_not)
                 return None
         source = self._source(folder, interval)
         champion, digest = self._champion(champions, interval)
         if waiting is not None:
+            self._notice(interval, champion.config.model_version, waiting, tried)
             return self._look_at_shadow(source, champion, digest, waiting)
         why_not = self._why_not(source, champion, attempts)
         self._say(interval, why_not)
         if why_not:
             return None
-        drift = self._drift(interval, champion.config.model_version)
-        drifts = drift is not None and drift.is_drift
-        if drift is not None and drifts:
-            log.info("%s: the forecasts of %s drift: %s", interval,
-                     champion.config.model_version, drift.words)  # fmt: skip
+        drift = self._drift(interval, champion.config.model_version, tried)
+        if drift:
+            log.info("%s: the forecasts of %s drift: %s", interval, drift.version, drift.words)
         training = Training(
             at_ms=now_ms(), newest_ms=source.span_ms()[1],
-            trigger=Trigger.of(has_own=own is not None, drifts=drifts),
+            trigger=Trigger.of(has_own=own is not None, drifts=bool(drift)),
             drift=drift.figures if drift else {},
         )  # fmt: skip
         made = self._train(source, champion, digest, training)
+        tried.noticed.pop(interval, None)
         if isinstance(made, Attempt):
             return made
         tried.shadows[interval] = made  # which outlives this process
@@ -195,23 +204,67 @@ class Watcher:
         serving = self._store.load(chain[0].bundle) if chain else bundle.load(self._settings.model)
         return serving, ""
 
-    def _drift(self, interval: str, model_version: str) -> IntervalDrift | None:
-        """Return what the scores say of a model; None if nothing."""
-        share = self._settings.drift_share
-        return self._drifts.series.of(interval, model_version, share) if share else None
+    def _drift(self, interval: str, version: str, tried: Journal) -> Noticed | None:
+        """Return the drift of a model, that of now or one noticed beside a shadow; None if none."""
+        noticed = tried.noticed.get(interval)
+        earlier = noticed if noticed and noticed.version == version else None
+        return self._drift_now(interval, version) or earlier
 
-    def _too_soon(self, attempts: Sequence[Attempt], began_ms: int, *, waits: bool) -> str:
+    def _drift_now(self, interval: str, version: str) -> Noticed | None:
+        """Return the drift of a model that the newest scores say; None if none."""
+        share = self._settings.drift_share
+        scored = self._drifts.series.of(interval, version, share) if share else None
+        if scored is None or not scored.is_drift:
+            return None
+        return Noticed(version=version, words=scored.words, figures=scored.figures)
+
+    def _notice(self, interval: str, version: str, shadow: Training, tried: Journal) -> None:
+        """Keep a drift in mind that began after a shadow was trained, which knows nothing of it.
+
+        The shadow is judged first: it may be what is better now.
+        """
+        known = tried.noticed.get(interval)
+        if known and known.version == version:
+            return
+        drift = self._drift_now(interval, version)
+        if not drift:
+            self._calm[interval] = shadow.version
+        elif shadow.trigger is not Trigger.DRIFT or self._calm.get(interval) == shadow.version:
+            log.info("%s: the forecasts of %s drift: %s; a challenger is trained once the shadow "
+                     "is judged", interval, version, drift.words)  # fmt: skip
+            tried.noticed[interval] = drift
+            journal.write(self._objects, tried)
+
+    def _pause_h(
+        self, own: Champion | None, drift: Noticed | None, attempts: Sequence[Attempt]
+    ) -> float:
+        """Return the hours between two trainings: the schedule's, or the cool-down.
+
+        Each challenger of a drift that is not promoted doubles the cool-down: the next one would
+        see hardly more.
+        """
+        settings = self._settings
+        if own and not drift:
+            return settings.every_hours
+        vain = 0
+        if drift:
+            for attempt in reversed(attempts):
+                if (attempt.trigger, attempt.champion) != (Trigger.DRIFT, drift.version):
+                    break
+                vain += 1
+        return min(settings.cooldown_hours * 2.0**vain, settings.every_hours)
+
+    def _too_soon(self, attempts: Sequence[Attempt], began_ms: int, pause_h: float) -> str:
         """Return why no challenger is trained yet; "" if it is time for one.
 
         Args:
             attempts: of the interval so far.
             began_ms: when its champion began to serve, 0 without one.
-            waits: for the schedule, not for the cool-down alone.
+            pause_h: hours after that, and after the last attempt.
         """
         settings, now = self._settings, now_ms()
         if sum(now - attempt.at_ms < DAY_MS for attempt in attempts) >= settings.max_runs:
             return f"enough for a day: {settings.max_runs} trainings"
-        pause_h = settings.every_hours if waits else settings.cooldown_hours
         tried_ms = attempts[-1].at_ms if attempts else 0
         for what, at_ms in (("it was tried", tried_ms), ("the champion serves", began_ms)):
             if now - at_ms < pause_h * HOUR_MS:

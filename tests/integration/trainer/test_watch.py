@@ -27,7 +27,6 @@ from mlflow import MlflowClient
 from shared import bundle
 from shared.bundle import Bundle
 from shared.candles import Candle
-from shared.drift import THRESHOLD
 from shared.forecaster import ModelSet, OnnxForecaster
 from shared.leash import Leash
 from shared.model_store import Decision, ModelStore
@@ -40,6 +39,7 @@ from tests.recipes import Recipe
 from tests.streams import Stream
 from trainer import snapshot
 from trainer.__main__ import main
+from trainer.interval_drift import ALARM
 from trainer.journal import JOURNAL
 from trainer.journal import read as read_journal
 from trainer.watch_settings import WatchSettings
@@ -163,7 +163,7 @@ def test_a_challenger_is_trained_on_drift_and_promoted_and_the_rest_is_logged(
     [_, attempt] = journal(tmp_path)
     assert (attempt["outcome"], attempt["trigger"]) == ("promoted", "drift"), attempt
     assert f"the forecasts of {late.choice.version} drift: 3 of 3 series drift" in caplog.text
-    assert attempt["figures"]["drift_evidence"] >= THRESHOLD
+    assert attempt["figures"]["drift_evidence"] >= ALARM
     assert attempt["figures"]["drift_spread"] < 0.5
     champion = store.champions().at("1d")
     assert champion is not None

@@ -14,7 +14,7 @@ from shared.drift import THRESHOLD, Drift
 from shared.score_messages import Scores
 from tests.streams import Stream
 from tests.unit.stream_app.test_scoring import days
-from trainer.interval_drift import IntervalDrift, ScoredSeries, together
+from trainer.interval_drift import ALARM, IntervalDrift, ScoredSeries, together
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 NORMAL = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
@@ -54,19 +54,19 @@ def correlated(chance: np.random.Generator, candles: int, series: int) -> Moves:
     return moves
 
 
-def test_a_true_model_has_a_false_alarm_in_10_000_candles_at_most() -> None:
-    """By Doob's inequality an alarm within n candles has a probability of n/10,000 at most."""
-    intervals, series, candles = 300, 5, 1000
+def test_a_true_model_has_a_false_alarm_in_1_000_candles_at_most() -> None:
+    """By Doob's inequality an alarm within n candles has a probability of n/1,000 at most."""
+    intervals, series, candles = 300, 5, 200
     chance = np.random.default_rng(18)
     moves = np.hstack([correlated(chance, candles, series) for _ in range(intervals)])
-    counted = np.minimum(evidences(moves), THRESHOLD / SHARE)
+    counted = np.minimum(evidences(moves), ALARM / SHARE)
     merged = counted.reshape(candles, intervals, series).mean(axis=2)
-    alarms = int((merged.max(axis=0) >= THRESHOLD).sum())
+    alarms = int((merged.max(axis=0) >= ALARM).sum())
     print(f"{alarms} of {intervals} intervals had a false alarm within {candles} candles")
-    assert alarms <= intervals * candles / THRESHOLD
+    assert alarms <= intervals * candles / ALARM
 
 
-@pytest.mark.parametrize(("factor", "within"), [(2.0, 30), (1.4, 150), (0.5, 40)])
+@pytest.mark.parametrize(("factor", "within"), [(2.0, 25), (1.4, 100), (0.5, 25)])
 def test_a_drift_of_all_series_is_noticed(factor: float, within: int) -> None:
     evidence = evidences(factor * correlated(np.random.default_rng(1), within, 20))
     assert not interval(evidence[0]).is_drift
