@@ -3,7 +3,7 @@
 ``python -m benchmarks live --plot live.png`` trains a model on the bundled candles until 2006,
 makes it the champion, and replays the candles to 2013 through Kafka, producer, worker, API and
 trainer, the years from 2007 on in quarters, each of which waits while a challenger is trained.
-The trainer begins when the scores drift, and by a schedule; a challenger is a shadow for 100 days.
+The trainer begins when the scores drift, and by a schedule; a challenger is a shadow for 150 days.
 Beside the scores that the worker published lie those that the frozen model would have had on the
 same candles: its back-test, calibrated as the worker does. The last line printed is one JSON
 object; the plot shows both, from 2007 on.
@@ -56,7 +56,7 @@ DAYS: Final = 120
 
 WATCH: Final = (
     "--every-hours", "0.04", "--cooldown-hours", "0.001", "--max-runs", "1000",
-    "--min-windows", "3000", "--shadow", "100", "--poll-seconds", "1", "--intervals", "1d",
+    "--min-windows", "3000", "--shadow", "150", "--poll-seconds", "1", "--intervals", "1d",
 )  # fmt: skip
 """The trainer's pace: a schedule of a year or two; a drift begins a training at once."""
 
