@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ from trainer.dataset import Source, SymbolCandles
 from trainer.evaluate import backtest, losses
 from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
 from trainer.gate import NOMINAL, Rule, Verdict, judge
+
+MOST_JUDGED: Final = 500_000
+"""Most candles from which both models forecast for the gate, some 1 GB of losses."""
 
 
 def cut(source: Source, champion: Bundle, share: float) -> int:
@@ -43,7 +47,8 @@ def compare(
 ) -> Verdict:
     """Return the gate's verdict over the candles from a time on.
 
-    Two models may have different levels; those that both have count.
+    Two models may have different levels; those that both have count. Of more candles than
+    ``MOST_JUDGED`` one of n does.
     """
     levels = set(challenger.config.quantile_levels) & set(champion.config.quantile_levels)
     if challenger.config.model_version == champion.config.model_version:
@@ -51,22 +56,29 @@ def compare(
     tail = min(levels - {MEDIAN}, key=lambda level: abs(level - (1 - NOMINAL) / 2), default=MEDIAN)
     if not (tail < MEDIAN and 1 - tail in {round(level, 6) for level in levels}):
         return Verdict(("it has no interval in common with the champion",))
+    every = backtest.thinning(source.symbols, start_ms, MOST_JUDGED)
     mine, other = (
-        _losses(OnnxForecaster(model), source, start_ms, levels, tail)
+        _losses(OnnxForecaster(model), source, start_ms, levels, tail, every)
         for model in (challenger, champion)
     )
     return judge(mine, other, INTERVALS_MS[source.interval], replace(rule, nominal=1 - 2 * tail))
 
 
 def _losses(
-    forecaster: OnnxForecaster, source: Source, start_ms: int, levels: set[float], tail: float
+    forecaster: OnnxForecaster,
+    source: Source,
+    start_ms: int,
+    levels: set[float],
+    tail: float,
+    every: int,
 ) -> pd.DataFrame:
     """Return the losses that the gate looks at, symbol by symbol, so that memory stays small."""
     parts = []
     for name, held in source.symbols.items():
         symbol: Mapping[str, SymbolCandles] = {name: held}
         table = losses.join_outcomes(
-            backtest.run(forecaster, symbol, start_ms, interval=source.interval), symbol
+            backtest.run(forecaster, symbol, start_ms, interval=source.interval, every=every),
+            symbol,
         )
         others = [quantile_column(level) for level in levels_of(table) if level not in levels]
         table = table.drop(columns=others)

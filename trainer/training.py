@@ -37,6 +37,9 @@ log = logging.getLogger("trainer")
 COMPARED: Final = ("garch", "har", "persistence")
 """Baselines that a training is compared with on its test: the best of evaluations, and none."""
 
+MOST_TESTED: Final = 200_000
+"""Most candles that a test of one interval forecasts from, some 0.5 GB of tables."""
+
 NAME: Final = "lstm"
 """Name of the models trained here; their version follows it."""
 
@@ -179,19 +182,23 @@ def export_folder(fitted: Fitted, data: Sequence[Panel]) -> Exported:
 
 
 def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:
-    """Return the errors of a model, persistence and drift on the candles from ``stop_ms`` on."""
-    table = backtest.run(forecaster, source.symbols, stop_ms, interval=source.interval)
+    """Return the errors of a model, persistence and drift on the candles from ``stop_ms`` on.
+
+    Of more than ``MOST_TESTED`` one of n.
+    """
+    every = backtest.thinning(source.symbols, stop_ms, MOST_TESTED)
+    table = backtest.run(forecaster, source.symbols, stop_ms, interval=source.interval, every=every)
+    tested = {name: rows["open_ms"].unique() for name, rows in table.groupby("symbol")}
     walk = Walk(forecaster.horizons, forecaster.quantile_levels, first=forecaster.window_length)
     joined = {MODEL: losses.join_outcomes(table, source.symbols)}
     for baseline in (Persistence(), Drift()):
-        rows = pd.concat(
-            [
-                forecast_symbol(baseline, name, symbol.open_ms, symbol.candles, walk)
-                for name, symbol in source.symbols.items()
-            ]
+        parts = []
+        for name, symbol in source.symbols.items():
+            rows = forecast_symbol(baseline, name, symbol.open_ms, symbol.candles, walk)
+            parts.append(rows[rows["open_ms"].isin(tested.get(name, ()))])
+        joined[baseline.name] = losses.join_outcomes(
+            pd.concat(parts, ignore_index=True), source.symbols
         )
-        rows = rows[rows["open_ms"] >= stop_ms]
-        joined[baseline.name] = losses.join_outcomes(rows, source.symbols)
     return Test(table, joined[MODEL], list(_errors(joined)))
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from shared.calibration import Grid, calibrate, grid_of, learn, quantiles
+from shared.candles import INTERVALS_MS
 from shared.forecaster import Floats, Forecaster, Prediction
 from trainer.dataset import SymbolCandles, by_length, windows_at
 from trainer.evaluate import forecast_table
 
 BATCH: Final = 128
 """Most windows in one model call, as in the worker."""
+
+MIXED: Final = 2_654_435_761
+"""Factor of Knuth's multiplicative hash (The Art of Computer Programming 3, 6.4), of 32 bits."""
+
+PRIME: Final = 10_007
 
 
 def run(
@@ -25,6 +32,7 @@ def run(
     stop_ms: int | None = None,
     advance: Callable[[str], object] = str,
     interval: str = "1d",
+    every: int = 1,
 ) -> pd.DataFrame:
     """Return the forecasts after every candle that ends a full window, by symbol, time and step.
 
@@ -37,11 +45,15 @@ def run(
         stop_ms: forecast from candles that open before then; all by default.
         advance: called with the name of each symbol that is done.
         interval: of the candles.
+        every: forecast from one of so many candles, by a hash of time and symbol: the same ones
+            whatever the model and the span, at all times of day.
     """
     tables = []
     for name, symbol in symbols.items():
-        last = _span(forecaster, symbol, start_ms, stop_ms)
-        raw = predict_all(forecaster, symbol, last.start, last.stop, interval)
+        span = _span(forecaster, symbol, start_ms, stop_ms)
+        ticks = symbol.open_ms[span] // INTERVALS_MS[interval] + crc32(name.encode()) % PRIME
+        last = span.start + np.flatnonzero((ticks * MIXED % (1 << 32) >> 16) % every == 0)
+        raw = _predict(forecaster, symbol, last, interval)
         tables.append(_table(forecaster, name, symbol, last, raw))
         advance(name)
     return pd.concat(tables, ignore_index=True)
@@ -129,6 +141,12 @@ def rounds(forecaster: Forecaster, symbols: Mapping[str, SymbolCandles]) -> int:
     return max((span.stop - span.start for span in spans), default=0)
 
 
+def thinning(symbols: Mapping[str, SymbolCandles], start_ms: int, most: int) -> int:
+    """Return the ``every`` of ``run`` that leaves ``most`` of the candles from a time on."""
+    candles = sum(len(held.open_ms) - _at(held, start_ms) for held in symbols.values())
+    return max(1, -(-candles // most))
+
+
 def _span(
     forecaster: Forecaster, symbol: SymbolCandles, start_ms: int | None, stop_ms: int | None
 ) -> slice:
@@ -143,7 +161,7 @@ def _table(
     forecaster: Forecaster,
     name: str,
     symbol: SymbolCandles,
-    last: slice,
+    last: slice | NDArray[np.int64],
     made: Prediction,
     raw: Prediction | None = None,
 ) -> pd.DataFrame:
@@ -169,11 +187,18 @@ def predict_all(
 
     Each is of as many candles as a worker's window would hold by then, had it seen all of them.
     """
+    return _predict(forecaster, symbol, np.arange(first, stop), interval)
+
+
+def _predict(
+    forecaster: Forecaster, symbol: SymbolCandles, last: NDArray[np.int64], interval: str
+) -> Prediction:
+    """Return the predictions made at some candles, rising; see ``predict_all``."""
     levels, horizons = len(forecaster.quantile_levels), len(forecaster.horizons)
     parts = [Prediction(np.empty((0, horizons, levels)), np.empty((0, horizons)))]
     parts += [
         forecaster.predict(candles, open_ms)
-        for length, at in by_length(np.arange(first, stop), forecaster.lengths(interval))
+        for length, at in by_length(last, forecaster.lengths(interval))
         for candles, open_ms in windows_at(symbol, length, at, BATCH)
     ]
     return Prediction(

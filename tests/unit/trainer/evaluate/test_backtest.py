@@ -145,3 +145,19 @@ def test_a_span_gives_the_same_rows_as_the_whole() -> None:
     pd.testing.assert_frame_equal(part, kept.reset_index(drop=True), check_exact=True)
     assert backtest.run(LastMove(), data, stop, start).empty
     assert backtest.run(LastMove(), data, stop_ms=0).empty
+
+
+def test_one_of_n_candles_is_forecast_from_alike_by_models_of_other_windows() -> None:
+    data = {name: series(candles) for name, candles in real(120).items()}
+    whole = backtest.run(LastMove(), data)
+    assert backtest.thinning(data, 0, 80) == 3
+    some = backtest.run(LastMove(), data, every=3)
+    kept = whole.merge(some[forecast_table.KEYS])
+    pd.testing.assert_frame_equal(kept, some, check_exact=True)
+    start_ms = int(data["AAPL"].open_ms[60])
+    times = [
+        set(backtest.run(model, data, start_ms, every=3)["open_ms"])
+        for model in (LastMove(), PersistenceForecaster(window_length=40))
+    ]
+    assert times[0] == times[1]
+    assert 20 <= len(times[0]) <= 60  # of two symbols with 60 candles each
