@@ -20,12 +20,12 @@ from api.edge.logs import AccessLog
 from api.edge.middleware import Measure
 from api.edge.requests import BodyBudget
 from api.edge.routing import Dispatch, Routes
+from api.edge.slicing import Slicer
 from api.forecast.bodies import ModelCard
 from api.forecast.inference_routes import inference_routes
 from api.forecast.model_card import card_of
 from api.forecast.predict import Predictor
 from api.forecast.routes import predict_routes
-from api.forecast.slicing import Slicer
 from api.openapi import complete
 from api.pages import page_routes
 from api.status_routes import ModelsAnswer, Views, status_routes
@@ -83,7 +83,7 @@ def create_app(
     guarded = [route for routes in described for route in routes.guarded]
     document = complete(app.openapi(), guarded, forecaster.window_length, forecaster.horizons[-1])
     guarded += page_routes(orjson.dumps(document)).guarded
-    dispatch = Dispatch(app, guarded, Access(options.access), BodyBudget())
+    dispatch = Dispatch(app, guarded, Access(options.access), BodyBudget(), slicer)
     return _surrounded(dispatch, metrics, options)
 
 

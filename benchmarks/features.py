@@ -71,4 +71,4 @@ def _advance(
         Incoming(candle.symbol.encode(), candle.encode(), 0, first + place, 1 << 42)
         for place, candle in enumerate(candles)
     ]
-    return advance(incoming, table.get, models, models.longest_window, 1)
+    return advance(incoming, table.get, models, 0, 1)

@@ -32,6 +32,7 @@ import orjson
 from numpy.typing import NDArray
 
 from shared.forecasts import MEDIAN, level_name
+from shared.sums import added
 
 if TYPE_CHECKING:
     from shared.score_messages import Correction
@@ -72,6 +73,8 @@ BASELINE_CODE: Final = 1024.0
 
 DECAY: Final = 0.94
 """Weight of the past in the baseline's variance, as in RiskMetrics (1996)."""
+
+MAX_CODE: Final = float(np.iinfo(np.int16).max)
 
 _SETTLED, _LOWER, _UPPER, _OFFSETS = 0, 1, 2, 3
 """Columns of a horizon's state: horizons settled, multipliers, then offsets and the baseline's."""
@@ -114,6 +117,11 @@ class Grid:
         rounded = [round(abs(2 * level - 1), 12) for level in self.levels]
         at = np.array([np.searchsorted(self.folded, value) if value else 0 for value in rounded])
         return at.astype(np.int64), np.sign(self.level - MEDIAN)
+
+    @cached_property
+    def side(self) -> NDArray[np.int64]:
+        """Whose multiplier each level has, (Q,): 0 the lower side's, 1 the upper's."""
+        return (np.arange(len(self.levels)) > self.median).astype(np.int64)
 
     @property
     def width(self) -> int:
@@ -239,8 +247,8 @@ def calibrate(grid: Grid, state: NDArray[Any], raw: NDArray[Any]) -> Codes:
     # outwards from the median no quantile comes before the one within it
     placed[..., :at] = np.minimum.accumulate(lower[..., ::-1], axis=-1)[..., ::-1]
     placed[..., at + 1 :] = np.maximum.accumulate(upper, axis=-1)
-    limit = float(np.iinfo(np.int16).max)
-    codes = np.clip(np.rint(np.nan_to_num(placed) * CODE), -limit, limit)
+    codes = _within(-MAX_CODE, np.rint(placed * CODE), MAX_CODE)
+    codes[np.isnan(codes)] = 0.0
     return codes.astype(np.int16)
 
 
@@ -288,17 +296,18 @@ def learn(
         SCALE_RATE[2] / grid.roots[horizon],
     )
     weighed = pull * scaled
-    for column, side in ((_LOWER, range(at)), (_UPPER, range(at + 1, len(grid.levels)))):
-        if not side:
+    for column, side in ((_LOWER, weighed[:, :at]), (_UPPER, weighed[:, at + 1 :])):
+        count = side.shape[1]
+        if not count:
             continue
-        force = _sum(weighed, side) * (3 / len(side))  # the rates were chosen with three a side
+        force = added(side) * (3 / count)  # the rates were chosen with three a side
         grown = before[:, column] * (1 + rate * force)
-        after[:, column] = np.clip(grown, 1 / MAX_SCALE, MAX_SCALE)
+        after[:, column] = _within(1 / MAX_SCALE, grown, MAX_SCALE)
     rate = np.maximum(_falling(OFFSET_RATE, settled), OFFSET_RATE[2]) / grid.fourth_roots[horizon]
     end = _OFFSETS + len(grid.levels)
     moved = before[:, _OFFSETS:end] + rate[:, None] * pull
     moved[:, at] = 0.0
-    after[:, _OFFSETS:end] = np.clip(moved, -MAX_OFFSET, MAX_OFFSET)
+    after[:, _OFFSETS:end] = _within(-MAX_OFFSET, moved, MAX_OFFSET)
     after[:, _SETTLED] = settled + 1
     after = np.where(usable, after, before)
     deviation = sigma * grid.roots[horizon]
@@ -309,7 +318,7 @@ def learn(
     )
     held = before[:, end:]
     moved = held + rate[:, None] * (grid.folded - (size[:, None] <= held))
-    after[:, end:] = np.where(known[:, None], np.clip(moved, MIN_BASELINE, MAX_BASELINE), held)
+    after[:, end:] = np.where(known[:, None], _within(MIN_BASELINE, moved, MAX_BASELINE), held)
     return after.astype(np.float32)
 
 
@@ -375,28 +384,23 @@ def _applied(grid: Grid, state: Floats) -> Floats:
     sure has sure offsets.
     """
     applied = state + 0.0
-    at = grid.median
     steps, roots = grid.roots * grid.roots, grid.roots * grid.fourth_roots
-    for column, levels in ((_LOWER, range(at)), (_UPPER, range(at + 1, len(grid.levels)))):
-        scale = state[..., column]
-        apart = np.maximum(scale, 1.0 / scale) - 1.0
-        fourth = apart * apart * apart * apart
-        sure = fourth / (fourth + SURE_SCALE**4 * steps)
-        applied[..., column] = 1.0 + (scale - 1.0) * sure
-        for place in levels:
-            offset = state[..., _OFFSETS + place]
-            square = offset * offset
-            own = square / (square + SURE_OFFSET**2 * roots)
-            applied[..., _OFFSETS + place] = offset * np.maximum(sure, own)
+    scale = state[..., _LOWER : _UPPER + 1]
+    apart = np.maximum(scale, 1.0 / scale) - 1.0
+    fourth = apart * apart * apart * apart
+    sure = fourth / (fourth + SURE_SCALE**4 * steps[:, None])
+    applied[..., _LOWER : _UPPER + 1] = 1.0 + (scale - 1.0) * sure
+    levels = slice(_OFFSETS, _OFFSETS + len(grid.levels))
+    offset = state[..., levels]
+    square = offset * offset
+    own = square / (square + SURE_OFFSET**2 * roots[:, None])
+    applied[..., levels] = offset * np.maximum(sure[..., grid.side], own)
     return applied
 
 
 def _moved(grid: Grid, scaled: Floats, state: Floats) -> Floats:
     """Return scaled quantiles, (..., Q), by the multipliers and offsets of a state, (..., W)."""
-    at = grid.median
-    moved = scaled + 0.0
-    moved[..., :at] *= state[..., _LOWER : _LOWER + 1]
-    moved[..., at + 1 :] *= state[..., _UPPER : _UPPER + 1]
+    moved: Floats = scaled * state[..., _LOWER + grid.side]
     moved += state[..., _OFFSETS : _OFFSETS + len(grid.levels)]
     return moved
 
@@ -406,9 +410,6 @@ def _falling(rate: tuple[float, float, float], settled: Floats) -> Floats:
     return first / (1 + settled / half)
 
 
-def _sum(values: Floats, columns: Sequence[int]) -> Floats:
-    """Return the sum of some columns, added one by one: numpy's order depends on the shape."""
-    total = values[:, columns[0]].copy()
-    for column in columns[1:]:
-        total += values[:, column]
-    return total
+def _within(least: float, values: Floats, most: float) -> Floats:
+    """Return values within bounds; NaN stays. Half as long as ``np.clip`` takes for few."""
+    return np.minimum(np.maximum(values, least), most)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from shared.messages import Message
+from shared.sums import added
 
 Floats = NDArray[np.float64]
 
@@ -160,8 +161,7 @@ def report(state: NDArray[Any]) -> Report:
 
 
 def _evidence(state: Floats) -> Floats:
-    """Return the mean of the statistics, (N,), added one by one: numpy's order varies."""
-    total = state[:, 0].copy()
-    for column in range(1, len(ALTERNATIVES)):
-        total += state[:, column]
-    return np.asarray(total / len(ALTERNATIVES))
+    """Return the mean of the statistics, (N,)."""
+    count = len(ALTERNATIVES)
+    mean: Floats = added(state[:, :count]) / count
+    return mean

@@ -142,11 +142,6 @@ def longest(models: Iterable[Forecaster], intervals: Iterable[str] = tuple(INTER
 class Models(Protocol):
     """The models that a process serves."""
 
-    @property
-    def longest_window(self) -> int:
-        """Candles that the longest window of any model holds, of any interval."""
-        ...
-
     def all(self) -> Iterable[Forecaster]:
         """Return every model that may serve some series."""
         ...
@@ -169,10 +164,6 @@ class ModelSet:
 
     default: Forecaster
     by_interval: Mapping[str, Forecaster] = field(default_factory=dict)
-
-    @property
-    def longest_window(self) -> int:
-        return longest(self.all())
 
     def all(self) -> Iterable[Forecaster]:
         return (self.default, *self.by_interval.values())

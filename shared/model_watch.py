@@ -16,7 +16,7 @@ from typing import Final
 from shared.bundle import Bundle, BundleError
 from shared.catalogue import Catalogue, catalogue, catalogue_of
 from shared.champions import ANY, Champions
-from shared.forecaster import Forecaster, OnnxForecaster, Watch, longest
+from shared.forecaster import Forecaster, OnnxForecaster, Watch
 from shared.metrics import ModelMetrics
 from shared.model_store import ModelStore, StoreError
 from shared.process import in_words
@@ -47,10 +47,6 @@ class ChampionModels:
     loaded: Mapping[str, OnnxForecaster]  # digest -> model
     built_in: Forecaster  # serves where no champion is
     _chains: dict[tuple[str, str], tuple[Forecaster, ...]] = field(default_factory=dict)
-
-    @property
-    def longest_window(self) -> int:
-        return longest(self.all())
 
     def all(self) -> Iterable[Forecaster]:
         return (self.built_in, *self.loaded.values())
@@ -93,10 +89,6 @@ class ServedModels:
 
     def __init__(self, models: ChampionModels) -> None:
         self.now = models
-
-    @property
-    def longest_window(self) -> int:
-        return self.now.longest_window
 
     def all(self) -> Iterable[Forecaster]:
         return self.now.all()

@@ -19,6 +19,7 @@ from shared.candles import MAX_CANDLES, Interval, Millis, Symbol
 from shared.drift import Drift
 from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, MAX_VERSION, PredictedPrice
 from shared.messages import Message, PartialValue, contradiction, describe
+from shared.sums import added
 
 Floats = NDArray[np.float64]
 
@@ -194,53 +195,52 @@ class Ends:
             for mask in range(1 << len(self.names))
         )
 
-    def inside(self, outcome: Floats, quantile: NDArray[Any]) -> list[Mapping[str, bool]]:
-        """Return for each outcome, (N,), which intervals of its quantiles, (N, Q), held."""
-        mask = np.zeros(len(outcome), dtype=np.int64)
-        for at, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
-            held = (outcome >= quantile[:, low]) & (outcome <= quantile[:, high])
-            mask += held.astype(np.int64) << at
+    @cached_property
+    def _weights(self) -> NDArray[np.int64]:
+        return 1 << np.arange(len(self.names))
+
+    def inside(self, outcome: Floats, quantile: Floats) -> list[list[Mapping[str, bool]]]:
+        """Return for each outcome, (N,), which intervals of its quantiles, (K, N, Q), held."""
+        reached = outcome[:, None]
+        held = (reached >= quantile[..., self.low]) & (reached <= quantile[..., self.high])
         answers = self.answers
-        return [answers[code] for code in mask.tolist()]
+        return [[answers[code] for code in row] for row in held.dot(self._weights).tolist()]
 
 
-def mean_pinball(levels: Floats, outcome: Floats, quantile: NDArray[Any]) -> Floats:
-    """Return the mean pinball loss over the levels, (N,).
+def mean_pinball(levels: Floats, outcome: Floats, quantile: Floats) -> Floats:
+    """Return the mean pinball loss over the levels, (..., N).
 
     ``(y - q)·level`` above the quantile, ``(q - y)·(1 - level)`` below; Koenker and Bassett,
-    "Regression quantiles" (1978). Levels are added one by one, so that a row's last bit does not
-    depend on how many there are.
+    "Regression quantiles" (1978).
 
     Args:
         levels: rising, (Q,).
         outcome: log returns, (N,).
-        quantile: of the log return, (N, Q).
+        quantile: of the log return, (..., N, Q).
     """
     error = outcome[:, None] - quantile
     loss = np.maximum(levels * error, (levels - 1) * error)
-    total = loss[:, 0].copy()
-    for column in range(1, loss.shape[1]):
-        total += loss[:, column]
-    mean: Floats = total / loss.shape[1]
+    mean: Floats = added(loss) / len(levels)
     return mean
 
 
-def transforms(levels: Floats, outcome: Floats, quantile: NDArray[Any]) -> Floats:
-    """Return the probability integral transforms, (N,): forecast probabilities of lower outcomes.
+def transforms(levels: Floats, outcome: Floats, quantile: Floats) -> Floats:
+    """Return the probability integral transforms, (..., N): probabilities of lower outcomes.
 
     Linear between the quantiles. Beyond the outer ones, about which the forecast says nothing,
     it is the middle of what is left. Dawid, "The prequential approach" (1984). Arguments as
     ``mean_pinball``.
     """
-    quantile = quantile.astype(np.float64)
-    count = quantile.shape[1]
-    at = (quantile < outcome[:, None]).sum(axis=1)
-    inner = np.clip(at, 1, count - 1)[:, None]
-    low = np.take_along_axis(quantile, inner - 1, axis=1)[:, 0]
-    high = np.take_along_axis(quantile, inner, axis=1)[:, 0]
+    count = len(levels)
+    at = (quantile < outcome[:, None]).sum(axis=-1)
+    inner = np.minimum(np.maximum(at, 1), count - 1)
+    place = np.arange(0, quantile.size, count).reshape(at.shape) + inner
+    flat = quantile.reshape(-1)
+    low, high = flat[place - 1], flat[place]
     width = high - low
-    share = np.clip((outcome - low) / np.where(width > 0, width, 1.0), 0.0, 1.0)
-    below, above = levels[inner[:, 0] - 1], levels[inner[:, 0]]
+    share = (outcome - low) / np.where(width > 0, width, 1.0)
+    share = np.minimum(np.maximum(share, 0.0), 1.0)
+    below, above = levels[inner - 1], levels[inner]
     between = below + share * (above - below)
     outer = np.where(at == 0, levels[0] / 2, (1 + levels[-1]) / 2)
     placed: Floats = np.where((at == 0) | (at == count), outer, between)

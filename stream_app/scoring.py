@@ -197,22 +197,22 @@ def _score(
     )
     median = raw[:, grid.median]
     as_of = rows["open_ms"] + rows["lasts_ms"].astype(np.int64)
+    quantile = np.stack([calibrated, raw, baseline])  # (3, N, Q)
+    pinball = mean_pinball(grid.level, outcome, quantile)
+    placed = transforms(grid.level, outcome, quantile[:2])
     columns = (
         as_of,
         last,
         last * np.exp(median),
         outcome - median,
         outcome,
-        mean_pinball(grid.level, outcome, calibrated),
-        mean_pinball(grid.level, outcome, raw),
-        mean_pinball(grid.level, outcome, baseline),
+        *pinball,
         qlike(outcome, rows["volatility"][every, horizon], step),
-        transforms(grid.level, outcome, calibrated),
-        transforms(grid.level, outcome, raw),
+        *placed,
     )
     identities = rows["id"].tobytes().hex()
     made: list[dict[str, Any]] = []
-    held = layout.ends.inside(outcome, calibrated), layout.ends.inside(outcome, raw)
+    held = layout.ends.inside(outcome, quantile[:2])
     for at, (settled, *values) in enumerate(
         zip(group, *(column.tolist() for column in columns), *held, strict=True)
     ):

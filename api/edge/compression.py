@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import zlib
-from collections.abc import Generator
 from typing import Final
 
 from fastapi import Request
@@ -13,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.edge.problems import FieldError, ProblemError, problem
 from api.edge.requests import BodyShare
+from api.edge.slicing import Slicer, Work
 
 WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib calls the encodings; ``deflate`` has zlib's own header (RFC 9110)."""
@@ -27,9 +26,7 @@ MIN_TAGGED_BYTES: Final = 4_096
 """Smallest answer that gets an entity tag and is compressed, whatever the route."""
 
 
-def unpack(
-    body: bytes | bytearray, encoding: str, share: BodyShare
-) -> Generator[None, None, bytes | bytearray]:
+def unpack(body: bytes | bytearray, encoding: str, share: BodyShare) -> Work[bytes | bytearray]:
     """Return a body without its content encoding, in slices.
 
     Raises:
@@ -61,7 +58,7 @@ def unpack(
     return b"".join(parts)
 
 
-def pack(body: bytes, encoding: str) -> Generator[None, None, bytes]:
+def pack(body: bytes, encoding: str) -> Work[bytes]:
     """Return a body in a content encoding of ``WINDOW_BITS``, in slices."""
     packer = zlib.compressobj(zlib.Z_BEST_SPEED, zlib.DEFLATED, WINDOW_BITS[encoding])
     parts: list[bytes] = []
@@ -81,7 +78,7 @@ def accepted(header: str) -> str | None:
     return next((name for name in WINDOW_BITS if name in wanted), None)
 
 
-async def lighten(request: Request, response: Response) -> Response:
+async def lighten(request: Request, response: Response, slicer: Slicer) -> Response:
     """Return an answer as light as the client takes it.
 
     A large one to a GET has an entity tag, by content, and is 304 without a body for a client
@@ -92,7 +89,7 @@ async def lighten(request: Request, response: Response) -> Response:
     body, headers = bytes(response.body), response.headers
     is_large = len(body) >= MIN_TAGGED_BYTES
     if request.method == "GET" and is_large and "etag" not in headers:
-        headers["etag"] = await _tag(body)
+        headers["etag"] = await slicer.run(_tag(body))
     known = request.headers.get("if-none-match", "")
     if "etag" in headers and headers["etag"] in (tag.strip() for tag in known.split(",")):
         of_body = ("content-length", "content-encoding")
@@ -104,24 +101,18 @@ async def lighten(request: Request, response: Response) -> Response:
     encoding = accepted(request.headers.get("accept-encoding", ""))
     if encoding is None:
         return response
-    packing = pack(body, encoding)
-    try:
-        while True:
-            next(packing)
-            await asyncio.sleep(0)
-    except StopIteration as done:
-        response.body = done.value
+    response.body = await slicer.run(pack(body, encoding))
     headers["content-encoding"] = encoding
     headers["content-length"] = str(len(response.body))
     return response
 
 
-async def _tag(body: bytes) -> str:
+def _tag(body: bytes) -> Work[str]:
     """Return a weak entity tag: the same content in each encoding has the same."""
     hashed = hashlib.blake2b(digest_size=12)
     for begin in range(0, len(body), 8 * SLICE_BYTES):
         hashed.update(body[begin : begin + 8 * SLICE_BYTES])
-        await asyncio.sleep(0)
+        yield
     return f'W/"{hashed.hexdigest()}"'
 
 

@@ -19,6 +19,7 @@ from api.edge.compression import lighten
 from api.edge.keys import Scope
 from api.edge.problems import ProblemError, problem
 from api.edge.requests import BodyBudget, BodyShare, require_declared_size
+from api.edge.slicing import Slicer
 from shared.messages import short
 
 OPEN: Final = None
@@ -95,12 +96,18 @@ class Dispatch:
     """
 
     def __init__(
-        self, app: ASGIApp, routes: Sequence[GuardedRoute], access: Access, bodies: BodyBudget
+        self,
+        app: ASGIApp,
+        routes: Sequence[GuardedRoute],
+        access: Access,
+        bodies: BodyBudget,
+        slicer: Slicer,
     ) -> None:
         """``app`` has the life span; requests do not reach it."""
         self._app = app
         self._access = access
         self._bodies = bodies
+        self._slicer = slicer
         self._routes = routes
         self._plain = {
             (guarded.method, guarded.route.path): guarded
@@ -129,13 +136,12 @@ class Dispatch:
             scope["body_share"] = share
             await self._answer(guarded, scope, share.receive, send)
 
-    @staticmethod
     async def _answer(
-        guarded: GuardedRoute, scope: AsgiScope, receive: Receive, send: Send
+        self, guarded: GuardedRoute, scope: AsgiScope, receive: Receive, send: Send
     ) -> None:
         request = Request(scope, receive)
         try:
-            response = await lighten(request, await guarded.endpoint(request))
+            response = await lighten(request, await guarded.endpoint(request), self._slicer)
         except ProblemError as error:
             response = error.response()
         except ClientDisconnect:  # nobody reads this answer

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from api.edge.problems import broken_field, invalid_body, not_json
 from api.edge.requests import MAX_BODY_BYTES
+from api.edge.slicing import Work
 from api.forecast.bodies import Body, ForecastsRequest, Histories, HistoryFields, Steps
 from api.forecast.histories import Series, named, read_candles, require_content, series_of
 from api.forecast.outline import Outline, end_of_objects, outline_of
-from api.forecast.slicing import Work
 
 
 class _Head(HistoryFields):

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from api.edge.problems import ProblemError, broken_field, invalid_body
+from api.edge.slicing import Work
 from api.forecast import tensors
 from api.forecast.histories import are_valid, require_content
 from api.forecast.outline import Outline, end_of_numbers, outline_of
-from api.forecast.slicing import Work
 from api.forecast.tensors import NUMBERS_ROWS, AnyArray
 from shared.bundle import TensorSpec, tensor_inputs, tensor_outputs
 from shared.forecaster import Forecaster, Prediction, lengths_of

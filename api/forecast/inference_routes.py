@@ -13,6 +13,7 @@ from api.edge.openapi import INFER, INFER_VERSION, MODEL, MODEL_VERSION
 from api.edge.problems import FieldError, problem
 from api.edge.requests import JSON, MAX_LARGE_BODY_BYTES, OCTETS, answer, read_body, require_type
 from api.edge.routing import Routes
+from api.edge.slicing import Slicer
 from api.forecast.inference import (
     BINARY_EXTENSION,
     InferContent,
@@ -28,7 +29,6 @@ from api.forecast.inference import (
 )
 from api.forecast.model_card import name_of
 from api.forecast.predict import Predictor
-from api.forecast.slicing import Slicer
 from shared.forecaster import Forecaster, lengths_of
 
 JSON_LENGTH: Final = "inference-header-content-length"

@@ -14,7 +14,7 @@ from typing import Final
 
 from api.edge.problems import broken_field
 from api.edge.requests import MAX_BODY_BYTES
-from api.forecast.slicing import Work
+from api.edge.slicing import Work
 
 MAX_ARRAYS: Final = 10_000
 """Most arrays in a body that are looked for."""

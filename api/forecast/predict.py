@@ -14,10 +14,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from api.edge.slicing import Work
 from api.forecast.calibrated import LearnedOf, corrected
 from api.forecast.histories import Series, newest
 from api.forecast.interpolate import Curve
-from api.forecast.slicing import Work
 from shared.candles import DAY_MS, WEEKEND
 from shared.forecaster import (
     Forecaster,

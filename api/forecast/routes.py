@@ -20,11 +20,11 @@ from api.edge.requests import (
     require_json,
 )
 from api.edge.routing import Routes
+from api.edge.slicing import Slicer
 from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsAnswer, ModelCard, PredictAnswer
 from api.forecast.histories import HeldOf, Series, read_predict
 from api.forecast.predict import Predictor, UnusableHistory
-from api.forecast.slicing import Slicer
 
 MakeCard = Callable[[], ModelCard]
 """Returns the card of the served model, with its age now."""

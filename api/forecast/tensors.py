@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from api.edge.problems import broken_field
-from api.forecast.slicing import Work
+from api.edge.slicing import Work
 from shared.messages import Place
 
 AnyArray = NDArray[Any]

@@ -51,7 +51,7 @@ def make_app(options: Options, models: Models) -> faust.App:
         m = event.message
         incoming = Incoming(m.key, m.value, m.partition, m.offset, round(m.timestamp * 1000))
         now_ms = time.time_ns() // 1_000_000
-        result = advance([incoming], table.get, models, models.longest_window, now_ms)
+        result = advance([incoming], table.get, models, 0, now_ms)
         for _, message in result.forecasts:
             await forecasts.send(
                 key=m.key,

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from shared.candles import Candle
-from shared.forecaster import Models
+from shared.forecaster import Models, longest
 from shared.forecasts import Forecast
 from shared.score_messages import Scores
 from stream_app.pipeline import Incoming, advance
@@ -164,8 +164,9 @@ def unlike_a_replay(topics: WorkerTopics, models: Models, forecasts: list[Record
     return made ^ replay(topics, models).forecasts
 
 
-def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, SymbolState]:
+def recovered_windows(topics: WorkerTopics, models: Models) -> dict[bytes, SymbolState]:
     """Return the windows that a recovery from the changelog gives, by its rule."""
+    capacity = longest(models.all())
     wholes: dict[bytes, bytes] = {}
     spans: dict[bytes, list[bytes]] = {}
     for one in read(topics.bootstrap, f"{topics.group}-windows-changelog"):
@@ -177,7 +178,7 @@ def recovered_windows(topics: WorkerTopics, capacity: int) -> dict[bytes, Symbol
         elif series not in wholes or stored_order(one.value) > stored_order(wholes[series]):
             wholes[series] = one.value
     return {
-        key: _content(join(whole, spans.get(key, []), capacity), capacity)
+        key: _content(key, join(whole, spans.get(key, []), capacity), models)
         for key, whole in wholes.items()
     }
 
@@ -211,7 +212,7 @@ def replay(topics: WorkerTopics, models: Models) -> Replay:
         ids.update(made.id for _, made in result.forecasts)
         for _, encoded in result.scores:
             scores |= by_horizon(Scores.decode(encoded.value))
-    windows = {key: _content(state, models.longest_window) for key, state in table.items()}
+    windows = {key: _content(key, state, models) for key, state in table.items()}
     return Replay(windows, ids, scores)
 
 
@@ -231,6 +232,11 @@ def missing_scores(topics: WorkerTopics, expected: Replay) -> int:
     return len(expected.scores.keys() - found)
 
 
-def _content(stored: bytes, capacity: int) -> SymbolState:
-    """Return a state, its calibration too, without what depends on how it was written."""
+def _content(key: bytes, stored: bytes, models: Models) -> SymbolState:
+    """Return a state, its calibration too, without what depends on how it was written.
+
+    A recovery leaves older candles in a window until its next candle.
+    """
+    interval = key.decode().rpartition("|")[2]
+    capacity = longest(models.all(), (interval,))
     return SymbolState.decode(stored, capacity).with_tail(0)

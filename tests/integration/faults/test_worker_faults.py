@@ -139,7 +139,7 @@ def account(crew: Crew, load: Load) -> Account:
     print(json.dumps(counts | {"per_second": round(len(owed) / load.seconds)}))
     assert settled.is_clean, settled
     expected = replay(crew.topics, MODELS)
-    assert recovered_windows(crew.topics, MODELS.longest_window) == expected.windows
+    assert recovered_windows(crew.topics, MODELS) == expected.windows
     # of a short load's candles most have not met their tenth one yet
     assert len(expected.scores) > len(owed)
     assert missing_scores(crew.topics, expected) == 0

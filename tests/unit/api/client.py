@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from api.app import Options, create_app
 from api.edge.problems import Problem
-from api.forecast.slicing import Work
+from api.edge.slicing import Work
 from api.openapi import example_history
 from shared.forecaster import Forecaster, ModelSet, Prediction
 from shared.metrics import ApiMetrics

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from shared.bundle import ONNX_NAME, load
 from shared.champions import ANY, Choice
+from shared.forecaster import longest
 from shared.metrics import ModelMetrics
 from shared.model_store import Decision, ModelStore
 from shared.model_watch import RETRY_LOOKS, ModelWatch
@@ -118,7 +119,7 @@ def test_series_wait_for_a_longer_window_one_by_one(
     promote(Recipe(name="short", window_length=4))
     promote(Recipe(name="long", window_length=9))
     watch.begin()
-    assert watch.served.longest_window == 9
+    assert longest(watch.served.all()) == 9
     assert [name(watch, held=held) for held in (9, 8, 5, 4, 3)] == [
         "long", "short", "short", "short", "short",
     ]  # fmt: skip

@@ -236,7 +236,7 @@ def test_each_interval_is_forecast_by_its_own_model() -> None:
     ]
     mixed = [candle for pair in zip(daily, hourly, strict=True) for candle in pair]
     table: dict[bytes, bytes] = {}
-    result = advance(incoming(mixed), table.get, models, models.longest_window, NOW_MS)
+    result = advance(incoming(mixed), table.get, models, 0, NOW_MS)
     assert [(i, made.interval) for i, made in result.forecasts] == [
         (3, "1h"), (4, "1d"), (5, "1h"), (6, "1d"), (7, "1h"),
     ]  # fmt: skip

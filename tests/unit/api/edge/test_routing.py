@@ -12,12 +12,13 @@ from api.edge.access import Access, AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
 from api.edge.requests import SMALL_BODY_BYTES, BodyBudget
 from api.edge.routing import OPEN, Dispatch, Routes
+from api.edge.slicing import Slicer
 from tests.unit.api.client import call, problem_of
 
 
 def dispatch(routes: Routes, rules: AccessRules | None = None, held: int = 1 << 20) -> Dispatch:
     access = Access(rules or AccessRules())
-    return Dispatch(routes.router, routes.guarded, access, BodyBudget(held))
+    return Dispatch(routes.router, routes.guarded, access, BodyBudget(held), Slicer())
 
 
 async def echo(request: Request) -> Response:

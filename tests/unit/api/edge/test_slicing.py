@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from api.forecast.slicing import SLICE_S, TURNS, Slicer, Work
+from api.edge.slicing import SLICE_S, TURNS, Slicer, Work
 
 
 def slow(log: list[str], name: str, steps: int) -> Work[str]:
