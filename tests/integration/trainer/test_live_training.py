@@ -133,7 +133,7 @@ def test_a_drift_ends_in_another_champion_that_forecasts_better_and_no_candle_is
 
         def newest() -> set[str]:
             made = read_forecasts(kafka, topics.forecasts)
-            return {one.model_version for one in made[-len(SYMBOLS) :]}
+            return {forecast.model_version for forecast in made[-len(SYMBOLS) :]}
 
         wait_until(lambda: version in newest(), DONE_S, "the worker swaps", process=worker)
         swapped = load.sent
@@ -145,15 +145,15 @@ def test_a_drift_ends_in_another_champion_that_forecasts_better_and_no_candle_is
     attempt = read_journal(open_objects(store.url)).of("1d")[-1]
     assert (attempt.trigger, attempt.outcome, attempt.version) == ("drift", "promoted", version)
     forecasts = read_forecasts(kafka, topics.forecasts)
-    assert {(one.symbol, one.as_of_ms) for one in forecasts} == {
-        (one.symbol, one.close_ms)
+    assert {(made.symbol, made.as_of_ms) for made in forecasts} == {
+        (day.symbol, day.close_ms)
         for candles in series
-        for one in candles[CALM.window_length - 1 : load.sent]
+        for day in candles[CALM.window_length - 1 : load.sent]
     }
     assert count(kafka, topics.dlq) == 0
     for symbol in SYMBOLS:
-        own = [one for one in forecasts if one.symbol == symbol]
-        served = [one.model_version for one in sorted(own, key=lambda one: one.as_of_ms)]
+        own = [made for made in forecasts if made.symbol == symbol]
+        served = [made.model_version for made in sorted(own, key=lambda made: made.as_of_ms)]
         assert [*dict.fromkeys(served)] == [first, version]
         assert served == sorted(served, key=[first, version].index)  # and never back
 
@@ -168,7 +168,7 @@ def losses_of(
     """Return a model's own losses one day ahead, and those of ``CALM`` on the same candles."""
     levels = np.array(LEVELS)
     forecast = CALM.spread * np.linspace(-1, 1, len(levels))[None]
-    closes = {(one.symbol, one.close_ms): one.close for candles in series for one in candles}
+    closes = {(day.symbol, day.close_ms): day.close for candles in series for day in candles}
     mine, frozen = [], []
     for record in read(topics.bootstrap, topics.scores):
         scores = Scores.decode(record.value)
