@@ -109,7 +109,6 @@ def test_a_drift_ends_in_another_champion_that_forecasts_better_and_no_candle_is
     sent = CALM_DAYS + STORMY_DAYS
     by_day = zip(*(candles[:sent] for candles in series), strict=True)
     write_candles(kafka, topics.candles, (candle for day in by_day for candle in day))
-    wait_until(lambda: forecast_days(sent), DONE_S, "forecasts", process=worker)
     # the schedule has hours to wait: only a drift begins a training
     watch = processes.start(
         "trainer", "watch", *kafka_flags, *built_in, "--metrics-port", "0",
@@ -121,6 +120,7 @@ def test_a_drift_ends_in_another_champion_that_forecasts_better_and_no_candle_is
             "CANDLECAST_TRAINER_QUANTILES": ",".join(map(str, LEVELS)),
         },
     )  # fmt: skip
+    wait_until(lambda: forecast_days(sent), DONE_S, "forecasts", process=worker)
     with Load(topics, series, sent) as load:
 
         def promoted() -> str:
