@@ -184,6 +184,26 @@ ALL: Final = (
                 12,
             ),
             Panel(
+                "Drift of the outcomes",
+                "short",
+                {"{{interval}}": "sum by (interval) (candlecast_drifting_series)"},
+                "Series whose outcomes no longer fall as the model says. A few are ordinary after "
+                "news; most of an interval is a market that has changed.",
+                12,
+            ),
+            Panel(
+                "Drift of the features",
+                "short",
+                {
+                    "{{interval}} {{feature}}": "topk by (interval) (5, max by (interval, feature) "
+                    "(candlecast_feature_psi))"
+                },
+                "Population stability index of the newest windows against those of training, the "
+                "five largest of an interval: 0.25 and more is a change. From 500 sampled "
+                "forecasts on, one of 16.",
+                12,
+            ),
+            Panel(
                 "Forecasts on request",
                 "cps",
                 {"answered": _rate("candlecast_forecasts_answered_total")},
