@@ -231,6 +231,25 @@ ALL: Final = (
                 12,
             ),
             Panel(
+                "Age of the champions",
+                "s",
+                {
+                    "{{interval}} {{symbols}}": "time() - max by (interval, symbols) "
+                    "(candlecast_champion_promoted_timestamp_seconds)"
+                },
+                "Since each champion of the model store was promoted; none where the built-in "
+                "model serves.",
+                12,
+            ),
+            Panel(
+                "Model store unusable",
+                "short",
+                {"{{job}} {{instance}}": "candlecast_model_store_fault"},
+                "1 while the store or a champion in it cannot be used: what served before serves "
+                "on, and /readyz says why.",
+                12,
+            ),
+            Panel(
                 "One call of the model",
                 "s",
                 {

@@ -53,6 +53,8 @@ class BatchTraces:
     def end(self, messages: Sequence[Any]) -> None:
         """End them all, once the broker has what they gave."""
         for i, context in self.contexts.items():
+            if not context.is_sampled:
+                continue
             message, made = messages[i], self._made.get(i)
             given = context_in(pairs(message.headers))
             follows = given is not None and given.trace_id == context.trace_id
@@ -88,6 +90,8 @@ class BatchTraces:
         for horizon in scores["horizons"]:
             trace_id = candle_trace(symbol, interval, horizon["as_of_ms"])
             context = self._traces.begin(trace_id)
+            if not context.is_sampled:
+                continue
             parent = Context(trace_id, forecast_span(horizon["forecast_id"]), context.is_sampled)
             self._traces.end(
                 "score forecast",
