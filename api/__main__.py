@@ -28,13 +28,14 @@ from api.stream.follower import Follower, StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
-from shared import bundle, permissions, process
+from shared import bundle, permissions, process, traces
 from shared.forecaster import references_of
 from shared.kafka import TRANSIENT, AccessError
 from shared.metrics import ApiMetrics
 from shared.model_store import StoreError
 from shared.model_watch import ModelWatch
 from shared.process import Exit
+from shared.traces import Traces
 
 log = logging.getLogger("api")
 
@@ -90,7 +91,8 @@ def start(settings: ApiSettings) -> int:
     watched.begin()
     version = watched.served.of(DEFAULT_INTERVAL).model_version
     log.info("serving %s on %s", version, url(settings, listener))
-    return uvloop.run(serve(settings, watched, (metrics, registry), keys, listener))
+    with traces.opened(settings, PROCESS) as traced:
+        return uvloop.run(serve(settings, watched, (metrics, registry), keys, listener, traced))
 
 
 async def serve(
@@ -99,6 +101,7 @@ async def serve(
     measured: tuple[ApiMetrics, CollectorRegistry],
     keys: WatchedKeys | None,
     listener: socket.socket,
+    traced: Traces | None = None,
 ) -> int:
     """Serve on a listening socket, until a signal ends it.
 
@@ -129,6 +132,7 @@ async def serve(
         over_tls=settings.tls_certificate is not None,
         log=logs.AccessLog(sys.stderr) if settings.access_log else None,
         live=live,
+        traces=traced,
         background=Background(
             {"the stream's follower": follower.run, "the watch of the models": watched.run}
             | ({"the watch of the key file": lambda: watch(keys)} if keys else {})

@@ -21,6 +21,7 @@ from api.edge.middleware import Measure
 from api.edge.requests import BodyBudget
 from api.edge.routing import Dispatch, Routes
 from api.edge.slicing import Slicer
+from api.edge.traced import Traced
 from api.forecast.bodies import ModelCard
 from api.forecast.inference_routes import inference_routes
 from api.forecast.model_card import card_of
@@ -38,6 +39,7 @@ from shared.forecaster import Models
 from shared.metrics import ApiMetrics
 from shared.process import now_ms
 from shared.status import Health
+from shared.traces import Traces
 
 NO_STORE: Final = Catalogue(store="", generation=0, champions=(), versions=())
 """What is listed of models that are of no store."""
@@ -56,6 +58,7 @@ class Options:
     log: AccessLog | None = None
     live: StreamView = field(default_factory=lambda: StreamView(Market(), Hub()))
     background: Background = field(default_factory=Background)  # while it serves
+    traces: Traces | None = None
 
 
 def create_app(
@@ -137,4 +140,5 @@ def _surrounded(inner: ASGIApp, metrics: ApiMetrics, options: Options) -> ASGIAp
             allow_headers=["authorization", "content-type", "last-event-id", "x-request-id"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    return Measure(inner, metrics, options.log, over_tls=options.over_tls)
+    measured = Measure(inner, metrics, options.log, over_tls=options.over_tls)
+    return measured if options.traces is None else Traced(measured, options.traces)

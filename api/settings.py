@@ -15,9 +15,10 @@ from api.edge.keys import known_rate
 from shared.kafka import KafkaSettings
 from shared.model_store import ModelSettings
 from shared.settings import CommaSeparated, own
+from shared.traces import TraceSettings
 
 
-class ApiSettings(KafkaSettings, ModelSettings):
+class ApiSettings(KafkaSettings, ModelSettings, TraceSettings):
     """Answer forecasts over HTTP; "python -m api keys" makes and revokes its keys.
 
     Examples:

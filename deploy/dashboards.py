@@ -184,6 +184,26 @@ ALL: Final = (
                 12,
             ),
             Panel(
+                "Drift of the outcomes",
+                "short",
+                {"{{interval}}": "sum by (interval) (candlecast_drifting_series)"},
+                "Series whose outcomes no longer fall as the model says. A few are ordinary after "
+                "news; most of an interval is a market that has changed.",
+                12,
+            ),
+            Panel(
+                "Drift of the features",
+                "short",
+                {
+                    "{{interval}} {{feature}}": "topk by (interval) (5, max by (interval, feature) "
+                    "(candlecast_feature_psi))"
+                },
+                "Population stability index of the newest windows against those of training, the "
+                "five largest of an interval: 0.25 and more is a change. From 500 sampled "
+                "forecasts on, one of 16.",
+                12,
+            ),
+            Panel(
                 "Forecasts on request",
                 "cps",
                 {"answered": _rate("candlecast_forecasts_answered_total")},
@@ -208,6 +228,25 @@ ALL: Final = (
                 "short",
                 {"{{version}}": "count by (version) (candlecast_model_info)"},
                 "Processes by model served: two lines are a roll-out, or half of one.",
+                12,
+            ),
+            Panel(
+                "Age of the champions",
+                "s",
+                {
+                    "{{interval}} {{symbols}}": "time() - max by (interval, symbols) "
+                    "(candlecast_champion_promoted_timestamp_seconds)"
+                },
+                "Since each champion of the model store was promoted; none where the built-in "
+                "model serves.",
+                12,
+            ),
+            Panel(
+                "Model store unusable",
+                "short",
+                {"{{job}} {{instance}}": "candlecast_model_store_fault"},
+                "1 while the store or a champion in it cannot be used: what served before serves "
+                "on, and /readyz says why.",
                 12,
             ),
             Panel(

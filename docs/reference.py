@@ -182,6 +182,9 @@ def env_example() -> str:
         "",
         "# folder of the model store, which user 10001 can write; by default the volume models",
         "#CANDLECAST_MODELS_FOLDER=./data/models",
+        "",
+        "# where CANDLECAST_TRACES=true sends traces; OpenTelemetry has more such variables",
+        "#OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318",
     ]
     for setting in variables():
         if {"producer", "worker", "api", "topics", "trainer watch", "trainer fit"} & {

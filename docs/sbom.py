@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Writes the bill of materials of Candlecast in CycloneDX: what it consists of, and from where.
 
-``python docs/sbom.py --out FILE`` follows the requirements of the project, of its extras ``local``
-and ``train`` too, through what is installed here. Each package has its pinned version, its licence
-and the SHA-256 of its files, each of Kafka's jars its SHA-512. What an extra alone brings has the
-scope ``optional``. The same source on the same platform gives the same file.
+``python docs/sbom.py --out FILE`` follows the requirements of the project, and of its extras
+``local``, ``traces`` and ``train``, through what is installed here. Each package has its pinned
+version, its licence and the SHA-256 of its files, each of Kafka's jars its SHA-512. What an extra
+alone brings has the scope ``optional``. The same source on the same platform gives the same file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 from docs import licences, release  # noqa: E402
 from docs.hashes import HASHED, canonical, entries, pins, requirements  # noqa: E402
 
-EXTRAS: Final = ("local", "train")
+EXTRAS: Final = ("local", "traces", "train")
 """Extras that the file covers: all that runs, and nothing that only develops it."""
 
 

@@ -18,7 +18,7 @@ from producer.sink import KafkaSink, PublishError
 from producer.source import CandleSource, SourceError, UnreachableError
 from producer.wiring import open_source, replay
 from producer.yahoo import oldest_ms
-from shared import permissions, process, topics
+from shared import permissions, process, topics, traces
 from shared.files.series import HistoryError
 from shared.kafka import AccessError
 from shared.metrics import ProducerMetrics
@@ -135,13 +135,22 @@ async def _publish(
 ) -> None:
     await topics.ensure(settings, [topics.candles_topic(settings)])
     await permissions.check(settings, permissions.of_producer(settings))
-    async with KafkaSink(
-        settings,
-        metrics,
-        source.name,
-        buffered=settings.buffer,
-        measure_lag=source.name in _AS_THEY_CLOSE,
-    ) as sink:
+    with traces.opened(settings, PROCESS) as traced:
+        sink = KafkaSink(
+            settings,
+            metrics,
+            source.name,
+            buffered=settings.buffer,
+            measure_lag=source.name in _AS_THEY_CLOSE,
+            traces=traced,
+        )
+        await _publish_into(sink, settings, source, probes)
+
+
+async def _publish_into(
+    sink: KafkaSink, settings: ProducerSettings, source: CandleSource, probes: _Probes
+) -> None:
+    async with sink:
         published = await newest_published(
             settings,
             await sink.partitions(),

@@ -16,6 +16,7 @@ from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
 from shared.process import now_ms
 from shared.settings import CommaSeparated, own
+from shared.traces import TraceSettings
 
 PROCESS: Final = "producer"
 """The process's name in its variables, log lines and metrics."""
@@ -51,7 +52,7 @@ Time = Annotated[str | None, AfterValidator(_time)]
 """Date or time in ISO 8601, as a setting."""
 
 
-class ProducerSettings(KafkaSettings, TableSettings):
+class ProducerSettings(KafkaSettings, TableSettings, TraceSettings):
     """Publishes closed candles to Kafka, keyed by symbol.
 
     After a stop, even by kill -9, it resumes after the last candle in the topic.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from shared.kafka import KafkaError, KafkaSettings, KafkaTimeoutError, Producer
 from shared.metrics import ProducerMetrics
 from shared.process import AWAY, now_ms
 from shared.topics import partitions_of
+from shared.traces import Context, SpanKind, Traces, candle_trace
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class _Held:
     value: bytes
     headers: list[tuple[str, bytes]]
     since_s: float
+    span: tuple[Context, int] | None  # where traces are on: its identity, and when it began, UTC ns
 
 
 class KafkaSink:
@@ -82,6 +85,7 @@ class KafkaSink:
         *,
         buffered: int,
         measure_lag: bool = False,
+        traces: Traces | None = None,
     ) -> None:
         """Prepare only; entering the context connects.
 
@@ -91,7 +95,9 @@ class KafkaSink:
             source: the name of the source.
             buffered: most candles handed over and not acknowledged; 5,000 are about 3 MB.
             measure_lag: whether the candles close while they are published.
+            traces: take a span for each candle; None where traces are off.
         """
+        self._traces = traces
         self._settings = settings
         self._topic = settings.candles_topic
         self._buffered = buffered
@@ -225,9 +231,14 @@ class KafkaSink:
             candle.close_ms,
             **extensions(publication),
         )
+        span = None
+        if self._traces is not None:
+            trace_id = candle_trace(candle.symbol, candle.interval, candle.close_ms)
+            span = self._traces.begin(trace_id), time.time_ns()
+            headers.append(span[0].header)
         now_s = self._loop.time()
         held = _Held(
-            next(self._numbers), publication, candle.symbol.encode(), value, headers, now_s
+            next(self._numbers), publication, candle.symbol.encode(), value, headers, now_s, span
         )
         if not self._held:
             self._first_s = self._first_s or now_s
@@ -264,10 +275,31 @@ class KafkaSink:
         if self._held.pop(held.number, None) is None:
             return  # a repeat
         self._count(held)
+        self._end_span(held)
         if len(self._held) < self._buffered:
             self._room.set()
         if not self._held:
             self._idle.set()
+
+    def _end_span(self, held: _Held) -> None:
+        if held.span is None or self._traces is None:
+            return
+        context, began_ns = held.span
+        candle = held.publication.candle
+        self._traces.end(
+            f"send {self._topic}",
+            SpanKind.PRODUCER,
+            context,
+            began_ns,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.name": "send",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": self._topic,
+                "candlecast.symbol": candle.symbol,
+                "candlecast.interval": candle.interval,
+            },
+        )
 
     def _count(self, held: _Held) -> None:
         candle = held.publication.candle

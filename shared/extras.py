@@ -9,7 +9,10 @@ from typing import Final
 
 PROJECT: Final = "candlecast"
 
-_NAMES: Final[Mapping[str, str]] = {"sklearn": "scikit-learn"}
+_NAMES: Final[Mapping[str, str]] = {
+    "sklearn": "scikit-learn",
+    "opentelemetry": "opentelemetry-exporter-otlp-proto-http",
+}
 """Projects whose modules have other names."""
 
 _REQUIRED: Final = re.compile(r"([\w.-]+).*\bextra == [\"'](\w+)[\"']")

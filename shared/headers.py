@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
 _SPEC_VERSION: Final = ("ce_specversion", b"1.0")
@@ -35,6 +35,12 @@ def cloud_event(
         ("ce_time", _rfc3339(time_ms)),
         *((f"ce_{name}", value.encode()) for name, value in extensions.items()),
     ]
+
+
+def pairs(headers: Any) -> list[tuple[str, bytes]]:
+    """Return the headers of a message that was read, whose client has pairs or a mapping."""
+    found = headers or []
+    return list(found.items() if hasattr(found, "items") else found)
 
 
 @lru_cache(maxsize=4096)  # the candles of all symbols close at the same times

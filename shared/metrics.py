@@ -114,6 +114,12 @@ class ModelMetrics(MetricGroup):
         "symbols",
         "version",
     )
+    promoted = gauge(
+        "candlecast_champion_promoted_timestamp_seconds",
+        "When each champion that is served was promoted, in seconds of the UTC epoch.",
+        "interval",
+        "symbols",
+    )
     generation = gauge(
         "candlecast_champions_generation", "Generation of the champions file that is served."
     )

@@ -253,9 +253,10 @@ class ModelWatch:
         self._metrics.model.info({"version": models.of(INTERVAL).model_version})
         self._metrics.generation.set(models.champions.generation)
         self._metrics.champion.clear()
+        self._metrics.promoted.clear()
         for entry in models.champions.champions:
-            labels = (entry.interval, entry.symbols, entry.choice.version)
-            self._metrics.champion.labels(*labels).set(1)
+            self._metrics.champion.labels(*entry.key, entry.choice.version).set(1)
+            self._metrics.promoted.labels(*entry.key).set(entry.choice.at_ms / 1000)
 
 
 def warm(model: OnnxForecaster) -> OnnxForecaster:

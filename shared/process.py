@@ -34,6 +34,7 @@ LIBRARIES: Final[Mapping[str, int]] = {
     "faust": logging.WARNING,  # it logs every step of every service at INFO
     "mode": logging.WARNING,
     "onnx_ir": logging.WARNING,
+    "opentelemetry": logging.ERROR,
     "asyncio": logging.WARNING,  # it tells of clients and tasks that a broken connection left
 }
 """Libraries whose lines are limited, and the least severe level that is shown of each."""

@@ -12,7 +12,7 @@ from itertools import count
 
 from prometheus_client import CollectorRegistry
 
-from shared import bundle, permissions, process, topics
+from shared import bundle, permissions, process, topics, traces
 from shared.kafka import AccessError, KafkaError
 from shared.metrics import WorkerMetrics
 from shared.model_store import StoreError
@@ -107,12 +107,12 @@ async def serve(settings: WorkerSettings) -> int:
         live=health.live,
         ready=health.ready,
     )
-    with status:
+    with status, traces.opened(settings, PROCESS) as traced:
         log.info("metrics on http://%s:%d/metrics", settings.metrics_host, status.port)
         if not await process.unless_stopped(_prepare(settings), stop):
             return Exit.DONE
         fence = Fence()
-        publisher = Publisher(settings, fence, metrics)
+        publisher = Publisher(settings, fence, metrics, traced)
         if not await process.unless_stopped(publisher.start(), stop):
             return Exit.DONE
         worker = CandleWorker(settings, watched.served, publisher, metrics, fence)

@@ -10,15 +10,17 @@ from typing import Any, Final, Protocol
 
 from shared import kafka
 from shared.candles import InvalidCandle
-from shared.headers import cloud_event
+from shared.headers import cloud_event, pairs
 from shared.kafka import MessageSizeTooLargeError, Producer
 from shared.messages import PartialValue, measures
 from shared.metrics import WorkerMetrics
 from shared.process import AWAY, now_ms
+from shared.traces import Traces
 from stream_app.fence import Fence
 from stream_app.pipeline import BatchResult
 from stream_app.rebuild import SOURCE_KEY, Source
 from stream_app.settings import WorkerSettings
+from stream_app.tracing import BatchTraces
 
 log = logging.getLogger("stream_app")
 
@@ -64,8 +66,15 @@ class Publisher:
     repetition can mend is an error.
     """
 
-    def __init__(self, settings: WorkerSettings, fence: Fence, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        fence: Fence,
+        metrics: WorkerMetrics,
+        traces: Traces | None = None,
+    ) -> None:
         self._settings = settings
+        self._traces = traces
         self._fence = fence
         self._metrics = metrics
         self._batch_bytes = MAX_RECORDS_BYTES
@@ -85,20 +94,31 @@ class Publisher:
         """Disconnect; nothing is left to send, since every batch is awaited."""
         await kafka.abandon(self._producer)
 
-    async def outputs(self, messages: Sequence[Consumed], result: BatchResult) -> None:
+    async def outputs(
+        self, messages: Sequence[Consumed], result: BatchResult, began_ns: int
+    ) -> None:
         """Send a batch's forecasts, scores and dead letters; return when the broker has them.
+
+        Args:
+            messages: of the batch.
+            result: what they gave.
+            began_ns: when work on them began, UTC epoch nanoseconds.
 
         Raises:
             FencedError: after a failure.
             KafkaError: when the broker refuses them for good.
         """
+        traced = BatchTraces(self._traces, result, began_ns) if self._traces else None
+        passed_on = traced.headers if traced else {}
         records: dict[int, list[Record]] = defaultdict(list)
         for i, forecast in result.forecasts:
             headers = cloud_event(forecast.id, FORECAST_TYPE, SOURCE, forecast.made_at_ms)
+            headers += passed_on.get(i, NO_HEADERS)
             records[messages[i].partition].append((messages[i].key, forecast.encode(), headers))
         scores: dict[int, list[Record]] = defaultdict(list)
         for i, score in result.scores:
             headers = cloud_event(score.id, SCORE_TYPE, SOURCE, score.made_at_ms)
+            headers += passed_on.get(i, NO_HEADERS)
             scores[messages[i].partition].append((messages[i].key, score.value, headers))
 
         async def send() -> None:
@@ -114,6 +134,8 @@ class Publisher:
 
         await self._until_done(send)
         self._keeps_values = True
+        if traced is not None:
+            traced.end(messages)
 
     async def windows(self, result: BatchResult) -> None:
         """Send a batch's window records; return when the broker has them; raises as ``outputs``."""
@@ -223,7 +245,7 @@ def dead_letter(message: Consumed, error: InvalidCandle, *, keeps_value: bool = 
         keeps_value: whether key, value and headers go along; the last resort is without.
     """
     key, value = message.key, message.value
-    headers = original_headers(message)
+    headers = pairs(message.headers)
     about = {
         "topic": message.topic,
         "partition": str(message.partition),
@@ -238,10 +260,3 @@ def dead_letter(message: Consumed, error: InvalidCandle, *, keeps_value: bool = 
         key, value, headers = None, b"", []
     ours = [(ABOUT_PREFIX + name, content.encode()) for name, content in about.items()]
     return key, value, [*headers, *ours]
-
-
-def original_headers(message: Consumed) -> list[tuple[str, bytes]]:
-    """Return a message's headers as they came."""
-    headers = message.headers or []
-    pairs = headers.items() if hasattr(headers, "items") else headers
-    return [(name, value) for name, value in pairs]

@@ -15,6 +15,7 @@ from shared.kafka import KafkaSettings
 from shared.model_store import ModelSettings
 from shared.settings import CommandGroup, CommaSeparated, own
 from shared.topics import DEFAULT_GROUP, changelog_of
+from shared.traces import TraceSettings
 from stream_app.rules import MAX_SERIES, Rules
 
 PROCESS: Final = "worker"
@@ -36,7 +37,7 @@ class GroupSettings(KafkaSettings):
         return changelog_of(self.group)
 
 
-class WorkerSettings(GroupSettings, ModelSettings):
+class WorkerSettings(GroupSettings, ModelSettings, TraceSettings):
     """Forecast every closed candle of the candles topic.
 
     Start several workers of one group to share the partitions among them.

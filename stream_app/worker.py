@@ -175,7 +175,7 @@ class CandleWorker:
 
         A window in the changelog so proves that its forecasts are out, whenever the worker dies.
         """
-        started_s = time.monotonic()
+        started_s, began_ns = time.monotonic(), time.time_ns()
         if self._forget_ms and started_s >= self._next_forget_s:
             await self._forget(round(batch[-1].timestamp * 1000))
         incoming = [self._incoming(message) for message in batch]
@@ -187,7 +187,7 @@ class CandleWorker:
                 self._name_culprit(incoming)
                 raise
         with self._metrics.send_seconds.time():
-            await self._publisher.outputs(batch, result)
+            await self._publisher.outputs(batch, result, began_ns)
             if not await self._is_ours_still(batch, started_s):
                 return  # its successor repeats the batch
             await self._publisher.windows(result)

@@ -276,7 +276,7 @@ class KafkaContract:
             result.rejected.append((0, InvalidCandle(RejectReason.NOT_JSON, "value: é")))
             publisher = publisher_of(worker)
             await publisher.start()
-            await publisher.outputs(records, result)
+            await publisher.outputs(records, result, 0)
             await publisher.windows(result)
             written = [
                 await read(kafka, topic)
@@ -315,7 +315,7 @@ class KafkaContract:
             await made(kafka)
             publisher = publisher_of(worker_of(kafka))
             await publisher.start()
-            await publisher.outputs([message], rejected)
+            await publisher.outputs([message], rejected, 0)
             await publisher.stop()
             letters = [letter async for letter in dlq.read(settings)]
             await dlq._replay(settings, Console(quiet=True))

@@ -25,7 +25,9 @@ from local.ports import HOST, free_ports
 from local.process import Process
 from local.yahoo import YahooStandIn, real_now_ms
 from local.yahoo.market import open_now
+from shared.bundle import default_path
 from shared.leash import Leash
+from shared.model_store import Decision, ModelStore
 from tests import documents
 from tests.integration.processes import Processes, wait_until
 
@@ -83,17 +85,23 @@ class Watched:
 
 @pytest.fixture
 def watched(processes: Processes, tmp_path: Path, leash: Leash) -> Iterator[Watched]:
-    """Run the demo on a market that is open, and scrape all as deploy/prometheus.yml says."""
+    """Run the demo on a market that is open, and scrape all as deploy/prometheus.yml says.
+
+    A champion and the bundled candles beside it bring what the models and their drift show.
+    """
     prometheus = tool("prometheus")
     exporter = tool("prometheus-node-exporter", "prometheus-node-exporter")
     kafka, api, worker, producer, node, port = free_ports(6)
     now_ms = real_now_ms()
     listings = [open_now(symbol, now_ms, price=100.0) for symbol in ("GOOD", "OTHER")]
+    store = ModelStore(str(tmp_path / "models"))
+    default = {path.name: path.read_bytes() for path in default_path().iterdir()}
+    store.promote(store.put(default), "1d", decision=Decision("test"))
     with YahooStandIn(*listings) as yahoo:
         demo = processes.start(
             "local", "--source", "live", "--symbols", "GOOD,OTHER", "--interval", "1m",
             "--kafka-port", str(kafka), "--api-port", str(api), "--worker-port", str(worker),
-            "--producer-port", str(producer),
+            "--producer-port", str(producer), "--models", store.url,
             env={
                 "CANDLECAST_PRODUCER_PROXY": yahoo.proxy_url,
                 "CANDLECAST_PRODUCER_CA_BUNDLE": str(yahoo.ca_bundle),
@@ -120,6 +128,10 @@ def watched(processes: Processes, tmp_path: Path, leash: Leash) -> Iterator[Watc
         try:
             wait_until(lambda: "latency p50" in demo.log_tail(), START_S, "forecasts", process=demo)
             asyncio.run(send(f"{HOST}:{kafka}", "market.candles.v1", b"no candle"))
+            replay = processes.start(
+                "producer", "--bootstrap", f"{HOST}:{kafka}", "--metrics-port", "0"
+            )
+            wait_until(lambda: replay.exit_code == 0, 60.0, "the bundled candles are sent")
             history = json.dumps({"history": example_history(1000)}).encode()
             for _ in range(3):
                 post(f"http://{HOST}:{api}/predict", history)

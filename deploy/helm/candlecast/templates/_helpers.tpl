@@ -43,6 +43,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 - {name: CANDLECAST_SSL_KEY, value: /secrets/client/tls.key}
 {{- end }}
 {{- end }}
+{{- if and .root.Values.traces.endpoint (has .service (list "producer" "worker" "api")) }}
+- {name: CANDLECAST_TRACES, value: "true"}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .root.Values.traces.endpoint | quote }}}
+{{- end }}
 {{- range $name, $value := .root.Values.env }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
