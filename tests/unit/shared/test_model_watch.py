@@ -96,7 +96,9 @@ def test_champions_come_and_go(
     assert 'candlecast_champion{interval="5m",symbols="BTC*"' in text
     of = {"interval": "5m", "symbols": "BTC*"}
     since_s = registry.get_sample_value("candlecast_champion_promoted_timestamp_seconds", of)
-    assert since_s == store.champions().at("5m", "BTC*").choice.at_ms / 1000
+    champion = store.champions().at("5m", "BTC*")
+    assert champion is not None
+    assert since_s == champion.choice.at_ms / 1000
     assert metric(registry, "candlecast_champions_generation") == 2
     assert {entry.version[0] for entry in watch.catalogue.versions} == {"b", "a"}
     store.rollback("5m")

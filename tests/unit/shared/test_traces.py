@@ -57,7 +57,7 @@ def test_identities_follow_from_what_they_are_of() -> None:
 
 
 def test_off_is_nothing() -> None:
-    with opened(TraceSettings(), "worker") as traces:
+    with opened(TraceSettings.read([], ""), "worker") as traces:
         assert traces is None
 
 
