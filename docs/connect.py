@@ -71,17 +71,16 @@ def connect_schema(node: Schema, root: Schema) -> dict[str, Any]:
 
 
 PARQUET: Final = {
-    "connector.class": "io.aiven.kafka.connect.s3.AivenKafkaConnectS3SinkConnector",
+    "connector.class": "org.apache.iceberg.connect.IcebergSinkConnector",
     "tasks.max": "4",
-    "aws.s3.bucket.name": "forecasts",
-    "aws.s3.region": "eu-central-1",
-    "format.output.type": "parquet",
-    "format.output.fields": "value",
-    "format.output.envelope": "false",
-    "file.compression.type": "none",  # Parquet packs its own pages
-    "file.name.template": "{{topic}}/{{partition}}-{{start_offset}}.parquet",
+    "iceberg.tables": "market.forecasts",
+    "iceberg.tables.auto-create-enabled": "true",
+    "iceberg.tables.evolve-schema-enabled": "true",  # columns of fields that are added
+    "iceberg.catalog.type": "hadoop",
+    "iceberg.catalog.warehouse": "${env:WAREHOUSE}",
+    "iceberg.control.commit.interval-ms": "60000",  # new files for each partition, once a minute
 }
-"""Settings of Aiven's S3 sink; keys of the bucket come from the worker's environment."""
+"""Settings of Apache Iceberg's sink, whose tables are Parquet files."""
 
 SQL: Final = {
     "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",

@@ -28,6 +28,7 @@ from shared.kafka import KafkaSettings
 from shared.messages import Message
 from shared.score_messages import Correction, HorizonScore, Scores
 from shared.topics import DEFAULT_GROUP, Topic, all_topics, market_topics
+from shared.traces import HEADER as TRACE_HEADER
 from stream_app.publisher import FORECAST_TYPE, SCORE_TYPE
 from trainer.features import FEATURES
 
@@ -277,7 +278,12 @@ def _event_headers(event_type: str) -> dict[str, Any]:
         if name in fixed:
             properties[name]["const"] = value.decode()
     properties["ce_time"]["format"] = "date-time"
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    required = list(properties)
+    properties[TRACE_HEADER] = {
+        "type": "string",
+        "description": "W3C Trace Context, where traces are on",
+    }
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def _dead_letter() -> dict[str, Any]:

@@ -39,6 +39,7 @@ from shared.settings import (
     variable,
 )
 from shared.topic_tool import TopicsSettings
+from shared.traces import TraceSettings
 from stream_app.settings import WorkerCommand
 from trainer.__main__ import COMMANDS
 
@@ -49,6 +50,7 @@ SHARED: Final = (
     ServingSettings,
     StoreSettings,
     TableSettings,
+    TraceSettings,
 )
 """Settings that processes share."""
 

@@ -36,7 +36,7 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 class TraceSettings(ServiceSettings):
-    """Whether traces are sent."""
+    """The setting that turns traces on."""
 
     traces: bool = Field(
         default=False,
