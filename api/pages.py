@@ -17,6 +17,7 @@ from api.edge.middleware import PAGE_POLICY
 from api.edge.problems import problem
 from api.edge.requests import JSON
 from api.edge.routing import OPEN, Routes
+from api.edge.slicing import at_once
 
 _MEDIA_TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -47,13 +48,7 @@ class Asset:
 @cache
 def _packed(asset: Asset, encoding: str) -> bytes:
     """Return a file in a content encoding, made once: whoever asks needs no key."""
-    packing = pack(asset.content, encoding)
-    try:
-        while True:
-            next(packing)
-    except StopIteration as done:
-        packed: bytes = done.value
-    return packed
+    return at_once(pack(asset.content, encoding))
 
 
 @cache

@@ -11,7 +11,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Used:
     mb: int  # most resident memory, MiB
 
 
-def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Used:
+def run(command: Sequence[str]) -> Used:
     """Run a command to its end.
 
     Raises:
@@ -35,7 +35,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     started = time.perf_counter()
     with (
         tempfile.TemporaryFile() as output,
-        subprocess.Popen(command, stdout=output, env=environment) as process,  # noqa: S603
+        subprocess.Popen(command, stdout=output) as process,  # noqa: S603
     ):
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
 from deploy import dashboards  # noqa: E402
 from docs import connect, reference  # noqa: E402
+from docs.marks import replace  # noqa: E402
 
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 OPERATIONS: Final = ROOT / "docs" / "operations.md"
@@ -385,12 +386,6 @@ def decisions() -> str:
         title, _, date, *_ = path.read_text().splitlines()
         rows.append(f"| [{title.removeprefix('# ')}]({path.name}) | {date} |")
     return "\n".join(rows)
-
-
-def replace(text: str, mark: str, content: str) -> str:
-    """Return a text with new content between ``<!-- mark -->`` and ``<!-- /mark -->``."""
-    between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-    return between.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
 
 
 def stale(wanted: dict[Path, str]) -> list[Path]:

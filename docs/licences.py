@@ -12,7 +12,6 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
 from docs.hashes import PINNED, canonical, pins  # noqa: E402
+from docs.marks import replace  # noqa: E402
 
 PAGE: Final = ROOT / "docs" / "licences.md"
 
@@ -244,14 +244,8 @@ def page(text: str, licences: Mapping[str, str]) -> str:
     """Return the page with the tables of now."""
     tables = {"licences": table(licences), "jars": table(jars()), "explained": explained()}
     for mark, content in tables.items():
-        between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-        # a function, since the text of a table is no pattern of a replacement
-        text = between.sub(partial(_between, content), text)
+        text = replace(text, mark, content)
     return text
-
-
-def _between(content: str, marks: re.Match[str]) -> str:
-    return f"{marks[1]}{content}\n{marks[2]}"
 
 
 def _table(text: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from shared.headers import pairs
 from shared.traces import (
-    Attributes,
     Context,
     SpanKind,
     Traces,
@@ -18,8 +17,6 @@ from shared.traces import (
     forecast_span,
 )
 from stream_app.pipeline import BatchResult
-
-SYSTEM: Final[Attributes] = {"messaging.system": "kafka"}
 
 
 class BatchTraces:
@@ -59,6 +56,7 @@ class BatchTraces:
             given = context_in(pairs(message.headers))
             follows = given is not None and given.trace_id == context.trace_id
             about: dict[str, str | int] = {
+                "messaging.system": "kafka",
                 "messaging.operation.name": "process",
                 "messaging.operation.type": "process",
                 "messaging.destination.name": message.topic,
@@ -80,7 +78,7 @@ class BatchTraces:
                 self._began_ns,
                 parent=given if follows else None,
                 links=[] if given is None or follows else [given],
-                attributes={**SYSTEM, **about},
+                attributes=about,
             )
         for i, scores in self._scores.items():
             self._end_scores(scores, self.contexts[i])

@@ -25,7 +25,7 @@ from local.ports import HOST, free_ports
 from local.process import Process
 from local.yahoo import YahooStandIn, real_now_ms
 from local.yahoo.market import open_now
-from shared.bundle import default_path
+from shared.bundle import contents_of, default_path
 from shared.leash import Leash
 from shared.model_store import Decision, ModelStore
 from tests import documents
@@ -95,8 +95,7 @@ def watched(processes: Processes, tmp_path: Path, leash: Leash) -> Iterator[Watc
     now_ms = real_now_ms()
     listings = [open_now(symbol, now_ms, price=100.0) for symbol in ("GOOD", "OTHER")]
     store = ModelStore(str(tmp_path / "models"))
-    default = {path.name: path.read_bytes() for path in default_path().iterdir()}
-    store.promote(store.put(default), "1d", decision=Decision("test"))
+    store.promote(store.put(contents_of(default_path())), "1d", decision=Decision("test"))
     with YahooStandIn(*listings) as yahoo:
         demo = processes.start(
             "local", "--source", "live", "--symbols", "GOOD,OTHER", "--interval", "1m",

@@ -226,10 +226,10 @@ def test_breaches_of_a_quantile_are_told(
     names = published.names
     scores = [Scores.decode(record.value) for record in topics.read(names.bootstrap, names.scores)]
     expected = {
-        (one.symbol, one.close_ms)
-        for one in scores
-        for horizon in one.horizons
-        if horizon.step == 1 and horizon.pit < 0.25 and not one.corrected
+        (settled.symbol, settled.close_ms)
+        for settled in scores
+        for horizon in settled.horizons
+        if horizon.step == 1 and horizon.pit < 0.25 and not settled.corrected
     }
     assert expected
     env = {
@@ -281,11 +281,12 @@ def test_forecasts_are_collected_into_parquet(
 
 def test_a_bundle_s_graph_forecasts_alone(published: Published, tmp_path: Path) -> None:
     """As the stream does, whose raw quantiles are the graph's."""
-    newest = [one for one in published.forecasts if one.symbol == "IBM"][-1]
-    candles = [one for one in bundled(("IBM",)).candles if one.close_ms <= newest.as_of_ms]
+    newest = [forecast for forecast in published.forecasts if forecast.symbol == "IBM"][-1]
+    candles = [candle for candle in bundled(("IBM",)).candles if candle.close_ms <= newest.as_of_ms]
     table = tmp_path / "candles.csv"
     fields = ["open_ms", "open", "high", "low", "close", "volume"]
-    pd.DataFrame([one.model_dump() for one in candles[-LENGTH:]])[fields].to_csv(table, index=False)
+    rows = [candle.model_dump() for candle in candles[-LENGTH:]]
+    pd.DataFrame(rows)[fields].to_csv(table, index=False)
     printed = run(*example("onnx_alone", str(bundle.default_path()), str(table), "1d"))
     for line, horizon in zip(printed.splitlines(), newest.horizons, strict=True):
         raw = horizon.raw_quantiles or horizon.quantiles

@@ -12,6 +12,7 @@ from hypothesis import given
 from pydantic import ValidationError
 
 from docs import generate
+from docs.marks import replace
 from producer.sink import EVENT_TYPE
 from shared.candles import Candle, InvalidCandle, RejectReason
 from shared.forecasts import Forecast
@@ -51,7 +52,7 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
 def test_only_what_is_between_the_marks_is_replaced() -> None:
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n"
     expected = "a\n<!-- x -->\nnew | \\1\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n"
-    assert generate.replace(text, "x", "new | \\1") == expected
+    assert replace(text, "x", "new | \\1") == expected
 
 
 @given(ohlcv())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,15 +15,12 @@ from starlette.types import ASGIApp
 
 from api.app import Options, create_app
 from api.edge.problems import Problem
-from api.edge.slicing import Work
 from api.openapi import example_history
 from shared.forecaster import Forecaster, ModelSet, Prediction
 from shared.metrics import ApiMetrics
 from tests.forecasters import PersistenceForecaster
 
 LENGTH = 20
-
-T = TypeVar("T")
 
 
 class Stub:
@@ -62,16 +59,6 @@ def application(
     registry = CollectorRegistry()
     models = ModelSet(model, by_interval or {})
     return create_app(models, ApiMetrics(registry), registry, replace(Options(), **options))
-
-
-def at_once(work: Work[T]) -> T:
-    """Return what work in pieces returns."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            result: T = done.value
-            return result
 
 
 def call(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:

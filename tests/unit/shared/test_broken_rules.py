@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from api.edge.problems import FieldError, ProblemError, invalid_body
+from api.edge.slicing import at_once
 from api.forecast.batch import read_batch
 from api.forecast.bodies import PredictRequest
 from shared.candles import MIN_PRICE, REASONS, Candle, InvalidCandle, decode_candle, refusal
 from shared.history import ReadOptions, from_file
 from shared.messages import END_MS, BrokenRule, broken_rule, shown
 from tests.candles import candle
-from tests.unit.api.client import at_once
 
 FIELDS: dict[str, Any] = json.loads(candle().encode())
 PRICES = ("open", "high", "low", "close", "volume")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from api.edge.compression import SLICE_BYTES, accepted, pack, unpack
 from api.edge.problems import ProblemError
 from api.edge.requests import SMALL_BODY_BYTES, BodyBudget, BodyShare
-from tests.unit.api.client import at_once
+from api.edge.slicing import at_once
 
 MAX_BYTES = 1 << 20
 PACKERS: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress}

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from api.edge.problems import ProblemError
 from api.edge.requests import MAX_BODY_BYTES
+from api.edge.slicing import at_once
 from api.forecast.batch import read_batch
 from api.forecast.bodies import ForecastsRequest
 from api.forecast.histories import MAX_ARRAY_BYTES
-from tests.unit.api.client import at_once, history
+from tests.unit.api.client import history
 
 CANDLE = b'{"open":1,"high":2,"low":1,"close":2,"volume":0}'
 GOOD = json.dumps({"histories": [{"symbol": "A", "candles": history(3)}], "horizons": [1]}).encode()

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from api.edge.problems import ProblemError
+from api.edge.slicing import at_once
 from api.forecast.batch import Batch, read_batch
 from api.forecast.bodies import ForecastsRequest, PredictRequest
 from api.forecast.histories import read_predict
 from shared.candles import DAY_MS
 from shared.messages import FIRST_MS
-from tests.unit.api.client import at_once, history
+from tests.unit.api.client import history
 
 START_MS = 1_262_563_200_000
 numbers = st.one_of(

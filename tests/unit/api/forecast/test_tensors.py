@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from api.edge.problems import ProblemError
+from api.edge.slicing import at_once
 from api.forecast import tensors
-from tests.unit.api.client import at_once
 
 SHAPES = [(1, 1), (2, 3), (1, 2, 5), (3, 1, 2), (2, 2, 2)]
 finite = st.floats(allow_nan=False, allow_infinity=False)
