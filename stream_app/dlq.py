@@ -161,7 +161,9 @@ async def read(settings: LetterSettings) -> AsyncIterator[DeadLetter]:
     """
     numbers = await partitions_of(settings, settings.dlq_topic)
     if not numbers:
-        raise ValueError(f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}")
+        raise ValueError(
+            f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}; a worker makes it"
+        )
     parts = [
         Partition(settings.dlq_topic, number)
         for number in numbers
@@ -239,8 +241,9 @@ def _letter(record: kafka.Record) -> DeadLetter:
 
 async def _list(settings: LetterSettings, console: Console) -> None:
     counts: Counter[str] = Counter()
-    _line(console, ROW.format("partition", "offset", "rejected", "key", "reason", "detail"))
     async for letter in read(settings):
+        if not counts:
+            _line(console, ROW.format("partition", "offset", "rejected", "key", "reason", "detail"))
         _line(console, letter.as_row())
         counts[letter.about.get("reason", "unknown")] += 1
     said = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
