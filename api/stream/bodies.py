@@ -17,10 +17,21 @@ MOST_FEATURES: Final = 5
 """Features that an interval's scores name, those that have drifted most."""
 
 
+class SeriesBehind(Message):
+    """A series with candles that no forecast follows yet."""
+
+    symbol: str
+    interval: str
+    closes_ms: tuple[int, ...] = Field(description="closes of these candles, oldest first, UTC")
+
+
 class LatestForecasts(Message):
     """The newest forecast of each symbol and interval, by symbol."""
 
     forecasts: tuple[Forecast, ...]
+    behind: tuple[SeriesBehind, ...] = Field(
+        description="those of them whose newest candles have no forecast yet"
+    )
 
 
 class StepOutcome(Message):

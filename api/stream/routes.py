@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -93,10 +93,7 @@ def stream_routes(
     async def list_forecasts(request: Request) -> Response:
         """Give the newest forecast of each symbol and interval, by symbol."""
         require_stream(live)
-        symbols, interval = read_symbols(request), read_interval(request)
-        newest = (series.latest for series in live.market.chosen(symbols, interval))
-        fragments = [orjson.Fragment(past.encoded) for past in newest if past is not None]
-        return answer({"forecasts": fragments})
+        return answer(latest_of(live.market.chosen(read_symbols(request), read_interval(request))))
 
     @routes.get(
         "/v1/forecasts/{symbol:path}/history",
@@ -373,6 +370,20 @@ def overall_of(live: StreamView, *, first: bool = False) -> list[dict[str, Any]]
         {"interval": interval, "steps": [asdict(step) for step in steps]}
         for interval, steps in live.market.overall(first=first).items()
     ]
+
+
+def latest_of(many: Iterable[MarketSeries]) -> dict[str, Any]:
+    """Return the newest forecasts of series, as ``LatestForecasts`` has them."""
+    forecasts, behind = [], []
+    for series in many:
+        newest = series.latest
+        if newest is None:
+            continue
+        forecasts.append(orjson.Fragment(newest.encoded))
+        if closes := series.candles.closes_after(newest.as_of_ms):
+            about = {"symbol": series.symbol, "interval": series.interval}
+            behind.append({**about, "closes_ms": closes})
+    return {"forecasts": forecasts, "behind": behind}
 
 
 def require_stream(live: StreamView) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Final, Self
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
@@ -99,10 +100,18 @@ class Site:
 
     def play(self, candles: list[Candle], *, lag_ms: int = 12) -> None:
         """Let candles, and the forecasts and scores made at them, come in."""
-        assert self._loop is not None
-        done = threading.Event()
         forecasts, scores = len(self._worker.forecasts), len(self._worker.scores)
         self._worker.take(*candles)
+        self._show(candles, forecasts, scores, lag_ms)
+
+    def show_alone(self, candles: list[Candle]) -> None:
+        """Let candles come in that the worker does not see."""
+        self._show(candles, len(self._worker.forecasts), len(self._worker.scores))
+
+    def _show(self, candles: list[Candle], forecasts: int, scores: int, lag_ms: int = 12) -> None:
+        """Let candles, and what the worker made from some numbers on, come in."""
+        assert self._loop is not None
+        done = threading.Event()
         market, now_ms = self.live.market, time.time_ns() // 1_000_000
 
         def take() -> None:
@@ -121,6 +130,16 @@ class Site:
 
         self._loop.call_soon_threadsafe(take)
         assert done.wait(30)
+
+    def copy(self, candle: Candle, others: list[str]) -> None:
+        """Let a candle and the newest forecast come in for other symbols, each dearer."""
+        made, candles = self._worker.forecasts[-1], []
+        for number, symbol in enumerate(others, 1):
+            close = made.last_close + number / 100
+            update = {"symbol": symbol, "id": f"{number:032x}", "last_close": close}
+            self._worker.forecasts.append(made.model_copy(update=update))
+            candles.append(candle.model_copy(update={"symbol": symbol}))
+        self._show(candles, len(self._worker.forecasts) - len(others), len(self._worker.scores))
 
     def _next(self, part: int) -> Origin:
         self._read[part] += 1
@@ -342,6 +361,111 @@ def test_the_table_says_what_the_forecast_is_worth(browser: Browser, site: Site)
         assert complaints == []
 
 
+def test_the_chart_reads_out_what_is_pointed_at(browser: Browser, site: Site) -> None:
+    site.play(walk(100))
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        readout, figures = page.locator("#readout"), page.locator("#figures .figure")
+        newest = walk(100)[-1]
+        expect(readout).to_contain_text(
+            f"{date_of(newest)} O {newest.open:.2f} H {newest.high:.2f}"
+        )
+        expect(readout).to_contain_text("forecast 1 candle before it fell")
+        expect(readout).to_contain_text("volatility ±")
+        expect(figures.nth(1)).to_contain_text(re.compile(r"up: \d+ %"))
+        page.locator("#chart").focus()
+        page.keyboard.press("ArrowLeft")
+        expect(readout).to_contain_text(date_of(walk(100)[-2]))
+        for _ in range(2):
+            page.keyboard.press("ArrowRight")
+        expect(readout).to_contain_text("ahead 1 candle")
+        page.locator("#log").focus()  # the chart lets go
+        expect(readout).to_contain_text(date_of(newest))
+        box = page.locator("#chart").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+        expect(readout).to_contain_text(
+            re.compile(r"above \d+\.\d+ .*%.* in 1, .*% in 5, .*% in 10")
+        )
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 60)  # a high price stays
+        expect(page.locator("#level")).not_to_have_value("")
+        expect(figures.nth(1)).to_contain_text("above")
+        page.locator("#level").fill("1")
+        expect(figures.nth(3)).to_contain_text("above 1.00: over 95")
+        page.locator("#level").fill("1000")
+        expect(figures.nth(3)).to_contain_text("above 1,000.00: under 5")
+        assert complaints == []
+
+
+def test_odds_are_those_of_the_quantiles(browser: Browser, site: Site) -> None:
+    site.play(walk(100))
+    with opened(browser, f"{site.url}/dashboard") as (page, _):
+        newest = site.live.market.series["AAPL", "1d"].latest
+        assert newest is not None
+        made = json.loads(newest.encoded)
+        quantiles = made["horizons"][1]["quantiles"]
+        expect(page.locator("#figures .figure")).to_have_count(4)
+        for price in (quantiles["0.25"], (quantiles["0.1"] * quantiles["0.25"]) ** 0.5):
+            page.locator("#level").fill(str(price))
+            below = np.interp(
+                math.log(price),
+                [math.log(q) for q in quantiles.values()],
+                list(map(float, quantiles)),
+            )
+            shown = page.locator("#figures .figure").nth(2)
+            expect(shown).to_contain_text(re.compile(rf": {round(100 * (1 - below))} %$"))
+
+
+def test_candles_outside_their_band_are_marked_and_log_scale_is_kept(
+    browser: Browser, site: Site
+) -> None:
+    candles = walk(99)
+    last = candles[-1]
+    jump = {"close": last.close * 1.5, "high": last.close * 1.6}
+    site.play([*candles[:-1], last.model_copy(update=jump)])
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        expect(page.locator("#readout")).to_contain_text("it fell outside")
+        plain = page.locator("#chart").screenshot()
+        page.locator("#horizon").select_option("5")  # its band of five candles ahead is another
+        expect(page.locator("#readout")).to_contain_text("forecast 5 candles before")
+        page.locator("#horizon").select_option("1")
+        page.keyboard.press("Escape")
+        page.locator("#chart").focus()
+        page.keyboard.press("l")
+        expect(page.locator("#log")).to_have_attribute("aria-pressed", "true")
+        assert page.locator("#chart").screenshot() != plain
+        page.reload()
+        expect(page.locator("#log")).to_have_attribute("aria-pressed", "true")
+        assert complaints == []
+
+
+def test_a_forecast_that_lags_is_faded_and_counted(browser: Browser, site: Site) -> None:
+    site.play(walk(90))
+    site.show_alone(walk(92)[90:])
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        updated = page.locator("#rows td").last
+        expect(updated).to_have_text("2 candles behind")
+        site.show_alone(walk(93)[92:])
+        expect(updated).to_have_text("3 candles behind")
+        expect(page.locator("#back-text")).to_have_text("3 candles behind")
+        expect(page.locator("#figures")).to_have_class(re.compile("behind"))
+        expect(page.locator("#rows tr")).to_have_class(re.compile("behind"))
+        site.play(walk(93)[90:])
+        expect(page.locator("#back-text")).to_have_text("now")
+        expect(page.locator("#figures")).not_to_have_class(re.compile("behind"))
+        assert complaints == []
+
+
+def test_shortcuts_have_a_page(browser: Browser, site: Site) -> None:
+    with opened(browser, f"{site.url}/dashboard") as (page, _):
+        page.keyboard.press("?")
+        expect(page.get_by_role("heading", name="Shortcuts")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("heading", name="Shortcuts")).to_be_hidden()
+        page.keyboard.press("t")
+        page.keyboard.press("g")
+        expect(page.locator("#groups")).to_have_value("interval")
+
+
 def test_each_trouble_is_said_in_its_own_words(browser: Browser, site: Site) -> None:
     site.live.kafka = "broker-1:9092"
     site.play(walk(LENGTH - 1))
@@ -386,9 +510,12 @@ def test_axe_finds_no_fault(browser: Browser, site: Site, scheme: str) -> None:
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
     with opened(browser, f"{site.url}/dashboard", color_scheme="light") as (page, _):
-        for _ in range(3):  # past the link that skips and the one to the documents
+        button = page.get_by_role("button", name="Switch between light and dark")
+        for _ in range(8):  # past the link that skips and those to other pages
+            if button.evaluate("it => it === document.activeElement"):
+                break
             page.keyboard.press("Tab")
-        expect(page.get_by_role("button", name="Switch between light and dark")).to_be_focused()
+        expect(button).to_be_focused()
         ring = "getComputedStyle(document.activeElement).outlineStyle"
         assert page.evaluate(ring) == "solid"
         page.keyboard.press("Enter")
@@ -397,26 +524,61 @@ def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-def test_500_symbols_sort_filter_and_obey_the_keyboard(browser: Browser, site: Site) -> None:
-    names = [f"S{number:03}" for number in range(500)]
-    for number, name in enumerate(names):
-        site.play(walk(LENGTH + 2, symbol=name, start=50.0 + number))
+SCROLL: Final = """async () => {
+  const scroller = document.querySelector("#symbols .scroll");
+  const frames = [];
+  let before = await new Promise(requestAnimationFrame);
+  for (let at = 0; at < 60; at += 1) {
+    scroller.scrollTop = (at + 1) * (scroller.scrollHeight / 60);
+    const now = await new Promise(requestAnimationFrame);
+    frames.push(now - before);
+    before = now;
+  }
+  return frames.sort((a, b) => a - b);
+}"""
+"""Scrolls through the table in a second; gives the times between its frames, ms, rising."""
+
+
+def test_5000_symbols_sort_filter_scroll_and_obey_the_keyboard(
+    browser: Browser, site: Site
+) -> None:
+    names = [f"S{number:04}" for number in range(5_000)]
+    candles = walk(LENGTH, symbol="S0000", start=50.0)
+    site.play(candles)
+    site.copy(candles[-1], names[1:])
     with opened(browser, f"{site.url}/dashboard") as (page, complaints):
-        expect(page.locator("#rows tr")).to_have_count(500)
-        assert symbols(page) == names
+        expect(page.locator("#count")).to_have_text("5,000")
+        drawn = page.locator("#rows tr")
+        assert drawn.count() < 60  # those in sight
+        assert symbols(page) == names[: drawn.count()]
         page.get_by_role("button", name="Last").click()
         page.get_by_role("button", name="Last").click()
-        assert symbols(page) == names[::-1]
+        expect(drawn.first).to_contain_text("S4999")
+        frames = page.evaluate(SCROLL)
+        assert frames[len(frames) // 2] < 50  # ms; 17 where nothing else runs
+        expect(drawn.last).to_contain_text("S0000")
+        page.locator("#groups").select_option("interval")
+        page.keyboard.press("Escape")
+        page.evaluate("document.querySelector('#symbols .scroll').scrollTop = 0")
+        expect(drawn.first).to_have_text("1d · 5,000")
+        page.locator("#groups").select_option("none")
+        page.get_by_role("button", name="Symbol").click()
         page.keyboard.press("/")
-        page.keyboard.type("s04")
-        expect(page.locator("#rows tr")).to_have_count(10)
-        expect(page.locator("#count")).to_have_text("10 of 500")
-        page.locator("#rows tr").first.focus()
+        page.keyboard.type("s004")
+        expect(drawn).to_have_count(10)
+        expect(page.locator("#count")).to_have_text("10 of 5,000")
+        drawn.first.focus()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        expect(page.locator("#title")).to_have_text("S048")
+        expect(page.locator("#title")).to_have_text("S0041")
+        page.keyboard.press("j")
+        expect(page.locator("#title")).to_have_text("S0042")
         page.locator("#filter").fill("nothing like it")
         expect(page.locator("#none")).to_have_text("No symbol matches.")
+        page.locator("#filter").fill("")
+        drawn.first.focus()
+        page.keyboard.press("End")
+        expect(page.locator(":focus")).to_contain_text("S4999")
         assert complaints == []
 
 

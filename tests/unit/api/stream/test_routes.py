@@ -43,6 +43,18 @@ def test_the_newest_forecasts_are_those_of_the_topic() -> None:
         assert call(app, "GET", path).status_code == 404
 
 
+def test_what_lags_behind_its_candles_is_named() -> None:
+    stream = live()
+    app = application(live=stream)
+    assert call(app, "GET", "/v1/forecasts").json()["behind"] == []
+    late = walk(33, symbol="BTC/USD")[30:]
+    for number, candle in enumerate(late):
+        stream.market.add_candle(candle, 0, (0, 100 + number))
+    [behind] = call(app, "GET", "/v1/forecasts").json()["behind"]
+    closes = [candle.close_ms for candle in late]
+    assert behind == {"symbol": "BTC/USD", "interval": "1d", "closes_ms": closes}
+
+
 def test_history_tells_what_came() -> None:
     app = application(live=live())
     found = call(app, "GET", "/v1/forecasts/BTC/USD/history?limit=10").json()
