@@ -90,6 +90,10 @@ def page_routes(openapi: bytes) -> Routes:
     async def dashboard(request: Request) -> Response:
         return _send(request, assets["dashboard.html"], _HTML_SECONDS)
 
+    @routes.get("/dashboard/record", scope=OPEN)
+    async def record(request: Request) -> Response:
+        return _send(request, assets["record.html"], _HTML_SECONDS)
+
     @routes.get("/docs", scope=OPEN)
     async def docs(request: Request) -> Response:
         return _send(request, assets["docs.html"], _HTML_SECONDS)

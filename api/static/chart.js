@@ -4,7 +4,17 @@ import { bands, fan } from "./fan.js";
 import { decimals, percent } from "./format.js";
 
 const lib = () => window.LightweightCharts;
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+// The colours of the theme, as the options of a chart.
+export function look() {
+  return {
+    layout: { background: { color: "transparent" }, textColor: css("--muted"), fontFamily: getComputedStyle(document.body).fontFamily, panes: { separatorColor: css("--line"), separatorHoverColor: css("--grid") } },
+    grid: { vertLines: { color: css("--grid") }, horzLines: { color: css("--grid") } },
+    rightPriceScale: { borderColor: css("--line") },
+    timeScale: { borderColor: css("--line"), rightOffset: 2 },
+  };
+}
 
 // A custom series of five prices a point: two filled bands and a line.
 class BandSeries {
@@ -71,13 +81,7 @@ export class FanChart {
 
   // Takes the colours of the theme.
   paint() {
-    this.chart.applyOptions({
-      layout: { background: { color: "transparent" }, textColor: css("--muted"), fontFamily: getComputedStyle(document.body).fontFamily, panes: { separatorColor: css("--line"), separatorHoverColor: css("--grid") } },
-      grid: { vertLines: { color: css("--grid") }, horzLines: { color: css("--grid") } },
-      rightPriceScale: { borderColor: css("--line") },
-      timeScale: { borderColor: css("--line"), rightOffset: 2 },
-      crosshair: { mode: 0, vertLine: { color: css("--muted") }, horzLine: { color: css("--muted") } },
-    });
+    this.chart.applyOptions({ ...look(), crosshair: { mode: 0, vertLine: { color: css("--muted") }, horzLine: { color: css("--muted") } } });
     const [up, down] = [css("--up"), css("--down")];
     this.candles.applyOptions({ upColor: up, wickUpColor: up, borderUpColor: up, downColor: down, wickDownColor: down, borderDownColor: down });
     this.past.applyOptions({ outer: css("--past-outer"), inner: css("--past-inner") });

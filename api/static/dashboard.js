@@ -94,6 +94,7 @@ async function select(key, again = false) {
   };
   if (!again) health.unknown = null;
   if (!health.unknown) history.replaceState(null, "", hashOf(series));
+  byId("record").href = `/dashboard/record${hashOf(series)}`;
   drawHorizons();
   isDirty = true;
 }
@@ -292,6 +293,7 @@ begin(() => chart?.paint(), {
   ".": () => setBack(view.back - 1),
   l: () => setLog(!isLog()),
   g: () => table.nextGroups(),
+  r: () => byId("record").click(),
 });
 setLog(localStorage.getItem("log") === "true");
 byId("log").addEventListener("click", () => setLog(!isLog()));

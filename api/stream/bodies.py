@@ -121,6 +121,37 @@ class SeriesScores(Message):
     steps: tuple[StepScores, ...]
 
 
+class PastScore(Message):
+    """One forecast's step against its outcome; numbers are of log returns from the last close."""
+
+    as_of_ms: int = Field(description="close of the candle that the forecast was made at, UTC")
+    error: float = Field(description="outcome less the forecast's median")
+    persistence_error: float = Field(description="outcome less no change: the move itself")
+    pinball: float = Field(description="of the calibrated quantiles")
+    raw_pinball: float = Field(description="of the model's quantiles")
+    baseline_pinball: float = Field(description="of a baseline that knows no model")
+    pit: float = Field(description="probability of a lower outcome, calibrated")
+    raw_pit: float = Field(description="the same by the model's quantiles")
+    inside: dict[str, bool] = Field(description="nominal per cent of an interval: whether it held")
+    raw_inside: dict[str, bool] = Field(description="the same of the model's intervals")
+
+
+class StepRecord(Message):
+    """The newest scores of one step of a series, taken together and one by one."""
+
+    summary: StepScores
+    scores: tuple[PastScore, ...] = Field(description="oldest first")
+
+
+class SymbolRecord(Message):
+    """How good the forecasts of one symbol and interval have been."""
+
+    symbol: str
+    interval: str
+    drift: Drift | None = Field(description="as the newest score of the series says")
+    steps: tuple[StepRecord, ...]
+
+
 class IntervalScores(Message):
     """Live scores of all series of an interval together."""
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.edge.keys import Scope
-from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
+from api.edge.openapi import EVENTS, HISTORY, RECORD, STREAM, SYMBOL
 from api.edge.problems import FieldError, ProblemError, broken_field, problem
 from api.edge.requests import answer
 from api.edge.routing import Routes
@@ -30,6 +30,7 @@ from api.stream.bodies import (
     LatestForecasts,
     ScoresAnswer,
     StreamStatus,
+    SymbolRecord,
 )
 from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, RETRY, EventFilter, Subscription
@@ -38,6 +39,7 @@ from shared.candles import INTERVALS_MS
 from shared.feature_drift import THRESHOLD
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics
+from shared.scores import entries, summarise
 
 KINDS: Final = frozenset({"candle", "forecast", "score"})
 """Kinds of events that a client may choose."""
@@ -136,6 +138,20 @@ def stream_routes(
         """Give the live accuracy, coverage and drift of each symbol and of all together."""
         require_stream(live)
         return await scores.answer(read_symbols(request), read_interval(request))
+
+    @routes.get(
+        "/v1/scores/{symbol:path}",
+        scope=Scope.READ,
+        response_model=SymbolRecord,
+        openapi_extra=RECORD,
+    )
+    async def get_record(request: Request) -> Response:
+        """Give the newest scores of a symbol one by one, and what they say together.
+
+        The summaries are of all the scores in the answer: of no more than ``limit`` of each step.
+        """
+        count = read_count(request)
+        return answer(record_of(find(live, request), count))
 
     @routes.get("/v1/status", scope=Scope.READ, response_model=StreamStatus)
     async def get_status(request: Request) -> Response:
@@ -384,6 +400,20 @@ def latest_of(many: Iterable[MarketSeries]) -> dict[str, Any]:
             about = {"symbol": series.symbol, "interval": series.interval}
             behind.append({**about, "closes_ms": closes})
     return {"forecasts": forecasts, "behind": behind}
+
+
+def record_of(series: MarketSeries, count: int) -> dict[str, Any]:
+    """Return the newest scores of each step of a series, as ``SymbolRecord`` has them."""
+    newest = [(step, table.newest(count)) for step, table in sorted(series.scores.items())]
+    return {
+        "symbol": series.symbol,
+        "interval": series.interval,
+        "drift": series.drift and msgspec.structs.asdict(series.drift),
+        "steps": [
+            {"summary": asdict(summarise(rows, step)), "scores": entries(rows)}
+            for step, rows in newest
+        ],
+    }
 
 
 def require_stream(live: StreamView) -> None:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any, Final, Self
 
 import numpy as np
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
@@ -494,18 +495,79 @@ def test_each_trouble_is_said_in_its_own_words(browser: Browser, site: Site) -> 
         expect(trouble).to_contain_text("The connection to the API is lost")
 
 
+def test_the_record_of_a_symbol(browser: Browser, site: Site) -> None:
+    site.play(walk(140, symbol="BTC/USD"))
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        page.get_by_role("link", name="Record").click()
+        expect(page.locator("#title")).to_have_text("BTC/USD 1d")
+        expect(page.locator("#subtitle")).to_have_text(
+            "the newest 100 forecasts of 1 candle ahead that have been scored, "
+            "2010-02-12 to 2010-05-22"
+        )
+        expect(page.locator("#drift")).to_contain_text(
+            re.compile("It drifts, for \\d+ candles: moves")
+        )
+        expect(page.locator("#pit div")).to_have_count(10)
+        expect(page.locator("#skill-note")).to_contain_text(re.compile("now a skill of .* %, and"))
+        expect(page.locator("#misses tr")).to_have_count(10)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download CSV").click()
+        assert download.value.suggested_filename == "BTC-USD-1d.csv"
+        table = pd.read_csv(download.value.path())
+        record = page.evaluate("fetch('/v1/scores/BTC/USD?limit=1000').then(it => it.json())")
+        scores = [score for step in record["steps"] for score in step["scores"]]
+        assert list(table["pinball"]) == [score["pinball"] for score in scores]
+        assert list(table["inside_90"]) == [score["inside"]["90"] for score in scores]
+        assert dict(table["step"].value_counts()) == {1: 100, 5: 96, 10: 91}
+        worst = max(record["steps"][0]["scores"], key=lambda score: score["pinball"])
+        move = 100 * worst["persistence_error"]
+        expect(page.locator("#misses td").nth(1)).to_have_text(
+            f"{move:+.2f} %".replace("-", "\u2212")
+        )
+        page.locator("#horizon").select_option("10")
+        expect(page.locator("#subtitle")).to_contain_text("91 forecasts of 10 candles ahead")
+        page.keyboard.press("Escape")
+        page.locator("#csv").focus()
+        page.keyboard.press("r")  # and back
+        expect(page).to_have_url(re.compile("/dashboard#BTC%2FUSD/1d$"))
+        expect(page.locator("#title")).to_have_text("BTC/USD")
+        assert complaints == []
+
+
+def test_a_record_says_why_it_is_empty(browser: Browser, site: Site) -> None:
+    site.play(walk(LENGTH))
+    with opened(browser, f"{site.url}/dashboard/record") as (page, _):
+        title = page.locator("#title")
+        expect(title).to_have_text("No symbol is named")
+        page.evaluate("location.hash = '#NONE/1h'")
+        expect(title).to_have_text("The stream has no NONE 1h")
+        page.evaluate("location.hash = '#AAPL/1d'")
+        expect(page.locator("#subtitle")).to_have_text("Nothing of it has been scored yet.")
+        expect(page.locator("#trouble")).to_be_hidden()
+        site.play(walk(LENGTH + 3)[LENGTH:])
+        expect(page.locator("#skill-note")).to_contain_text("50 scores are needed, 3 are there")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_fault(browser: Browser, site: Site, scheme: str) -> None:
     site.play(walk(100))
     options = {"color_scheme": scheme, "reduced_motion": "reduce", "bypass_csp": True}
     with opened(browser, f"{site.url}/dashboard", **options) as (page, _):
-        expect(page.locator("#coverages tr")).to_have_count(3)
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+
+        def look(path: str, sign: str) -> None:
+            if path:
+                page.goto(site.url + path)
+            expect(page.locator(sign).first).to_be_visible()
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+
+        look("", "#coverages tr")
+        page.keyboard.press("g")
+        page.keyboard.press("?")
+        look("", "#keys-dialog")
+        look("/dashboard/record#AAPL/1d", "#misses td")
         site.live.connected = False
-        expect(page.locator("#trouble")).to_be_visible()
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+        look("/dashboard", "#trouble")
 
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
