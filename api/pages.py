@@ -94,6 +94,10 @@ def page_routes(openapi: bytes) -> Routes:
     async def record(request: Request) -> Response:
         return _send(request, assets["record.html"], _HTML_SECONDS)
 
+    @routes.get("/dashboard/system", scope=OPEN)
+    async def system(request: Request) -> Response:
+        return _send(request, assets["system.html"], _HTML_SECONDS)
+
     @routes.get("/docs", scope=OPEN)
     async def docs(request: Request) -> Response:
         return _send(request, assets["docs.html"], _HTML_SECONDS)

@@ -209,3 +209,45 @@ class StreamStatus(Message):
     scores: tuple[IntervalScores, ...] = Field(
         description="of the first step of each interval, over all its series"
     )
+
+
+class TopicState(Message):
+    """A topic as this instance of the API reads it."""
+
+    kind: str = Field(description="candles, forecasts or scores")
+    topic: str
+    newest_ms: int | None = Field(description="the broker's time of its newest message, UTC")
+
+
+class Rates(Message):
+    """Messages of a span of time, by the broker's clock."""
+
+    from_ms: int = Field(description="when it begins, UTC")
+    candles: int
+    forecasts: int
+    scores: int
+    lag: int | None = Field(description="most messages not read yet, null where nobody looked")
+
+
+class RefusedMessages(Message):
+    """Messages of a topic that could not be used for one reason, as this instance saw them."""
+
+    topic: str
+    reason: str
+    count: int
+    newest_ms: int = Field(description="the broker's time of the newest of them, UTC")
+    partition: int = Field(description="of the newest of them")
+    offset: int = Field(description="of the newest of them")
+    detail: str = Field(description="what is wrong with the newest of them")
+
+
+class SystemState(Message):
+    """What passes through the topics, over the last hour or so, and what does not."""
+
+    started_ms: int = Field(description="when this instance of the API began, UTC")
+    topics: tuple[TopicState, ...]
+    series: int
+    waiting: int = Field(description="series whose newest candle has no forecast yet")
+    span_ms: int = Field(description="length of each span of ``rates``")
+    rates: tuple[Rates, ...] = Field(description="oldest first, only those with any message")
+    refused: tuple[RefusedMessages, ...] = Field(description="most first")

@@ -31,10 +31,12 @@ from api.stream.bodies import (
     ScoresAnswer,
     StreamStatus,
     SymbolRecord,
+    SystemState,
 )
 from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, RETRY, EventFilter, Subscription
 from api.stream.market import KeptDrift, MarketSeries, quantile
+from api.stream.pulse import SPAN_MS
 from shared.candles import INTERVALS_MS
 from shared.feature_drift import THRESHOLD
 from shared.forecasts import Forecast
@@ -43,6 +45,9 @@ from shared.scores import entries, summarise
 
 KINDS: Final = frozenset({"candle", "forecast", "score"})
 """Kinds of events that a client may choose."""
+
+TOPICS: Final = ("candles", "forecasts", "scores")
+"""Kinds of the topics, as ``StreamView.topics`` has them."""
 
 MAX_SYMBOLS: Final = 1_000
 """Most symbols in one query."""
@@ -158,6 +163,12 @@ def stream_routes(
         """Give the state of the stream as this instance sees it, also while it is not followed."""
         del request
         return answer(status_of(live, card()))
+
+    @routes.get("/v1/system", scope=Scope.READ, response_model=SystemState)
+    async def get_system(request: Request) -> Response:
+        """Give what passes through the topics over time, and what could not be used."""
+        del request
+        return answer(system_of(live))
 
     @routes.get("/v1/stream", scope=Scope.READ, response_class=Response, openapi_extra=EVENTS)
     async def stream_events(request: Request) -> Response:
@@ -377,6 +388,46 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
         else None,
         "model": card.model_dump(mode="json"),
         "scores": overall_of(live, first=True),
+    }
+
+
+def system_of(live: StreamView) -> dict[str, Any]:
+    """Return what passes through the topics, as ``SystemState`` has it."""
+    topics = dict(zip(TOPICS, live.topics, strict=False))
+    refused = sorted(live.pulse.refused.items(), key=lambda entry: -entry[1].count)
+    newest = ((series.candles, series.latest) for series in live.market.chosen())
+    return {
+        "started_ms": live.started_ms,
+        "topics": [
+            {"kind": kind, "topic": topic, "newest_ms": live.pulse.newest_ms.get(topic)}
+            for kind, topic in topics.items()
+        ],
+        "series": len(live.market.series),
+        "waiting": sum(
+            made is not None and bool(candles.closes_after(made.as_of_ms))
+            for candles, made in newest
+        ),
+        "span_ms": SPAN_MS,
+        "rates": [
+            {
+                "from_ms": from_ms,
+                **{kind: span.messages[topic] for kind, topic in topics.items()},
+                "lag": span.lag,
+            }
+            for from_ms, span in live.pulse.spans()
+        ],
+        "refused": [
+            {
+                "topic": topic,
+                "reason": reason,
+                "count": known.count,
+                "newest_ms": known.appended_ms,
+                "partition": known.partition,
+                "offset": known.offset,
+                "detail": known.detail,
+            }
+            for (topic, reason), known in refused
+        ],
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,8 @@ class Site:
         self._forecaster = PersistenceForecaster(LENGTH)
         self._worker = Stream(ModelSet(self._forecaster))
         self._read = [0, 0, 0]  # candles, forecasts, scores
-        self.live.hub.begin(("candles", "forecasts", "scores"), self._read, self._read)
+        self.live.topics = ("candles", "forecasts", "scores")
+        self.live.hub.begin(self.live.topics, self._read, self._read)
         registry = CollectorRegistry()
         app = create_app(
             ModelSet(self._forecaster),
@@ -144,7 +145,16 @@ class Site:
 
     def _next(self, part: int) -> Origin:
         self._read[part] += 1
+        self.live.pulse.note(self.live.topics[part], time.time_ns() // 1_000_000)
         return part, self._read[part] - 1
+
+
+class Place(NamedTuple):
+    """Where a message stands."""
+
+    topic: str
+    partition: int
+    offset: int
 
 
 @contextmanager
@@ -548,6 +558,49 @@ def test_a_record_says_why_it_is_empty(browser: Browser, site: Site) -> None:
         expect(page.locator("#skill-note")).to_contain_text("50 scores are needed, 3 are there")
 
 
+def test_the_system_in_words(browser: Browser, site: Site) -> None:
+    site.live.kafka = "broker-1:9092"
+    with opened(browser, f"{site.url}/dashboard/system") as (page, complaints):
+        processes = page.locator("#processes tr")
+        expect(processes.nth(1)).to_contain_text("no candle has come yet")
+        expect(page.locator("#drift")).to_contain_text("Too little has been scored to say.")
+        expect(page.locator("#refused-note")).to_contain_text("Every message")
+        expect(page.locator("#models td").first).to_have_text("persistence")
+        site.play(walk(100))
+        hour_ago = time.time_ns() // 1_000_000 - 1_800_000
+        for at in range(3):
+            site.live.pulse.note("candles", hour_ago + at * 15_000)
+        site.live.pulse.see_lag(7, hour_ago)
+        place = Place("candles", 3, 17)
+        site.live.pulse.refuse(
+            place, hour_ago, "invalid_price", "high: expected <b>at least</b> low"
+        )
+        page.reload()
+        expect(processes.nth(0)).to_contain_text("answers at broker-1:9092")
+        expect(processes.nth(1)).to_contain_text("candles come")
+        expect(processes.nth(2)).to_contain_text("every series has the forecast")
+        expect(processes.nth(3)).to_contain_text("outcomes are scored")
+        expect(page.locator("#rates-note")).to_contain_text(
+            re.compile(r"newest minute of the stream \d+ candles, \d+ forecasts and \d+ messages")
+        )
+        expect(page.locator("#rates canvas").first).to_be_visible()
+        expect(page.locator("#drift")).to_contain_text("1d: 1 of its 1 series drift")
+        expect(page.locator("#refused tr")).to_have_text(
+            "invalid_price130 min agocandles, partition 3, offset 17"
+            "high: expected <b>at least</b> low"
+        )
+        site.show_alone(walk(101)[100:])
+        page.reload()
+        expect(processes.nth(2)).to_contain_text("1 of 1 series wait for a forecast")
+        site.live.connected = False
+        site.live.detail = "Kafka, or one of its topics, is out of reach"
+        page.reload()
+        expect(processes.nth(0)).to_contain_text("out of reach, since")
+        expect(processes.nth(2)).to_contain_text("not seen")
+        expect(page.locator("#trouble")).to_contain_text("Kafka at broker-1:9092 cannot be reached")
+        assert complaints == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_fault(browser: Browser, site: Site, scheme: str) -> None:
     site.play(walk(100))
@@ -566,8 +619,11 @@ def test_axe_finds_no_fault(browser: Browser, site: Site, scheme: str) -> None:
         page.keyboard.press("?")
         look("", "#keys-dialog")
         look("/dashboard/record#AAPL/1d", "#misses td")
+        site.live.pulse.refuse(Place("candles", 3, 17), 0, "invalid_price", "high")
+        look("/dashboard/system", "#refused td")
         site.live.connected = False
         look("/dashboard", "#trouble")
+        look("/dashboard/system", "#trouble")
 
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:

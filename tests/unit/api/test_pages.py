@@ -15,6 +15,7 @@ from api.pages import load_assets
 THIRD_PARTY: Final = {
     "dashboard.html": {"lightweight-charts.js"},
     "record.html": {"lightweight-charts.js"},
+    "system.html": {"lightweight-charts.js"},
     "docs.html": {"swagger-ui-bundle.js", "swagger-ui.css"},
 }
 
