@@ -567,13 +567,13 @@ def test_the_system_in_words(browser: Browser, site: Site) -> None:
         expect(page.locator("#refused-note")).to_contain_text("Every message")
         expect(page.locator("#models td").first).to_have_text("persistence")
         site.play(walk(100))
-        hour_ago = time.time_ns() // 1_000_000 - 1_800_000
+        half_hour_ago = time.time_ns() // 1_000_000 - 1_800_000
         for at in range(3):
-            site.live.pulse.note("candles", hour_ago + at * 15_000)
-        site.live.pulse.see_lag(7, hour_ago)
+            site.live.pulse.note("candles", half_hour_ago + at * 15_000)
+        site.live.pulse.see_lag(7, half_hour_ago)
         place = Place("candles", 3, 17)
         site.live.pulse.refuse(
-            place, hour_ago, "invalid_price", "high: expected <b>at least</b> low"
+            place, half_hour_ago, "invalid_price", "high: expected <b>at least</b> low"
         )
         page.reload()
         expect(processes.nth(0)).to_contain_text("answers at broker-1:9092")
@@ -584,7 +584,8 @@ def test_the_system_in_words(browser: Browser, site: Site) -> None:
             re.compile(r"newest minute of the stream \d+ candles, \d+ forecasts and \d+ messages")
         )
         expect(page.locator("#rates canvas").first).to_be_visible()
-        expect(page.locator("#drift")).to_contain_text("1d: 1 of its 1 series drift")
+        drift = page.locator("#drift")  # summaries are reused for 2 s, and asked for each 5 s
+        expect(drift).to_contain_text("1d: 1 of its 1 series drift", timeout=15_000)
         expect(page.locator("#refused tr")).to_have_text(
             "invalid_price130 min agocandles, partition 3, offset 17"
             "high: expected <b>at least</b> low"
