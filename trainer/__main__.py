@@ -161,7 +161,8 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
     from trainer import training  # noqa: PLC0415
 
     config = settings.config()
-    with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
+    name = f"train {folder.resolve().name}"
+    with tracking.run(settings.tracking_uri, settings.experiment, name) as run:
         run.params({**asdict(config), "seed": settings.seed, "data": str(folder)})
         with console.progress(shown=settings.progress) as display:
             show = console.epochs(display, config.max_epochs, "Training")
@@ -185,7 +186,13 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
         metrics = {"validation_pinball": best.pinball, "validation_volatility": best.volatility}
         saved = exported.write(settings.folder, metrics)
         _record(run, settings.folder, metrics, None)
+        run.tags({"model_version": saved.model_version, "data": str(folder)})
+        run.register(settings.experiment, "bundle")
     log.info("wrote %s to %s", saved.model_version, settings.folder)
+    model = ["--model", str(settings.folder)]
+    measure = ["candlecast", "trainer", "evaluate", "--all", str(folder), *model]
+    steps = {"measure it": measure, "serve it": ["candlecast", "worker", *model]}
+    _print_steps(settings, steps, is_tracked=True)
 
 
 def _fit_until(
@@ -234,8 +241,36 @@ def _fit_until(
         run.tags({"model_version": saved.model_version, "data": source.name})
         run.register(settings.experiment, "bundle")
     log.info("wrote %s to %s", saved.model_version, out)
-    uri = settings.tracking_uri
-    console.print_next_steps(out, settings.data, uri, has_test=test is not None)
+    _print_next_steps(settings, out, has_test=test is not None, is_tracked=True)
+
+
+def _print_next_steps(
+    settings: TrainSettings | FitSettings, out: Path, *, has_test: bool, is_tracked: bool
+) -> None:
+    """Print what to do with a new bundle; what was read to train it, other commands can read."""
+    is_of_topic = isinstance(settings, FitSettings) and settings.is_of_topic
+    reading = settings.reading_flags()
+    data = [] if settings.data is None else [str(settings.data)]
+    model = ["--model", str(out)]
+    steps = {"serve it": ["candlecast", "worker", *model]}
+    if not is_of_topic:
+        of_path = ["--path", *data] if data else []
+        steps = {"see it forecast": ["candlecast", "demo", *model, *of_path, *reading], **steps}
+    if has_test:  # else nothing is left that training has not seen
+        of_data = ["--data", *data] if data else []
+        measure = ["candlecast", "trainer", "evaluate", *model, *of_data, *reading]
+        steps["measure it whole"] = measure
+    _print_steps(settings, steps, is_tracked=is_tracked)
+
+
+def _print_steps(
+    settings: TrainSettings | FitSettings, steps: dict[str, list[str]], *, is_tracked: bool
+) -> None:
+    then = ""
+    if is_tracked and settings.tracking_uri:
+        steps["look at its run"] = ["mlflow", "ui", "--backend-store-uri", settings.tracking_uri]
+        then = f"then on its page: Model training, Experiments, {settings.experiment}"
+    console.print_next_steps(steps, then)
 
 
 def _compare(
@@ -272,13 +307,13 @@ def _keep_built_in(
         "%s is a copy of the built-in model %s: %s (--alone trains on these candles alone)", out,
         kept.model_version, why,
     )  # fmt: skip
-    if test_ms is None:
-        return
-    forecaster = OnnxForecaster(load(out))
-    test = training.test(forecaster, source, test_ms)
-    console.print_errors(test)
-    if compare:
-        _compare(test, forecaster, source, test_ms, settings)
+    if test_ms is not None:
+        forecaster = OnnxForecaster(load(out))
+        test = training.test(forecaster, source, test_ms)
+        console.print_errors(test)
+        if compare:
+            _compare(test, forecaster, source, test_ms, settings)
+    _print_next_steps(settings, out, has_test=test_ms is not None, is_tracked=False)
 
 
 def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -169,26 +169,14 @@ def print_sentences(sentences: Sequence[str]) -> None:
         out.print(f"- {sentence}")
 
 
-def print_next_steps(out: Path, data: Path | None, tracking_uri: str, *, has_test: bool) -> None:
-    """Print what to do with a new bundle; without a test nothing is left to measure it on."""
-    of_data = "" if data is None else f" --path {data}"
-    evaluated = "" if data is None else f" --data {data}"
+def print_next_steps(steps: Mapping[str, Sequence[str]], then: str = "") -> None:
+    """Print what to do with a new bundle: commands, by what each is for, and what follows them."""
     console = _out()
     console.print("\nNext:", style="bold")
-    for what, command in (
-        ("see it forecast", f"candlecast demo --model {out}{of_data}"),
-        ("serve it", f"candlecast worker --model {out}"),
-        (
-            "measure it whole",
-            f"candlecast trainer evaluate --model {out}{evaluated}" if has_test else "",
-        ),
-        (
-            "look at its run",
-            f"mlflow ui --backend-store-uri {tracking_uri}" if tracking_uri else "",
-        ),
-    ):
-        if command:
-            console.print(f"  {what:<18}{command}", soft_wrap=True, highlight=False)
+    for what, command in steps.items():
+        console.print(f"  {what:<18}{shlex.join(command)}", soft_wrap=True, highlight=False)
+    if then:
+        console.print(f"  {'':<18}{then}", soft_wrap=True, highlight=False)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -18,7 +18,7 @@ from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
 from shared.model_store import KEEP
 from shared.model_store import ModelSettings as StoreModelSettings
-from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
+from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, flag_of, own
 from trainer.evaluate.baselines import NAMES, OF_CLASSES
 from trainer.fit_config import FitConfig
 from trainer.tracking import DEFAULT_URI
@@ -100,6 +100,17 @@ class DataSettings(TableSettings):
         "the log shows the first of each",
     )
     progress: bool = Field(default=True, description="show a progress bar")
+
+    def reading_flags(self) -> list[str]:
+        """Return the flags, beside the path, by which another command reads the same candles."""
+        fields = type(self).model_fields
+        given = []
+        for name in ("interval", *TableSettings.__annotations__):
+            if name in fields and (value := getattr(self, name)) != fields[name].default:
+                given.append(flag_of(name, fields[name]))
+                if value is not True:
+                    given.append(",".join(value) if isinstance(value, tuple) else str(value))
+        return given
 
     @model_validator(mode="after")
     def _bundled_is_daily(self) -> Self:

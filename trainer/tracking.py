@@ -22,6 +22,9 @@ ARTIFACTS: Final = "mlartifacts"
 _PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s]*@")
 _SECRET: Final = re.compile(r"([?&](?:password|passwd|pwd|token|secret)=)[^\s&]*", re.IGNORECASE)
 
+MADE: Final = ("model_version", "data")
+"""Tags of a run that say what it made; the version of the registered model gets them too."""
+
 Point = tuple[str, int, float]
 """Point of a curve: the curve's name, the step (such as the epoch) and the value there."""
 
@@ -142,8 +145,13 @@ class Tracker:
             self.client.get_registered_model(model)
         except MlflowException:
             self.client.create_registered_model(model)
-        artifacts = self.client.get_run(run_id).info.artifact_uri
-        self.client.create_model_version(model, f"{artifacts}/{folder}", run_id)
+        made_by = self.client.get_run(run_id)
+        self.client.create_model_version(
+            model,
+            f"{made_by.info.artifact_uri}/{folder}",
+            run_id,
+            tags={name: made_by.data.tags[name] for name in MADE if name in made_by.data.tags},
+        )
 
     def alias(self, model: str, version: str, alias: str) -> None:
         """Point an alias to the newest version of a model whose run made ``version``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from trainer.evaluate.evaluation import Calibration, Comparison
@@ -60,6 +63,11 @@ STYLE: Final[Mapping[Any, Any]] = {
 
 FAR: Final = 4.0
 """Largest ratio of a skill to the next one; beyond it a skill is drawn at the edge of the panel."""
+
+PRICE: Final = "price, quote currency"
+
+SHADE: Final = 0.2
+"""Opacity of an interval, of which the wider ones lie beneath."""
 
 HISTORY: Final = 60
 """Number of candles drawn before a fan."""
@@ -220,7 +228,7 @@ def fans(table: pd.DataFrame, symbols: Mapping[str, Symbol], count: int = 6) -> 
         for panel in axes[-1]:
             panel.set_xlabel("candles from the forecast")
         for panel in axes[:, 0]:
-            panel.set_ylabel("price")
+            panel.set_ylabel(PRICE)
         return _svg(figure)
 
 
@@ -243,7 +251,7 @@ def _fan(panel: Axes, rows: pd.DataFrame, symbol: Symbol) -> None:
     days = np.arange(len(close)) - min(at, HISTORY)
     for low, high in reversed(central_intervals(levels_of(rows)).values()):
         panel.fill_between(
-            steps, _path(rows, low), _path(rows, high), color=FLAME, alpha=0.22, linewidth=0
+            steps, _path(rows, low), _path(rows, high), color=FLAME, alpha=SHADE, linewidth=0
         )
     panel.plot(steps, _path(rows, 0.5), color=FLAME, linewidth=1.4)
     panel.plot(days[days <= 0], close[days <= 0], color=INK, linewidth=1.1)
@@ -275,7 +283,7 @@ def against_outcomes(joined: pd.DataFrame, step: int, count: int = 120) -> Figur
             for percent, (low, high) in reversed(central_intervals(levels_of(rows)).items()):
                 panel.fill_between(
                     x, rows[quantile_column(low)], rows[quantile_column(high)], color=FLAME,
-                    alpha=0.2, linewidth=0, label=f"{percent} %",
+                    alpha=SHADE, linewidth=0, label=f"{percent} %",
                 )  # fmt: skip
             panel.plot(x, rows["predicted_close"], color=FLAME, linewidth=1, label="median")
             panel.plot(
@@ -287,9 +295,18 @@ def against_outcomes(joined: pd.DataFrame, step: int, count: int = 120) -> Figur
             marks = np.linspace(0, len(rows) - 1, min(6, len(rows))).astype(int)
             panel.set_xticks(marks, [f"{dates.iloc[i]:%-d %b %Y}" for i in marks])
             panel.set_title(f"{name}, {_ahead(step)}")
-            panel.set_ylabel("price")
+            panel.set_ylabel(PRICE)
+        axes[-1, 0].set_xlabel("last candle that the forecast used")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
+        # an interval is as dark as it is upon the wider ones
+        depths = itertools.count(1)
+        shown = [
+            handle
+            if isinstance(handle, Line2D)
+            else Patch(facecolor=FLAME, alpha=1 - (1 - SHADE) ** next(depths))
+            for handle in handles
+        ]
+        figure.legend(shown, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
         return figure
 
 

@@ -152,7 +152,7 @@ def sentences(evaluation: Evaluation) -> list[str]:
     point = _compared(evaluation, "squared", "persistence")
     if point:
         lines.append(
-            f"Its median, as a point forecast against tomorrow = today: {_verdicts(point)}. "
+            f"Its median, as a point forecast against no change: {_verdicts(point)}. "
             "It makes no claim about the direction of a price."
         )
     return lines
@@ -176,10 +176,10 @@ def _verdicts(rows: Sequence[Comparison]) -> str:
 
 def _verdict(comparison: Comparison) -> str:
     if comparison.low > 0:
-        return f"better by {comparison.skill:.1%}"
+        return f"better by {100 * comparison.skill:.1f} %"
     if comparison.high < 0:
-        return f"worse by {-comparison.skill:.1%}"
-    return f"no clear difference ({comparison.skill:+.1%})".replace("-", MINUS)
+        return f"worse by {-100 * comparison.skill:.1f} %"
+    return f"no clear difference ({100 * comparison.skill:+.1f} %)".replace("-", MINUS)
 
 
 def _cards(evaluation: Evaluation) -> list[Card]:

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,8 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from local import command
+from local.settings import LocalCommand
 from shared import bundle
 from shared.files.series import History
 from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
@@ -27,6 +31,7 @@ from shared.forecasts import Horizon
 from shared.history import bundled
 from shared.window import Window
 from tests.unit.api.client import application, call
+from tests.unit.trainer.test_panels import table as panel
 from trainer import dataset, export
 from trainer.__main__ import main
 from trainer.dataset import Source
@@ -89,8 +94,52 @@ def test_a_training_says_what_it_is_worth_and_what_comes_next(
         "Its 98 % interval held the outcome: 1 candle ahead",
         f"candlecast demo --model {out} --path {candles}",
         f"candlecast trainer evaluate --model {out} --data {candles}",
+        "mlflow ui --backend-store-uri sqlite:///",
+        "then on its page: Model training, Experiments, test",
     ):
         assert words in text
+
+
+def test_the_next_command_runs_as_it_is_printed(
+    candles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file that is read by flags, too few candles for a network of its own."""
+    path = tmp_path / "my prices.csv"
+    table = pd.read_csv(candles).query("symbol == 'IBM'").drop(columns="symbol")
+    table.rename(columns={"close": "Zamkniecie"}).to_csv(path, index=False)
+    reading = ["--columns", "close=Zamkniecie", "--symbol", "IBM"]
+    argv = ["fit", "--data", str(path), *reading, "--until", "2003-06-01", "--no-compare"]
+    out = tmp_path / "bundle"
+    assert main([*argv, "--out", str(out), "--tracking-uri", "", "--no-progress"]) == 0
+    printed = capsys.readouterr().out
+    steps = dict(re.findall(r"^  (\w[\w ]+?)  +(candlecast .*)$", printed, re.MULTILINE))
+    assert bundle.load(out).config == bundle.load(bundle.default_path()).config, "a copy of it"
+    demo = shlex.split(steps["see it forecast"])
+    assert LocalCommand.read(demo[2:], "candlecast demo").columns == ("close=Zamkniecie",)
+    measure = shlex.split(steps["measure it whole"])
+    quick = ["--baselines", "persistence", "--out", str(tmp_path / "report"), "--no-progress"]
+    assert command.main([*measure[1:], *quick, "--tracking-uri", ""]) == 0
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_one_model_of_a_folder_of_candles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out, uri = tmp_path / "candles", tmp_path / "bundle", f"sqlite:///{tmp_path}/m.db"
+    folder.mkdir()
+    names = [f"S{number}" for number in range(12)]
+    panel("daily stock", 500, names).to_parquet(folder / "daily.parquet")
+    panel("5m stock", 500, names[:4]).to_parquet(folder / "minutes.parquet")
+    panel("daily stock", 300, ["V1", "V2"]).to_parquet(folder / "validation-daily.parquet")
+    argv = ["fit", "--all", str(folder), "--out", str(out), "--hidden", "4", "--max-epochs", "1"]
+    assert main([*argv, "--no-progress", "--tracking-uri", uri, "--experiment", "test"]) == 0
+    intervals = bundle.load(out).config.intervals
+    assert (intervals[0], intervals[-1]) == ("5m", "1d"), "and what lies between"
+    assert f"trainer evaluate --all {folder} --model {out}" in capsys.readouterr().out
+    [run] = runs(tmp_path / "m.db")
+    assert run.info.run_name == "train candles"
+    [version] = MlflowClient(uri).search_model_versions("name = 'test'")
+    assert version.tags["model_version"] == bundle.load(out).config.model_version
 
 
 def test_too_little_data_is_told_in_candles(
@@ -168,6 +217,7 @@ def test_a_training_is_tracked_whole(trained: Path, store: Path) -> None:
     assert run.data.tags["model_version"] == bundle.load(trained).config.model_version
     [version] = client.search_model_versions("name = 'test'")
     assert version.run_id == run.info.run_id
+    assert version.tags["model_version"] == bundle.load(trained).config.model_version
     assert version.source is not None
     assert (Path(version.source.removeprefix("file://")) / bundle.CONFIG_NAME).exists()
     plot = Path(client.download_artifacts(run.info.run_id, "forecasts.png"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from functools import cache
@@ -17,7 +18,7 @@ from scipy import stats
 from shared.candles import DAY_MS
 from shared.forecaster import Prediction
 from tests.candles import START_MS
-from trainer.evaluate import evaluation, figures, forecast_table, report
+from trainer.evaluate import evaluation, figures, forecast_table, losses, report
 from trainer.evaluate.evaluation import MODEL, NothingToCompare
 from trainer.evaluate.losses import Symbol
 
@@ -130,7 +131,7 @@ def test_words_claim_no_more_than_the_intervals() -> None:
     found, _, _ = evaluated()
     said = " ".join(report.sentences(found))
     assert "against GARCH-t: 1 candle ahead better by" in said
-    assert "against HAR: 1 candle ahead no clear difference (+0.0%)" in said
+    assert "against HAR: 1 candle ahead no clear difference (+0.0 %)" in said
 
 
 def test_no_common_row_is_a_clear_error() -> None:
@@ -196,7 +197,42 @@ def test_examples_take_symbols_in_turn() -> None:
     for name in symbols:
         assert svg.count(f">{name}, ") >= 6 // len(symbols)
     assert "candles from the forecast" in svg
-    assert ">price<" in svg
+    assert ">price, quote currency<" in svg
+
+
+def test_every_axis_of_the_report_has_a_unit() -> None:
+    found, table, symbols = evaluated()
+    text = report.html(report_of(found), table, symbols)
+    svgs = re.findall(r"<svg (?!viewBox=\"0 0 40 40\").*?</svg>", text, re.DOTALL)
+    labels = (
+        *(4 * ("lower loss, %",)), "quantile level", "forecast probability below the outcome",
+        "candles from the forecast",
+    )  # fmt: skip
+    for svg, label in zip(svgs, labels, strict=True):
+        assert f">{label}<" in svg
+    for svg, label in zip(
+        svgs[4:], ("share of outcomes below", "density", figures.PRICE), strict=True
+    ):
+        assert f">{label}<" in svg
+
+
+def test_forecasts_against_outcomes_have_persistence_and_a_legend_beside_them() -> None:
+    symbols = market()
+    joined = losses.join_outcomes(forecasts(symbols, 1.0), symbols)
+    figure = figures.against_outcomes(joined, 1)
+    figure.savefig(io.BytesIO(), format="png")
+    [legend] = figure.legends
+    shades = [patch.get_alpha() for patch in legend.get_patches()]
+    assert shades == pytest.approx([0.2, 0.36, 0.488]), "each as dark as it is in the panel"
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "90 %", "80 %", "50 %", "median", "persistence", "outcome",
+    ]  # fmt: skip
+    for panel, name in zip(figure.axes, symbols, strict=True):
+        assert not panel.get_window_extent().overlaps(legend.get_window_extent())
+        [line] = [line for line in panel.lines if line.get_label() == "persistence"]
+        of = joined[(joined["symbol"] == name) & (joined["step"] == 1)].sort_values("open_ms")
+        assert np.asarray(line.get_ydata()).tolist() == of["last_close"].tolist()
+        assert panel.get_ylabel() == figures.PRICE
 
 
 def test_a_median_alone_has_figures_without_intervals() -> None:
