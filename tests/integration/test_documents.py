@@ -7,7 +7,6 @@ an empty folder to forecasts of the stranger's own candles on the page.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from playwright.sync_api import Browser, expect
 
 from docs import release
 from local.ports import free_ports
+from shared import bundle
 from shared.history import bundled
 from shared.leash import Leash
 from tests import documents
@@ -227,8 +227,9 @@ def test_a_stranger_gets_from_a_clone_to_own_candles_on_the_page(
         page = browser.new_page()
         page.goto(address[0])
         expect(page.get_by_role("heading", name="ACME").first).to_be_visible(timeout=30_000)
-        own = json.loads((clone.folder / "my-bundle" / "config.json").read_text())
-        expect(page.locator("body")).to_contain_text(own["model_version"], timeout=30_000)
+        own = bundle.load(clone.folder / "my-bundle").config.model_version
+        assert own != bundle.load(bundle.default_path()).config.model_version
+        expect(page.locator("body")).to_contain_text(own, timeout=30_000)
         page.close()
 
     run(path[-1], clone, look)
