@@ -48,7 +48,7 @@ Table = Any
 """A table of Arrow."""
 
 STATE: Final = "_state.json"
-"""Begins as names do that no reader of a folder of data takes for data."""
+"""Begins with an underscore, so that ``shared.files`` does not read it as data."""
 
 BLOCK: Final = 50_000
 """Messages that are parsed at once: some 10 MB."""
