@@ -95,6 +95,9 @@ YEAR_MS: Final = 365 * DAY_MS
 BEST: Final = 10
 """Most trials that a search shows."""
 
+LOADING: Final = frozenset({"train", "fit", "backtest", "evaluate", "search", "reference", "watch"})
+"""Commands that load PyTorch, and are silent until then."""
+
 EXPECTED: Final = (
     BundleError,
     StoreError,
@@ -119,6 +122,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"{prog}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return Exit.USAGE
     kind, run = COMMANDS[name]
+    if name in LOADING and not {"-h", "--help", "--version"} & {*given}:
+        console.say_loading()
     settings = kind.read(given, f"{prog} {name}")
 
     def body() -> int:
@@ -594,4 +599,4 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.leave(main())  # Python takes seconds to take PyTorch apart

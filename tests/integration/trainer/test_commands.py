@@ -306,6 +306,20 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     assert any(": history too short: " in line and "a b" in line for line in told)
 
 
+def test_a_back_test_without_what_writes_parquet_says_so_first(
+    candles: Path, tmp_path: Path
+) -> None:
+    """It ended in pandas' own words, after all of the work."""
+    code = "import sys; sys.modules['pyarrow'] = None; from local.command import script; script()"
+    argv = ["trainer", "backtest", "--data", str(candles), "--out", str(tmp_path / "f.parquet")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *argv], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "needs the package pyarrow, which is not installed: pip install 'candlecast[" in line
+
+
 def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path) -> None:
     other = ["--horizons", "2,7", "--quantiles", "0.2,0.5,0.95", "--until", "2003-06-01"]
     argv = ["fit", "--data", str(candles), "--out", str(tmp_path / "b"), *other, *SMALL]
