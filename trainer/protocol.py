@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.bundle import Bundle
+from shared.context import Closes, ContextSpec
 from shared.forecaster import OnnxForecaster, Prediction
 from trainer.dataset import Source, candles_hash, data_span
 from trainer.evaluate import backtest, evaluation
@@ -71,6 +72,7 @@ class TorchForecaster:
         self.window_length = fitted.config.window_length
         self.horizons = fitted.config.horizons
         self.quantile_levels = fitted.config.quantile_levels
+        self.context: ContextSpec | None = None
         digest = hashlib.sha256()
         for tensor in fitted.model.state_dict().values():
             digest.update(tensor.numpy().tobytes())
@@ -80,7 +82,13 @@ class TorchForecaster:
         return self._config.window_lengths(interval)
 
     @torch.no_grad()
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        del context
         outputs = self._model(torch.from_numpy(candles), torch.from_numpy(open_ms))
         return Prediction(*(tensor.numpy() for tensor in outputs))
 
