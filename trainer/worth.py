@@ -65,7 +65,7 @@ def of_model(model: Model | Blend, samples: Samples, config: FitConfig) -> tuple
         without[:, :, len(config.features) :] = 0.0
         known[rows] = (features[:, -1] != without[:, -1]).any(axis=1)
         for number, inputs in enumerate((features, without)):
-            losses[number, rows] = _losses(model, inputs, samples.log_return[rows], config)
+            losses[number, rows] = pinball_of(model, inputs, samples.log_return[rows], config)
     days = samples.open_ms[known] // DAY_MS
     if len(np.unique(days)) < 2:
         return ()
@@ -106,7 +106,7 @@ def _chunks(places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 @torch.no_grad()
-def _losses(
+def pinball_of(
     model: Model | Blend,
     features: NDArray[np.float32],
     returns: NDArray[np.float64],
