@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, Candle, Interval, Symbol
+from shared.candles import (
+    DAY_MS,
+    INTERVALS_MS,
+    MAX_CANDLES,
+    Candle,
+    Interval,
+    InvalidCandle,
+    RejectReason,
+    Symbol,
+    decode_candle,
+)
 from shared.window import Push
 
 MAX_SYMBOLS: Final = 16
@@ -185,6 +195,28 @@ class ContextSeries:
         self._since = np.maximum.accumulate(np.where(begins, np.arange(self._count), 0))
 
 
+def context_key(candle: Candle) -> bytes:
+    """Return the key of a candle in the context topic, which is compacted: each has its own."""
+    return f"{candle.symbol}|{candle.interval}|{candle.open_ms}".encode()
+
+
+def decode_context(key: bytes | None, value: bytes | None, now_ms: int) -> Candle:
+    """Return the candle in a message of the context topic; raises as ``decode_candle`` does.
+
+    Args:
+        key: as ``context_key`` makes it.
+        value: the message's value, a candle as in the candles topic.
+        now_ms: the current time, UTC epoch milliseconds.
+    """
+    symbol = None if key is None else key.partition(b"|")[0]
+    candle = decode_candle(symbol, value, now_ms)
+    if key != context_key(candle):
+        raise InvalidCandle(
+            RejectReason.WRONG_KEY, f"key: expected {context_key(candle)!r}, got {key!r:.80}"
+        )
+    return candle
+
+
 @dataclass(frozen=True)
 class ContextWindow:
     """The context of one window, as one model reads it."""
@@ -254,8 +286,12 @@ class ContextStore:
         if key not in self._windows:
             if len(self._windows) >= CAPACITY:
                 self._windows.clear()
-            self._windows[key] = Contexts(spec, self._of(spec)).window(as_of_ms)
+            self._windows[key] = self.contexts(spec).window(as_of_ms)
         return self._windows[key]
+
+    def contexts(self, spec: ContextSpec) -> Contexts:
+        """Return the series that a model's context is read of."""
+        return Contexts(spec, self._of(spec))
 
     def waits_for(self, spec: ContextSpec, as_of_ms: int) -> tuple[str, ...]:
         """Return the context symbols whose candle of the very close ``as_of_ms`` has not come."""

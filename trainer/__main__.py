@@ -16,9 +16,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import uvloop
 from rich.progress import Progress
 
-from shared import process
+from shared import context_topic, process
 from shared.bundle import CONFIG_NAME, BundleConfig, BundleError, default_path, load
 from shared.candles import DAY_MS, midnight_ms
 from shared.context import Contexts, ContextSpec
@@ -34,6 +35,7 @@ from trainer import console, model_commands, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
     PROCESS,
+    TOPIC,
     BacktestSettings,
     CollectSettings,
     CompareSettings,
@@ -588,6 +590,11 @@ def _contexts(settings: DataSettings, spec: ContextSpec, *, is_needed: bool) -> 
     from trainer import context, dataset  # noqa: PLC0415
 
     path = settings.context_data or settings.data
+    if path == TOPIC and isinstance(settings, TopicDataSettings):
+        contexts = uvloop.run(context_topic.read(settings)).contexts(spec)
+        if is_needed:
+            context.require(spec, contexts.series, settings.context_topic)
+        return contexts
     try:
         data = dataset.load(path, spec.interval, settings.read_options(spec.symbols))
         series = {
