@@ -78,7 +78,8 @@ def of_api(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permissi
 def of_trainer(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what the trainer needs: it reads without a group."""
     del group
-    return [*_on(settings.candles_topic, "Read"), *_on(settings.scores_topic, "Read")]
+    topics = (settings.candles_topic, settings.scores_topic, settings.context_topic)
+    return [permission for topic in topics for permission in _on(topic, "Read")]
 
 
 def of_letters(settings: KafkaSettings) -> list[Permission]:

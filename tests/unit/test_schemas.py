@@ -78,7 +78,7 @@ def test_schema_and_type_refuse_the_same(changes: dict[str, Any]) -> None:
 def test_every_field_must_be_there_but_those_that_came_later() -> None:
     for name, model, later in (
         ("candle", Candle, set()),
-        ("forecast", Forecast, {"model_interval", "feature_bins"}),
+        ("forecast", Forecast, {"model_interval", "context_as_of_ms", "feature_bins"}),
     ):
         assert set(content(name)["required"]) == set(model.model_fields) - later
 
