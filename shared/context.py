@@ -107,6 +107,11 @@ class ContextSeries:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def newest_ms(self) -> int:
+        """Close of the newest candle, UTC; ``NEVER`` without one."""
+        return int(self._close_ms[self._count - 1]) if self._count else NEVER
+
     def push(self, open_ms: int, close_ms: int, close: float) -> Push:
         """Put a candle in its place by time, or correct the one that opened then.
 
@@ -288,6 +293,11 @@ class ContextStore:
                 self._windows.clear()
             self._windows[key] = self.contexts(spec).window(as_of_ms)
         return self._windows[key]
+
+    def newest_ms(self, symbol: str, interval: str) -> int:
+        """Return the close of the newest candle held of a symbol, UTC; ``NEVER`` without one."""
+        series = self._series.get(INTERVALS_MS[interval], {}).get(symbol)
+        return NEVER if series is None else series.newest_ms
 
     def contexts(self, spec: ContextSpec) -> Contexts:
         """Return the series that a model's context is read of."""
