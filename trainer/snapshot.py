@@ -1,6 +1,6 @@
 """Candles of a topic as Parquet files on this machine, brought up to date by reading what is new.
 
-A folder for each topic holds parts in order of reading and ``state.json``, which says how far they
+A folder for each topic holds parts in order of reading and ``_state.json``, which says how far they
 reach; a part without its place in the state does not count, so a run that is killed leaves what
 the one before wrote. Values are read as columns by pyarrow, a block of messages at once; what
 does not fit is judged by ``decode_candle``, message by message, as the worker does.
@@ -47,7 +47,8 @@ pq: Final[Any] = import_module("pyarrow.parquet")
 Table = Any
 """A table of Arrow."""
 
-STATE: Final = "state.json"
+STATE: Final = "_state.json"
+"""Begins with an underscore, so that ``shared.files`` does not read it as data."""
 
 BLOCK: Final = 50_000
 """Messages that are parsed at once: some 10 MB."""

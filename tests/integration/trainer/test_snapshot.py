@@ -54,6 +54,7 @@ def test_the_topic_is_read_once_and_then_on(
     assert set(forecasts["symbol"]) == {"A", "B"}
     first = snapshot.history(snapshot.update(settings, settings.snapshots), "1d")
     assert first.count == 2 * days
+    assert main(["inspect", str(settings.snapshots)]) == 0
     assert first.notes == (
         "1 messages are not candles: empty",
         "1 messages are not candles: not_json",
