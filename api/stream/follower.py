@@ -19,7 +19,7 @@ from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
 from shared.metrics import ApiMetrics
-from shared.process import AWAY, in_words, is_being_cancelled, now_ms
+from shared.process import AWAY, WAITING, in_words, is_being_cancelled, now_ms
 from shared.score_messages import InvalidScore, Scores
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
@@ -115,6 +115,7 @@ class Follower:
         self._unusable = UnusableMessages(log)
         self._caught_up = False
         self._reason = ""
+        self._said_s = 0.0  # when the log last said so, monotonic
 
     async def run(self) -> None:
         """Follow until cancelled; whatever fails, all is tried again with a new client."""
@@ -294,14 +295,17 @@ class Follower:
 
     def _lost(self, error: BaseException) -> None:
         reason = in_words(error)
-        if self._reason != reason:  # the log has the details, clients do not
-            known = isinstance(
-                error, (*clients.TRANSIENT, _TopicsLost, TopicError, asyncio.CancelledError)
-            )
+        known = isinstance(
+            error, (*clients.TRANSIENT, _TopicsLost, TopicError, asyncio.CancelledError)
+        )
+        is_due = known and time.monotonic() - self._said_s >= clients.SLOW_S
+        if is_due or self._reason != reason:  # the log has the details, clients do not
+            mark = AWAY if self._next else WAITING
             log.warning(
                 "the stream is not followed: %s", reason, exc_info=not known,
-                extra=AWAY if known else None,
+                extra=mark if known else None,
             )  # fmt: skip
+            self._said_s = time.monotonic()
         self._reason = reason
         self._live.lag = None
         self._metrics.lag.set(math.nan)

@@ -28,6 +28,9 @@ LOOK_BACK: Final = 120
 WINDOWS: Final = 512
 """Windows of a training step."""
 
+SERIES: Final = 8
+"""Series that they are drawn of; all windows of each are laid out first."""
+
 TRAINER: Final = {
     "accelerator": "cpu",
     "enable_progress_bar": False,
@@ -72,7 +75,7 @@ def forecast(
     network = NHITS(
         h=step, input_size=LOOK_BACK, hist_exog_list=["log_range"], scaler_type="standard",
         loss=MQLoss(quantiles=list(levels)), max_steps=steps, windows_batch_size=WINDOWS,
-        inference_windows_batch_size=4 * WINDOWS, random_seed=0, **TRAINER,
+        batch_size=SERIES, inference_windows_batch_size=4 * WINDOWS, random_seed=0, **TRAINER,
     )  # fmt: skip
     model = NeuralForecast(models=[network], freq=1)
     model.fit(returns(train, step))

@@ -109,6 +109,18 @@ def test_windows_have_the_context_as_of_their_last_close() -> None:
     assert share == {"^GSPC": 1.0, "^VIX": 1.0}
 
 
+def test_closes_that_are_known_count_before_nominal_ones() -> None:
+    """A stock of an exchange that closes before the index's does not know its day."""
+    candles, open_ms = walk("daily stock", 30)
+    contexts = around(4000)
+    early = SymbolCandles(open_ms, candles, open_ms + DAY_MS - 1)
+    for symbol, days in ((SymbolCandles(open_ms, candles), 0), (early, 1)):
+        joined = context.join(symbol, "1d", contexts)
+        [(_, times, read)] = windows_at(joined, 20, np.array([25]))
+        expected, _ = contexts.as_of(times[:, -1] + DAY_MS - days * DAY_MS)
+        np.testing.assert_array_equal(read, expected)
+
+
 def test_samples_hold_its_features_beside_those_of_the_candles() -> None:
     candles, open_ms = walk("daily stock", 600)
     symbol = SymbolCandles(open_ms, candles)
