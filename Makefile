@@ -126,9 +126,9 @@ $(BIN)/python:
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
 .venv-peers/.done: benchmarks/peers/requirements.txt $(VENV)/.dev
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $< 1>&2
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/candlecast-main.pth"
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $< 1>&2
 	@touch $@
 
 # what takes long says so first: what, how large, how long
