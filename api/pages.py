@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -25,6 +26,9 @@ _MEDIA_TYPES: Final = {
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
 }
+_INCLUDE: Final = re.compile(rb"<!-- include ([a-z]+\.html) -->\n")
+"""Stands in a page for what all pages have."""
+
 _HTML_SECONDS: Final = 0
 """Time for which a browser may keep a page: after an upgrade it names other parts."""
 
@@ -68,7 +72,13 @@ def load_assets() -> dict[str, Asset]:
 
 
 def _asset(file: Traversable) -> Asset:
-    return Asset(file.read_bytes(), _MEDIA_TYPES[file.name.rpartition(".")[2]])
+    ending = file.name.rpartition(".")[2]
+    content = file.read_bytes()
+    if ending == "html":
+        content = _INCLUDE.sub(
+            lambda part: (files("api") / "static" / part[1].decode()).read_bytes(), content
+        )
+    return Asset(content, _MEDIA_TYPES[ending])
 
 
 def page_routes(openapi: bytes) -> Routes:
@@ -79,6 +89,14 @@ def page_routes(openapi: bytes) -> Routes:
     @routes.get("/dashboard", scope=OPEN)
     async def dashboard(request: Request) -> Response:
         return _send(request, assets["dashboard.html"], _HTML_SECONDS)
+
+    @routes.get("/dashboard/record", scope=OPEN)
+    async def record(request: Request) -> Response:
+        return _send(request, assets["record.html"], _HTML_SECONDS)
+
+    @routes.get("/dashboard/system", scope=OPEN)
+    async def system(request: Request) -> Response:
+        return _send(request, assets["system.html"], _HTML_SECONDS)
 
     @routes.get("/docs", scope=OPEN)
     async def docs(request: Request) -> Response:

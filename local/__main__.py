@@ -137,8 +137,11 @@ def run_all(settings: LocalSettings) -> int:
     resources = ExitStack()
     try:
         with resources:
-            if settings.path is not None:
-                history.check(settings.path)
+            if settings.path is not None:  # the producer would say the same, after Kafka's start
+                _say(f"reading {settings.path}")
+                history.from_file(settings.path, settings.interval, settings.read_options())
+            elif settings.source == "replay" and settings.symbols:
+                history.bundled(settings.symbols)
             if settings.live_training:
                 settings = resources.enter_context(live_training.prepared(settings, _say))
             config = bundle.load(settings.model).config

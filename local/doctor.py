@@ -208,7 +208,8 @@ def key_file(path: Path) -> Finding:
         count = len(content["keys"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = f"make one: candlecast api keys create NAME --file {path}"
-        return Finding("API keys", "wrong", f"{path}: {process.in_words(error)}", remedy)
+        why = process.in_words(error).removeprefix(f"{path}: ")
+        return Finding("API keys", "wrong", f"{path}: {why}", remedy)
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         return Finding("API keys", "wrong", f"{path}: mode {mode:o}", f"chmod 600 {path}")

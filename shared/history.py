@@ -107,20 +107,6 @@ def interval_of(path: Path, options: ReadOptions | None = None) -> str:
     return interval
 
 
-def check(path: Path) -> None:
-    """Look whether a path leads to files at all, before anything is started for them.
-
-    Raises:
-        HistoryError: when it does not, or when the packages that read files are missing.
-    """
-    from_path: Callable[[Path], list[Path]] = _reader().packed.paths_of
-    for file in from_path(path):
-        try:
-            file.open("rb").close()
-        except OSError as error:
-            raise HistoryError(f"{file}: cannot be read: {error.strerror or error}") from error
-
-
 def _reader() -> ModuleType:
     try:
         from shared.files import reader  # noqa: PLC0415 -- needs pyarrow, which serving does without

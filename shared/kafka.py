@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     InvalidProducerIdMapping,
@@ -43,7 +44,7 @@ from pydantic import Field
 
 from shared import batches
 from shared.access import AccessError, AccessSettings, client_options, explain
-from shared.process import AWAY
+from shared.process import WAITING, in_words
 
 __all__ = [
     "DEFAULT_BOOTSTRAP",
@@ -105,6 +106,9 @@ REQUEST_S: Final = 15.0
 
 RETRY_S: Final = 1.0
 """Pause before what needs a broker is tried again."""
+
+SLOW_S: Final = 10.0
+"""Time between two lines of the log while a broker is waited for."""
 
 CLOSE_S: Final = 0.5
 """Longest wait for a client that is given up."""
@@ -192,13 +196,14 @@ def _connection(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 _send: Final[Any] = AIOKafkaConnection.send
+_bootstrap: Final[Any] = AIOKafkaClient.bootstrap
 
 
 def mend_clients() -> None:
     """Let aiokafka's clients, Faust's too, pass over what would end them for good.
 
     Records and batches that cannot be read come as ``shared.batches`` has it. A connection that
-    uvloop has closed raises aiokafka's own error.
+    uvloop has closed raises aiokafka's own error. One that no broker answers says what to do.
 
     uvloop raises ``RuntimeError`` for a write to a closed transport, where aiokafka expects an
     ``OSError``: one reset in ten ended a client for good. Tried with 541 resets: none does so.
@@ -211,7 +216,18 @@ def mend_clients() -> None:
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"the connection was closed: {error}") from error
 
+    async def bootstrap(client: AIOKafkaClient) -> None:
+        try:
+            await _bootstrap(client)
+        except KafkaConnectionError as error:
+            addresses = ",".join(f"{host}:{port}" for host, port, _ in client.hosts)
+            raise KafkaConnectionError(
+                f"no Kafka answers at {addresses}: expected its host:port in --bootstrap or "
+                "CANDLECAST_BOOTSTRAP"
+            ) from error
+
     AIOKafkaConnection.send = send  # type: ignore[method-assign]
+    AIOKafkaClient.bootstrap = bootstrap  # type: ignore[method-assign]
     batches.install()
 
 
@@ -236,25 +252,42 @@ async def when_reachable(
 ) -> T:
     """Repeat work until the broker lets it succeed; return its result.
 
+    The log says that it waits: at the first failure, and each ``SLOW_S`` seconds.
+
     Raises:
         AccessError: when a broker refuses this client; it says the cause and the setting.
         Exception: what ``work`` raised last, when it will not pass or ``timeout_s`` is over.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while True:
-        try:
-            async with _said_when_slow(kafka):
+    cause = ""
+
+    def say() -> None:
+        said = cause or "no answer yet"
+        log.warning("waiting for Kafka at %s: %s", kafka.bootstrap, said, extra=WAITING)
+
+    async def say_often() -> None:
+        while True:
+            await asyncio.sleep(SLOW_S)
+            say()
+
+    saying = asyncio.create_task(say_often())
+    try:
+        while True:
+            try:
                 return await work()
-        except TRANSIENT as error:
-            if not is_transient(error):
-                raise
-            await explain(kafka, kafka.bootstrap)
-            if loop.time() >= deadline:
-                raise
-            cause = handles_left() or repr(error)
-            log.warning("waiting for Kafka at %s: %s", kafka.bootstrap, cause, extra=AWAY)
-        await asyncio.sleep(RETRY_S)
+            except TRANSIENT as error:
+                if not is_transient(error):
+                    raise
+                await explain(kafka, kafka.bootstrap)
+                if loop.time() >= deadline:
+                    raise
+                is_first, cause = not cause, handles_left() or in_words(error)
+                if is_first:
+                    say()
+            await asyncio.sleep(RETRY_S)
+    finally:
+        saying.cancel()
 
 
 def handles_left() -> str:
@@ -269,26 +302,6 @@ def handles_left() -> str:
             raise
         return f"{error.strerror}, here and not there: raise the limit of file handles (ulimit -n)"
     return ""
-
-
-SLOW_S: Final = 10.0
-"""Time between two lines of the log while an attempt to reach a broker goes on."""
-
-
-@asynccontextmanager
-async def _said_when_slow(kafka: KafkaSettings) -> AsyncIterator[None]:
-    """Log each ``SLOW_S`` seconds that an attempt goes on: a dead address answers nothing."""
-
-    async def say() -> None:
-        while True:
-            await asyncio.sleep(SLOW_S)
-            log.warning("waiting for Kafka at %s: no answer yet", kafka.bootstrap)
-
-    saying = asyncio.create_task(say())
-    try:
-        yield
-    finally:
-        saying.cancel()
 
 
 def silence(client: Producer) -> None:

@@ -48,6 +48,9 @@ MOST_COMPLAINTS: Final = 1000
 AWAY: Final[Mapping[str, object]] = {"is_away": True}
 """``extra`` of a log line that says that Kafka is away: one of them is shown in ``SELDOM_S``."""
 
+WAITING: Final[Mapping[str, object]] = {"is_away": False}
+"""``extra`` of a log line by which a start says that it waits for Kafka: each is shown."""
+
 _AWAY_KIND: Final = "away"
 
 _VARYING: Final = re.compile(r"0x[0-9a-f]+|\d+")
@@ -245,9 +248,9 @@ def json_lines(name: str) -> logging.Formatter:
 class Seldom(logging.Filter):
     """Limits what repeats while Kafka is away; other lines all pass.
 
-    Of the lines marked by ``AWAY`` one is shown in ``seconds``, and while they come, none of the
-    libraries' complaints. Otherwise each kind of complaint is shown once in ``seconds``. The next
-    line that is shown says how many were left out.
+    Of the lines marked by ``AWAY`` one is shown in ``seconds``, of those marked by ``WAITING``
+    each, and while either come, none of the libraries' complaints. Otherwise each kind of
+    complaint is shown once in ``seconds``. The next line that is shown says how many were left out.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -259,11 +262,11 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a record is shown."""
-        is_away = vars(record).pop("is_away", False)
+        is_away = vars(record).pop("is_away", None)
         is_complaint = (
             record.name.partition(".")[0] in LIBRARIES and record.levelno >= logging.WARNING
         )
-        if not is_away and not is_complaint:
+        if is_away is None and not is_complaint:
             return True
         if not self._is_due(record, is_away=is_away):
             self._left_out += 1
@@ -274,12 +277,14 @@ class Seldom(logging.Filter):
             self._left_out = 0
         return True
 
-    def _is_due(self, record: logging.LogRecord, *, is_away: bool) -> bool:
+    def _is_due(self, record: logging.LogRecord, *, is_away: bool | None) -> bool:
         until = record.created + self._seconds
-        if is_away:
-            is_due = record.created >= self._next.get(_AWAY_KIND, 0.0)
+        if is_away is not None:
             self._away_until = until
+            if not is_away:
+                return True
             kind: object = _AWAY_KIND
+            is_due = record.created >= self._next.get(kind, 0.0)
         else:
             kind = (record.name, _VARYING.sub("#", str(record.msg).partition("\n")[0]))
             is_due = record.created >= max(self._away_until, self._next.get(kind, 0.0))

@@ -165,6 +165,19 @@ def summarise(rows: Rows, step: int) -> Summary:
     )
 
 
+def entries(rows: Rows) -> list[dict[str, Any]]:
+    """Return scores one by one, oldest first: by column, and by interval whether it held."""
+    columns = {name: np.round(rows[name].astype(np.float64), 9).tolist() for name in LOSSES}
+    columns = {"as_of_ms": rows["as_of_ms"].tolist(), **columns}
+    found = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    masks = zip(*(rows[name].tolist() for name in ("known", "inside", "raw_inside")), strict=True)
+    for entry, (known, *held) in zip(found, masks, strict=True):
+        names = {name: bit for name, bit in _BITS.items() if known & bit}
+        for of, mask in zip(("inside", "raw_inside"), held, strict=True):
+            entry[of] = {name: mask & bit > 0 for name, bit in names.items()}
+    return found
+
+
 def _verdict(rows: Rows, step: int) -> str:
     """Return what the mean difference of pinball losses says; forecasts of a step overlap."""
     difference = rows["baseline_pinball"].astype(np.float64) - rows["pinball"]

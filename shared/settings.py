@@ -185,11 +185,11 @@ class ServiceSettings(BaseSettings):
             with settings_file.opened(settings_file.of(argv, FILE_FLAG, FILE_VARIABLE)):
                 arguments = command_line(cls, prog)
                 read = cls(_cli_settings_source=arguments(args=list(argv)))  # type: ignore[call-arg]
-            lines = _misplaced(argv, read)
+            lines = [f"{prog}: {line}" for line in _misplaced(argv, read)]
         except ValidationError as error:
-            lines = [_in_words(detail) for detail in error.errors(include_url=False)]
+            lines = [_in_words(cls, prog, detail) for detail in error.errors(include_url=False)]
         except (SettingsError, settings_file.FileError) as error:
-            lines = [str(error)]
+            lines = [f"{prog}: {error}"]
         except ModuleNotFoundError as error:  # a setting may name what an extra brings
             told = how_to_install(error.name)
             if told is None:
@@ -199,7 +199,7 @@ class ServiceSettings(BaseSettings):
         if not lines:
             return read
         for line in lines:
-            print(f"{prog}: {line}", file=sys.stderr)
+            print(line, file=sys.stderr)
         raise SystemExit(Exit.USAGE)
 
 
@@ -284,11 +284,13 @@ def _misplaced(argv: Sequence[str], settings: BaseModel) -> list[str]:
     return [f"flags of {name} go behind it, got {argv[0]}" for name in names if argv[0] != name]
 
 
-def _in_words(error: ErrorDetails) -> str:
-    """Return what is wrong with a setting or, behind its name, a command."""
-    if error["type"] == NO_COMMAND:
-        return " ".join([*map(str, error["loc"]), error["msg"]])
-    return describe(error)
+def _in_words(settings_cls: type[BaseModel], prog: str, error: ErrorDetails) -> str:
+    """Return what is wrong with a setting, behind the command that it is given to."""
+    called, place = prog, error["loc"]
+    while place and (part := dict(sub_commands(settings_cls)).get(str(place[0]))):
+        called, settings_cls, place = f"{called} {place[0]}", part, place[1:]
+    said = error["msg"] if error["type"] == NO_COMMAND else describe({**error, "loc": place})
+    return f"{called if 'python -m' in prog else commands_of_script(called)}: {said}"
 
 
 def is_flag(field: FieldInfo) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from shared import kafka, permissions, process
+from shared import kafka, permissions
 from shared.candles import RejectReason
 from shared.kafka import Consumer, Partition, Producer, SilentError
 from shared.messages import printable
@@ -142,7 +142,7 @@ async def _run(settings: DlqSettings, console: Console) -> None:
     needed = [
         right for right in permissions.of_letters(settings) if sends or right.operation == "Read"
     ]
-    await _check_when_reachable(settings, needed)
+    await permissions.check(settings, needed, timeout_s=WAIT_FOR_KAFKA_S)
     if isinstance(settings, ReplaySettings):
         await _replay(settings, console)
     elif isinstance(settings, ShowSettings):
@@ -150,21 +150,6 @@ async def _run(settings: DlqSettings, console: Console) -> None:
             _line(console, letter.as_json())
     else:
         await _list(settings, console)
-
-
-async def _check_when_reachable(
-    settings: LetterSettings, needed: list[permissions.Permission]
-) -> None:
-    """Ask a broker, which may be starting, for our rights; raises ``ValueError`` for none."""
-    try:
-        await permissions.check(settings, needed, timeout_s=WAIT_FOR_KAFKA_S)
-    except kafka.TRANSIENT as error:
-        if not kafka.is_transient(error):
-            raise
-        raise ValueError(
-            f"no Kafka answers at {settings.bootstrap}: expected its host:port in --bootstrap or "
-            f"CANDLECAST_BOOTSTRAP ({process.in_words(error)})"
-        ) from error
 
 
 async def read(settings: LetterSettings) -> AsyncIterator[DeadLetter]:
@@ -176,7 +161,9 @@ async def read(settings: LetterSettings) -> AsyncIterator[DeadLetter]:
     """
     numbers = await partitions_of(settings, settings.dlq_topic)
     if not numbers:
-        raise ValueError(f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}")
+        raise ValueError(
+            f"topic {settings.dlq_topic}: does not exist at {settings.bootstrap}; a worker makes it"
+        )
     parts = [
         Partition(settings.dlq_topic, number)
         for number in numbers
@@ -254,8 +241,9 @@ def _letter(record: kafka.Record) -> DeadLetter:
 
 async def _list(settings: LetterSettings, console: Console) -> None:
     counts: Counter[str] = Counter()
-    _line(console, ROW.format("partition", "offset", "rejected", "key", "reason", "detail"))
     async for letter in read(settings):
+        if not counts:
+            _line(console, ROW.format("partition", "offset", "rejected", "key", "reason", "detail"))
         _line(console, letter.as_row())
         counts[letter.about.get("reason", "unknown")] += 1
     said = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())

@@ -199,7 +199,7 @@ def _fit_until(
         why = f"{len(past):,} windows, and with under {blend.LEAST_WINDOWS:,} it is better"
         _keep_built_in(settings, source, test_ms, out, why, compare=compare)
         return
-    until = f"{datetime.fromtimestamp(stop_ms / 1000, UTC):%Y-%m-%d}"
+    until = _date(stop_ms)
     name = f"train {Path(source.name).name} until {until}"
     with tracking.run(settings.tracking_uri, settings.experiment, name) as run:
         run.params({**asdict(config), "seed": settings.seed, "data": source.name})
@@ -381,6 +381,10 @@ def _span(settings: EvaluateSettings) -> tuple[int | None, int | None]:
     )
 
 
+def _date(millis: int) -> str:
+    return f"{datetime.fromtimestamp(millis / 1000, UTC):%Y-%m-%d}"
+
+
 def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> Forecasts:
     from trainer import protocol  # noqa: PLC0415
 
@@ -392,6 +396,11 @@ def _rolling(settings: EvaluateSettings, source: Source, display: Progress) -> F
     first, last = source.span_ms()
     start_ms = first + (last - first) // 2 if start_ms is None else start_ms
     stop_ms = last + 1 if stop_ms is None else stop_ms
+    if not first < start_ms < min(stop_ms, last + 1):
+        raise ValueError(
+            f"{source.name}: expected a --start after {_date(first)}, its first candle, and up to "
+            f"{_date(min(stop_ms - 1, last))}, the end of the forecasts, got {_date(start_ms)}"
+        )
     origins = protocol.origins(start_ms, stop_ms, settings.folds)
     epochs = console.epochs(display, config.max_epochs, "Training")
     folds = console.steps(display, "Folds", settings.folds)
@@ -408,8 +417,15 @@ def _search(settings: SearchSettings) -> None:
     from trainer import search  # noqa: PLC0415
 
     stop_ms = midnight_ms(settings.until)
-    source = _source(settings).until(stop_ms)
+    source = _source(settings)
+    first, _ = source.span_ms()
     origins = [stop_ms - years * YEAR_MS for years in range(settings.folds, -1, -1)]
+    if origins[0] <= first:
+        raise ValueError(
+            f"{source.name}: expected an --until more than {settings.folds} years (--folds) after "
+            f"{_date(first)}, its first candle, got {settings.until}"
+        )
+    source = source.until(stop_ms)
     study = search.open_study(settings.storage, settings.name, settings.seed)
     log.info("%s: %d trials so far", settings.name, len(study.trials))
     run_name = f"search {settings.name} on {Path(source.name).name}"

@@ -48,6 +48,9 @@ FROZEN: Final = (
     "then are left out. Of the others, {share:.0%} lie in the years of training."
 )
 
+MOST_NAMED: Final = 10
+"""Most symbols of a training that a report names."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -171,12 +174,18 @@ def of_bundle(
     table = backtest.run(
         OnnxForecaster(bundle), source.symbols, start_ms, stop_ms, interval=source.interval
     )
+    if table.empty:
+        raise ValueError(
+            f"{source.name}: expected a symbol with {config.window_length} candles up to the time "
+            f"to forecast from, got none between --start and --end"
+        )
     seen = table["symbol"].isin(trained.symbols) & (table["open_ms"] <= trained.last_ms)
     table = table[~seen].reset_index(drop=True)
     if table.empty:
         raise ValueError(
             f"{source.name}: {config.model_version} was trained on all that it could forecast "
-            f"here ({', '.join(trained.symbols)}); without --model new networks are trained"
+            f"here, until {pd.Timestamp(trained.last_ms, unit='ms'):%Y-%m-%d}; without --model new "
+            "networks are trained"
         )
     fold = Fold(
         model_version=config.model_version,
@@ -189,12 +198,19 @@ def of_bundle(
         folds=[fold],
         kind="frozen model",
         separation=FROZEN.format(
-            symbols=", ".join(trained.symbols),
+            symbols=_some(trained.symbols),
             last=pd.Timestamp(trained.last_ms, unit="ms"),
             share=(table["open_ms"] <= trained.last_ms).mean(),
         ),
         walk=Walk(config.horizons, config.quantile_levels),
     )
+
+
+def _some(symbols: Sequence[str]) -> str:
+    """Return symbols in words: a model of all classes is trained on hundreds."""
+    more = len(symbols) - MOST_NAMED
+    named = ", ".join(symbols[:MOST_NAMED])
+    return f"{named} and {more:,} others" if more > 0 else named
 
 
 def assess(

@@ -92,6 +92,9 @@ _INTERVAL: Final = _parameter(
 _LIMIT: Final = _parameter(
     "limit", "query", "candles", type="integer", minimum=1, maximum=1000, default=100
 )
+_MOST_SCORES: Final = _parameter(
+    "limit", "query", "scores of each step", type="integer", minimum=1, maximum=1000, default=100
+)
 _SYMBOL: Final = _parameter("symbol", "path", "as in the stream", type="string", example="AAPL")
 
 STREAM: Final[dict[str, Any]] = {
@@ -108,6 +111,9 @@ SYMBOL: Final[dict[str, Any]] = {
 
 HISTORY: Final[dict[str, Any]] = SYMBOL | {"parameters": [_SYMBOL, _INTERVAL, _LIMIT]}
 """Parameters and problems of the route for the past of one series."""
+
+RECORD: Final[dict[str, Any]] = SYMBOL | {"parameters": [_SYMBOL, _INTERVAL, _MOST_SCORES]}
+"""Parameters and problems of the route for the scores of one series."""
 
 _KINDS: Final = ("hello", "resumed", "reset", "candle", "forecast", "score", "dropped", "closing")
 _EVENT: Final[dict[str, Any]] = {

@@ -1,57 +1,66 @@
 // The dashboard: state in one place, drawn a few times a second whatever comes.
 
+import { drawCalibration } from "./calibration.js";
 import { FanChart } from "./chart.js";
-import { bands, expectedMove } from "./fan.js";
-import { clock, days, day, millis, percent, plusMinus, price } from "./format.js";
-import { EventStream, KeyNeeded, load, poll, setKey } from "./stream.js";
-import { skillText, SymbolTable, WORSE } from "./table.js";
+import { bands, expectedMove, oddsAbove } from "./fan.js";
+import { day, days, large, millis, odds, percent, plusMinus, price, signed } from "./format.js";
+import { begin, byId, candles, facts, hashKey, hashOf, health, keyOf, loadStatus, make, quietly, setState, trouble } from "./page.js";
+import { EventStream, load, poll } from "./stream.js";
+import { SymbolTable } from "./table.js";
 
 const DRAW_MS = 250;
 const STATUS_MS = 2000;
 const SCORES_MS = 5000;
 const KEPT_CANDLES = 400;
 const DAY_MS = 86400000;
+const LATE_MS = 3000; // a forecast follows its candle in less, or is behind
 const MANY_DRIFT = 0.1; // share of drifting series that is worth a warning: a few are ordinary after news
 
-const byId = (id) => document.getElementById(id);
 const rows = new Map(); // "AAPL 1d" -> a row of the table
-const view = { key: null, step: 1, back: 0 };
+const view = { key: null, step: 1, back: 0, level: null, pointed: null };
 const scored = new Map(); // "AAPL 1d" -> summaries of its scores by step
 let overall = []; // of each interval
-let unknown = null; // what the address names and the stream has not
 let series = null; // of the chosen symbol: {symbol, interval, candles, forecasts by as_of_ms}
-let dirty = true;
+let isDirty = true;
+let hasNews = true; // of the table
 let chart = null;
-
-const keyOf = (one) => `${one.symbol} ${one.interval}`;
 
 // --- what comes
 
 function takeForecast(forecast, isNew) {
   const key = keyOf(forecast);
-  const row = rows.get(key) ?? { symbol: forecast.symbol, interval: forecast.interval, scores: null };
+  const row = rows.get(key) ?? { symbol: forecast.symbol, interval: forecast.interval, scores: null, late: new Set() };
   const horizon = forecast.horizons[0];
   const [low, , , , high] = bands(horizon);
   Object.assign(row, {
-    last: forecast.last_close, low, high, isNew, madeMs: forecast.made_at_ms,
+    last: forecast.last_close, low, high, isNew, madeMs: forecast.made_at_ms, asOfMs: forecast.as_of_ms,
     move: expectedMove(horizon, forecast.last_close), risk: low / forecast.last_close - 1,
     model: forecast.model_version, modelInterval: forecast.model_interval,
   });
+  setLate(row, row.late);
   rows.set(key, row);
   if (series && key === view.key) {
     series.forecasts.set(forecast.as_of_ms, forecast);
     if (isNew && view.back > 0) view.back += 1; // the past forecast that is looked at stays
   }
-  dirty = true;
+  isDirty = hasNews = true;
+}
+
+// Keeps the closes of the candles that have come after the newest forecast.
+function setLate(row, closes) {
+  row.late = new Set([...closes].filter((close) => close > row.asOfMs));
+  row.lateMs = row.late.size ? row.lateMs ?? Date.now() : null;
 }
 
 function takeCandle(candle) {
+  const row = rows.get(keyOf(candle));
+  if (row && candle.close_ms > row.asOfMs) setLate(row, row.late.add(candle.close_ms));
   if (!series || keyOf(candle) !== view.key) return;
   const at = series.candles.findIndex((one) => one.open_ms >= candle.open_ms);
   if (at < 0) series.candles.push(candle);
   else series.candles.splice(at, series.candles[at].open_ms === candle.open_ms ? 1 : 0, candle);
   series.candles.splice(0, Math.max(series.candles.length - KEPT_CANDLES, 0));
-  dirty = true;
+  isDirty = true;
 }
 
 function takeEvent(kind, data) {
@@ -62,23 +71,20 @@ function takeEvent(kind, data) {
 
 async function reload() {
   await quietly(async () => {
-    const { forecasts } = await load("/v1/forecasts");
+    const { forecasts, behind } = await load("/v1/forecasts");
     const known = new Set(forecasts.map(keyOf));
     for (const key of rows.keys()) if (!known.has(key)) rows.delete(key);
     for (const forecast of forecasts) takeForecast(forecast, false);
+    for (const one of behind) setLate(rows.get(keyOf(one)), one.closes_ms);
     await loadScores();
-    unknown = location.hash && !rows.has(hashKey()) && rows.size ? hashKey() : null;
+    health.unknown = location.hash && !rows.has(hashKey()) && rows.size ? hashKey() : null;
     await select(rows.has(view.key) ? view.key : (rows.has(hashKey()) ? hashKey() : rows.keys().next().value), true);
   });
 }
 
-// "#AAPL/1d" names a series; a symbol may have a slash itself.
-const hashKey = () => decodeURIComponent(location.hash.slice(1)).replace(/\/([^/]*)$/, " $1");
-const hashOf = ({ symbol, interval }) => `#${encodeURIComponent(symbol)}/${interval}`;
-
 async function select(key, again = false) {
-  if (key === undefined || (key === view.key && !again)) { dirty = true; return; }
-  if (key !== view.key) Object.assign(view, { key, back: 0 });
+  if (key === undefined || (key === view.key && !again)) { isDirty = true; return; }
+  if (key !== view.key) { Object.assign(view, { key, back: 0 }); setLevel(null); }
   const { symbol, interval } = rows.get(key);
   const found = await load(`/v1/forecasts/${encodeURIComponent(symbol)}/history?interval=${interval}&limit=300`);
   if (view.key !== key) return; // another one was chosen meanwhile
@@ -86,10 +92,11 @@ async function select(key, again = false) {
     symbol, interval, candles: found.candles,
     forecasts: new Map(found.forecasts.map(({ forecast }) => [forecast.as_of_ms, forecast])),
   };
-  if (!again) unknown = null;
-  if (!unknown) history.replaceState(null, "", hashOf(series));
+  if (!again) health.unknown = null;
+  if (!health.unknown) history.replaceState(null, "", hashOf(series));
+  byId("record").href = `/dashboard/record${hashOf(series)}`;
   drawHorizons();
-  dirty = true;
+  isDirty = true;
 }
 
 async function loadScores() {
@@ -100,18 +107,12 @@ async function loadScores() {
     for (const one of scores.series) scored.set(keyOf(one), one.steps);
   }
   for (const [key, row] of rows) row.scores = scored.get(key)?.[0] ?? null;
-  dirty = true;
+  isDirty = hasNews = true;
 }
 
-async function loadStatus() {
-  const status = await load("/v1/status").catch((error) => {
-    if (error instanceof KeyNeeded) throw error;
-    return null;
-  });
-  health.status = status;
-  if (!status) { drawState(); return; }
-  health.isFollowed = status.connected;
-  drawState();
+async function drawStatus() {
+  const status = await loadStatus();
+  if (!status) return;
   byId("lag").textContent = status.lag ?? "–";
   byId("latency").textContent = millis(status.latency_ms?.p50);
   byId("latency-note").textContent = status.latency_ms ? `candle to forecast; p95 ${millis(status.latency_ms.p95)}` : "candle to forecast";
@@ -122,15 +123,16 @@ async function loadStatus() {
 
 function drawModel(model) {
   const { age_ms: age, data } = model;
-  const facts = { Horizons: `${model.horizons.join(", ")} candles`, "Needs": `${model.window_length} candles` };
+  const shown = [["Horizons", `${model.horizons.join(", ")} candles`], ["Needs", `${model.window_length} candles`]];
   if (data) {
     const interval = model.interval ?? "1d";
-    Object.assign(facts, {
-      Symbols: data.symbols.length > 6 ? data.symbols.length.toLocaleString("en") : data.symbols.join(", "), "Trained from": day(data.first_ms, interval), "Trained to": day(data.last_ms, interval), Age: days(age / DAY_MS),
-    });
+    shown.push(
+      ["Symbols", data.symbols.length > 6 ? data.symbols.length.toLocaleString("en") : data.symbols.join(", ")],
+      ["Trained from", day(data.first_ms, interval)], ["Trained to", day(data.last_ms, interval)], ["Age", days(age / DAY_MS)],
+    );
   }
   byId("model").textContent = model.model_version;
-  byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: text })]));
+  byId("facts").replaceChildren(...facts(shown));
 }
 
 // Coverage and drift of the chosen interval, over all its series.
@@ -146,87 +148,42 @@ function drawHealth() {
   byId("drift").parentElement.classList.toggle("warn", Boolean(drift && drift.drifting > MANY_DRIFT * drift.series));
 }
 
-// The outcomes of the chosen series' forecasts: the histogram is flat where the forecasts are right.
-function drawCalibration() {
+function drawScores() {
   const found = scored.get(view.key)?.find((one) => one.step === view.step);
   byId("calibration-body").hidden = !found;
   byId("calibration-note").textContent = found
     ? `${view.key}, ${candles(found.step)} ahead: the newest ${found.count} forecasts that have been scored`
     : "Nothing has been scored yet";
-  if (!found) return;
-  const most = Math.max(3 / found.pit.length, ...found.pit, ...found.raw_pit);
-  const even = 1 / found.pit.length;
-  byId("pit").replaceChildren(...found.pit.map((share, i) => {
-    const bin = make("div", { title: `${percent(share)} of closes; the model alone ${percent(found.raw_pit[i])}` });
-    for (const [name, height] of [["calibrated", share], ["raw", found.raw_pit[i]]]) {
-      const bar = make("i", { className: name });
-      bar.style.height = `${(100 * height) / most}%`;
-      bin.append(bar);
-    }
-    return bin;
-  }));
-  byId("pit").style.setProperty("--even", `${(100 * even) / most}%`);
-  byId("pit-note").textContent = `How often closes came in each tenth of the forecast, low to high. ${percent(even, 0)} each (dashed) is right.`;
-  byId("coverages").replaceChildren(...Object.keys(found.coverage).map((name) => {
-    const line = make("tr", {});
-    line.append(...[`${name} %`, percent(found.coverage[name]), percent(found.raw_coverage[name])].map((textContent) => make("td", { textContent })));
-    return line;
-  }));
-  const facts = [
-    ["Quantiles", skillText(found, true), found.against_baseline === WORSE],
-    ["Median, against no change", percent(found.persistence_skill), false],
-  ];
-  byId("skills").replaceChildren(...facts.flatMap(([name, textContent, isBad]) => [
-    make("dt", { textContent: name }), make("dd", { textContent, className: isBad ? "bad" : "" }),
-  ]));
+  if (found) drawCalibration(found);
 }
 
 function draw() {
-  if (!dirty || document.hidden) return;
-  dirty = false;
+  if (document.hidden) return;
+  if (hasNews) table.setRows(rows);
+  hasNews = false;
+  if (!isDirty) return;
+  isDirty = false;
   const now = Date.now();
-  for (const row of rows.values()) row.age = Math.max(now - row.madeMs, 0) / 1000;
-  table.draw(rows, view.key);
+  for (const row of rows.values()) {
+    row.age = Math.max(now - row.madeMs, 0) / 1000;
+    row.behind = row.late.size && now - row.lateMs > LATE_MS ? row.late.size : 0;
+  }
+  table.paint(view.key);
   drawChart();
   drawHealth();
-  drawCalibration();
-}
-
-// What is not as it should be, in words: the title and what to do.
-function trouble() {
-  const { status, events } = health;
-  if (events === "key") return ["This API asks for a key", "Each tab wants it once."];
-  if (status === null) return ["The connection to the API is lost", "What is shown is from before. The page tries again by itself."];
-  if (status && !status.connected) {
-    const since = `since ${clock(status.since_ms)}`;
-    if (/out of reach/.test(status.detail)) {
-      return [`Kafka${status.kafka ? ` at ${status.kafka}` : ""} cannot be reached ${since}`, "Or one of its topics is missing. What is shown is from before; candlecast doctor says what is wrong."];
-    }
-    return ["The API reads what the stream has", `It is not done yet: ${status.detail}, ${since}.`];
-  }
-  if (unknown) return [`The stream has no ${unknown}`, "The address of this page names it. Choose another one below."];
-  return null;
-}
-
-function drawTrouble() {
-  const found = trouble();
-  byId("trouble").hidden = !found;
-  const text = found?.join(". ") ?? "";
-  if (byId("trouble").textContent !== text) byId("trouble").textContent = text;
-  byId("empty-title").textContent = found ? found[0] : series || !health.status?.series ? "Nothing has been forecast yet" : "Candles come, forecasts do not yet";
-  byId("empty-note").textContent = found ? found[1] : health.status?.series
-    ? "A forecast needs as many candles as the model reads. If none comes, candlecast doctor says what is wrong."
-    : "The chart begins with the first forecast in the stream. make demo starts one.";
+  drawScores();
 }
 
 function drawChart() {
-  drawTrouble();
   const isEmpty = !series || !series.candles.length;
   byId("empty").hidden = !isEmpty;
   byId("chart").parentElement.classList.toggle("is-empty", isEmpty);
   byId("chart").style.visibility = isEmpty ? "hidden" : "visible";
-  if (isEmpty) return;
-  chart ??= new FanChart(byId("chart"));
+  if (isEmpty) { drawEmpty(); return; }
+  if (!chart) {
+    chart = new FanChart(byId("chart"), (pointed) => { view.pointed = pointed; drawReadout(); }, (level) => setLevel(level));
+    chart.setLog(isLog());
+  }
   const most = Math.max(series.forecasts.size - 1, 0);
   view.back = Math.min(view.back, most);
   byId("back").max = most;
@@ -235,34 +192,74 @@ function drawChart() {
   const last = series.candles[series.candles.length - 1];
   byId("title").textContent = series.symbol;
   byId("subtitle").textContent = `${series.interval} candles · last ${day(last.open_ms, series.interval)}`;
-  const behind = chosen && !view.back ? series.candles.filter((one) => one.close_ms > chosen.as_of_ms).length : 0;
+  const behind = view.back ? 0 : rows.get(view.key)?.behind;
   byId("back-text").textContent = view.back ? `${candles(view.back)} ago` : behind ? `${candles(behind)} behind` : "now";
   byId("figures").classList.toggle("behind", behind > 0);
+  chart.fade(behind > 0);
   drawFigures(last, chosen);
+  drawReadout();
 }
 
-const make = (name, properties) => Object.assign(document.createElement(name), properties);
-const candles = (count) => `${count} candle${count === 1 ? "" : "s"}`;
+// Why there is no chart yet.
+function drawEmpty() {
+  const found = trouble();
+  byId("empty-title").textContent = found ? found[0] : series || !health.status?.series ? "Nothing has been forecast yet" : "Candles come, forecasts do not yet";
+  byId("empty-note").textContent = found ? found[1] : health.status?.series
+    ? "A forecast needs as many candles as the model reads. If none comes, candlecast doctor says what is wrong."
+    : "The chart begins with the first forecast in the stream. make demo starts one.";
+}
 
 function drawFigures(last, chosen) {
+  view.chosen = chosen;
   const made = [figure("Last close", price(last.close))];
   for (const horizon of chosen?.horizons ?? []) {
-    const move = expectedMove(horizon, chosen.last_close);
     const [low, , , , high] = bands(horizon);
-    const ahead = `${candles(horizon.step)} ahead`;
-    made.push(figure(ahead, price(horizon.predicted_close, last.close), plusMinus(move), "", `90 %: ${price(low, last.close)} – ${price(high, last.close)}`));
+    const notes = [`90 %: ${price(low, last.close)} – ${price(high, last.close)}`, `up: ${odds(oddsAbove(horizon, chosen.last_close))}`];
+    if (view.level) notes.push(`above ${price(view.level, last.close)}: ${odds(oddsAbove(horizon, view.level))}`);
+    made.push(figure(`${candles(horizon.step)} ahead`, price(horizon.predicted_close, last.close), plusMinus(expectedMove(horizon, chosen.last_close)), notes));
   }
   byId("figures").replaceChildren(...made);
-  const next = chosen?.horizons[0];
-  byId("reading").textContent = next && view.back === 0 ? `${series.symbol}: last ${price(last.close)}, next ${price(next.predicted_close)}` : "";
 }
 
-function figure(label, value, move = "", className = "", range = "") {
-  const element = make("div", { className: "figure" });
-  element.append(make("dt", { textContent: label }), make("dd", { className: "value", textContent: value }));
-  element.append(make("dd", { className: `move ${className}`, textContent: move }));
-  if (range) element.append(make("dd", { className: "range", textContent: range }));
-  return element;
+function figure(label, value, move = "", notes = []) {
+  return make("div", { className: "figure" },
+    make("dt", { textContent: label }), make("dd", { className: "value", textContent: value }), make("dd", { className: "move", textContent: move }),
+    ...notes.map((textContent) => make("dd", { className: "range", textContent })));
+}
+
+// Values at the cursor, of the newest candle where there is none, and the odds of its price.
+function drawReadout() {
+  if (!chart) return;
+  const pointed = view.pointed?.point;
+  const point = pointed ?? chart.points.findLast((one) => one.candle);
+  const parts = [["", pointed || !view.pointed ? day(point.time * 1000, series.interval) : ""]];
+  const beside = series.candles[series.candles.length - 1].close;
+  const money = (value) => price(value, beside);
+  const band = ([low, low50, middle, high50, high]) => [["90 %", `${money(low)} – ${money(high)}`], ["50 %", `${money(low50)} – ${money(high50)}`], ["median", money(middle)]];
+  if (point.candle) {
+    const { open, high, low, close, volume } = point.candle;
+    parts.push(["O", money(open)], ["H", money(high)], ["L", money(low)], ["C", money(close)], ["volume", large(volume)]);
+    if (point.move !== undefined) parts.push(["move", signed(point.move)]);
+    if (point.horizon) {
+      parts.push([`forecast ${candles(view.step)} before`, point.side ? "it fell outside" : "it fell inside"], ...band(bands(point.horizon)), ["volatility", plusMinus(point.horizon.volatility)]);
+    }
+  } else parts.push(["ahead", candles(point.step)], ...band(point.ahead));
+  const above = view.pointed?.price;
+  if (above > 0 && view.chosen) {
+    parts.push([`above ${money(above)}`, view.chosen.horizons.map((horizon) => `${odds(oddsAbove(horizon, above))} in ${horizon.step}`).join(", ")]);
+  }
+  byId("readout").replaceChildren(...parts.flatMap(([name, value]) => [make("span", {}, name ? `${name} ` : "", make("b", { textContent: value })), " "]));
+  const next = view.chosen?.horizons[0];
+  const newest = next && !view.back ? `${series.symbol}: last ${money(beside)}, next ${money(next.predicted_close)}` : "";
+  byId("reading").textContent = chart.at === null ? newest : byId("readout").textContent; // of the keyboard's cursor
+}
+
+function setLevel(level) {
+  const digits = level && 10 ** Math.max(4 - Math.floor(Math.log10(level)), 0); // five digits are enough to point at
+  view.level = level > 0 ? Math.round(level * digits) / digits : null;
+  if (document.activeElement !== byId("level")) byId("level").value = view.level ?? "";
+  chart?.setLevel(view.level);
+  isDirty = true;
 }
 
 function drawHorizons() {
@@ -272,68 +269,46 @@ function drawHorizons() {
   byId("horizon").replaceChildren(...steps.map((step) => new Option(`${step} ahead`, step, false, step === view.step)));
 }
 
-const STATES = { live: "Live", connecting: "Reconnecting", down: "Stream down", key: "Key needed" };
-
-const health = { events: "connecting", isFollowed: true, status: undefined }; // our stream of events, and the API's of Kafka
-
-async function setState(state) {
-  health.events = state;
-  drawState();
-  if (state === "key") await askForKey();
+const isLog = () => byId("log").getAttribute("aria-pressed") === "true";
+function setLog(wanted) {
+  byId("log").setAttribute("aria-pressed", String(wanted));
+  localStorage.setItem("log", String(wanted));
+  chart?.setLog(wanted);
 }
 
-function drawState() {
-  const state = health.events === "live" && !health.isFollowed ? "down" : health.events;
-  byId("state").dataset.state = state;
-  byId("state").textContent = STATES[state];
-  drawTrouble();
-}
-
-let asking = null;
-function askForKey() {
-  asking ??= new Promise((resolve) => {
-    const dialog = byId("key-dialog");
-    dialog.addEventListener("close", () => { setKey(byId("key").value.trim()); asking = null; resolve(); }, { once: true });
-    dialog.showModal();
-  });
-  return asking;
-}
-
-async function quietly(work) {
-  try { await work(); } catch (error) { if (error instanceof KeyNeeded) await setState("key"); }
-}
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  chart?.paint();
+function setBack(back) {
+  view.back = Math.min(Math.max(back, 0), Number(byId("back").max));
+  isDirty = true;
 }
 
 // --- start
 
-const table = new SymbolTable(byId("head"), byId("rows"), byId("none"), byId("count"), (key) => quietly(() => select(key)));
-const darkness = matchMedia("(prefers-color-scheme: dark)");
-setTheme(localStorage.getItem("theme") ?? (darkness.matches ? "dark" : "light"));
-darkness.addEventListener("change", () => { if (!localStorage.getItem("theme")) setTheme(darkness.matches ? "dark" : "light"); });
-byId("theme").addEventListener("click", () => {
-  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  localStorage.setItem("theme", theme);
-  setTheme(theme);
+const choose = (key) => quietly(() => select(key));
+const table = new SymbolTable(byId("symbols"), choose);
+begin(() => chart?.paint(), {
+  "/": () => byId("filter").focus(),
+  j: () => choose(table.beside(view.key, 1)),
+  k: () => choose(table.beside(view.key, -1)),
+  ",": () => setBack(view.back + 1),
+  ".": () => setBack(view.back - 1),
+  l: () => setLog(!isLog()),
+  g: () => table.nextGroups(),
+  r: () => byId("record").click(),
 });
-byId("filter").addEventListener("input", (event) => table.setFilter(event.target.value));
-byId("horizon").addEventListener("change", (event) => { view.step = Number(event.target.value); dirty = true; });
-byId("back").addEventListener("input", (event) => { view.back = Number(event.target.max) - Number(event.target.value); dirty = true; });
-document.addEventListener("keydown", (event) => {
-  if (event.key === "/" && !/INPUT|SELECT/.test(document.activeElement.tagName)) { event.preventDefault(); byId("filter").focus(); }
-});
+setLog(localStorage.getItem("log") === "true");
+byId("log").addEventListener("click", () => setLog(!isLog()));
+byId("horizon").addEventListener("change", (event) => { view.step = Number(event.target.value); isDirty = true; });
+byId("back").addEventListener("input", (event) => setBack(Number(event.target.max) - Number(event.target.value)));
+byId("level").addEventListener("input", (event) => setLevel(Number(event.target.value) || null));
 addEventListener("hashchange", () => {
-  unknown = rows.has(hashKey()) ? null : hashKey();
-  dirty = true;
-  if (!unknown) quietly(() => select(hashKey()));
+  health.unknown = rows.has(hashKey()) ? null : hashKey();
+  isDirty = true;
+  if (!health.unknown) choose(hashKey());
 });
-document.addEventListener("visibilitychange", () => { dirty = true; });
+document.addEventListener("visibilitychange", () => { isDirty = true; });
 setInterval(draw, DRAW_MS);
-setInterval(() => { dirty = true; }, 1000); // ages grow
-setInterval(() => quietly(loadStatus), STATUS_MS);
+setInterval(() => { isDirty = true; }, 1000); // ages grow
+setInterval(() => quietly(drawStatus), STATUS_MS);
 setInterval(() => { if (byId("state").dataset.state === "live") quietly(loadScores); }, SCORES_MS);
-quietly(loadStatus);
+quietly(drawStatus);
 new EventStream("/v1/stream?events=candle,forecast", takeEvent, setState).run();

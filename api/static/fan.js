@@ -43,6 +43,18 @@ export function expectedMove(horizon, last) {
   return sum;
 }
 
+// How likely the close lies above a price: linear between the quantiles, in logarithms, as
+// POST /v1/forecasts has it. Beyond the outer ones nothing is forecast: `edge` is -1 or 1 there.
+export function oddsAbove(horizon, price) {
+  const points = byLevel(horizon).map(([level, at]) => [level, Math.log(at)]);
+  const value = Math.log(price);
+  const next = points.findIndex(([, at]) => at >= value);
+  if (next < 0) return { share: 1 - points[points.length - 1][0], edge: -1 };
+  if (next === 0) return { share: 1 - points[0][0], edge: points[0][1] > value ? 1 : 0 };
+  const [[early, low], [late, high]] = [points[next - 1], points[next]];
+  return { share: 1 - (early + ((value - low) / (high - low)) * (late - early)), edge: 0 };
+}
+
 // The bands at a step between trained ones: medians linear in time, distances from them so that
 // variances are; the same formula as api/interpolate.py, in logarithms of prices.
 export function bandsAt(forecast, step) {

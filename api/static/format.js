@@ -8,11 +8,14 @@ export function decimals(value) {
   return size >= 10000 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 5;
 }
 
+const formats = {}; // by decimals: to make one takes longer than to use it
+
 // A price, with the decimals of another one beside which it stands.
 export function price(value, beside = value) {
   if (value === null || value === undefined) return NOTHING;
   const digits = decimals(beside);
-  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  formats[digits] ??= new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return formats[digits].format(value);
 }
 
 export function percent(share, digits = 1) {
@@ -26,6 +29,15 @@ export function signed(share) {
 
 export function plusMinus(share) {
   return share === null || share === undefined ? NOTHING : `± ${(share * 100).toFixed(2)} %`;
+}
+
+// Odds as fan.js has them: beyond the outer quantiles a bound.
+export function odds({ share, edge }) {
+  return `${edge > 0 ? "over " : edge < 0 ? "under " : ""}${percent(share, share > 0.015 && share < 0.985 ? 0 : 1)}`;
+}
+
+export function large(value) {
+  return value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
 }
 
 export function times(ratio) {

@@ -9,6 +9,7 @@ const storage = window.sessionStorage;
 
 export class KeyNeeded extends Error {}
 export class StreamDown extends Error {}
+export class Missing extends Error {}
 
 export const setKey = (key) => storage.setItem("key", key);
 
@@ -20,6 +21,7 @@ function headers(more = {}) {
 function refuse(answer) {
   if (answer.status === 401 || answer.status === 403) throw new KeyNeeded(answer.status);
   if (answer.status === 503) throw new StreamDown("stream");
+  if (answer.status === 404) throw new Missing(answer.url);
   if (!answer.ok) throw new Error(`${answer.url}: ${answer.status}`);
 }
 

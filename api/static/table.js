@@ -1,8 +1,13 @@
-// The table of all symbols: sorts, filters, works with the keyboard; redraws only what has changed.
+// The table of all symbols: sorts, filters, groups, works with the keyboard; draws what is in sight.
 
 import { ago, percent, plusMinus, price, signed, times } from "./format.js";
 
 export const WORSE = "worse than no model"; // as the API says it
+
+const ROW_PX = 36; // as the style sheet has it
+const AROUND = 8; // rows drawn above and below those in sight
+
+const GROUPS = { none: () => "", interval: (row) => row.interval, model: (row) => row.model };
 
 export const COLUMNS = [
   { name: "symbol", title: "Symbol", text: (row) => row.symbol, sort: (row) => row.symbol },
@@ -14,7 +19,7 @@ export const COLUMNS = [
   { name: "skill", title: "Skill", hint: "Of the next candle's quantiles: 1 - pinball loss / that of a baseline without a model", text: (row) => skillText(row.scores), sort: (row) => row.scores?.baseline_skill, tone: (row) => (row.scores?.against_baseline === WORSE ? -1 : 0) },
   { name: "coverage", title: "Coverage", hint: "Share of the next closes inside the 90 % interval", text: (row) => percent(row.scores?.coverage["90"]), sort: (row) => row.scores?.coverage["90"] },
   { name: "model", title: "Model", hint: "The interval that it is trained on where that is another one", text: (row) => (row.modelInterval ? `${row.model} (${row.modelInterval})` : row.model), sort: (row) => row.model },
-  { name: "age", title: "Updated", text: (row) => ago(row.age), sort: (row) => row.age },
+  { name: "age", title: "Updated", text: (row) => (row.behind ? `${row.behind} candle${row.behind === 1 ? "" : "s"} behind` : ago(row.age)), sort: (row) => row.madeMs && -row.madeMs },
 ];
 
 function usual(row) {
@@ -31,11 +36,24 @@ export function skillText(scores, always = false) {
 }
 
 export class SymbolTable {
-  constructor(head, body, none, count, onSelect) {
-    Object.assign(this, { head, body, none, count, onSelect, elements: new Map(), filter: "", by: COLUMNS[0], down: false, selected: null });
-    for (const column of COLUMNS) this.head.append(this.header(column));
-    this.body.addEventListener("click", (event) => this.choose(event.target.closest("tr")));
-    this.body.addEventListener("keydown", (event) => this.key(event));
+  // onSelect(key) hears which series is chosen.
+  constructor(section, onSelect) {
+    const find = (selector) => section.querySelector(selector);
+    Object.assign(this, {
+      scroller: find(".scroll"), head: find("#head"), body: find("#rows"), sizer: find("#sizer"), above: find("#above"), below: find("#below"),
+      none: find("#none"), count: find("#count"), groups: find("#groups"), onSelect,
+      rows: new Map(), items: [], elements: new Map(), filter: "", by: COLUMNS[0], isDown: false, selected: null, active: null,
+    });
+    for (const column of COLUMNS) {
+      this.head.append(this.header(column));
+      this.sizer.append(document.createElement("td"));
+    }
+    this.scroller.addEventListener("scroll", () => this.paint(), { passive: true });
+    this.body.addEventListener("click", (event) => this.choose(event.target.closest("tr")?.dataset.key));
+    this.scroller.addEventListener("keydown", (event) => this.key(event));
+    this.groups.addEventListener("change", () => this.order());
+    find("#filter").addEventListener("input", (event) => { this.filter = event.target.value.trim().toLowerCase(); this.order(); });
+    this.order();
   }
 
   header(column) {
@@ -53,84 +71,149 @@ export class SymbolTable {
   }
 
   sortBy(column) {
-    this.down = this.by === column ? !this.down : false;
+    this.isDown = this.by === column ? !this.isDown : false;
     this.by = column;
     for (const one of COLUMNS) {
-      one.header.setAttribute("aria-sort", one === column ? (this.down ? "descending" : "ascending") : "none");
+      one.header.setAttribute("aria-sort", one === column ? (this.isDown ? "descending" : "ascending") : "none");
     }
     this.order();
   }
 
-  setFilter(text) {
-    this.filter = text.trim().toLowerCase();
+  nextGroups() {
+    this.groups.selectedIndex = (this.groups.selectedIndex + 1) % this.groups.options.length;
     this.order();
   }
 
-  // Draws rows, given by key; call it as often as you like.
-  draw(rows, selected) {
+  setRows(rows) {
     this.rows = rows;
-    this.selected = selected;
-    for (const [key, row] of rows) this.drawRow(key, row);
-    for (const [key, element] of this.elements) {
-      if (!rows.has(key)) { element.remove(); this.elements.delete(key); }
-    }
     this.order();
   }
 
-  drawRow(key, row) {
-    let element = this.elements.get(key);
+  // Puts the rows that match in order, a title before each group.
+  order() {
+    const groupOf = GROUPS[this.groups.value];
+    const matches = [...this.rows].filter(([, row]) => row.symbol.toLowerCase().includes(this.filter))
+      .map(([key, row]) => ({ key, row, value: this.by.sort(row) ?? null, group: groupOf(row) }));
+    const sign = this.isDown ? -1 : 1;
+    matches.sort((a, b) => compare(a.group, b.group) || sign * compare(a.value, b.value) || compare(a.key, b.key));
+    this.items = [];
+    const sizes = new Map();
+    for (const { group } of matches) sizes.set(group, (sizes.get(group) ?? 0) + 1);
+    let group = "";
+    for (const match of matches) {
+      if (match.group !== group) {
+        ({ group } = match);
+        this.items.push({ key: `group ${group}`, title: `${group} · ${sizes.get(group).toLocaleString("en")}` });
+      }
+      this.items.push(match);
+    }
+    this.none.hidden = matches.length > 0;
+    this.none.textContent = this.rows.size ? "No symbol matches." : "No symbols yet.";
+    const all = this.rows.size.toLocaleString("en");
+    this.count.textContent = !this.rows.size ? "" : matches.length < this.rows.size ? `${matches.length.toLocaleString("en")} of ${all}` : all;
+    this.head.closest("table").setAttribute("aria-rowcount", this.items.length + 1);
+    this.paint();
+  }
+
+  // Draws the rows in sight, and no others: there may be thousands.
+  paint(selected = this.selected) {
+    this.selected = selected;
+    const { scrollTop, clientHeight } = this.scroller;
+    const first = Math.max(Math.floor(scrollTop / ROW_PX) - AROUND, 0);
+    const last = Math.min(Math.ceil((scrollTop + clientHeight) / ROW_PX) + AROUND, this.items.length);
+    const stop = this.stop();
+    const wanted = this.items.slice(first, last).map((item, i) => this.element(item, first + i, item === stop));
+    const now = [...this.body.children];
+    if (wanted.length !== now.length || wanted.some((one, i) => one !== now[i])) {
+      const focused = document.activeElement;
+      const hadFocus = this.body.contains(focused);
+      this.body.replaceChildren(...wanted);
+      if (hadFocus) (wanted.includes(focused) ? focused : this.scroller).focus({ preventScroll: true });
+      const kept = new Set(wanted);
+      for (const [key, element] of this.elements) if (!kept.has(element)) this.elements.delete(key);
+    }
+    this.above.style.height = `${first * ROW_PX}px`;
+    this.below.style.height = `${(this.items.length - last) * ROW_PX}px`;
+  }
+
+  // The one row that Tab comes to.
+  stop() {
+    const at = (key) => this.items.find((one) => one.row && one.key === key);
+    return at(this.active) ?? at(this.selected) ?? this.items.find((one) => one.row);
+  }
+
+  element(item, number, isStop) {
+    let element = this.elements.get(item.key);
     if (!element) {
       element = document.createElement("tr");
-      element.dataset.key = key;
-      element.tabIndex = -1;
-      element.append(...COLUMNS.map(() => document.createElement("td")));
-      this.elements.set(key, element);
+      if (item.row) element.dataset.key = item.key;
+      element.append(...(item.row ? COLUMNS.map(() => document.createElement("td")) : [groupTitle()]));
+      this.elements.set(item.key, element);
     }
-    COLUMNS.forEach((column, i) => drawCell(element.cells[i], column, row));
-    element.setAttribute("aria-selected", String(key === this.selected));
-    if (row.isNew) {
-      row.isNew = false;
+    element.setAttribute("aria-rowindex", number + 2);
+    if (!item.row) {
+      if (element.textContent !== item.title) element.firstChild.textContent = item.title;
+      return element;
+    }
+    COLUMNS.forEach((column, i) => {
+      drawCell(element.cells[i], column, item.row);
+      if (element.cells[i].textContent.length > this.sizer.cells[i].textContent.length) {
+        this.sizer.cells[i].replaceChildren(...element.cells[i].cloneNode(true).childNodes); // columns keep their width as one scrolls
+      }
+    });
+    element.tabIndex = isStop ? 0 : -1;
+    element.classList.toggle("behind", item.row.behind > 0);
+    element.setAttribute("aria-selected", String(item.key === this.selected));
+    if (item.row.isNew) {
+      item.row.isNew = false;
       element.classList.remove("flash");
       void element.offsetWidth; // lets the animation start again
       element.classList.add("flash");
     }
+    return element;
   }
 
-  order() {
-    const matches = [...(this.rows ?? [])].filter(([, row]) => row.symbol.toLowerCase().includes(this.filter));
-    const value = ([, row]) => this.by.sort(row) ?? null;
-    const sign = this.down ? -1 : 1;
-    matches.sort((a, b) => sign * compare(value(a), value(b)) || compare(a[0], b[0]));
-    const wanted = matches.map(([key]) => this.elements.get(key));
-    const now = [...this.body.children];
-    if (wanted.length !== now.length || wanted.some((one, i) => one !== now[i])) {
-      const focused = document.activeElement;
-      this.body.replaceChildren(...wanted);
-      if (wanted.includes(focused)) focused.focus({ preventScroll: true });
-    }
-    const stop = wanted.find((one) => one.dataset.key === this.selected) ?? wanted[0];
-    for (const one of wanted) one.tabIndex = one === stop ? 0 : -1;
-    this.none.hidden = wanted.length > 0;
-    this.none.textContent = this.rows?.size ? "No symbol matches." : "No symbols yet.";
-    const all = (this.rows?.size ?? 0).toLocaleString("en");
-    this.count.textContent = !this.rows?.size ? "" : wanted.length < this.rows.size ? `${wanted.length.toLocaleString("en")} of ${all}` : all;
+  // The key of the series so many rows after one.
+  beside(key, by) {
+    const rows = this.items.filter((one) => one.row);
+    const at = rows.findIndex((one) => one.key === key);
+    return rows[Math.max(Math.min(at + by, rows.length - 1), 0)]?.key;
   }
 
-  choose(element) {
-    if (element) this.onSelect(element.dataset.key);
+  choose(key) {
+    if (!key) return;
+    this.active = key;
+    this.onSelect(key);
   }
 
   key(event) {
-    const row = event.target.closest("tr");
-    const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling, Home: this.body.firstElementChild, End: this.body.lastElementChild }[event.key];
-    if (next) {
+    const key = event.target.dataset.key ?? this.stop()?.key;
+    const size = this.items.length;
+    const by = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -size, End: size }[event.key];
+    if (event.target.closest("thead") || !key) return;
+    if (by) {
       event.preventDefault();
-      next.focus();
+      this.active = this.beside(key, by);
+      this.reveal(this.active);
+      this.elements.get(this.active).focus({ preventScroll: true });
     } else if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
-      this.choose(row);
+      this.choose(key);
     }
   }
+
+  reveal(key) {
+    const top = this.items.findIndex((one) => one.key === key) * ROW_PX;
+    const { scrollTop, clientHeight } = this.scroller;
+    const seen = clientHeight - 2 * ROW_PX; // beside the header
+    if (top < scrollTop) this.scroller.scrollTop = top;
+    else if (top > scrollTop + seen) this.scroller.scrollTop = top - seen;
+    this.paint();
+  }
+}
+
+function groupTitle() {
+  return Object.assign(document.createElement("th"), { colSpan: COLUMNS.length, scope: "rowgroup", className: "group" });
 }
 
 function drawCell(cell, column, row) {

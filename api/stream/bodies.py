@@ -17,10 +17,21 @@ MOST_FEATURES: Final = 5
 """Features that an interval's scores name, those that have drifted most."""
 
 
+class SeriesBehind(Message):
+    """A series with candles that no forecast follows yet."""
+
+    symbol: str
+    interval: str
+    closes_ms: tuple[int, ...] = Field(description="closes of these candles, oldest first, UTC")
+
+
 class LatestForecasts(Message):
     """The newest forecast of each symbol and interval, by symbol."""
 
     forecasts: tuple[Forecast, ...]
+    behind: tuple[SeriesBehind, ...] = Field(
+        description="those of them whose newest candles have no forecast yet"
+    )
 
 
 class StepOutcome(Message):
@@ -110,6 +121,37 @@ class SeriesScores(Message):
     steps: tuple[StepScores, ...]
 
 
+class PastScore(Message):
+    """One forecast's step against its outcome; numbers are of log returns from the last close."""
+
+    as_of_ms: int = Field(description="close of the candle that the forecast was made at, UTC")
+    error: float = Field(description="outcome less the forecast's median")
+    persistence_error: float = Field(description="outcome less no change: the move itself")
+    pinball: float = Field(description="of the calibrated quantiles")
+    raw_pinball: float = Field(description="of the model's quantiles")
+    baseline_pinball: float = Field(description="of a baseline that knows no model")
+    pit: float = Field(description="probability of a lower outcome, calibrated")
+    raw_pit: float = Field(description="the same by the model's quantiles")
+    inside: dict[str, bool] = Field(description="nominal per cent of an interval: whether it held")
+    raw_inside: dict[str, bool] = Field(description="the same of the model's intervals")
+
+
+class StepRecord(Message):
+    """The newest scores of one step of a series, taken together and one by one."""
+
+    summary: StepScores
+    scores: tuple[PastScore, ...] = Field(description="oldest first")
+
+
+class SymbolRecord(Message):
+    """How good the forecasts of one symbol and interval have been."""
+
+    symbol: str
+    interval: str
+    drift: Drift | None = Field(description="as the newest score of the series says")
+    steps: tuple[StepRecord, ...]
+
+
 class IntervalScores(Message):
     """Live scores of all series of an interval together."""
 
@@ -167,3 +209,45 @@ class StreamStatus(Message):
     scores: tuple[IntervalScores, ...] = Field(
         description="of the first step of each interval, over all its series"
     )
+
+
+class TopicState(Message):
+    """A topic as this instance of the API reads it."""
+
+    kind: str = Field(description="candles, forecasts or scores")
+    topic: str
+    newest_ms: int | None = Field(description="the broker's time of its newest message, UTC")
+
+
+class Rates(Message):
+    """Messages of a span of time, by the broker's clock."""
+
+    from_ms: int = Field(description="when it begins, UTC")
+    candles: int
+    forecasts: int
+    scores: int
+    lag: int | None = Field(description="most messages not read yet, null where nobody looked")
+
+
+class RefusedMessages(Message):
+    """Messages of a topic that could not be used for one reason, as this instance saw them."""
+
+    topic: str
+    reason: str
+    count: int
+    newest_ms: int = Field(description="the broker's time of the newest of them, UTC")
+    partition: int = Field(description="of the newest of them")
+    offset: int = Field(description="of the newest of them")
+    detail: str = Field(description="what is wrong with the newest of them")
+
+
+class SystemState(Message):
+    """What passes through the topics, over the last hour or so, and what does not."""
+
+    started_ms: int = Field(description="when this instance of the API began, UTC")
+    topics: tuple[TopicState, ...]
+    series: int
+    waiting: int = Field(description="series whose newest candle has no forecast yet")
+    span_ms: int = Field(description="length of each span of ``rates``")
+    rates: tuple[Rates, ...] = Field(description="oldest first, only those with any message")
+    refused: tuple[RefusedMessages, ...] = Field(description="most first")

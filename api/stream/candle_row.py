@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple
@@ -82,6 +82,11 @@ class CandleRow:
     def drop_oldest(self) -> None:
         """Forget the oldest candle; there must be one."""
         del self._packed[0]
+
+    def closes_after(self, time_ms: int) -> list[int]:
+        """Return the closes of the candles that closed after a time, oldest first."""
+        at = bisect_right(self._packed, time_ms, key=_close_ms)
+        return [_close_ms(packed) for packed in self._packed[at:]]
 
     def closed_at(self, close_ms: int) -> KeptCandle | None:
         """Return the candle that closed at a time; None where there is none."""

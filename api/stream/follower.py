@@ -13,13 +13,15 @@ from typing import Final
 from api.stream.cursors import Origin
 from api.stream.hub import Hub
 from api.stream.market import Market, StreamEvent
+from api.stream.pulse import Pulse
 from api.stream.time_order import TimeOrder
 from shared import kafka as clients
 from shared.candles import InvalidCandle, decode_candle
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import Consumer, KafkaSettings, Partition, Record
+from shared.messages import printable
 from shared.metrics import ApiMetrics
-from shared.process import AWAY, in_words, is_being_cancelled, now_ms
+from shared.process import AWAY, WAITING, in_words, is_being_cancelled, now_ms
 from shared.score_messages import InvalidScore, Scores
 from shared.status import Health, since
 from shared.topic_ids import topic_ids
@@ -83,6 +85,9 @@ class StreamView:
     lag: int | None = None
     kafka: str = ""  # its address
     since_ms: int = field(default_factory=now_ms)  # when connected and detail became so
+    started_ms: int = field(default_factory=now_ms)
+    topics: tuple[str, ...] = ()  # of candles, forecasts and scores
+    pulse: Pulse = field(default_factory=Pulse)
     turned_s: float | None = None  # when the follower last did something, monotonic
 
     def health(self) -> Health:
@@ -107,6 +112,7 @@ class Follower:
         self._topics = (kafka.candles_topic, kafka.forecasts_topic, kafka.scores_topic)
         self._live = live
         live.kafka = kafka.bootstrap
+        live.topics = self._topics
         self._metrics = metrics
         self._lookback = lookback
         self._next: dict[Partition, int] = {}  # the offset to go on from
@@ -115,6 +121,7 @@ class Follower:
         self._unusable = UnusableMessages(log)
         self._caught_up = False
         self._reason = ""
+        self._said_s = 0.0  # when the log last said so, monotonic
 
     async def run(self) -> None:
         """Follow until cancelled; whatever fails, all is tried again with a new client."""
@@ -254,6 +261,7 @@ class Follower:
             raise _TopicsLost("a topic was recreated")
         self._live.lag = sum(end - positions[part] for part, end in ends.items())
         self._metrics.lag.set(self._live.lag)
+        self._live.pulse.see_lag(self._live.lag, now_ms())
         if self._caught_up and self._is_far_behind(ends):
             raise _FellBehind(f"{self._live.lag} messages behind after a stall")
         if self._caught_up and not self._live.connected:
@@ -264,6 +272,7 @@ class Follower:
             self._state("reading the topics' newest messages", connected=False)
 
     def _take(self, record: Record, origin: Origin) -> None:
+        self._live.pulse.note(record.topic, _appended_ms(record))
         self._live.hub.publish(origin, self._event(record, origin))
 
     def _event(self, record: Record, origin: Origin) -> StreamEvent | None:
@@ -290,18 +299,24 @@ class Follower:
 
     def _pass_over(self, record: Record, reason: str, error: Exception) -> None:
         self._metrics.ignored.labels(reason).inc()
+        is_theirs = isinstance(error, ValueError)
+        detail = printable(str(error)) if is_theirs else "an error on our side; the log has it"
+        self._live.pulse.refuse(record, _appended_ms(record), reason, detail)
         self._unusable.note(record, reason, error)
 
     def _lost(self, error: BaseException) -> None:
         reason = in_words(error)
-        if self._reason != reason:  # the log has the details, clients do not
-            known = isinstance(
-                error, (*clients.TRANSIENT, _TopicsLost, TopicError, asyncio.CancelledError)
-            )
+        known = isinstance(
+            error, (*clients.TRANSIENT, _TopicsLost, TopicError, asyncio.CancelledError)
+        )
+        is_due = known and time.monotonic() - self._said_s >= clients.SLOW_S
+        if is_due or self._reason != reason:  # the log has the details, clients do not
+            mark = AWAY if self._next else WAITING
             log.warning(
                 "the stream is not followed: %s", reason, exc_info=not known,
-                extra=AWAY if known else None,
+                extra=mark if known else None,
             )  # fmt: skip
+            self._said_s = time.monotonic()
         self._reason = reason
         self._live.lag = None
         self._metrics.lag.set(math.nan)
@@ -313,3 +328,8 @@ class Follower:
         self._live.connected = connected
         self._live.detail = detail
         self._metrics.connected.set(connected)
+
+
+def _appended_ms(record: Record) -> int:
+    """Return when a message was appended; a topic may have times of its writers, of any year."""
+    return min(record.timestamp, now_ms())

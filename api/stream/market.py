@@ -40,7 +40,8 @@ class MarketBounds:
     series: int = 20_000
     candles: int = 400  # of each series
     forecasts: int = 150  # of each series
-    scores: int = 100  # of each series and step
+    scores: int = 100  # newest of each series and step, which its summary is of
+    record: int = 250  # of each series and step
     pooled_scores: int = 2_000  # of each interval and step, over all series
     pooled_steps: int = 256  # intervals and steps
     latencies: int = 500
@@ -286,7 +287,7 @@ class Market:
                     continue
                 row = row_of(score)
                 table = series.scores.setdefault(score.step, ScoreTable())
-                if table.put(row, self.bounds.scores):
+                if table.put(row, self.bounds.record):
                     self._pool(scores.interval, score.step, row)
                 came = {
                     "step": score.step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.edge.keys import Scope
-from api.edge.openapi import EVENTS, HISTORY, STREAM, SYMBOL
+from api.edge.openapi import EVENTS, HISTORY, RECORD, STREAM, SYMBOL
 from api.edge.problems import FieldError, ProblemError, broken_field, problem
 from api.edge.requests import answer
 from api.edge.routing import Routes
@@ -30,17 +30,24 @@ from api.stream.bodies import (
     LatestForecasts,
     ScoresAnswer,
     StreamStatus,
+    SymbolRecord,
+    SystemState,
 )
 from api.stream.follower import StreamView
 from api.stream.hub import CLOSING, RETRY, EventFilter, Subscription
 from api.stream.market import KeptDrift, MarketSeries, quantile
+from api.stream.pulse import SPAN_MS
 from shared.candles import INTERVALS_MS
 from shared.feature_drift import THRESHOLD
 from shared.forecasts import Forecast
 from shared.metrics import ApiMetrics
+from shared.scores import entries, summarise
 
 KINDS: Final = frozenset({"candle", "forecast", "score"})
 """Kinds of events that a client may choose."""
+
+TOPICS: Final = ("candles", "forecasts", "scores")
+"""Kinds of the topics, as ``StreamView.topics`` has them."""
 
 MAX_SYMBOLS: Final = 1_000
 """Most symbols in one query."""
@@ -93,10 +100,7 @@ def stream_routes(
     async def list_forecasts(request: Request) -> Response:
         """Give the newest forecast of each symbol and interval, by symbol."""
         require_stream(live)
-        symbols, interval = read_symbols(request), read_interval(request)
-        newest = (series.latest for series in live.market.chosen(symbols, interval))
-        fragments = [orjson.Fragment(past.encoded) for past in newest if past is not None]
-        return answer({"forecasts": fragments})
+        return answer(latest_of(live.market.chosen(read_symbols(request), read_interval(request))))
 
     @routes.get(
         "/v1/forecasts/{symbol:path}/history",
@@ -140,11 +144,31 @@ def stream_routes(
         require_stream(live)
         return await scores.answer(read_symbols(request), read_interval(request))
 
+    @routes.get(
+        "/v1/scores/{symbol:path}",
+        scope=Scope.READ,
+        response_model=SymbolRecord,
+        openapi_extra=RECORD,
+    )
+    async def get_record(request: Request) -> Response:
+        """Give the newest scores of a symbol one by one, and what they say together.
+
+        The summaries are of all the scores in the answer: of no more than ``limit`` of each step.
+        """
+        count = read_count(request)
+        return answer(record_of(find(live, request), count))
+
     @routes.get("/v1/status", scope=Scope.READ, response_model=StreamStatus)
     async def get_status(request: Request) -> Response:
         """Give the state of the stream as this instance sees it, also while it is not followed."""
         del request
         return answer(status_of(live, card()))
+
+    @routes.get("/v1/system", scope=Scope.READ, response_model=SystemState)
+    async def get_system(request: Request) -> Response:
+        """Give what passes through the topics over time, and what could not be used."""
+        del request
+        return answer(system_of(live))
 
     @routes.get("/v1/stream", scope=Scope.READ, response_class=Response, openapi_extra=EVENTS)
     async def stream_events(request: Request) -> Response:
@@ -367,12 +391,80 @@ def status_of(live: StreamView, card: ModelCard) -> dict[str, Any]:
     }
 
 
+def system_of(live: StreamView) -> dict[str, Any]:
+    """Return what passes through the topics, as ``SystemState`` has it."""
+    topics = dict(zip(TOPICS, live.topics, strict=False))
+    refused = sorted(live.pulse.refused.items(), key=lambda entry: -entry[1].count)
+    newest = ((series.candles, series.latest) for series in live.market.chosen())
+    return {
+        "started_ms": live.started_ms,
+        "topics": [
+            {"kind": kind, "topic": topic, "newest_ms": live.pulse.newest_ms.get(topic)}
+            for kind, topic in topics.items()
+        ],
+        "series": len(live.market.series),
+        "waiting": sum(
+            made is not None and bool(candles.closes_after(made.as_of_ms))
+            for candles, made in newest
+        ),
+        "span_ms": SPAN_MS,
+        "rates": [
+            {
+                "from_ms": from_ms,
+                **{kind: span.messages[topic] for kind, topic in topics.items()},
+                "lag": span.lag,
+            }
+            for from_ms, span in live.pulse.spans()
+        ],
+        "refused": [
+            {
+                "topic": topic,
+                "reason": reason,
+                "count": known.count,
+                "newest_ms": known.appended_ms,
+                "partition": known.partition,
+                "offset": known.offset,
+                "detail": known.detail,
+            }
+            for (topic, reason), known in refused
+        ],
+    }
+
+
 def overall_of(live: StreamView, *, first: bool = False) -> list[dict[str, Any]]:
     """Return the summaries of each interval as ``IntervalScores``, of the first step or of all."""
     return [
         {"interval": interval, "steps": [asdict(step) for step in steps]}
         for interval, steps in live.market.overall(first=first).items()
     ]
+
+
+def latest_of(many: Iterable[MarketSeries]) -> dict[str, Any]:
+    """Return the newest forecasts of series, as ``LatestForecasts`` has them."""
+    forecasts, behind = [], []
+    for series in many:
+        newest = series.latest
+        if newest is None:
+            continue
+        forecasts.append(orjson.Fragment(newest.encoded))
+        if closes := series.candles.closes_after(newest.as_of_ms):
+            about = {"symbol": series.symbol, "interval": series.interval}
+            behind.append({**about, "closes_ms": closes})
+    return {"forecasts": forecasts, "behind": behind}
+
+
+def record_of(series: MarketSeries, count: int) -> dict[str, Any]:
+    """Return the newest scores of each step of a series, as ``SymbolRecord`` has them."""
+    newest = [(step, table.newest(count)) for step, table in sorted(series.scores.items())]
+    return {
+        "symbol": series.symbol,
+        "interval": series.interval,
+        "drift": series.drift and msgspec.structs.asdict(series.drift),
+        "steps": [
+            {"summary": asdict(summarise(rows, step)), "scores": entries(rows)}
+            for step, rows in newest
+        ],
+    }
 
 
 def require_stream(live: StreamView) -> None:

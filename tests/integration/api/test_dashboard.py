@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
+import numpy as np
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
@@ -64,7 +66,8 @@ class Site:
         self._forecaster = PersistenceForecaster(LENGTH)
         self._worker = Stream(ModelSet(self._forecaster))
         self._read = [0, 0, 0]  # candles, forecasts, scores
-        self.live.hub.begin(("candles", "forecasts", "scores"), self._read, self._read)
+        self.live.topics = ("candles", "forecasts", "scores")
+        self.live.hub.begin(self.live.topics, self._read, self._read)
         registry = CollectorRegistry()
         app = create_app(
             ModelSet(self._forecaster),
@@ -99,10 +102,18 @@ class Site:
 
     def play(self, candles: list[Candle], *, lag_ms: int = 12) -> None:
         """Let candles, and the forecasts and scores made at them, come in."""
-        assert self._loop is not None
-        done = threading.Event()
         forecasts, scores = len(self._worker.forecasts), len(self._worker.scores)
         self._worker.take(*candles)
+        self._show(candles, forecasts, scores, lag_ms)
+
+    def show_alone(self, candles: list[Candle]) -> None:
+        """Let candles come in that the worker does not see."""
+        self._show(candles, len(self._worker.forecasts), len(self._worker.scores))
+
+    def _show(self, candles: list[Candle], forecasts: int, scores: int, lag_ms: int = 12) -> None:
+        """Let candles, and what the worker made from some numbers on, come in."""
+        assert self._loop is not None
+        done = threading.Event()
         market, now_ms = self.live.market, time.time_ns() // 1_000_000
 
         def take() -> None:
@@ -122,9 +133,28 @@ class Site:
         self._loop.call_soon_threadsafe(take)
         assert done.wait(30)
 
+    def copy(self, candle: Candle, others: list[str]) -> None:
+        """Let a candle and the newest forecast come in for other symbols, each dearer."""
+        made, candles = self._worker.forecasts[-1], []
+        for number, symbol in enumerate(others, 1):
+            close = made.last_close + number / 100
+            update = {"symbol": symbol, "id": f"{number:032x}", "last_close": close}
+            self._worker.forecasts.append(made.model_copy(update=update))
+            candles.append(candle.model_copy(update={"symbol": symbol}))
+        self._show(candles, len(self._worker.forecasts) - len(others), len(self._worker.scores))
+
     def _next(self, part: int) -> Origin:
         self._read[part] += 1
+        self.live.pulse.note(self.live.topics[part], time.time_ns() // 1_000_000)
         return part, self._read[part] - 1
+
+
+class Place(NamedTuple):
+    """Where a message stands."""
+
+    topic: str
+    partition: int
+    offset: int
 
 
 @contextmanager
@@ -342,6 +372,111 @@ def test_the_table_says_what_the_forecast_is_worth(browser: Browser, site: Site)
         assert complaints == []
 
 
+def test_the_chart_reads_out_what_is_pointed_at(browser: Browser, site: Site) -> None:
+    site.play(walk(100))
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        readout, figures = page.locator("#readout"), page.locator("#figures .figure")
+        newest = walk(100)[-1]
+        expect(readout).to_contain_text(
+            f"{date_of(newest)} O {newest.open:.2f} H {newest.high:.2f}"
+        )
+        expect(readout).to_contain_text("forecast 1 candle before it fell")
+        expect(readout).to_contain_text("volatility ±")
+        expect(figures.nth(1)).to_contain_text(re.compile(r"up: \d+ %"))
+        page.locator("#chart").focus()
+        page.keyboard.press("ArrowLeft")
+        expect(readout).to_contain_text(date_of(walk(100)[-2]))
+        for _ in range(2):
+            page.keyboard.press("ArrowRight")
+        expect(readout).to_contain_text("ahead 1 candle")
+        page.locator("#log").focus()  # the chart lets go
+        expect(readout).to_contain_text(date_of(newest))
+        box = page.locator("#chart").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+        expect(readout).to_contain_text(
+            re.compile(r"above \d+\.\d+ .*%.* in 1, .*% in 5, .*% in 10")
+        )
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 60)  # a high price stays
+        expect(page.locator("#level")).not_to_have_value("")
+        expect(figures.nth(1)).to_contain_text("above")
+        page.locator("#level").fill("1")
+        expect(figures.nth(3)).to_contain_text("above 1.00: over 95")
+        page.locator("#level").fill("1000")
+        expect(figures.nth(3)).to_contain_text("above 1,000.00: under 5")
+        assert complaints == []
+
+
+def test_odds_are_those_of_the_quantiles(browser: Browser, site: Site) -> None:
+    site.play(walk(100))
+    with opened(browser, f"{site.url}/dashboard") as (page, _):
+        newest = site.live.market.series["AAPL", "1d"].latest
+        assert newest is not None
+        made = json.loads(newest.encoded)
+        quantiles = made["horizons"][1]["quantiles"]
+        expect(page.locator("#figures .figure")).to_have_count(4)
+        for price in (quantiles["0.25"], (quantiles["0.1"] * quantiles["0.25"]) ** 0.5):
+            page.locator("#level").fill(str(price))
+            below = np.interp(
+                math.log(price),
+                [math.log(q) for q in quantiles.values()],
+                list(map(float, quantiles)),
+            )
+            shown = page.locator("#figures .figure").nth(2)
+            expect(shown).to_contain_text(re.compile(rf": {round(100 * (1 - below))} %$"))
+
+
+def test_candles_outside_their_band_are_marked_and_log_scale_is_kept(
+    browser: Browser, site: Site
+) -> None:
+    candles = walk(99)
+    last = candles[-1]
+    jump = {"close": last.close * 1.5, "high": last.close * 1.6}
+    site.play([*candles[:-1], last.model_copy(update=jump)])
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        expect(page.locator("#readout")).to_contain_text("it fell outside")
+        plain = page.locator("#chart").screenshot()
+        page.locator("#horizon").select_option("5")  # its band of five candles ahead is another
+        expect(page.locator("#readout")).to_contain_text("forecast 5 candles before")
+        page.locator("#horizon").select_option("1")
+        page.keyboard.press("Escape")
+        page.locator("#chart").focus()
+        page.keyboard.press("l")
+        expect(page.locator("#log")).to_have_attribute("aria-pressed", "true")
+        assert page.locator("#chart").screenshot() != plain
+        page.reload()
+        expect(page.locator("#log")).to_have_attribute("aria-pressed", "true")
+        assert complaints == []
+
+
+def test_a_forecast_that_lags_is_faded_and_counted(browser: Browser, site: Site) -> None:
+    site.play(walk(90))
+    site.show_alone(walk(92)[90:])
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        updated = page.locator("#rows td").last
+        expect(updated).to_have_text("2 candles behind")
+        site.show_alone(walk(93)[92:])
+        expect(updated).to_have_text("3 candles behind")
+        expect(page.locator("#back-text")).to_have_text("3 candles behind")
+        expect(page.locator("#figures")).to_have_class(re.compile("behind"))
+        expect(page.locator("#rows tr")).to_have_class(re.compile("behind"))
+        site.play(walk(93)[90:])
+        expect(page.locator("#back-text")).to_have_text("now")
+        expect(page.locator("#figures")).not_to_have_class(re.compile("behind"))
+        assert complaints == []
+
+
+def test_shortcuts_have_a_page(browser: Browser, site: Site) -> None:
+    with opened(browser, f"{site.url}/dashboard") as (page, _):
+        page.keyboard.press("?")
+        expect(page.get_by_role("heading", name="Shortcuts")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("heading", name="Shortcuts")).to_be_hidden()
+        page.keyboard.press("t")
+        page.keyboard.press("g")
+        expect(page.locator("#groups")).to_have_value("interval")
+
+
 def test_each_trouble_is_said_in_its_own_words(browser: Browser, site: Site) -> None:
     site.live.kafka = "broker-1:9092"
     site.play(walk(LENGTH - 1))
@@ -370,25 +505,136 @@ def test_each_trouble_is_said_in_its_own_words(browser: Browser, site: Site) -> 
         expect(trouble).to_contain_text("The connection to the API is lost")
 
 
+def test_the_record_of_a_symbol(browser: Browser, site: Site) -> None:
+    site.play(walk(140, symbol="BTC/USD"))
+    with opened(browser, f"{site.url}/dashboard") as (page, complaints):
+        page.get_by_role("link", name="Record").click()
+        expect(page.locator("#title")).to_have_text("BTC/USD 1d")
+        expect(page.locator("#subtitle")).to_have_text(
+            "the newest 100 forecasts of 1 candle ahead that have been scored, "
+            "2010-02-12 to 2010-05-22"
+        )
+        expect(page.locator("#drift")).to_contain_text(
+            re.compile("It drifts, for \\d+ candles: moves")
+        )
+        expect(page.locator("#pit div")).to_have_count(10)
+        expect(page.locator("#skill-note")).to_contain_text(re.compile("now a skill of .* %, and"))
+        expect(page.locator("#misses tr")).to_have_count(10)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download CSV").click()
+        assert download.value.suggested_filename == "BTC-USD-1d.csv"
+        table = pd.read_csv(download.value.path())
+        record = page.evaluate("fetch('/v1/scores/BTC/USD?limit=1000').then(it => it.json())")
+        scores = [score for step in record["steps"] for score in step["scores"]]
+        assert list(table["pinball"]) == [score["pinball"] for score in scores]
+        assert list(table["inside_90"]) == [score["inside"]["90"] for score in scores]
+        assert dict(table["step"].value_counts()) == {1: 100, 5: 96, 10: 91}
+        worst = max(record["steps"][0]["scores"], key=lambda score: score["pinball"])
+        move = 100 * worst["persistence_error"]
+        expect(page.locator("#misses td").nth(1)).to_have_text(
+            f"{move:+.2f} %".replace("-", "\u2212")
+        )
+        page.locator("#horizon").select_option("10")
+        expect(page.locator("#subtitle")).to_contain_text("91 forecasts of 10 candles ahead")
+        page.keyboard.press("Escape")
+        page.locator("#csv").focus()
+        page.keyboard.press("r")  # and back
+        expect(page).to_have_url(re.compile("/dashboard#BTC%2FUSD/1d$"))
+        expect(page.locator("#title")).to_have_text("BTC/USD")
+        assert complaints == []
+
+
+def test_a_record_says_why_it_is_empty(browser: Browser, site: Site) -> None:
+    site.play(walk(LENGTH))
+    with opened(browser, f"{site.url}/dashboard/record") as (page, _):
+        title = page.locator("#title")
+        expect(title).to_have_text("No symbol is named")
+        page.evaluate("location.hash = '#NONE/1h'")
+        expect(title).to_have_text("The stream has no NONE 1h")
+        page.evaluate("location.hash = '#AAPL/1d'")
+        expect(page.locator("#subtitle")).to_have_text("Nothing of it has been scored yet.")
+        expect(page.locator("#trouble")).to_be_hidden()
+        site.play(walk(LENGTH + 3)[LENGTH:])
+        expect(page.locator("#skill-note")).to_contain_text("50 scores are needed, 3 are there")
+
+
+def test_the_system_in_words(browser: Browser, site: Site) -> None:
+    site.live.kafka = "broker-1:9092"
+    with opened(browser, f"{site.url}/dashboard/system") as (page, complaints):
+        processes = page.locator("#processes tr")
+        expect(processes.nth(1)).to_contain_text("no candle has come yet")
+        expect(page.locator("#drift")).to_contain_text("Too little has been scored to say.")
+        expect(page.locator("#refused-note")).to_contain_text("Every message")
+        expect(page.locator("#models td").first).to_have_text("persistence")
+        site.play(walk(100))
+        half_hour_ago = time.time_ns() // 1_000_000 - 1_800_000
+        for at in range(3):
+            site.live.pulse.note("candles", half_hour_ago + at * 15_000)
+        site.live.pulse.see_lag(7, half_hour_ago)
+        place = Place("candles", 3, 17)
+        site.live.pulse.refuse(
+            place, half_hour_ago, "invalid_price", "high: expected <b>at least</b> low"
+        )
+        page.reload()
+        expect(processes.nth(0)).to_contain_text("answers at broker-1:9092")
+        expect(processes.nth(1)).to_contain_text("candles come")
+        expect(processes.nth(2)).to_contain_text("every series has the forecast")
+        expect(processes.nth(3)).to_contain_text("outcomes are scored")
+        expect(page.locator("#rates-note")).to_contain_text(
+            re.compile(r"newest minute of the stream \d+ candles, \d+ forecasts and \d+ messages")
+        )
+        expect(page.locator("#rates canvas").first).to_be_visible()
+        drift = page.locator("#drift")  # summaries are reused for 2 s, and asked for each 5 s
+        expect(drift).to_contain_text("1d: 1 of its 1 series drift", timeout=15_000)
+        expect(page.locator("#refused tr")).to_have_text(
+            "invalid_price130 min agocandles, partition 3, offset 17"
+            "high: expected <b>at least</b> low"
+        )
+        site.show_alone(walk(101)[100:])
+        page.reload()
+        expect(processes.nth(2)).to_contain_text("1 of 1 series wait for a forecast")
+        site.live.connected = False
+        site.live.detail = "Kafka, or one of its topics, is out of reach"
+        page.reload()
+        expect(processes.nth(0)).to_contain_text("out of reach, since")
+        expect(processes.nth(2)).to_contain_text("not seen")
+        expect(page.locator("#trouble")).to_contain_text("Kafka at broker-1:9092 cannot be reached")
+        assert complaints == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_fault(browser: Browser, site: Site, scheme: str) -> None:
     site.play(walk(100))
     options = {"color_scheme": scheme, "reduced_motion": "reduce", "bypass_csp": True}
     with opened(browser, f"{site.url}/dashboard", **options) as (page, _):
-        expect(page.locator("#coverages tr")).to_have_count(3)
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+
+        def look(path: str, sign: str) -> None:
+            if path:
+                page.goto(site.url + path)
+            expect(page.locator(sign).first).to_be_visible()
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+
+        look("", "#coverages tr")
+        page.keyboard.press("g")
+        page.keyboard.press("?")
+        look("", "#keys-dialog")
+        look("/dashboard/record#AAPL/1d", "#misses td")
+        site.live.pulse.refuse(Place("candles", 3, 17), 0, "invalid_price", "high")
+        look("/dashboard/system", "#refused td")
         site.live.connected = False
-        expect(page.locator("#trouble")).to_be_visible()
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+        look("/dashboard", "#trouble")
+        look("/dashboard/system", "#trouble")
 
 
 def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site: Site) -> None:
     with opened(browser, f"{site.url}/dashboard", color_scheme="light") as (page, _):
-        for _ in range(3):  # past the link that skips and the one to the documents
+        button = page.get_by_role("button", name="Switch between light and dark")
+        for _ in range(8):  # past the link that skips and those to other pages
+            if button.evaluate("it => it === document.activeElement"):
+                break
             page.keyboard.press("Tab")
-        expect(page.get_by_role("button", name="Switch between light and dark")).to_be_focused()
+        expect(button).to_be_focused()
         ring = "getComputedStyle(document.activeElement).outlineStyle"
         assert page.evaluate(ring) == "solid"
         page.keyboard.press("Enter")
@@ -397,26 +643,61 @@ def test_light_and_dark_are_switched_by_keyboard_and_kept(browser: Browser, site
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-def test_500_symbols_sort_filter_and_obey_the_keyboard(browser: Browser, site: Site) -> None:
-    names = [f"S{number:03}" for number in range(500)]
-    for number, name in enumerate(names):
-        site.play(walk(LENGTH + 2, symbol=name, start=50.0 + number))
+SCROLL: Final = """async () => {
+  const scroller = document.querySelector("#symbols .scroll");
+  const frames = [];
+  let before = await new Promise(requestAnimationFrame);
+  for (let at = 0; at < 60; at += 1) {
+    scroller.scrollTop = (at + 1) * (scroller.scrollHeight / 60);
+    const now = await new Promise(requestAnimationFrame);
+    frames.push(now - before);
+    before = now;
+  }
+  return frames.sort((a, b) => a - b);
+}"""
+"""Scrolls through the table in a second; gives the times between its frames, ms, rising."""
+
+
+def test_5000_symbols_sort_filter_scroll_and_obey_the_keyboard(
+    browser: Browser, site: Site
+) -> None:
+    names = [f"S{number:04}" for number in range(5_000)]
+    candles = walk(LENGTH, symbol="S0000", start=50.0)
+    site.play(candles)
+    site.copy(candles[-1], names[1:])
     with opened(browser, f"{site.url}/dashboard") as (page, complaints):
-        expect(page.locator("#rows tr")).to_have_count(500)
-        assert symbols(page) == names
+        expect(page.locator("#count")).to_have_text("5,000")
+        drawn = page.locator("#rows tr")
+        assert drawn.count() < 60  # those in sight
+        assert symbols(page) == names[: drawn.count()]
         page.get_by_role("button", name="Last").click()
         page.get_by_role("button", name="Last").click()
-        assert symbols(page) == names[::-1]
+        expect(drawn.first).to_contain_text("S4999")
+        frames = page.evaluate(SCROLL)
+        assert frames[len(frames) // 2] < 50  # ms; 17 where nothing else runs
+        expect(drawn.last).to_contain_text("S0000")
+        page.locator("#groups").select_option("interval")
+        page.keyboard.press("Escape")
+        page.evaluate("document.querySelector('#symbols .scroll').scrollTop = 0")
+        expect(drawn.first).to_have_text("1d · 5,000")
+        page.locator("#groups").select_option("none")
+        page.get_by_role("button", name="Symbol").click()
         page.keyboard.press("/")
-        page.keyboard.type("s04")
-        expect(page.locator("#rows tr")).to_have_count(10)
-        expect(page.locator("#count")).to_have_text("10 of 500")
-        page.locator("#rows tr").first.focus()
+        page.keyboard.type("s004")
+        expect(drawn).to_have_count(10)
+        expect(page.locator("#count")).to_have_text("10 of 5,000")
+        drawn.first.focus()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        expect(page.locator("#title")).to_have_text("S048")
+        expect(page.locator("#title")).to_have_text("S0041")
+        page.keyboard.press("j")
+        expect(page.locator("#title")).to_have_text("S0042")
         page.locator("#filter").fill("nothing like it")
         expect(page.locator("#none")).to_have_text("No symbol matches.")
+        page.locator("#filter").fill("")
+        drawn.first.focus()
+        page.keyboard.press("End")
+        expect(page.locator(":focus")).to_contain_text("S4999")
         assert complaints == []
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from local.ports import free_ports
+from shared.kafka import KafkaConnectionError
 from shared.terminal import Console
 from stream_app.dlq import run
 from stream_app.settings import ListSettings
@@ -144,6 +145,6 @@ def test_a_broker_that_is_not_there_is_said_at_once(
     monkeypatch.setattr("stream_app.dlq.WAIT_FOR_KAFKA_S", 0.0)
     [port] = free_ports(1)
     settings = ListSettings.read(["--bootstrap", f"127.0.0.1:{port}"], "dlq")
-    with pytest.raises(ValueError, match=rf"no Kafka answers at 127.0.0.1:{port}: expected"):
+    with pytest.raises(KafkaConnectionError, match=rf"no Kafka answers at 127.0.0.1:{port}:"):
         run(settings, Console())
     assert "Traceback" not in capsys.readouterr().err

@@ -104,6 +104,38 @@ def test_too_little_data_is_told_in_candles(
     assert "got 165: a window has 144, the longest horizon 10" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["evaluate", "--start", "2026-01-01"], "up to {last}, the end of the forecasts, got 2026"),
+        (["evaluate", "--start", "1990-01-01"], "expected a --start after {first}, its first"),
+        (
+            ["evaluate", "--start", "2003-06-01", "--end", "2003-01-01"],
+            "up to 2002-12-31, the end of the forecasts, got 2003-06-01",
+        ),
+        (["evaluate", "--model", "BUILT-IN", "--start", "2026-01-01"], "between --start and --end"),
+        (
+            ["search", "--until", "1995-01-01", "--trials", "1"],
+            "expected an --until more than 3 years (--folds) after {first}, its first candle",
+        ),
+        (["fit", "--until", "1990-01-01"], "expected windows with outcomes before 1990-01-01"),
+    ],
+)
+def test_dates_outside_the_candles_are_refused_before_any_training(
+    argv: list[str], words: str, candles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """``evaluate --start`` behind the candles trained a network, and then refused."""
+    monkeypatch.setattr("trainer.fit.fit", None)  # a training would fail otherwise
+    argv = [str(bundle.default_path()) if part == "BUILT-IN" else part for part in argv]
+    if argv[0] == "search":
+        argv += ["--storage", f"sqlite:///{tmp_path}/search.db"]
+    flags = ["--data", str(candles), "--out", str(tmp_path / "out"), "--tracking-uri", ""]
+    assert main([*argv, *flags, "--no-progress"]) == 1
+    [line] = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert words.format(first="2000-03-01", last="2004-02-24") in line
+
+
 def runs(store: Path) -> list[Run]:
     client = MlflowClient(f"sqlite:///{store}")
     experiment = client.get_experiment_by_name("test")

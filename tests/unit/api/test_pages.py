@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import re
 from typing import Final
@@ -13,6 +14,8 @@ from api.pages import load_assets
 
 THIRD_PARTY: Final = {
     "dashboard.html": {"lightweight-charts.js"},
+    "record.html": {"lightweight-charts.js"},
+    "system.html": {"lightweight-charts.js"},
     "docs.html": {"swagger-ui-bundle.js", "swagger-ui.css"},
 }
 
@@ -27,3 +30,14 @@ def test_scripts_of_others_are_pinned_by_hash(page: str) -> None:
     for name, digest in pinned.items():
         found = hashlib.sha384(assets[name].content).digest()
         assert base64.b64encode(found).decode() == digest, name
+
+
+def test_pages_are_light_and_name_no_other_host() -> None:
+    """All that a page of ours may load is below 300 kB as it is sent."""
+    assets = load_assets()
+    ours = {name: one for name, one in assets.items() if not name.startswith("swagger-ui")}
+    sent = sum(len(gzip.compress(one.content)) for one in ours.values())
+    assert sent < 300_000
+    for name in ours.keys() - {"lightweight-charts.js", "icon.svg"}:
+        hosts = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+", ours[name].content.decode()))
+        assert hosts <= {"https://www.tradingview.com"}  # a link, which nothing is loaded from

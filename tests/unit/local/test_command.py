@@ -61,6 +61,22 @@ def test_the_commands_of_a_group_are_listed(capsys: pytest.CaptureFixture[str]) 
     assert "[{list,show,replay,skip} ...]" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["dlq"], "candlecast dlq: expected one of list, show, replay, skip\n"),
+        (["dlq", "list", "--since", "x"], "candlecast dlq list: since: expected a time such as "),
+        (["acls", "--partitions", "0"], "candlecast acls: partitions: expected at least 1"),
+    ],
+)
+def test_a_mistake_is_said_behind_the_command_that_was_called(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert capsys.readouterr().err.startswith(words)
+
+
 def test_modules_are_called_by_their_commands() -> None:
     text = "python -m stream_app dlq list; python -m local kafka; python -m api keys"
     assert commands_of_script(text) == (

@@ -194,11 +194,24 @@ def test_while_kafka_is_away_the_log_has_one_line_a_minute() -> None:
     assert passed[-1] == "Kafka takes no messages (lines left out: 299)"
 
 
-def test_a_line_about_kafka_has_no_field_of_its_own() -> None:
+@pytest.mark.parametrize("mark", [process.AWAY, process.WAITING])
+def test_a_line_about_kafka_has_no_field_of_its_own(mark: dict[str, object]) -> None:
     made = record("producer", "down", 0)
-    vars(made).update(process.AWAY)
+    vars(made).update(mark)
     assert process.Seldom(10.0).filter(made)
-    assert "is_away" not in process.json_lines("producer").format(made)
+    assert not mark.keys() & json.loads(process.json_lines("producer").format(made)).keys()
+
+
+def test_a_start_that_waits_says_so_whatever_else_was_said() -> None:
+    seldom = process.Seldom(60.0)
+    passed = []
+    for second in range(0, 60, 10):
+        lines = [record("producer", "down", second), record("shared.kafka", "waiting", second + 1)]
+        vars(lines[0]).update(process.AWAY)
+        vars(lines[1]).update(process.WAITING)
+        lines.append(record("aiokafka", "Unable connect", second + 2))
+        passed += [made.getMessage() for made in lines if seldom.filter(made)]
+    assert [line.partition(" (")[0] for line in passed] == ["down", *["waiting"] * 6]
 
 
 def test_the_context_is_a_field_of_each_line() -> None:

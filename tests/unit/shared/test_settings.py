@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pydantic_settings import CliPositionalArg, CliSubCommand
 
 from docs import reference
@@ -11,12 +11,15 @@ from shared.access import client_options
 from shared.kafka import KafkaSettings
 from shared.setting_words import placeholder, type_in_words
 from shared.settings import (
+    POSITIONAL,
     CommandGroup,
     CommaSeparated,
     ServiceSettings,
     flag_of,
+    flags,
     is_flag,
     own,
+    sub_commands,
     variable,
 )
 
@@ -89,6 +92,40 @@ def test_a_bad_variable_is_named(
 def test_every_bad_value_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = complaint(["--partitions", "0", "--replication", "0"], capsys).splitlines()
     assert len(lines) == 2
+
+
+LEAKED = re.compile(
+    r"Input should|input is|valid |[Vv]alue error|pars(e|ing)|separator|out of range"
+    r"|outside expected|pydantic|Traceback|<class"
+)
+"""Words of pydantic's and of Python's, which say nothing to who gave a flag."""
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1.5", "nan", "99999999999999999999", "\udcff"])
+@pytest.mark.parametrize("command", reference.PROCESSES)
+def test_no_bad_value_of_any_flag_is_answered_in_words_of_a_library(
+    command: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[tuple[list[str], type[BaseModel]]] = [([], reference.PROCESSES[command])]
+    for path, settings_cls in commands:
+        commands += [([*path, name], part) for name, part in sub_commands(settings_cls)]
+        argv = [*path, *("x" for _ in positionals(settings_cls))]
+        argv += [
+            f"{flag_of(name, field)}={value}"
+            for name, field in flags(settings_cls)
+            if is_flag(field) and field.default not in {True, False} and name != "settings_file"
+        ]
+        with pytest.raises(SystemExit) as ended:
+            reference.PROCESSES[command].read(argv, command)
+        assert ended.value.code == 2
+        for line in capsys.readouterr().err.splitlines():
+            assert not LEAKED.search(line.replace(repr(value), "")), line
+
+
+def positionals(settings_cls: type[BaseModel]) -> list[str]:
+    return [
+        name for name, field in settings_cls.model_fields.items() if POSITIONAL in field.metadata
+    ]
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

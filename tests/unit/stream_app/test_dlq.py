@@ -75,7 +75,7 @@ def test_an_unknown_reason_is_refused_with_the_known_ones() -> None:
         (["dlq", "burn"], "burn"),
         (["dlq"], "expected one of list, show, replay, skip"),
         (["--partitions", "4", "dlq", "list"], "flags of dlq go behind it, got --partitions"),
-        (["dlq", "list", "--limit", "0"], "dlq.list.limit: expected at least 1"),
+        (["dlq", "list", "--limit", "0"], "stream_app dlq list: limit: expected at least 1"),
     ],
 )
 def test_a_wrong_command_ends_with_2_and_says_why(

@@ -13,6 +13,7 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from shared.kafka import KafkaSettings, Record
 from shared.metrics import ApiMetrics
+from shared.process import now_ms
 from tests.candles import walk
 from tests.poison import POISON, SCORES
 from tests.streams import published
@@ -103,6 +104,31 @@ def test_one_bad_message_of_scores_stops_nothing(
     assert [summary["step"] for summary in daily["steps"]] == [1, 5]
 
 
+def test_what_passes_and_what_does_not_is_shown() -> None:
+    topics = Topics()
+    app = application(live=topics.live)
+    candles = walk(12)
+    stream = published(candles)
+    for candle in candles:
+        topics.take(CANDLES, candle.encode())
+    for forecast in stream.forecasts[:-1]:
+        topics.take(FORECASTS, forecast.encode())
+    assert call(app, "GET", "/v1/system").json()["waiting"] == 1
+    topics.take(FORECASTS, stream.forecasts[-1].encode())
+    for _ in range(2):
+        topics.take(CANDLES, b"{}")
+    system = call(app, "GET", "/v1/system").json()
+    assert (system["series"], system["waiting"]) == (1, 0)
+    assert [one["topic"] for one in system["topics"]] == list(TOPICS)
+    for kind, count in (("candles", 14), ("forecasts", len(stream.forecasts)), ("scores", 0)):
+        assert sum(rates[kind] for rates in system["rates"]) == count
+    [refused] = system["refused"]
+    assert refused["count"] == 2
+    assert (refused["topic"], refused["partition"], refused["offset"]) == (CANDLES, 3, 13)
+    assert "symbol: expected" in refused["detail"]
+    assert refused["newest_ms"] <= now_ms()  # whatever a writer says
+
+
 def test_coverage_and_skill_are_metrics_by_interval() -> None:
     topics = Topics()
     for scores in published(walk(40)).scores:
@@ -131,4 +157,6 @@ def test_a_fault_of_ours_in_one_message_is_passed_over_too(
     monkeypatch.setattr(topics.live.market, "add_candle", fail)
     topics.take(CANDLES, walk(1)[0].encode())
     assert topics.ignored("error") == 1
+    [refused] = call(application(live=topics.live), "GET", "/v1/system").json()["refused"]
+    assert refused["detail"] == "an error on our side; the log has it"
     assert "ZeroDivisionError" in caplog.text

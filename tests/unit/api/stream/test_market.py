@@ -195,7 +195,9 @@ def test_repeats_change_nothing_and_corrections_replace() -> None:
 
 
 def test_it_is_bounded() -> None:
-    market = Market(MarketBounds(series=2, candles=10, forecasts=6, scores=4, pooled_scores=5))
+    market = Market(
+        MarketBounds(series=2, candles=10, forecasts=6, scores=4, record=4, pooled_scores=5)
+    )
     for symbol in ("A", "B", "C"):
         candles = walk(40, symbol=symbol)
         play(market, candles, published(candles))

@@ -43,6 +43,18 @@ def test_the_newest_forecasts_are_those_of_the_topic() -> None:
         assert call(app, "GET", path).status_code == 404
 
 
+def test_what_lags_behind_its_candles_is_named() -> None:
+    stream = live()
+    app = application(live=stream)
+    assert call(app, "GET", "/v1/forecasts").json()["behind"] == []
+    late = walk(33, symbol="BTC/USD")[30:]
+    for number, candle in enumerate(late):
+        stream.market.add_candle(candle, 0, (0, 100 + number))
+    [behind] = call(app, "GET", "/v1/forecasts").json()["behind"]
+    closes = [candle.close_ms for candle in late]
+    assert behind == {"symbol": "BTC/USD", "interval": "1d", "closes_ms": closes}
+
+
 def test_history_tells_what_came() -> None:
     app = application(live=live())
     found = call(app, "GET", "/v1/forecasts/BTC/USD/history?limit=10").json()
@@ -92,6 +104,33 @@ def test_scores_and_status() -> None:
     assert status["latency_ms"]["p50"] == 10
 
 
+def test_a_record_has_each_score_and_their_summary() -> None:
+    app = application(live=live())
+    record = call(app, "GET", "/v1/scores/BTC/USD?interval=1d&limit=9").json()
+    assert (record["symbol"], record["interval"]) == ("BTC/USD", "1d")
+    expected = [
+        score
+        for message in published(walk(30, symbol="BTC/USD")).scores
+        for score in message.horizons
+        if score.step == 5
+    ][-9:]
+    [_, five] = record["steps"]
+    for got, score in zip(five["scores"], expected, strict=True):
+        whole = score.model_dump()
+        assert got["as_of_ms"] == score.as_of_ms
+        for name in ("inside", "raw_inside"):
+            assert got[name] == whole[name]
+        for name in got.keys() - {"as_of_ms", "inside", "raw_inside"}:
+            assert got[name] == pytest.approx(whole[name], rel=1e-6, abs=1e-8)
+    summary = five["summary"]
+    assert (summary["step"], summary["count"]) == (5, 9)
+    assert summary["pinball"] == pytest.approx(sum(one.pinball for one in expected) / 9, rel=1e-6)
+    assert len(call(app, "GET", "/v1/scores/AAPL").json()["steps"][0]["scores"]) == 27
+    assert call(app, "GET", "/v1/scores/AAPL?limit=0").status_code == 422
+    for path in ("/v1/scores/NONE", "/v1/scores/AAPL?interval=1m"):
+        assert call(app, "GET", path).status_code == 404
+
+
 def test_scores_name_the_features_that_have_drifted_most() -> None:
     halves = FeatureBins(edges=(0.0,), shares=(0.5, 0.5))
     names = [f"f{number}" for number in range(7)]
@@ -116,7 +155,7 @@ def test_scores_name_the_features_that_have_drifted_most() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/forecasts", "/v1/forecasts/A", "/v1/forecasts/A/history", "/v1/scores"],
+    ["/v1/forecasts", "/v1/forecasts/A", "/v1/forecasts/A/history", "/v1/scores", "/v1/scores/A"],
 )
 def test_without_kafka_the_stream_is_unavailable(path: str) -> None:
     answer = call(APP, "GET", path)
