@@ -390,7 +390,7 @@ class TrainerMetrics(MetricGroup):
     )
     waiting = gauge(
         "candlecast_challenger_waiting",
-        "1 while what came of a training waits on this machine for the store to take it.",
+        "1 while the outcome of a training waits on this machine for the store to take it.",
         "interval",
     )
     skill = gauge(

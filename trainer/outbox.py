@@ -1,4 +1,4 @@
-"""Outbox of ``trainer watch``: what came of a training, on this machine until the store has it."""
+"""Outbox of ``trainer watch``: outcomes of trainings, on this machine until the store has them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Outbox:
             self._files.write(f"{outcome.interval}/{RECORD}", record)
             self._unsaved.pop(outcome.interval, None)
         except StoreError as error:
-            log.warning("%s: what came of the training is in memory alone: %s", outcome.interval,
+            log.warning("%s: the outcome of the training is in memory alone: %s", outcome.interval,
                         error)  # fmt: skip
             self._unsaved[outcome.interval] = outcome
         return outcome

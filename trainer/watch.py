@@ -290,7 +290,7 @@ class Watcher:
         return ""
 
     def _train(self, source: Source, champion: Bundle, training: Training) -> Outcome:
-        """Train a challenger; keep what came of it."""
+        """Train a challenger; keep its outcome."""
         settings, interval = self._settings, source.interval
         cut_ms = 0 if settings.shadow else cut(source, champion, settings.test_share)
         until = datetime.fromtimestamp(cut_ms / 1000, UTC).date() if cut_ms else None
@@ -312,7 +312,7 @@ class Watcher:
         return self._outbox.keep(made)
 
     def _settle(self, folder: Path, made: Outcome, tried: Journal) -> None:
-        """Judge a challenger, and write what came of it to the store.
+        """Judge a challenger, and write its outcome to the store.
 
         What the store does not take is tried again at the next looks, and nothing is trained
         meanwhile.
@@ -326,7 +326,7 @@ class Watcher:
         except StoreError as error:
             waiting.set(1)
             raise StoreError(
-                f"{made.interval}: what came of a training waits in "
+                f"{made.interval}: the outcome of a training waits in "
                 f"{self._outbox.folder(made.interval)} for the store: {error}"
             ) from error
         finally:

@@ -296,7 +296,7 @@ def test_a_store_that_takes_nothing_as_a_training_ends_gets_it_later_and_it_is_t
             else:  # larger than a lease, the journal and this log, smaller than a model
                 psutil.Process(child.pid).rlimit(psutil.RLIMIT_FSIZE, (8192, 8192))
                 why = "File too large"
-            wait_until(lambda: logged("1d: what came of a training waits in"), 120, "a complaint")
+            wait_until(lambda: logged("1d: the outcome of a training waits in"), 120, "a complaint")
             assert logged(f"cannot be written: {why}"), log.read_text()
             if shadow:
                 models.unlink()

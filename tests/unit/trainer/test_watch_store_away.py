@@ -275,7 +275,7 @@ def test_a_challenger_that_waits_is_told_by_message_and_metric(stage: Stage) -> 
     watcher = stage.watcher(metrics)
     waiting = metrics.waiting.labels("1d")
     stage.refused_later = bundles
-    with pytest.raises(StoreError, match=r"1d: what came of a training waits in .+/1d for the "
+    with pytest.raises(StoreError, match=r"1d: the outcome of a training waits in .+/1d for the "
                        r"store: .+/model\.onnx: cannot be written: No space left"):  # fmt: skip
         watcher.run()
     assert waiting._value.get() == 1
