@@ -19,6 +19,7 @@ export class SharesChart {
 
   paint() {
     this.chart.applyOptions(look());
+    this.chart.timeScale().applyOptions({ rightOffset: 0 });
     this.series.forEach(({ series, line }, i) => {
       series.applyOptions({ color: css(this.lines[i].colour) });
       line?.applyOptions({ color: css("--muted") });
