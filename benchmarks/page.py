@@ -151,7 +151,7 @@ def run(symbols: int, each_second: int, live_s: int, quiet_s: int) -> dict[str, 
                 "frames_ms": spread(page.evaluate("frames_.splice(0)")),
                 "bytes_a_minute": _a_minute(wire.take(), live_s),
             }
-            page.wait_for_timeout(12_000)  # the last scores are asked for
+            page.wait_for_timeout(12_000)  # the last scores are requested
             wire.take()
             page.wait_for_timeout(1_000 * quiet_s)
             found["silence"] = {"bytes_a_minute": _a_minute(wire.take(), quiet_s)}

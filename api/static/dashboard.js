@@ -14,7 +14,7 @@ const SCORES_MS = 5000;
 const KEPT_CANDLES = 400;
 const DAY_MS = 86400000;
 const LATE_MS = 3000; // a forecast follows its candle in less, or is behind
-const MANY_SYMBOLS = 100; // with new scores, above which all are asked for
+const MANY_SYMBOLS = 100; // with new scores, above which those of all are requested
 const MANY_DRIFT = 0.1; // share of drifting series that is worth a warning: a few are ordinary after news
 
 const rows = new Map(); // "AAPL 1d" -> a row of the table

@@ -70,7 +70,8 @@ function filled(rates, span) {
 }
 
 function drawModels({ state, versions, champions }, card) {
-  byId("models-note").textContent = state;
+  const isPlain = !champions.length && /^models of generation/.test(state);
+  byId("models-note").textContent = isPlain ? "No champion has been promoted" : state;
   const now = Date.now();
   const age = (ms) => days((now - ms) / DAY_MS);
   const promoted = new Map(champions.map(({ champion }) => [champion.version, `${clock(champion.at_ms)} by ${champion.by}`]));
