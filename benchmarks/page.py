@@ -23,7 +23,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from local.ports import free_ports
 from shared.candles import DAY_MS
 from tests.candles import walk
-from tests.site import FLAGS, Site, opened
+from tests.dashboard_site import Site, opened
+from tests.integration.conftest import FLAGS
 
 HISTORY: Final = 100
 """Candles of the first symbol, which all others are copies of."""

@@ -156,7 +156,7 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
     from trainer import training  # noqa: PLC0415
 
     config = settings.config()
-    with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
+    with tracking.run(settings.tracking_uri, settings.experiment, f"train {folder.name}") as run:
         run.params({**asdict(config), "seed": settings.seed, "data": str(folder)})
         with console.progress(shown=settings.progress) as display:
             show = console.epochs(display, config.max_epochs, "Training")
@@ -180,6 +180,8 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
         metrics = {"validation_pinball": best.pinball, "validation_volatility": best.volatility}
         saved = exported.write(settings.folder, metrics)
         _record(run, settings.folder, metrics, None)
+        run.tags({"model_version": saved.model_version, "data": str(folder)})
+        run.register(settings.experiment, "bundle")
     log.info("wrote %s to %s", saved.model_version, settings.folder)
 
 
@@ -213,6 +215,7 @@ def _fit_until(
                 log.info("validation loss %.5f: %s", loss, blend.in_words(mix))
             if fitted.choice.keeps_built_in:
                 why = "nothing was better on validation"
+                run.tags({"kept": "the built-in model", "data": source.name})
                 _keep_built_in(settings, source, test_ms, out, why, compare=compare)
                 return
         with console.working("Exporting the graph and checking it", shown=settings.progress):
@@ -267,13 +270,13 @@ def _keep_built_in(
         "%s is a copy of the built-in model %s: %s (--alone trains on these candles alone)", out,
         kept.model_version, why,
     )  # fmt: skip
-    if test_ms is None:
-        return
-    forecaster = OnnxForecaster(load(out))
-    test = training.test(forecaster, source, test_ms)
-    console.print_errors(test)
-    if compare:
-        _compare(test, forecaster, source, test_ms, settings)
+    if test_ms is not None:
+        forecaster = OnnxForecaster(load(out))
+        test = training.test(forecaster, source, test_ms)
+        console.print_errors(test)
+        if compare:
+            _compare(test, forecaster, source, test_ms, settings)
+    console.print_next_steps(out, settings.data, "", has_test=test_ms is not None)
 
 
 def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,29 +15,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
 from local.ports import HOST, free_ports
 from shared.candles import Candle
 from tests.candles import walk
+from tests.dashboard_site import LENGTH, PHONE, Place, Site, opened
 from tests.integration.api.test_stream import get, make_topics, publish, settings_of, start
 from tests.integration.processes import Processes, wait_until
-from tests.site import FLAGS, LENGTH, PHONE, Place, Site, opened
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

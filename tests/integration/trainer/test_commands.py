@@ -104,6 +104,19 @@ def test_too_little_data_is_told_in_candles(
     assert "got 165: a window has 144, the longest horizon 10" in caplog.text
 
 
+def test_a_fit_that_keeps_the_built_in_model_says_what_comes_next(
+    candles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, out = tmp_path / "one.csv", tmp_path / "b"
+    pd.read_csv(candles).query("symbol == 'IBM'").to_csv(one, index=False)
+    argv = ["fit", "--data", str(one), "--out", str(out), "--tracking-uri", ""]
+    assert main([*argv, "--no-progress"]) == 0
+    assert bundle.load(out).config == bundle.load(bundle.default_path()).config
+    assert f"candlecast demo --model {out} --path {one}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

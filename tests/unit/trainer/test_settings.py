@@ -102,7 +102,11 @@ def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
         (TrainSettings, ["--interval", "1m"], "interval: the bundled candles are 1d, got '1m'"),
         (TrainSettings, ["--data", "x", "--interval", "7h"], "interval: expected one of 1m, 2m"),
         (EvaluateSettings, ["--baselines", "luck"], "baselines: expected some of persistence"),
-        (FitSettings, ["--out", "b", "--until", "soon"], "until: expected a valid date"),
+        (
+            FitSettings,
+            ["--out", "b", "--until", "soon"],
+            "until: expected a date such as 2026-01-31",
+        ),
     ],
 )
 def test_a_bad_setting_is_told_in_one_line(

@@ -26,19 +26,24 @@ IDLE_S = 3
 
 
 class Tape:
-    """Two ticks a second of each symbol, as long as a connection lasts; keeps them."""
+    """Two ticks a second of each symbol, as long as a connection lasts; keeps them.
+
+    The day's volume is reset in the middle of each minute but the one that the connection
+    begins in: had that been reset by its last tick, the next could not fall below.
+    """
 
     def __init__(self) -> None:
         self.ticks: list[Tick] = []
-        self._reset_ms = 0
 
     async def play(self, socket: web.WebSocketResponse) -> None:
         volume, number = 5000, 0
+        reset_minute = real_now_ms() // MINUTE_MS
         while True:
             now_ms = real_now_ms()
             number, volume = number + 1, volume + 10
-            if now_ms % MINUTE_MS > MINUTE_MS // 2 and now_ms - self._reset_ms > MINUTE_MS:
-                self._reset_ms, volume = now_ms, 40
+            minute, within_ms = divmod(now_ms, MINUTE_MS)
+            if within_ms > MINUTE_MS // 2 and minute != reset_minute:
+                reset_minute, volume = minute, 40
             for symbol, price in zip(SYMBOLS, (128.0, 16.0), strict=True):
                 # sixty-fourths, which Yahoo's 32-bit prices hold exactly
                 tick = Tick(symbol, now_ms, price + number % 11 / 64, volume)

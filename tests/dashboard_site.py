@@ -26,16 +26,6 @@ from tests.forecasters import PersistenceForecaster
 from tests.streams import Stream
 
 LENGTH: Final = 40
-FLAGS: Final = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 WIDE: Final = {"width": 1360, "height": 900}
 PHONE: Final = {"width": 390, "height": 844}
 
