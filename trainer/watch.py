@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import uvloop
 from prometheus_client import CollectorRegistry
 
-from shared import bundle
+from shared import bundle, context_topic
 from shared.bundle import Bundle, BundleError
 from shared.candles import DAY_MS
 from shared.champions import Champion, Champions
+from shared.context import Contexts, ContextSpec
 from shared.files.series import HistoryError
 from shared.kafka import TRANSIENT
 from shared.metrics import TrainerMetrics
@@ -185,6 +187,10 @@ class Watcher:
         history = snapshot.history(folder, interval, self._settings.symbols)
         return Source(history.name, interval, dataset.of_history(history).symbols)
 
+    def _context(self, spec: ContextSpec) -> Contexts:
+        """Return what the context topic holds now for a model that reads a context."""
+        return uvloop.run(context_topic.read(self._settings)).contexts(spec)
+
     def _say(self, interval: str, why_not: str) -> None:
         """Log why nothing is trained, once as long as it stays the same in kind."""
         words = f"nothing is trained: {why_not}" if why_not else ""
@@ -324,7 +330,7 @@ class Watcher:
     ) -> Attempt:  # fmt: skip
         """Let the gate decide over the candles from a time on, and promote what passes."""
         settings = self._settings
-        verdict = compare(source, made, champion, start_ms, settings.rule)
+        verdict = compare(source, made, champion, start_ms, settings.rule, self._context)
         self._lease.check()
         run_id = verdicts.record(settings, source.interval, champion, training, verdict)
         if verdict.passed and not settings.dry_run:
