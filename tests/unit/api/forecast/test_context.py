@@ -67,7 +67,7 @@ def ask(app: ASGIApp, *histories: dict[str, Any]) -> list[dict[str, Any]]:
 
 def seen(made: dict[str, Any]) -> float:
     """Return the sum of the context's closes that the model was given."""
-    return round(made["horizons"][0]["volatility"] - SPREAD, 4)
+    return round(float(made["horizons"][0]["volatility"]) - SPREAD, 4)
 
 
 def test_each_history_with_times_gets_the_context_of_its_close_and_no_later_one(
