@@ -10,13 +10,11 @@ COMMA  := ,
 # the tested set, of each package the files whose SHA-256 is known
 PINS   := --require-hashes --constraint constraints-hashed.txt
 FUZZ_SECONDS ?= 3600
-# on a terminal pip shows what it fetches
-PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release sbom licences audit upgrade hashes clean
+.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs site screenshots bench train default release sbom licences audit upgrade hashes clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +63,9 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 docs: $(VENV)/.dev  ## Write the documents that follow from the code: schemas, AsyncAPI, file tree, features
 	$(BIN)/python docs/generate.py
 
+site: $(VENV)/.dev  ## Build the documentation as a site with search, into build/site
+	$(BIN)/python docs/website.py
+
 screenshots: $(VENV)/.dev  ## Take the README's pictures of the dashboard (needs Chromium)
 	$(BIN)/python docs/screenshots.py
 
@@ -111,7 +112,7 @@ hashes:  ## Write constraints-hashed.txt after a change of pyproject.toml or con
 
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) .venv-peers .venv-uv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
-	  .import_linter_cache mlruns mlflow.db mlartifacts search.db search report
+	  .import_linter_cache .cache mlruns mlflow.db mlartifacts search.db search report
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -138,7 +139,7 @@ endef
 # pip has no hash of the project itself, which therefore comes second
 define install
 	$(BIN)/python docs/hashes.py --requirements $(1) > $(VENV)/requirements.txt
-	$(PIP) install $(PIP_SAYS) $(PINS) --requirement $(VENV)/requirements.txt 1>&2
+	$(PIP) install $(PINS) --requirement $(VENV)/requirements.txt 1>&2
 	$(PIP) install --quiet --quiet --no-deps --no-build-isolation --editable . 1>&2
 endef
 

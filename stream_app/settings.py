@@ -106,8 +106,8 @@ class WorkerSettings(GroupSettings, ModelSettings, TraceSettings):
     )
     strict_interval: bool = Field(
         default=False,
-        description="put candles aside (`no_model`) whose interval the model was not trained on; "
-        "by default their forecasts are marked with `model_interval`",
+        description="put candles aside (no_model) whose interval the model was not trained on; "
+        "by default their forecasts are marked with model_interval",
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(
@@ -210,7 +210,12 @@ DlqSettings = LetterSettings | SkipSettings
 
 
 class DlqCommands(CommandGroup):
-    """Look at dead letters, and send them back once their cause is gone."""
+    """Look at dead letters, and send them back once their cause is gone.
+
+    Examples:
+      python -m stream_app dlq list --reason not_json
+      python -m stream_app dlq replay --symbols AAPL --dry-run
+    """
 
     list: CliSubCommand[ListSettings] = Field(description="a line for each, and counts by reason")
     show: CliSubCommand[ShowSettings] = Field(description="each whole, as JSON lines")

@@ -99,6 +99,9 @@ YEAR_MS: Final = 365 * DAY_MS
 BEST: Final = 10
 """Most trials that a search shows."""
 
+LOADING: Final = frozenset({"train", "fit", "backtest", "evaluate", "search", "reference", "watch"})
+"""Commands that load PyTorch, and are silent until then."""
+
 EXPECTED: Final = (
     BundleError,
     StoreError,
@@ -123,6 +126,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"{prog}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return Exit.USAGE
     kind, run = COMMANDS[name]
+    if name in LOADING and not {"-h", "--help", "--version"} & {*given}:
+        console.say_loading()
     settings = kind.read(given, f"{prog} {name}")
 
     def body() -> int:
@@ -160,7 +165,7 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
     from trainer import training  # noqa: PLC0415
 
     config = settings.config()
-    with tracking.run(settings.tracking_uri, settings.experiment, "train") as run:
+    with tracking.run(settings.tracking_uri, settings.experiment, f"train {folder.name}") as run:
         run.params({**asdict(config), "seed": settings.seed, "data": str(folder)})
         with console.progress(shown=settings.progress) as display:
             show = console.epochs(display, config.max_epochs, "Training")
@@ -186,6 +191,8 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
         metrics = {"validation_pinball": best.pinball, "validation_volatility": best.volatility}
         saved = exported.write(settings.folder, metrics)
         _record(run, settings.folder, metrics, None)
+        run.tags({"model_version": saved.model_version, "data": str(folder)})
+        run.register(settings.experiment, "bundle")
     log.info("wrote %s to %s", saved.model_version, settings.folder)
 
 
@@ -219,6 +226,7 @@ def _fit_until(
                 log.info("validation loss %.5f: %s", loss, blend.in_words(mix))
             if fitted.choice.keeps_built_in:
                 why = "nothing was better on validation"
+                run.tags({"kept": "the built-in model", "data": source.name})
                 _keep_built_in(settings, source, test_ms, out, why, compare=compare)
                 return
         for worth in fitted.worth:
@@ -275,13 +283,13 @@ def _keep_built_in(
         "%s is a copy of the built-in model %s: %s (--alone trains on these candles alone)", out,
         kept.model_version, why,
     )  # fmt: skip
-    if test_ms is None:
-        return
-    forecaster = OnnxForecaster(load(out))
-    test = training.test(forecaster, source, test_ms)
-    console.print_errors(test)
-    if compare:
-        _compare(test, forecaster, source, test_ms, settings)
+    if test_ms is not None:
+        forecaster = OnnxForecaster(load(out))
+        test = training.test(forecaster, source, test_ms)
+        console.print_errors(test)
+        if compare:
+            _compare(test, forecaster, source, test_ms, settings)
+    console.print_next_steps(out, settings.data, "", has_test=test_ms is not None)
 
 
 def _record(run: Run, out: Path, metrics: Mapping[str, float], test: Test | None) -> None:
@@ -654,4 +662,4 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.leave(main())  # Python takes seconds to take PyTorch apart

@@ -48,6 +48,12 @@ def progress(*, shown: bool) -> Iterator[Progress]:
         yield display
 
 
+def say_loading() -> None:
+    """Say on a terminal why nothing is seen yet."""
+    if sys.stderr.isatty():
+        print("loading PyTorch, which takes some seconds", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def working(what: str, *, shown: bool) -> Iterator[None]:
     """Show that something of unknown length goes on; silent unless ``shown``."""

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from prometheus_client import CollectorRegistry
 
 from api.app import Options, create_app
@@ -43,16 +42,6 @@ from tests.streams import Stream
 pytestmark = pytest.mark.integration
 
 LENGTH: Final = 40
-FLAGS: Final = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 WIDE: Final = {"width": 1360, "height": 900}
 PHONE: Final = {"width": 390, "height": 844}
 
@@ -176,17 +165,6 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, l
         yield page, complaints
     finally:
         context.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

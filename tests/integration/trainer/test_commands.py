@@ -106,6 +106,19 @@ def test_too_little_data_is_told_in_candles(
     assert "got 165: a window has 144, the longest horizon 10" in caplog.text
 
 
+def test_a_fit_that_keeps_the_built_in_model_says_what_comes_next(
+    candles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, out = tmp_path / "one.csv", tmp_path / "b"
+    pd.read_csv(candles).query("symbol == 'IBM'").to_csv(one, index=False)
+    argv = ["fit", "--data", str(one), "--out", str(out), "--tracking-uri", ""]
+    assert main([*argv, "--no-progress"]) == 0
+    assert bundle.load(out).config == bundle.load(bundle.default_path()).config
+    assert f"candlecast demo --model {out} --path {one}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -293,6 +306,20 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
         "1 row left out (out_of_range), the first row 2003: close: expected more than 0, got -1",
     ]
     assert any(": history too short: " in line and "a b" in line for line in told)
+
+
+def test_a_back_test_without_what_writes_parquet_says_so_first(
+    candles: Path, tmp_path: Path
+) -> None:
+    """It ended in pandas' own words, after all of the work."""
+    code = "import sys; sys.modules['pyarrow'] = None; from local.command import script; script()"
+    argv = ["trainer", "backtest", "--data", str(candles), "--out", str(tmp_path / "f.parquet")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *argv], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "needs the package pyarrow, which is not installed: pip install 'candlecast[" in line
 
 
 def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path) -> None:
