@@ -377,7 +377,6 @@ class CandleWorker:
             ObserveError: when it does not answer; the metrics then have no value.
         """
         self._features.show()
-        self.context.show()
         try:
             consumer = self._consumer
             async with asyncio.timeout(OBSERVE_SECONDS):
