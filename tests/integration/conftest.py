@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from local.broker import Broker
 from shared.leash import Leash
 from tests.integration.processes import Processes
+
+FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+"""Flags of a Chromium that only tests see, as root perhaps."""
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +64,15 @@ def processes(tmp_path: Path, leash: Leash) -> Iterator[Processes]:
     """Starts processes that end with the test."""
     with Processes(tmp_path, leash) as processes:
         yield processes
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. While it is open the test's thread runs no event loop of its own."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield browser
+        browser.close()

@@ -1,7 +1,8 @@
 """Every block of commands and of Python in the documents runs as it stands, or says why not.
 
 The blocks of a page run in order, in a copy of the project that all pages share, beside the whole
-system that ``python -m local`` runs.
+system that ``python -m local`` runs. Those of the README run in a clone, as a stranger begins: from
+an empty folder to forecasts of the stranger's own candles on the page.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
+from playwright.sync_api import Browser, expect
 
+from docs import release
 from local.ports import free_ports
+from shared import bundle
 from shared.history import bundled
 from shared.leash import Leash
 from tests import documents
@@ -49,9 +53,12 @@ SHELL: Final = f"""set -euo pipefail
 make() {{ command make {" ".join(f"-o {stamp}" for stamp in STAMPS)} "$@"; }}
 """
 
+README: Final = ROOT / "README.md"
+
 PAGES: Final = [
     page for page in documents.pages()
-    if any(block.language in RUN and not block.reason for block in documents.blocks(page))
+    if page != README
+    and any(block.language in RUN and not block.reason for block in documents.blocks(page))
 ]  # fmt: skip
 
 
@@ -90,8 +97,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, leash: Leash) -> Iterato
     folder = tmp_path_factory.mktemp("documents") / "candlecast"
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
     (folder / ".venv").symlink_to(sys.prefix)
-    table = [candle.model_dump() for candle in bundled(("AAPL", "IBM")).candles]
-    write_candles(table, folder)
+    write_candles(folder, ("AAPL", "IBM"))
     kafka, api = free_ports(2)
     addresses = {"127.0.0.1:9092": f"127.0.0.1:{kafka}", "127.0.0.1:8000": f"127.0.0.1:{api}"}
     with Processes(tmp_path_factory.mktemp("system"), leash) as processes:
@@ -108,17 +114,24 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, leash: Leash) -> Iterato
         yield place
 
 
-def write_candles(rows: list[dict[str, object]], folder: Path) -> None:
+def write_candles(folder: Path, symbols: tuple[str, ...], name: str = "") -> None:
+    """Write real candles as the files of somebody's own, under a name that is not bundled."""
     import pandas as pd  # noqa: PLC0415 - only here, and slow
 
+    rows = [candle.model_dump() for candle in bundled(symbols).candles]
     columns = ["symbol", "open_ms", "open", "high", "low", "close", "volume"]
     table = pd.DataFrame(rows)[columns]
+    if name:
+        table["symbol"] = name
     table.to_parquet(folder / "my.parquet")
     table.to_csv(folder / "my.csv", index=False)
 
 
-def run(block: Block, workplace: Workplace) -> None:
-    """Run a block to its end, or until it has printed its marker's text."""
+def run(block: Block, workplace: Workplace, look: Callable[[str], None] | None = None) -> None:
+    """Run a block to its end, or until it has printed its marker's text.
+
+    Then ``look`` is called with all that it has printed, before it is stopped.
+    """
     code = workplace.here(block.code())
     if block.file:
         (workplace.folder / block.file).write_text(code)
@@ -134,6 +147,8 @@ def run(block: Block, workplace: Workplace) -> None:
         )  # fmt: skip
     try:
         ended = wait(process, log, block.until)
+        if look is not None and not ended:
+            look(log.read_text())
     finally:
         stop(process)
     text = log.read_text(errors="replace")
@@ -173,6 +188,54 @@ def test_the_blocks_of_a_page_run(page: Path, workplace: Workplace) -> None:
     for block in documents.blocks(page):
         if block.language in RUN and not block.reason:
             run(block, workplace)
+
+
+FIRST_SCREEN: Final = 48
+"""Lines of the README that GitHub shows before anybody scrolls, its picture among them."""
+
+
+def test_a_stranger_gets_from_a_clone_to_own_candles_on_the_page(
+    workplace: Workplace, browser: Browser, tmp_path: Path
+) -> None:
+    """In seven commands of the README's first screen; what else it has works from there on."""
+    blocks = [item for item in documents.blocks(README) if item.language in RUN]
+    (served,) = (number for number, item in enumerate(blocks) if "--path my.csv" in item.text)
+    path, rest = blocks[: served + 1], blocks[served + 1 :]
+    assert [item for item in path if item.reason] == []
+    assert path[-1].line + path[-1].text.count("\n") < FIRST_SCREEN
+    commands = [part for item in path for part in re.split(r"\n|&&", item.text.strip())]
+    assert len(commands) <= 7, commands
+
+    origin = tmp_path / "origin"
+    release.copy_of_sources(ROOT, origin)
+    me = ("-c", "user.name=stranger", "-c", "user.email=stranger@example.org")
+    for argv in (("init", "--quiet"), ("add", "--all"), (*me, "commit", "--quiet", "-m", "all")):
+        subprocess.run(["git", *argv], cwd=origin, check=True, timeout=60)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    addresses = {**workplace.addresses, "<this repository>": str(origin)}
+    run(path[0], Workplace(empty, addresses))
+    clone = Workplace(empty / "candlecast", addresses)
+    (clone.folder / ".venv").symlink_to(sys.prefix)
+    write_candles(clone.folder, ("IBM",), "ACME")
+    for block in path[1:-1]:
+        run(block, clone)
+
+    def look(printed: str) -> None:
+        address = re.search(r"http://[\d.]+:\d+/dashboard", printed)
+        assert address, printed
+        page = browser.new_page()
+        page.goto(address[0])
+        expect(page.get_by_role("heading", name="ACME").first).to_be_visible(timeout=30_000)
+        own = bundle.load(clone.folder / "my-bundle").config.model_version
+        assert own != bundle.load(bundle.default_path()).config.model_version
+        expect(page.locator("body")).to_contain_text(own, timeout=30_000)
+        page.close()
+
+    run(path[-1], clone, look)
+    for block in rest:
+        if not block.reason:
+            run(block, clone)
 
 
 def test_the_graph_is_used_by_onnxruntime_alone() -> None:
