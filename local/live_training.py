@@ -22,7 +22,7 @@ from local.accounting import ModelScores
 from local.process import tail
 from local.screen import close_time
 from local.settings import LocalSettings
-from local.system import OURS, PartFailed, table_flags
+from local.system import OURS, PartFailed
 from shared import bundle
 from shared.leash import Leash
 
@@ -79,7 +79,7 @@ def _train_first(settings: LocalSettings, folder: Path) -> None:
     command = [
         sys.executable, "-P", "-m", "trainer", "train", *FIRST, "--no-progress",
         "--out", str(folder / "first"), "--interval", settings.interval, *data,
-        *table_flags(settings),
+        *settings.reading_flags(),
     ]  # fmt: skip
     if settings.symbols:
         command += ["--symbols", ",".join(settings.symbols)]

@@ -25,7 +25,6 @@ from local.settings import (
     WORKER_PORT,
     LocalSettings,
 )
-from shared.files.table_settings import TableSettings
 from shared.leash import Leash
 
 _STOP_S: Final = 12.0  # the worker drains for up to 10
@@ -213,7 +212,7 @@ def source_flags(settings: LocalSettings) -> list[str]:
     if settings.symbols:
         flags += ["--symbols", ",".join(settings.symbols)]
     if settings.path is not None:
-        flags += ["--path", str(settings.path), *table_flags(settings)]
+        flags += ["--path", str(settings.path), *settings.reading_flags()]
     if settings.context:
         flags += ["--context", ",".join(settings.context)]
     if settings.context_interval is not None:
@@ -228,21 +227,6 @@ def source_flags(settings: LocalSettings) -> list[str]:
         return flags
     speed = settings.replay_speed
     return flags if speed is None else [*flags, "--speed", f"{speed:g}"]
-
-
-def table_flags(settings: LocalSettings) -> list[str]:
-    """Return the flags of how to read a file, as far as they are given."""
-    options: list[str] = []
-    for name in sorted(set(TableSettings.model_fields) & settings.model_fields_set):
-        value = getattr(settings, name)
-        flag = f"--{name.replace('_', '-')}"
-        if name in {"symbols", "log_level"} or value is None:
-            continue
-        if isinstance(value, bool):
-            options += [flag] if value else []
-        else:
-            options += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
-    return options
 
 
 def _is_ready(port: int) -> bool:

@@ -258,15 +258,22 @@ def _print_next_steps(
 ) -> None:
     """Print what to do with a new bundle; what was read to train it, other commands can read."""
     is_of_topic = isinstance(settings, FitSettings) and settings.is_of_topic
-    reading = settings.reading_flags()
     data = [] if settings.data is None else [str(settings.data)]
+    reading = settings.reading_flags() if data else []
+    if settings.interval != "1d":
+        reading += ["--interval", settings.interval]
+    if settings.symbols:
+        reading += ["--symbols", ",".join(settings.symbols)]
     model = ["--model", str(out)]
     steps = {"serve it": ["candlecast", "worker", *model]}
     if not is_of_topic:
         of_path = ["--path", *data] if data else []
-        steps = {"see it forecast": ["candlecast", "demo", *model, *of_path, *reading], **steps}
+        demo = ["candlecast", "demo", *model, *of_path, *reading, *settings.context_flags()]
+        steps = {"see it forecast": demo, **steps}
     if has_test:  # else nothing is left that training has not seen
         of_data = ["--data", *data] if data else []
+        if settings.context_data is not None:
+            of_data += ["--context-data", str(settings.context_data)]
         measure = ["candlecast", "trainer", "evaluate", *model, *of_data, *reading]
         steps["measure it whole"] = measure
     _print_steps(settings, steps, is_tracked=is_tracked)

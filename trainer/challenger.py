@@ -21,6 +21,9 @@ from trainer.watch_settings import WatchSettings
 
 log = logging.getLogger("trainer")
 
+OURS: Final = Path(__file__).parents[1]
+"""Folder of our packages."""
+
 BEHIND: Final = 10
 """Niceness of a training."""
 
@@ -45,10 +48,15 @@ def train(
     """
     seen = f"the candles before {until}" if until else "all candles"
     log.info("%s: training on %s", interval, seen)
-    command = [sys.executable, "-m", "trainer", *arguments(settings, interval, until, folder)]
+    # without the current directory on the path: a user's folder may be called trainer or shared
+    command = [sys.executable, "-P", "-m", "trainer", *arguments(settings, interval, until, folder)]
+    path = os.pathsep.join([str(OURS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
     with (
         Leash() as leash,  # the training ends with this process, even a killed one
-        subprocess.Popen(command, start_new_session=True) as child,  # noqa: S603 - our own
+        subprocess.Popen(  # noqa: S603 - our own
+            command, env=environment, start_new_session=True
+        ) as child,
     ):
         leash.hold(child.pid)
         with suppress(OSError):

@@ -21,7 +21,7 @@ from shared.kafka import KafkaSettings
 from shared.messages import SYMBOL_PATTERN
 from shared.model_store import KEEP
 from shared.model_store import ModelSettings as StoreModelSettings
-from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, flag_of, own
+from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from trainer.evaluate.baselines import NAMES, OF_CLASSES
 from trainer.fit_config import FitConfig
 from trainer.tracking import DEFAULT_URI
@@ -116,17 +116,6 @@ class DataSettings(TableSettings):
     )
     progress: bool = Field(default=True, description="show a progress bar")
 
-    def reading_flags(self) -> list[str]:
-        """Return the flags, beside the path, by which another command reads the same candles."""
-        fields = type(self).model_fields
-        given = []
-        for name in ("interval", *TableSettings.__annotations__):
-            if name in fields and (value := getattr(self, name)) != fields[name].default:
-                given.append(flag_of(name, fields[name]))
-                if value is not True:
-                    given.append(",".join(value) if isinstance(value, tuple) else str(value))
-        return given
-
     @model_validator(mode="after")
     def _bundled_is_daily(self) -> Self:
         if self.data is None and self.interval != "1d":
@@ -207,6 +196,15 @@ class ModelSettings(DataSettings):
             max_epochs=self.max_epochs,
             context=self.context_spec,
         )
+
+    def context_flags(self) -> list[str]:
+        """Return the flags by which the demo has the context that the network is to read."""
+        given = ["--context", ",".join(self.context)] if self.context else []
+        if given and self.context_interval is not None:
+            given += ["--context-interval", self.context_interval]
+        if given and self.context_data is not None:
+            given += ["--context-path", str(self.context_data)]
+        return given
 
     @property
     def context_spec(self) -> ContextSpec | None:

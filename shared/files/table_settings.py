@@ -96,6 +96,18 @@ class TableSettings(ServiceSettings):
         default=False, description="read a file also when one rule rejects more than 5 % of it"
     )
 
+    def reading_flags(self) -> list[str]:
+        """Return the flags, but for the symbols, by which another command reads the file too."""
+        given: list[str] = []
+        for name in sorted(TableSettings.model_fields.keys() - ServiceSettings.model_fields.keys()):
+            value = getattr(self, name)
+            if name == "symbols" or not value:
+                continue
+            given.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                given.append(",".join(value) if isinstance(value, tuple) else value)
+        return given
+
     def read_options(self, symbols: tuple[str, ...] | None = None) -> ReadOptions:
         """Return what the user says about the file, with other symbols if given."""
         columns = _as_dict(self.columns)

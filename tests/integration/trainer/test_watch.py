@@ -135,8 +135,14 @@ def drifting(kafka: str, settings: WatchSettings, model: Bundle) -> None:
 
 
 def test_a_challenger_is_trained_on_drift_and_promoted_and_the_rest_is_logged(
-    kafka: str, flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    kafka: str, flags: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """In a folder where the user's own packages are called as ours are."""
+    for name in ("shared", "trainer"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        (tmp_path / "own" / name / "__init__.py").write_text("raise RuntimeError('not ours')")
+    monkeypatch.chdir(tmp_path / "own")
     caplog.set_level(logging.INFO, "trainer")
     settings = WatchSettings.read(flags, "x")
     store = ModelStore(settings.models)
