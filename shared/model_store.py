@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import Field, ValidationError
 
@@ -43,6 +43,7 @@ __all__ = [
     "Decision",
     "ModelSettings",
     "ModelStore",
+    "NotPromoted",
     "Removal",
     "StoreError",
     "StoreSettings",
@@ -71,8 +72,14 @@ KEPT_GENERATIONS: Final = 500
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
+class NotPromoted(StoreError):
+    """A promotion that the store's state forbids, however often it is tried."""
+
+
 class StoreSettings(ServiceSettings):
     """Where the models are."""
+
+    help_title: ClassVar[str] = "model"
 
     models: str = Field(
         "models",
@@ -308,7 +315,7 @@ class ModelStore:
             any_horizons: accept other horizons than those of the champion.
 
         Raises:
-            StoreError: when another champion is there than expected, or of other horizons.
+            NotPromoted: when another champion is there than expected, or of other horizons.
         """
         config = OnnxForecaster(self.load(digest)).config
         choice = Choice(
@@ -323,13 +330,13 @@ class ModelStore:
 
         def change(now: Champions) -> Champions:
             if digest in now.removing:
-                raise StoreError(f"{self.url}: bundle {digest[:12]} was removed meanwhile")
+                raise NotPromoted(f"{self.url}: bundle {digest[:12]} was removed meanwhile")
             old = now.at(interval, symbols)
             got = old.choice.bundle if old else ""
             if old is not None and old.choice == choice:
                 return now  # written, though the storage said otherwise
             if expected is not None and got != expected:
-                raise StoreError(
+                raise NotPromoted(
                     f"{interval}: expected {expected[:12] or 'no'} champion, which the new one was "
                     f"measured against, got {got[:12] or 'none'}: another promotion came first"
                 )
@@ -342,7 +349,7 @@ class ModelStore:
     def _require_horizons(self, config: BundleConfig, champion: Choice) -> None:
         old = self.config(champion.bundle).config
         if old is not None and old.horizons != config.horizons:
-            raise StoreError(
+            raise NotPromoted(
                 f"{config.model_version}: expected the horizons of {champion.version}, "
                 f"{old.horizons}, got {config.horizons}; consumers would miss some. "
                 "--any-horizons promotes it nevertheless"

@@ -246,9 +246,9 @@ def test_requests_that_come_together_share_model_calls() -> None:
     class Counting(PersistenceForecaster):
         batches: list[int] = []  # noqa: RUF012
 
-        def predict(self, candles: Any, open_ms: Any) -> Any:
+        def predict(self, candles: Any, open_ms: Any, context: Any = None) -> Any:
             self.batches.append(len(candles))
-            return super().predict(candles, open_ms)
+            return super().predict(candles, open_ms, context)
 
     model = Counting(LENGTH, horizons=(1, 5))
     app = application(model)
