@@ -42,6 +42,9 @@ STALE_INTERVALS: Final = 3
 CAPACITY: Final = 65_536
 """Candles of a context symbol that a process keeps, 2 MB: as many years of days as there are."""
 
+SHARED: Final = 256
+"""Contexts that are remembered for the symbols whose candles close together, 2 MB at most."""
+
 NEVER: Final = int(np.iinfo(np.int64).min)
 """The time of a close that is unknown."""
 
@@ -106,6 +109,11 @@ class ContextSeries:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def newest_ms(self) -> int:
+        """Close of the newest candle, UTC; ``NEVER`` without one."""
+        return int(self._close_ms[self._count - 1]) if self._count else NEVER
 
     def push(self, open_ms: int, close_ms: int, close: float) -> Push:
         """Put a candle in its place by time, or correct the one that opened then.
@@ -284,10 +292,15 @@ class ContextStore:
         """
         key = spec, as_of_ms
         if key not in self._windows:
-            if len(self._windows) >= CAPACITY:
+            if len(self._windows) >= SHARED:
                 self._windows.clear()
             self._windows[key] = self.contexts(spec).window(as_of_ms)
         return self._windows[key]
+
+    def newest_ms(self, symbol: str, interval: str) -> int:
+        """Return the close of the newest candle held of a symbol, UTC; ``NEVER`` without one."""
+        series = self._series.get(INTERVALS_MS[interval], {}).get(symbol)
+        return NEVER if series is None else series.newest_ms
 
     def contexts(self, spec: ContextSpec) -> Contexts:
         """Return the series that a model's context is read of."""

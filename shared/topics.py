@@ -110,7 +110,7 @@ def all_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> tuple[Top
         },  # keeps short what a recovery reads: each candle writes a record
         POLICIES,
     )
-    return (*market_topics(settings), changelog)
+    return (*market_topics(settings), context_topic(settings), changelog)
 
 
 def changelog_of(group: str) -> str:

@@ -54,6 +54,7 @@ class WorkerSettings(GroupSettings, ModelSettings, TraceSettings):
             "commit_seconds",
             "session_seconds",
             "stall_seconds",
+            "context_wait_seconds",
             "rebuild_messages",
             "when_recreated",
         ),
@@ -76,6 +77,13 @@ class WorkerSettings(GroupSettings, ModelSettings, TraceSettings):
         2_000_000,
         ge=0,
         description="most messages of a partition that are read again to rebuild lost windows",
+    )
+    context_wait_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=30,
+        description="longest wait of a candle for a context candle of the same close, where its "
+        "model reads a context; then the one before is used",
     )
     max_series: int = Field(
         MAX_SERIES,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from docs import generate
 from docs.marks import replace
-from producer.sink import EVENT_TYPE
+from producer.target import EVENT_TYPE
 from shared.candles import Candle, InvalidCandle, RejectReason
 from shared.forecasts import Forecast
 from shared.headers import cloud_event
@@ -120,6 +120,7 @@ def test_the_document_names_the_topics() -> None:
         "market.candles.v1",
         "market.forecasts.v1",
         "market.scores.v1",
+        "market.context.v1",
         "market.candles.v1.dlq",
     }
 
