@@ -65,7 +65,17 @@ class Lease:
             done.set()
             thread.join()
             if not self._lost:
-                self._write(self._step + 1, 0)  # others may take it at once
+                self._give_back()
+
+    def _give_back(self) -> None:
+        """Let others take it at once; while the store is away it runs out by itself.
+
+        An error here would replace what ended the look, even the signal that ends the process.
+        """
+        try:
+            self._write(self._step + 1, 0)
+        except StoreError as error:
+            log.warning("the lease cannot be given back, and runs out: %s", error)
 
     def check(self) -> None:
         """Raise ``LeaseLost`` when another has taken it, since the store was away for long."""

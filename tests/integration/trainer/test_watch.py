@@ -42,6 +42,7 @@ from trainer.__main__ import main
 from trainer.interval_drift import ALARM
 from trainer.journal import JOURNAL
 from trainer.journal import read as read_journal
+from trainer.outbox import Outbox
 from trainer.watch_settings import WatchSettings
 
 pytestmark = pytest.mark.integration
@@ -266,6 +267,57 @@ def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
     assert champion is not None
     assert champion.choice.version.startswith("late-")
     assert not (tmp_path / "models" / JOURNAL).exists()
+
+
+@pytest.mark.parametrize("shadow", [0, 50])
+def test_a_store_that_takes_nothing_as_a_training_ends_gets_it_later_and_it_is_trained_once(
+    untracked: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, shadow: int
+) -> None:
+    """A full disk and a kill at the gate; a store that is away as a shadow begins."""
+    caplog.set_level(logging.INFO, "trainer")
+    settings = WatchSettings.read(untracked, "x")
+    models, away, log = Path(settings.models), tmp_path / "away", tmp_path / "watch.log"
+    flags = [*untracked, "--shadow", str(shadow)]
+    command = [sys.executable, "-m", "trainer", "watch", *flags, "--poll-seconds", "1"]
+    with Leash() as leash, log.open("wb") as stream:
+        child = subprocess.Popen(command, stderr=stream, start_new_session=True)
+        leash.hold(child.pid)
+
+        def logged(words: str) -> bool:
+            assert child.poll() is None, log.read_text()
+            return words in log.read_text()
+
+        try:
+            wait_until(lambda: trainings_of(child.pid), 60, "a training")
+            if shadow:
+                models.rename(away)
+                models.write_text("not a folder")
+                why = "Not a directory"
+            else:  # larger than a lease, the journal and this log, smaller than a model
+                psutil.Process(child.pid).rlimit(psutil.RLIMIT_FSIZE, (8192, 8192))
+                why = "File too large"
+            wait_until(lambda: logged("1d: the outcome of a training waits in"), 120, "a complaint")
+            assert logged(f"cannot be written: {why}"), log.read_text()
+            if shadow:
+                models.unlink()
+                away.rename(models)
+                wait_until(lambda: logged("is a shadow for 50 candles"), 90, "the shadow begins")
+        finally:
+            child.kill()
+            child.wait(10)
+    assert log.read_text().count("training on") == 1
+    for name in (objects := open_objects(settings.models)).names("leases"):  # a minute later
+        objects.remove(f"leases/{name}")
+    assert main(["watch", *flags, "--once"]) == 0
+    assert "training on" not in caplog.text
+    champion, held = ModelStore(settings.models).champions().at("1d"), read_journal(objects)
+    assert champion is not None
+    if shadow:
+        assert held.shadows["1d"].version in log.read_text()
+    else:
+        [attempt] = held.of("1d")
+        assert (attempt.outcome, attempt.version) == ("promoted", champion.choice.version)
+    assert not Outbox(settings).all()
 
 
 def test_a_watch_killed_at_random_moments_leaves_a_sound_store_and_the_next_one_finishes(
