@@ -539,6 +539,7 @@ def test_no_message_of_the_context_stops_a_process_or_costs_a_candle(
     check_joined(scene.forecasts())
     expected = on_disk + 4 * 14 + len(plain) + len(hostile)
     assert context_rejects(worker.metrics()) == expected
+    assert count(topics.bootstrap, topics.dlq) == len(plain) + len(hostile), "what came since"
     wait_until(
         lambda: context_rejects(api_metrics(api)) == expected, 30, "the API", process=api.process
     )
