@@ -10,8 +10,6 @@ COMMA  := ,
 # the tested set, of each package the files whose SHA-256 is known
 PINS   := --require-hashes --constraint constraints-hashed.txt
 FUZZ_SECONDS ?= 3600
-# on a terminal pip shows what it fetches
-PIP_SAYS := $(shell test -t 2 && echo --progress-bar=on || echo --quiet)
 
 export PYTHONUNBUFFERED := 1
 
@@ -128,9 +126,9 @@ $(BIN)/python:
 # the peers of the benchmarks pin other versions; what they lack they take from .venv, torch above all
 .venv-peers/.done: benchmarks/peers/requirements.txt $(VENV)/.dev
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $< 1>&2
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/candlecast-main.pth"
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $< 1>&2
 	@touch $@
 
 # what takes long says so first: what, how large, how long
@@ -141,7 +139,7 @@ endef
 # pip has no hash of the project itself, which therefore comes second
 define install
 	$(BIN)/python docs/hashes.py --requirements $(1) > $(VENV)/requirements.txt
-	$(PIP) install $(PIP_SAYS) $(PINS) --requirement $(VENV)/requirements.txt 1>&2
+	$(PIP) install $(PINS) --requirement $(VENV)/requirements.txt 1>&2
 	$(PIP) install --quiet --quiet --no-deps --no-build-isolation --editable . 1>&2
 endef
 

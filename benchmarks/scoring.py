@@ -41,7 +41,7 @@ def plain(series: Sequence[scoring.Series], now_ms: int) -> None:
             task.calibrated = task.raw.log_return.astype(float)
             task.entry = b""
             task.id = forecast_id(
-                due.symbol, due.interval, due.as_of_ms, due.window.records,
+                due.symbol, due.interval, due.as_of_ms, due.content,
                 task.raw.layout.model_version,
             )  # fmt: skip
 

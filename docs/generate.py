@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import yaml
 
-from producer.sink import EVENT_TYPE
+from producer.target import CONTEXT_TYPE, EVENT_TYPE
 from shared import permissions
 from shared.candles import INTERVALS_MS, Candle, RejectReason
 from shared.drift import Drift
@@ -27,7 +27,7 @@ from shared.headers import cloud_event
 from shared.kafka import KafkaSettings
 from shared.messages import Message
 from shared.score_messages import Correction, HorizonScore, Scores
-from shared.topics import DEFAULT_GROUP, Topic, all_topics, market_topics
+from shared.topics import DEFAULT_GROUP, Topic, all_topics, context_topic, market_topics
 from shared.traces import HEADER as TRACE_HEADER
 from stream_app.publisher import FORECAST_TYPE, SCORE_TYPE
 from trainer.features import FEATURES
@@ -213,12 +213,18 @@ def asyncapi() -> dict[str, Any]:
                                   "window, in order by symbol."),
             "scores": _channel(scores, "score", "The scores of the forecasts that a candle has "
                                "settled, in order by symbol."),
+            "context": _channel(context_topic(settings), "context", "Closed candles of the symbols "
+                                "that models read as context; compacted."),
             "deadLetters": _channel(dead_letters, "deadLetter",
                                     "Messages that are not valid candles."),
         },
         "operations": {
             "publishCandle": _operation("send", "candles", "The producer publishes a candle."),
             "takeCandle": _operation("receive", "candles", "The worker takes a candle."),
+            "publishContext": _operation("send", "context", "The producer publishes a candle of "
+                                         "the context."),
+            "followContext": _operation("receive", "context", "Worker and API read all of it where "
+                                        "a model reads a context, and follow it."),
             "publishForecast": _operation("send", "forecasts", "The worker publishes a forecast."),
             "publishScores": _operation("send", "scores", "The worker publishes what a candle "
                                         "settled."),
@@ -227,6 +233,8 @@ def asyncapi() -> dict[str, Any]:
         "components": {
             "messages": {
                 "candle": _message("candle", EVENT_TYPE, CANDLE),
+                "context": _message("candle", CONTEXT_TYPE, CANDLE, "symbol, interval and "
+                                    "open_ms, as in ^GSPC|1d|1362009600000"),
                 "forecast": _message("forecast", FORECAST_TYPE, FORECAST),
                 "score": _message("score", SCORE_TYPE, SCORES),
                 "deadLetter": _dead_letter(),
@@ -259,7 +267,9 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
     }
 
 
-def _message(name: str, event_type: str, example: Message) -> dict[str, Any]:
+def _message(
+    name: str, event_type: str, example: Message, key: str = "the symbol, in UTF-8"
+) -> dict[str, Any]:
     return {
         "name": name,
         "summary": (type(example).__doc__ or "").splitlines()[0],
@@ -267,7 +277,7 @@ def _message(name: str, event_type: str, example: Message) -> dict[str, Any]:
         "headers": _event_headers(event_type),
         "payload": {"$ref": f"./schemas/{name}.v1.json"},
         "examples": [{"payload": example.model_dump(mode="json")}],
-        "bindings": {"kafka": _key({"type": "string", "description": "the symbol, in UTF-8"})},
+        "bindings": {"kafka": _key({"type": "string", "description": key})},
     }
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 import shtab
 
@@ -84,9 +84,6 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
 }  # fmt: skip
 
-LEFT_AT_ONCE: Final = frozenset({"producer", "worker", "api"})
-"""Commands whose libraries' threads would keep the process after its end."""
-
 EXAMPLES: Final = """\
 examples:
   candlecast demo                                 everything, on bundled candles
@@ -97,6 +94,12 @@ examples:
   eval "$(candlecast completion bash)"            complete commands and flags by tab
 
 exit codes: 0 done, 1 failed, 2 a flag is wrong, 130 interrupted before the end
+"""
+
+COMPLETION_EXAMPLES: Final = """\
+Examples:
+  candlecast completion bash > ~/.local/share/bash-completion/completions/candlecast
+  eval "$(candlecast completion zsh)"                 in this shell only
 """
 
 
@@ -130,12 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run([*command.arguments, *rest], f"{PROG} {command.program or name}")
 
 
-def script() -> None:
-    """Run the console script."""
-    code = main()
-    if sys.argv[1:2] and sys.argv[1] in LEFT_AT_ONCE:
-        process.leave(code)
-    sys.exit(code)
+def script() -> NoReturn:
+    """Run the console script.
+
+    It leaves at once: libraries' threads would keep some commands, and Python takes seconds to
+    take PyTorch apart.
+    """
+    try:
+        code = main()
+    except KeyboardInterrupt:  # while a command is loaded
+        code = Exit.INTERRUPTED
+    process.leave(code)
 
 
 def parser(*, whole: bool = False) -> argparse.ArgumentParser:
@@ -153,7 +161,14 @@ def parser(*, whole: bool = False) -> argparse.ArgumentParser:
         of_command = commands.add_parser(name, help=command.about, formatter_class=HelpFormatter)
         if whole:
             _add_flags(name, command, of_command)
-    shells = commands.add_parser("completion", help="print the completion script of a shell")
+    about = "print the completion script of a shell"
+    shells = commands.add_parser(
+        "completion",
+        help=about,
+        description=f"{about.capitalize()}.",
+        epilog=COMPLETION_EXAMPLES,
+        formatter_class=HelpFormatter,
+    )
     shells.add_argument("shell", choices=SHELLS, help="shell that completes")
     return root
 
@@ -170,6 +185,8 @@ def _add_flags(name: str, command: Command, of_command: argparse.ArgumentParser)
 
 
 def _complete(arguments: Sequence[str]) -> int:
+    if {"-h", "--help"} & {*arguments}:
+        parser().parse_args(["completion", "--help"])  # prints it and ends
     if len(arguments) != 1 or arguments[0] not in SHELLS:
         got = " ".join(arguments) or "none"
         print(f"{PROG} completion: expected {' or '.join(SHELLS)}, got {got}", file=sys.stderr)

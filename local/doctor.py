@@ -230,7 +230,7 @@ async def _stream(settings: DoctorSettings) -> list[Finding]:
 
 
 async def _topics(settings: DoctorSettings) -> AsyncIterator[Finding]:
-    wanted = topics.market_topics(settings)
+    wanted = (*topics.market_topics(settings), topics.context_topic(settings))
     sizes = {topic.name: await topics.partitions_of(settings, topic.name) for topic in wanted}
     yield Finding("Kafka", "ok", f"{settings.bootstrap} answers")
     for topic in wanted:

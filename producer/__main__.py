@@ -6,9 +6,10 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import aclosing
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -16,7 +17,8 @@ from producer.resume import ResumeError, newest_published
 from producer.settings import PROCESS, ProducerSettings
 from producer.sink import KafkaSink, PublishError
 from producer.source import CandleSource, SourceError, UnreachableError
-from producer.wiring import open_source, replay
+from producer.target import Target, candles, context
+from producer.wiring import Sources, open_sources, replays
 from producer.yahoo import oldest_ms
 from shared import permissions, process, topics, traces
 from shared.files.series import HistoryError
@@ -55,16 +57,16 @@ EXPECTED: Final = (
 class _Probes:
     """State behind the probes; read by the status server's thread."""
 
-    sink: KafkaSink | None = None
+    sinks: tuple[KafkaSink, ...] = ()
     pulse_s = 0.0  # the event loop's last turn, monotonic
 
     def live(self) -> Health:
-        if self.sink is None:
+        if not self.sinks:
             return Health(ok=True, detail="starting")
         silent_s = time.monotonic() - self.pulse_s
         if silent_s > STALE_LOOP_S:
             return Health(ok=False, detail=f"the event loop last ran {silent_s:.1f} s ago")
-        return Health(ok=True, detail=f"{self.sink.published} candles")
+        return Health(ok=True, detail=f"{sum(sink.published for sink in self.sinks)} candles")
 
     async def beat(self) -> None:
         """Note the turns of the event loop, until cancelled."""
@@ -73,9 +75,9 @@ class _Probes:
             await asyncio.sleep(PULSE_S)
 
     def ready(self) -> Health:
-        if self.sink is None:
+        if not self.sinks:
             return Health(ok=False, detail="connecting to Kafka")
-        waiting_s = self.sink.waiting_s()
+        waiting_s = max(sink.waiting_s() for sink in self.sinks)
         if waiting_s > STALLED_S:
             return Health(ok=False, detail=f"Kafka has acknowledged nothing for {waiting_s:.0f} s")
         return Health(ok=True, detail="publishing")
@@ -106,78 +108,131 @@ async def _run(settings: ProducerSettings) -> None:
         live=probes.live,
         ready=probes.ready,
     )
-    with status as server, open_source(settings, metrics) as source:
+    with status as server, open_sources(settings, metrics) as sources:
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.port)
         try:
-            await _publish(settings, source, metrics, probes)
+            await _publish(settings, sources, metrics, probes)
         except UnreachableError as error:
             if settings.fallback is None:
                 raise UnreachableError(
                     f"{error}; --fallback replay replays stored candles instead"
                 ) from error
             log.warning("%s; replaying stored candles instead", error)
-            await _publish(settings, _stand_in(settings, metrics), metrics, probes)
+            await _publish(settings, _stand_ins(settings, metrics), metrics, probes)
 
 
-def _stand_in(settings: ProducerSettings, metrics: ProducerMetrics) -> CandleSource:
-    """Return a replay of the given file, or of all bundled candles whatever the symbols."""
+def _stand_ins(settings: ProducerSettings, metrics: ProducerMetrics) -> Sources:
+    """Return replays of the given files, or of all bundled candles whatever the symbols."""
     update: dict[str, object] = {"source": "replay"}
     if settings.path is None:
         update |= {"symbols": (), "symbols_file": None}
-    return replay(settings.model_copy(update=update), metrics)
+        if settings.context_path is None:
+            update |= {"context": ()}
+    return replays(settings.model_copy(update=update), metrics)
 
 
 async def _publish(
-    settings: ProducerSettings,
-    source: CandleSource,
-    metrics: ProducerMetrics,
-    probes: _Probes,
+    settings: ProducerSettings, sources: Sources, metrics: ProducerMetrics, probes: _Probes
 ) -> None:
-    await topics.ensure(settings, [topics.candles_topic(settings)])
-    await permissions.check(settings, permissions.of_producer(settings))
+    wanted, needed = [topics.candles_topic(settings)], permissions.of_candles(settings)
+    if sources.context:
+        wanted.append(topics.context_topic(settings))
+        needed = permissions.of_producer(settings)
+    await topics.ensure(settings, wanted)
+    await permissions.check(settings, needed)
     with traces.opened(settings, PROCESS) as traced:
         sink = KafkaSink(
             settings,
             metrics,
-            source.name,
+            sources.candles.name,
             buffered=settings.buffer,
-            measure_lag=source.name in _AS_THEY_CLOSE,
+            measure_lag=_closes_now(sources.candles),
             traces=traced,
         )
-        await _publish_into(sink, settings, source, probes)
+        of_candles = _Flow(sources.candles, sink, candles(settings))
+        of_context = None
+        if sources.context:
+            target, name = context(settings), f"{sources.context.name}-context"
+            sink = KafkaSink(settings, metrics, name, buffered=settings.buffer, target=target)
+            of_context = _Flow(sources.context, sink, target)
+        await _run_flows(settings, metrics, probes, of_candles, of_context)
 
 
-async def _publish_into(
-    sink: KafkaSink, settings: ProducerSettings, source: CandleSource, probes: _Probes
-) -> None:
-    async with sink:
+@dataclass(frozen=True)
+class _Flow:
+    """A source on its way into a topic."""
+
+    source: CandleSource
+    sink: KafkaSink
+    target: Target
+
+    async def run(self, settings: ProducerSettings) -> None:
+        """Publish what the topic lacks, until the source ends."""
         published = await newest_published(
             settings,
-            await sink.partitions(),
-            source.symbols,
-            source.interval,
-            since_ms=_resume_from_ms(source),
+            await self.sink.partitions(),
+            self.source.symbols,
+            self.source.interval,
+            since_ms=_resume_from_ms(self.source),
+            target=self.target,
         )
-        beat = asyncio.create_task(probes.beat())
-        await asyncio.sleep(0)
-        probes.sink = sink
-        try:
-            async with aclosing(source.candles(published)) as publications:
-                async for publication in publications:
-                    await sink.publish(publication)
-            await sink.flush()
-        finally:
-            beat.cancel()
-            probes.sink = None
+        async with aclosing(self.source.candles(published)) as publications:
+            async for publication in publications:
+                await self.sink.publish(publication)
+        await self.sink.flush()
         log.info(
             "done: %d candles published to %s at %.0f a second",
-            sink.published, settings.candles_topic, sink.rate(),
+            self.sink.published, self.target.topic, self.sink.rate(),
         )  # fmt: skip
+
+
+async def _run_flows(
+    settings: ProducerSettings,
+    metrics: ProducerMetrics,
+    probes: _Probes,
+    of_candles: _Flow,
+    of_context: _Flow | None,
+) -> None:
+    """Publish the context before the candles where both are of the past, else beside them."""
+    flows = [flow for flow in (of_context, of_candles) if flow]
+    sinks = tuple(flow.sink for flow in flows)
+    metrics.buffered.set_function(lambda: sum(sink.held for sink in sinks))
+    async with AsyncExitStack() as stack:
+        for sink in sinks:
+            await stack.enter_async_context(sink)
+        beat = asyncio.create_task(probes.beat())
+        await asyncio.sleep(0)
+        probes.sinks = sinks
+        try:
+            if _closes_now(of_candles.source):
+                await _together(*(flow.run(settings) for flow in flows))
+            else:
+                for flow in flows:
+                    await flow.run(settings)
+        finally:
+            beat.cancel()
+            probes.sinks = ()
+
+
+async def _together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until they end, or one fails: its error ends the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _closes_now(source: CandleSource) -> bool:
+    """Return True of a source whose candles close while it runs."""
+    return source.name in _AS_THEY_CLOSE
 
 
 def _resume_from_ms(source: CandleSource) -> int:
     """Return the time from which on candles in the topic matter for a resume."""
-    if source.name not in _AS_THEY_CLOSE:
+    if not _closes_now(source):
         return 0
     return max(oldest_ms(source.interval, now_ms()), 0)
 

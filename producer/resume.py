@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from producer.source import RECHECKED
+from producer.target import Target, candles, symbol_in
 from shared import kafka
 from shared.candles import Candle, InvalidCandle, decode_candle
 from shared.kafka import Consumer, DefaultPartitioner, KafkaError, KafkaSettings, Partition
@@ -17,6 +18,10 @@ FIRST_SPAN: Final = 1000
 _ANY_TIME_MS: Final = 1 << 53
 
 
+Decode = Callable[[bytes | None, bytes | None, int], Candle]
+"""Returns the candle of key, value and time; raises ``InvalidCandle``."""
+
+
 class ResumeError(Exception):
     """A topic whose newest messages cannot be read."""
 
@@ -24,10 +29,13 @@ class ResumeError(Exception):
 class Tail:
     """Newest candles of a partition, read span by span from its end; in memory, no I/O."""
 
-    def __init__(self, symbols: Iterable[str], interval: str) -> None:
+    def __init__(
+        self, symbols: Iterable[str], interval: str, decode: Decode = decode_candle
+    ) -> None:
         self.newest: dict[str, list[Candle]] = {}
         self._missing = {symbol.encode() for symbol in symbols}
         self._interval = interval
+        self._decode = decode
 
     @property
     def is_complete(self) -> bool:
@@ -41,18 +49,18 @@ class Tail:
         the topic too. Of each symbol the newest candles of the span are kept, of several with
         one opening time the last: it corrects the others.
         """
-        candles: dict[str, dict[int, Candle]] = {}
+        found: dict[str, dict[int, Candle]] = {}
         for key, value in messages:
-            candle = self._candle(key, value) if key in self._missing else None
+            candle = self._candle(key, value) if symbol_in(key) in self._missing else None
             if candle is not None:
-                candles.setdefault(candle.symbol, {})[candle.open_ms] = candle
-        for symbol, by_time in candles.items():
+                found.setdefault(candle.symbol, {})[candle.open_ms] = candle
+        for symbol, by_time in found.items():
             self.newest[symbol] = [by_time[at] for at in sorted(by_time)[-RECHECKED:]]
-        self._missing -= {symbol.encode() for symbol in candles}
+        self._missing -= {symbol.encode() for symbol in found}
 
     def _candle(self, key: bytes | None, value: bytes | None) -> Candle | None:
         try:
-            candle = decode_candle(key, value, _ANY_TIME_MS)
+            candle = self._decode(key, value, _ANY_TIME_MS)
         except InvalidCandle:
             return None
         return candle if candle.interval == self._interval else None
@@ -74,6 +82,7 @@ async def newest_published(
     interval: str,
     *,
     since_ms: int = 0,
+    target: Target | None = None,
 ) -> dict[str, list[Candle]]:
     """Return the newest candles in the topic, oldest first, for each symbol that has one.
 
@@ -81,23 +90,25 @@ async def newest_published(
     all its symbols are found; for a symbol without a candle, to its beginning or ``since_ms``.
 
     Args:
-        settings: where Kafka is, and the topic of candles.
+        settings: where Kafka is, and the names of its topics.
         partitions: the numbers of all its partitions.
         symbols: to look for.
         interval: of the candles to look for.
         since_ms: time before which appended candles are not read.
+        target: the topic; by default that of candles.
 
     Waits for the brokers, and says so in the log.
 
     Raises:
         ResumeError: when the topic cannot be read, whatever the brokers do.
     """
-    topic = settings.candles_topic
+    target = target or candles(settings)
+    topic, decode = target.topic, target.decode
     by_partition = _symbols_by_partition(topic, partitions, symbols)
 
     async def read() -> dict[str, list[Candle]]:
         async with kafka.connected(kafka.consumer(settings)) as consumer:
-            return await _newest(consumer, by_partition, interval, since_ms)
+            return await _newest(consumer, by_partition, interval, since_ms, decode)
 
     try:
         return await kafka.when_reachable(settings, read)
@@ -106,13 +117,17 @@ async def newest_published(
 
 
 async def _newest(
-    consumer: Consumer, by_partition: dict[Partition, list[str]], interval: str, since_ms: int
+    consumer: Consumer,
+    by_partition: dict[Partition, list[str]],
+    interval: str,
+    since_ms: int,
+    decode: Decode,
 ) -> dict[str, list[Candle]]:
     ends = await consumer.end_offsets(list(by_partition))
     beginnings = await _beginnings(consumer, by_partition, ends, since_ms)
     newest: dict[str, list[Candle]] = {}
     for partition, symbols in by_partition.items():
-        tail = Tail(symbols, interval)
+        tail = Tail(symbols, interval, decode)
         for start, end in spans(beginnings[partition], ends[partition]):
             tail.read(await _read_span(consumer, partition, start, end))
             if tail.is_complete:

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from producer.yahoo import INTERVALS, Span, default_poll_ms, why_impossible
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES, MINUTE_MS, Interval
+from shared.context import MAX_SYMBOLS, ContextSpec
 from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
+from shared.messages import describe
 from shared.process import now_ms
 from shared.settings import CommaSeparated, own
 from shared.traces import TraceSettings
@@ -65,10 +67,16 @@ class ProducerSettings(KafkaSettings, TableSettings, TraceSettings):
       python -m producer --source yfinance --symbols AAPL,^GSPC,BTC-USD --interval 1m
       python -m producer --source live --symbols-file nasdaq.txt --interval 1m
       python -m producer --source backfill --interval 1h --start 2026-01-01
+      python -m producer --source live --interval 5m --context ^GSPC,^VIX --context-interval 1d
     """
 
     help_title: ClassVar[str] = "candles"
     help_topics: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "context": (
+            "context",
+            "context_interval",
+            "context_path",
+        ),
         "replay": (
             "path",
             "again",
@@ -120,6 +128,18 @@ class ProducerSettings(KafkaSettings, TableSettings, TraceSettings):
     path: Path | None = Field(
         None,
         description=f"for replay: {PATH}; by default the bundled candles",
+    )
+    context: CommaSeparated = Field(
+        (),
+        description="symbols whose candles go to the context topic, by comma, such as ^GSPC,^VIX, "
+        "for models that read a context; from the same source, before the candles where both are "
+        f"of the past; {MAX_SYMBOLS} at most",
+    )
+    context_interval: Interval | None = Field(
+        None, description="length of the context's candles; by default that of the candles"
+    )
+    context_path: Path | None = Field(
+        None, description="for replay: file of the context's candles; by default --path"
     )
     again: bool = Field(
         default=False,
@@ -212,6 +232,19 @@ class ProducerSettings(KafkaSettings, TableSettings, TraceSettings):
             listed = [line.partition("#")[0].strip() for line in lines]
         return tuple(dict.fromkeys([*self.symbols, *filter(None, listed)]))
 
+    def of_context(self) -> Self:
+        """Return the settings of a source of the context's candles."""
+        update: dict[str, object] = {
+            "symbols": self.context,
+            "symbols_file": None,
+            "interval": self.context_interval or self.interval,
+            "path": self.context_path or self.path,
+            "speed": None,
+        }
+        if self.source == "live":
+            update["source"] = "yfinance"  # a provisional candle is not a close
+        return self.model_copy(update=update)
+
     def span(self, now_ms: int) -> Span:
         """Return the range of a backfill."""
         start_ms = time_ms(self.start) if self.start else now_ms
@@ -219,6 +252,21 @@ class ProducerSettings(KafkaSettings, TableSettings, TraceSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        self._check_source()
+        if not self.context:
+            return self
+        wanted = self.of_context()
+        try:
+            ContextSpec(symbols=wanted.symbols, interval=wanted.interval)
+        except ValidationError as error:
+            raise _inconsistent(f"context: {describe(error.errors()[0])}") from None
+        try:
+            wanted._check_source()  # noqa: SLF001 - its own
+        except PydanticCustomError as error:
+            raise _inconsistent(f"context: {error.message()}") from None
+        return self
+
+    def _check_source(self) -> None:
         replays = self.source == "replay" or self.fallback == "replay"
         if replays and self.path is None and self.interval != "1d":
             raise _inconsistent(f"interval: the bundled candles are 1d, got {self.interval!r}")
@@ -234,7 +282,6 @@ class ProducerSettings(KafkaSettings, TableSettings, TraceSettings):
             raise _inconsistent(f"start, end: only a backfill has a range, got {self.source!r}")
         if self.once and self.source != "yfinance":
             raise _inconsistent(f"once: only yfinance can poll once, got {self.source!r}")
-        return self
 
     def _check_range(self, now_ms: int) -> None:
         if self.start is None:

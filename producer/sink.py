@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from producer.source import Kind, Publication
+from producer.target import Target, candles
 from shared import kafka
 from shared.candles import Candle
 from shared.headers import cloud_event
@@ -40,9 +41,6 @@ MOST_LOOKS: Final = 2
 that has just started and does not know its topics yet."""
 
 _SLOW_S: Final = 2.0
-
-EVENT_TYPE: Final = "market.candle.v1"
-"""CloudEvents type of a candle's message."""
 
 
 class PublishError(Exception):
@@ -86,6 +84,7 @@ class KafkaSink:
         buffered: int,
         measure_lag: bool = False,
         traces: Traces | None = None,
+        target: Target | None = None,
     ) -> None:
         """Prepare only; entering the context connects.
 
@@ -96,10 +95,12 @@ class KafkaSink:
             buffered: most candles handed over and not acknowledged; 5,000 are about 3 MB.
             measure_lag: whether the candles close while they are published.
             traces: take a span for each candle; None where traces are off.
+            target: the topic; by default that of candles.
         """
         self._traces = traces
         self._settings = settings
-        self._topic = settings.candles_topic
+        self._target = target or candles(settings)
+        self._topic = self._target.topic
         self._buffered = buffered
         self._measure_from_ms = now_ms() if measure_lag else None
         self._metrics = metrics
@@ -109,7 +110,6 @@ class KafkaSink:
         self._loop = asyncio.get_running_loop()
         self._numbers = count(1)
         self._held: dict[int, _Held] = {}  # by number, so in order
-        metrics.buffered.set_function(lambda: len(self._held))
         self._room = asyncio.Event()  # set while another candle may be handed over
         self._room.set()
         self._idle = asyncio.Event()  # set while nothing is held
@@ -212,6 +212,11 @@ class KafkaSink:
         await self._idle.wait()
         self._check()
 
+    @property
+    def held(self) -> int:
+        """Candles that are not acknowledged."""
+        return len(self._held)
+
     def waiting_s(self) -> float:
         """Return how long candles have waited for the broker, in seconds."""
         return self._loop.time() - self._last_ack_s if self._held else 0.0
@@ -226,7 +231,7 @@ class KafkaSink:
         value = candle.encode()
         headers = cloud_event(
             _event_id(candle, value),
-            EVENT_TYPE,
+            self._target.event_type,
             self._event_source,
             candle.close_ms,
             **extensions(publication),
@@ -237,9 +242,8 @@ class KafkaSink:
             span = self._traces.begin(trace_id), time.time_ns()
             headers.append(span[0].header)
         now_s = self._loop.time()
-        held = _Held(
-            next(self._numbers), publication, candle.symbol.encode(), value, headers, now_s, span
-        )
+        key = self._target.key(candle)
+        held = _Held(next(self._numbers), publication, key, value, headers, now_s, span)
         if not self._held:
             self._first_s = self._first_s or now_s
             self._last_ack_s = now_s

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from producer.replay import ReplaySource
 from producer.settings import ProducerSettings
@@ -19,28 +21,48 @@ from shared.history import BUNDLED_SYMBOLS, bundled, from_file
 from shared.metrics import ProducerMetrics
 from shared.process import now_ms
 
+if TYPE_CHECKING:
+    from producer.yahoo.client import Yahoo
+    from producer.yahoo.gate import Gate
+
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where the candles come from, and those of their context, if any."""
+
+    candles: CandleSource
+    context: CandleSource | None = None
+
+
 @contextmanager
-def open_source(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[CandleSource]:
-    """Yield the source; raises ``SourceError`` or ``HistoryError`` when it cannot be made."""
+def open_sources(settings: ProducerSettings, metrics: ProducerMetrics) -> Iterator[Sources]:
+    """Yield the sources; raises ``SourceError`` or ``HistoryError`` when they cannot be made."""
     if settings.source == "replay":
-        yield replay(settings, metrics)
+        yield replays(settings, metrics)
         return
     with tempfile.TemporaryDirectory(prefix="candlecast-yahoo-") as temporary:
         own = Path(temporary)
         if settings.cache_dir is not None:
             cookies.take(settings.cache_dir, own)
         try:
-            yield _yahoo_source(settings, metrics, own)
+            yield _both(settings, _yahoo(settings, metrics, own))
         finally:
             if settings.cache_dir is not None:
                 cookies.put_back(own, settings.cache_dir)
 
 
-def replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource:
-    """Return the replay of a file, or of the bundled candles; logs what is odd about them."""
+def replays(settings: ProducerSettings, metrics: ProducerMetrics) -> Sources:
+    """Return replays of files, or of the bundled candles; logs what is odd about them."""
+    return _both(settings, lambda some: _replay(some, metrics))
+
+
+def _both(settings: ProducerSettings, make: Callable[[ProducerSettings], CandleSource]) -> Sources:
+    return Sources(make(settings), make(settings.of_context()) if settings.context else None)
+
+
+def _replay(settings: ProducerSettings, metrics: ProducerMetrics) -> ReplaySource:
     history = _history(settings)
     for note in history.notes:
         log.info("%s: %s", history.name, note)
@@ -65,19 +87,27 @@ def _symbols(settings: ProducerSettings) -> tuple[str, ...]:
         raise SourceError(f"symbols_file: {settings.symbols_file}: {error}") from error
 
 
-def _yahoo_source(
+def _yahoo(
     settings: ProducerSettings, metrics: ProducerMetrics, cache_dir: Path
-) -> CandleSource:
+) -> Callable[[ProducerSettings], CandleSource]:
+    """Return what makes sources of Yahoo's candles, which share its client and its rate."""
     # yfinance takes a second and 100 MB to import, which a replay does without
-    from producer.yahoo.backfill import BackfillSource  # noqa: PLC0415
     from producer.yahoo.client import Yahoo  # noqa: PLC0415
-    from producer.yahoo.fetcher import Fetcher  # noqa: PLC0415
     from producer.yahoo.gate import Gate  # noqa: PLC0415
+
+    yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
+    gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
+    return lambda some: _yahoo_source(some, metrics, yahoo, gate)
+
+
+def _yahoo_source(
+    settings: ProducerSettings, metrics: ProducerMetrics, yahoo: Yahoo, gate: Gate
+) -> CandleSource:
+    from producer.yahoo.backfill import BackfillSource  # noqa: PLC0415
+    from producer.yahoo.fetcher import Fetcher  # noqa: PLC0415
     from producer.yahoo.polling import PollingSource  # noqa: PLC0415
 
     symbols = _symbols(settings) or BUNDLED_SYMBOLS
-    yahoo = Yahoo(cache_dir, settings.proxy, settings.ca_bundle)
-    gate = Gate(metrics, rate=settings.rate, burst=settings.burst)
     pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="yahoo")
     fetcher = Fetcher(yahoo.poll, settings.interval, gate, metrics, pool=pool)
     if settings.source == "backfill":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.candles import INTERVALS_MS, MAX_CANDLES
+from shared.context import Closes, ContextSpec
 from shared.feature_drift import Reference
 from shared.forecasts import MAX_HORIZONS, MAX_LEVELS, MAX_VERSION, MEDIAN
 from shared.messages import describe
@@ -44,6 +45,9 @@ MAX_GOLDEN: Final = 1024
 
 INPUTS: Final = ("candles", "open_ms")
 """Names of the graph's input tensors."""
+
+CONTEXT: Final = "context"
+"""Name of one more, of a model that reads the closes of other symbols."""
 
 OUTPUTS: Final = ("log_return", "volatility")
 """Names of the graph's output tensors."""
@@ -111,6 +115,7 @@ class BundleConfig(_Part):
         tuple[Annotated[float, Field(gt=0, lt=1)], ...],
         Field(min_length=1, max_length=MAX_LEVELS),
     ]  # rising, with the median
+    context: ContextSpec | None = None  # what it reads beside a series's own candles
     features: dict[str, str]  # name -> description, for people
     data: DataSpan
     training: dict[str, Setting]
@@ -155,7 +160,7 @@ class BundleConfig(_Part):
     @property
     def graph_inputs(self) -> dict[str, TensorSpec]:
         """The inputs that a graph of these sizes has."""
-        return tensor_inputs()
+        return tensor_inputs(context=self.context)
 
     @property
     def graph_outputs(self) -> dict[str, TensorSpec]:
@@ -163,16 +168,23 @@ class BundleConfig(_Part):
         return tensor_outputs(len(self.horizons), len(self.quantile_levels))
 
 
-def tensor_inputs(candles: int = -1) -> dict[str, TensorSpec]:
+def tensor_inputs(candles: int = -1, context: ContextSpec | None = None) -> dict[str, TensorSpec]:
     """Return the graph's inputs: open, high, low, close, volume, and opening times in UTC ms.
+
+    A model with context has one more: the newest closes of each context symbol, oldest first; what
+    is not above 0, NaN included, is unknown.
 
     Args:
         candles: of a window; by default any number that the model takes.
+        context: that the model reads, if any.
     """
-    return {
+    inputs = {
         "candles": TensorSpec(datatype="FP64", shape=(-1, candles, 5)),
         "open_ms": TensorSpec(datatype="INT64", shape=(-1, candles)),
     }
+    if context:
+        inputs[CONTEXT] = TensorSpec(datatype="FP32", shape=(-1, *context.shape))
+    return inputs
 
 
 def tensor_outputs(horizons: int, levels: int) -> dict[str, TensorSpec]:
@@ -191,11 +203,18 @@ class Golden:
     open_ms: NDArray[np.int64]  # (G, T)
     log_return: NDArray[np.float32]  # (G, H, Q)
     volatility: NDArray[np.float32]  # (G, H)
+    context: Closes | None = None  # (G, C, K), of a model that reads one
+
+    @property
+    def inputs(self) -> tuple[NDArray[np.float64], NDArray[np.int64], Closes | None]:
+        """The windows, as a forecaster takes them."""
+        return self.candles, self.open_ms, self.context
 
     def to_bytes(self) -> bytes:
         """Return the windows and forecasts as an ``.npz`` archive."""
         stream = io.BytesIO()
-        np.savez_compressed(stream, **vars(self))
+        arrays = {name: array for name, array in vars(self).items() if array is not None}
+        np.savez_compressed(stream, **arrays)
         return stream.getvalue()
 
     @classmethod
@@ -206,19 +225,25 @@ class Golden:
         if size > MAX_FILE_BYTES:
             raise ValueError(f"expected at most {MAX_FILE_BYTES} bytes unpacked, got {size}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in cls.__annotations__})
+            names = cls.__annotations__.keys() - ({CONTEXT} - set(arrays.files))
+            return cls(**{name: arrays[name] for name in names})
 
-    def check(self, lengths: Collection[int]) -> None:
+    def check(self, lengths: Collection[int], context: ContextSpec | None = None) -> None:
         """Raise ``ValueError`` unless it holds windows of one of the lengths, with finite prices.
 
         Args:
             lengths: that a window may have, rising.
+            context: that the model reads, if any.
         """
         count = len(self.open_ms)
         held = self.open_ms.shape[-1]
         length = held if held in lengths else min(lengths)
         if not 1 <= count <= MAX_GOLDEN:
             raise ValueError(f"expected 1 to {MAX_GOLDEN} windows, got {count}")
+        known = None if self.context is None else (self.context.shape, self.context.dtype)
+        expected = ((count, *context.shape), np.dtype(np.float32)) if context else None
+        if known != expected:
+            raise ValueError(f"context: expected {expected or 'none'}, got {known or 'none'}")
         for name, array, shape, datatype in (
             ("candles", self.candles, (count, length, 5), np.float64),
             ("open_ms", self.open_ms, (count, length), np.int64),
@@ -236,8 +261,9 @@ class Golden:
 class Bundle:
     """A verified bundle, with the very bytes whose hashes were checked.
 
-    Serving runs the graph alone: ``candles`` (B, T, 5) and ``open_ms`` (B, T) -> ``log_return``
-    (B, H, Q) and ``volatility`` (B, H). It never unpickles the other files.
+    Serving runs the graph alone: ``candles`` (B, T, 5), ``open_ms`` (B, T) and, where the config
+    has one, ``context`` (B, C, K) -> ``log_return`` (B, H, Q) and ``volatility`` (B, H). It never
+    unpickles the other files.
     """
 
     path: Path
@@ -303,7 +329,8 @@ def assemble(path: Path, read: Callable[[str], bytes]) -> Bundle:
         )
     try:
         golden = Golden.from_bytes(contents[GOLDEN_NAME])
-        golden.check({length for some in config.window_lengths.values() for length in some})
+        lengths = {length for some in config.window_lengths.values() for length in some}
+        golden.check(lengths, config.context)
     except Exception as error:  # NumPy and zipfile raise many kinds for a damaged archive
         raise BundleError(f"{path / GOLDEN_NAME}: not the golden windows: {error}") from error
     reference = None

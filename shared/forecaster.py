@@ -19,8 +19,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shared.bundle import INPUTS, OUTPUTS, Bundle, BundleError
+from shared.bundle import CONTEXT, INPUTS, OUTPUTS, Bundle, BundleError
 from shared.candles import INTERVALS_MS
+from shared.context import Closes, ContextSpec, ContextWindow, stack_contexts, unknown
 from shared.feature_drift import Reference
 from shared.forecasts import (
     LOW_PRICE,
@@ -100,12 +101,24 @@ class Forecaster(Protocol):
         """Rising, with the median; Q of them."""
         ...
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+    @property
+    def context(self) -> ContextSpec | None:
+        """The closes of other symbols that it reads; None for a model of a series's own candles."""
+        ...
+
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
         """Return the distributions ahead of windows.
 
         Args:
             candles: open, high, low, close, volume, oldest first, (B, T, 5).
             open_ms: opening times, UTC epoch milliseconds, rising, (B, T).
+            context: newest closes of the symbols of ``context``, NaN where unknown, (B, C, K); a
+                model that reads none has no use for it, another takes None as all unknown.
         """
         ...
 
@@ -173,6 +186,15 @@ class ModelSet:
         return self.by_interval.get(interval, self.default)
 
 
+ContextOf = Callable[[ContextSpec, int], ContextWindow | None]
+"""Returns what is known of a model's context as of a time, UTC ms; None for nothing."""
+
+
+def without_context(spec: ContextSpec, as_of_ms: int) -> None:
+    """Return nothing: no context is known; a ``ContextOf``."""
+    del spec, as_of_ms
+
+
 Watch = Callable[[float], object]
 """Function that takes the duration of a model call, in seconds."""
 
@@ -210,6 +232,11 @@ def references_of(models: Models) -> dict[str, Reference]:
     return {model.model_version: model.reference for model in served if model.reference}
 
 
+def contexts_of(models: Models) -> frozenset[ContextSpec]:
+    """Return the contexts that some models read."""
+    return frozenset(model.context for model in models.all() if model.context is not None)
+
+
 class OnnxForecaster:
     """A bundle's graph, run by ONNX Runtime on one thread."""
 
@@ -233,6 +260,7 @@ class OnnxForecaster:
         self.horizons = config.horizons
         self.quantile_levels = config.quantile_levels
         self.reference = bundle.reference
+        self.context = config.context
         try:
             self._outputs: tuple[str, ...] = OUTPUTS
             graph = bundle.onnx
@@ -250,20 +278,30 @@ class OnnxForecaster:
     def lengths(self, interval: str) -> tuple[int, ...]:
         return self._lengths.get(interval, (self.window_length,))
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
         started_s = perf_counter()
-        outputs = self._session.run(self._outputs, {INPUTS[0]: candles, INPUTS[1]: open_ms})
+        inputs: dict[str, NDArray[Any]] = {INPUTS[0]: candles, INPUTS[1]: open_ms}
+        if self.context:
+            known = unknown(self.context, len(candles)) if context is None else context
+            inputs[CONTEXT] = known
+        outputs = self._session.run(self._outputs, inputs)
         self._watch(perf_counter() - started_s)
         return Prediction(*outputs)
 
     def call_once(self) -> None:
         """Call the graph with one window: the first call of a size takes longer."""
-        self.predict(self._golden.candles[:1], self._golden.open_ms[:1])
+        candles, open_ms, context = self._golden.inputs
+        self.predict(candles[:1], open_ms[:1], None if context is None else context[:1])
 
     def _repeat_golden(self, bundle: Bundle) -> None:
         """Raise ``BundleError`` unless the graph repeats the golden forecasts."""
         golden = bundle.golden
-        repeated = self.predict(golden.candles, golden.open_ms)
+        repeated = self.predict(*golden.inputs)
         sizes = (len(self.horizons), len(self.quantile_levels))
         for name, got, expected, shape in (
             ("log_return", repeated.log_return, golden.log_return, sizes),
@@ -293,8 +331,10 @@ class OnnxForecaster:
         They are made at prices with the longest numbers, of the longest symbol.
         """
         golden = bundle.golden
-        prediction = self.predict(golden.candles, golden.open_ms)
-        due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2))
+        prediction = self.predict(*golden.inputs)
+        spec = self.context
+        context = ContextWindow(unknown(spec, 1)[0], TRIAL_MS) if spec else None
+        due = Due("X" * 32, "1mo", TRIAL_MS, TRIAL_CLOSE, Window(2), context)
         for log_return, volatility in zip(
             prediction.log_return, prediction.volatility, strict=True
         ):
@@ -318,6 +358,16 @@ class Due:
     as_of_ms: int  # close of the window's last candle, UTC
     last_close: float  # of that candle, in 64 bits; the window holds 32
     window: Window  # exactly as many candles as one of the lengths of the interval's model
+    context: ContextWindow | None = None  # as of ``as_of_ms``, where the series's model reads one
+
+    @property
+    def content(self) -> bytes:
+        """What a forecast's id takes in of what the model reads: the window and its context.
+
+        A correction of either changes it; without a context it is the window's records alone.
+        """
+        records = self.window.records
+        return records if self.context is None else records + self.context.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +421,9 @@ def _one_call(
                 f"{owed.symbol} {owed.interval}: the model needs {' or '.join(map(str, lengths))} "
                 f"candles, the window holds {len(owed.window)}"
             )
-    prediction = forecaster.predict(*stack([due[row].window for row in rows]))
+    spec = forecaster.context
+    context = stack_contexts(spec, [due[row].context for row in rows]) if spec else None
+    prediction = forecaster.predict(*stack([due[row].window for row in rows]), context)
     features = prediction.features
     for at, row in enumerate(rows):
         answers[row] = Distribution(
@@ -425,7 +477,7 @@ def forecast(models: Models, due: Sequence[Due], now_ms: int) -> list[Forecast]:
             raw,
             raw.log_return.astype(np.float64),
             forecast_id(
-                owed.symbol, owed.interval, owed.as_of_ms, owed.window.records,
+                owed.symbol, owed.interval, owed.as_of_ms, owed.content,
                 raw.forecaster.model_version,
             ),
         )
@@ -457,6 +509,7 @@ def _message(
         model_version=calibrated.raw.forecaster.model_version,
         model_interval=nearest_trained(calibrated.raw.forecaster.intervals, interval),
         made_at_ms=now_ms,
+        context_as_of_ms=due.context.as_of_ms if due.context else None,
         feature_bins=calibrated.feature_bins,
         horizons=tuple([Horizon.trusted(**row) for row in rows]),
     )

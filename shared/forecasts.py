@@ -112,6 +112,7 @@ class Forecast(Message):
     last_close: PredictedPrice  # quote currency
     model_version: Annotated[str, Field(max_length=MAX_VERSION)]
     model_interval: Interval | None = None  # trained on, where the model has seen no ``interval``
+    context_as_of_ms: Millis | None = None  # close of the context used: the oldest of its symbols'
     made_at_ms: Millis  # when it was computed, UTC; the only field that repeats may differ in
     feature_bins: Bins | None = None  # of its features in training's, of one forecast in 16
     horizons: Annotated[tuple[Horizon, ...], Field(min_length=1, max_length=MAX_HORIZONS)]
@@ -157,7 +158,8 @@ def forecast_id(
 ) -> str:
     """Return the identity of a forecast: 32 hexadecimal digits (BLAKE2b, 128 bits).
 
-    ``content`` is the window that the model saw; a correction changes it and so the id.
+    ``content`` is what the model saw, ``shared.forecaster.Due.content``: the window and, where the
+    model reads one, its context. A correction of either changes it and so the id.
     """
     head = f"{symbol}\0{interval}\0{as_of_ms}\0{model_version}\0".encode()
     return hashlib.blake2b(head + content, digest_size=16).hexdigest()

@@ -138,6 +138,9 @@ class KafkaSettings(AccessSettings):
     candles_topic: str = Field("market.candles.v1", description="topic of closed candles")
     forecasts_topic: str = Field("market.forecasts.v1", description="topic of forecasts")
     scores_topic: str = Field("market.scores.v1", description="topic of scores of forecasts")
+    context_topic: str = Field(
+        "market.context.v1", description="compacted topic of the candles of context symbols"
+    )
     partitions: int = Field(
         8,
         ge=1,

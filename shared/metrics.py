@@ -30,6 +30,9 @@ FLOW_SECONDS: Final = (
 )  # fmt: skip
 """Buckets for the way through Kafka, which may queue."""
 
+AGES_SECONDS: Final = (0, 60, 3_600, 86_400, 3 * 86_400, 7 * 86_400)
+"""Buckets for the age of what was known: of the same close, to a week."""
+
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets for the members of a batch."""
 
@@ -128,6 +131,17 @@ class ModelMetrics(MetricGroup):
         "candlecast_model_store_fault",
         "1 while the model store or a champion in it cannot be used; the models before serve.",
     )
+    context_close = gauge(
+        "candlecast_context_close_timestamp_seconds",
+        "Close of the newest candle of a context symbol that a model reads, Unix time.",
+        "symbol",
+        "interval",
+    )
+    context_rejects = counter(
+        "candlecast_context_rejects",
+        "Messages of the context topic that are not context candles, by reason.",
+        "reason",
+    )
 
 
 class ProducerMetrics(MetricGroup):
@@ -225,6 +239,25 @@ class WorkerMetrics(ModelMetrics):
         "candlecast_untrained_forecasts",
         "Forecasts of candles of an interval that the model was not trained on.",
         "interval",
+    )
+    context_age_seconds = histogram(
+        "candlecast_context_age_seconds",
+        "From the close of the context that a forecast used to that of its candle.",
+        AGES_SECONDS,
+    )
+    contextless = counter(
+        "candlecast_forecasts_without_context",
+        "Forecasts without any context, of models that read one.",
+    )
+    context_wait_seconds = histogram(
+        "candlecast_context_wait_seconds",
+        "Time that candles have waited for a context candle of the same close.",
+        FLOW_SECONDS,
+    )
+    context_late = counter(
+        "candlecast_context_late",
+        "Waits that ended without the context candle of the same close, by its symbol.",
+        "symbol",
     )
     gaps = counter("candlecast_gaps", "Candles that opened later than their predecessor closed.")
     latency_seconds = histogram(

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import Field, ValidationError
 
@@ -78,6 +78,8 @@ class NotPromoted(StoreError):
 
 class StoreSettings(ServiceSettings):
     """Where the models are."""
+
+    help_title: ClassVar[str] = "model"
 
     models: str = Field(
         "models",

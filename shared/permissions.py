@@ -50,16 +50,22 @@ class Permission:
         return f"{self.operation} on {self.resource} {self.name}"
 
 
-def of_producer(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
-    """Return what the producer needs: it reads its topic's end, and resumes there."""
-    del group
+def of_candles(settings: KafkaSettings) -> list[Permission]:
+    """Return what a producer without a context needs: it resumes at its topic's end."""
     return _on(settings.candles_topic, "Read", "Write")
+
+
+def of_producer(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
+    """Return what the producer needs, with a context too."""
+    del group
+    return [*of_candles(settings), *_on(settings.context_topic, "Read", "Write")]
 
 
 def of_worker(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what a worker needs."""
     return [
         *_on(settings.candles_topic, "Read"),
+        *_on(settings.context_topic, "Read"),
         *_on(settings.forecasts_topic, "Write"),
         *_on(settings.scores_topic, "Write"),
         *_on(settings.dlq_topic, "Write"),
@@ -71,14 +77,18 @@ def of_worker(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permi
 def of_api(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what the API needs: it reads without a group."""
     del group
-    topics = (settings.candles_topic, settings.forecasts_topic, settings.scores_topic)
+    topics = (
+        settings.candles_topic, settings.forecasts_topic, settings.scores_topic,
+        settings.context_topic,
+    )  # fmt: skip
     return [permission for topic in topics for permission in _on(topic, "Read")]
 
 
 def of_trainer(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what the trainer needs: it reads without a group."""
     del group
-    return [*_on(settings.candles_topic, "Read"), *_on(settings.scores_topic, "Read")]
+    topics = (settings.candles_topic, settings.scores_topic, settings.context_topic)
+    return [permission for topic in topics for permission in _on(topic, "Read")]
 
 
 def of_letters(settings: KafkaSettings) -> list[Permission]:

@@ -43,6 +43,8 @@ def placeholder(annotation: object) -> str | None:
     plain = bare(annotation)
     if get_origin(plain) is tuple:
         return "A,B,..." if get_args(plain)[0] is str else "N,N,..."
+    if get_origin(plain) is Literal and "," in get_args(plain):
+        return f"{{{' '.join(get_args(plain))}}}"
     return PLACEHOLDERS.get(plain)
 
 

@@ -53,6 +53,9 @@ ENV_PREFIX: Final = "CANDLECAST_"
 WIDEST_HELP: Final = 100
 """Most columns of ``--help``."""
 
+LONGEST_DEFAULT: Final = 120
+"""Most characters of a default in ``--help``."""
+
 SCRIPT_COMMANDS: Final[Mapping[str, str]] = {
     "stream_app dlq": "dlq",
     "stream_app": "worker",
@@ -196,6 +199,8 @@ class ServiceSettings(BaseSettings):
                 raise
             print(f"{prog} {told}", file=sys.stderr)
             raise SystemExit(Exit.FAILED) from error
+        except KeyboardInterrupt:  # a setting may load a library of seconds
+            raise SystemExit(Exit.INTERRUPTED) from None
         if not lines:
             return read
         for line in lines:
@@ -216,13 +221,24 @@ def command_line(
         cli_prog_name=prog,
         root_parser=parser,
         add_argument_method=_Arguments(settings_cls).add,
+        add_parser_method=_add_command,
         formatter_class=HelpFormatter,
     )
+    _add_version(source.root_parser)
+    return source
+
+
+def _add_command(commands: Any, *names: str, **options: Any) -> argparse.ArgumentParser:
+    parser = cast("argparse.ArgumentParser", commands.add_parser(*names, **options))
+    _add_version(parser)
+    return parser
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
     version = f"candlecast {installed_version()}"
-    source.root_parser.add_argument(
+    parser.add_argument(
         "--version", action="version", version=version, help="show the version and exit"
     )
-    return source
 
 
 def installed_version() -> str:
@@ -325,6 +341,8 @@ def _help(field: FieldInfo, variable_name: str) -> str:
     if field.default is True:  # its flag is --no-x
         return f"turn off: {description} [{variable_name}=false]"
     default = default_in_words(field)
+    if len(default) > LONGEST_DEFAULT:
+        default = f"the {len(field.default)} that docs/settings.md lists"
     note = " (required)" if field.is_required() else f" (default: {default})" if default else ""
     return f"{description}{note} [{variable_name}]"
 
@@ -407,7 +425,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         for action in given:
             if not action.option_strings:
                 name = self._format_args(action, str(action.metavar or action.dest))
-                parts.append(name if action.required else f"[{name}]")
+                is_open = not action.required and not name.startswith("[")
+                parts.append(f"[{name}]" if is_open else name)
         super().add_usage(" ".join(parts).replace("...]", "...]"), [], groups, prefix)
 
     def format_help(self) -> str:

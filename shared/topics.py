@@ -79,6 +79,20 @@ def market_topics(settings: KafkaSettings) -> tuple[Topic, ...]:
     )
 
 
+def context_topic(settings: KafkaSettings) -> Topic:
+    """Return the topic of context candles, of which the newest of each key is kept forever.
+
+    Every process reads it whole, so it has one partition.
+    """
+    config = {
+        "cleanup.policy": "compact",
+        **BROKERS_TIME,
+        "max.message.bytes": str(MAX_BATCH_BYTES),
+        "min.insync.replicas": _in_sync(settings),
+    }
+    return Topic(settings.context_topic, 1, settings.replication, config, POLICIES)
+
+
 def all_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> tuple[Topic, ...]:
     """Return every topic that the services of a consumer group read and write."""
     changelog = Topic(
@@ -96,7 +110,7 @@ def all_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> tuple[Top
         },  # keeps short what a recovery reads: each candle writes a record
         POLICIES,
     )
-    return (*market_topics(settings), changelog)
+    return (*market_topics(settings), context_topic(settings), changelog)
 
 
 def changelog_of(group: str) -> str:

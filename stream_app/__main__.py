@@ -134,12 +134,13 @@ async def _run(
     await worker.app.start()
     watcher = asyncio.create_task(_watch(worker))
     models = asyncio.create_task(watched.run(worker.take_models))
+    context = asyncio.create_task(worker.context.reader.run())
     while not stop.is_set() and not worker.app.crashed:
         health.pulse = time.monotonic()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), timeout=0.5)
-    watcher.cancel()
-    models.cancel()
+    for task in (watcher, models, context):
+        task.cancel()
 
 
 async def _watch(worker: CandleWorker) -> None:

@@ -247,7 +247,8 @@ async def _list(settings: LetterSettings, console: Console) -> None:
         _line(console, letter.as_row())
         counts[letter.about.get("reason", "unknown")] += 1
     said = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-    _line(console, f"{counts.total()} dead letters" + (f": {printable(said)}" if said else ""))
+    total = _counted(counts.total(), "dead letter")
+    _line(console, total + (f": {printable(said)}" if said else ""))
 
 
 async def _replay(settings: ReplaySettings, console: Console) -> None:
@@ -267,7 +268,7 @@ async def _replay(settings: ReplaySettings, console: Console) -> None:
                 waiting.clear()
         await asyncio.gather(*waiting)
     verb = "would be sent" if settings.dry_run else "sent"
-    _line(console, f"{sent} messages {verb} to {settings.candles_topic}")
+    _line(console, f"{_counted(sent, 'message')} {verb} to {settings.candles_topic}")
     if left_out:
         _line(
             console,
@@ -323,6 +324,10 @@ async def _skip(settings: SkipSettings, console: Console) -> None:
         f"{topic}, partition {number}, offset {offset}: the workers of group {settings.group} put "
         "it aside unread at their next start",
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _line(console: Console, text: str) -> None:

@@ -13,6 +13,7 @@ from shared.drift import Report, drifts
 from shared.feature_drift import is_sampled
 from shared.forecaster import (
     Calibrated,
+    ContextOf,
     Distribution,
     Due,
     Models,
@@ -20,6 +21,7 @@ from shared.forecaster import (
     length_of,
     longest,
     messages,
+    without_context,
 )
 from shared.forecasts import Forecast
 from shared.score_messages import Encoded
@@ -51,7 +53,12 @@ class Outcome:
 
 
 def step(
-    state: SymbolState, candle: Candle, partition: int, offset: int, models: Models | None
+    state: SymbolState,
+    candle: Candle,
+    partition: int,
+    offset: int,
+    models: Models | None,
+    context_of: ContextOf = without_context,
 ) -> tuple[SymbolState, Outcome]:
     """Advance one symbol's window by one closed candle. Pure; raises nothing for a valid candle.
 
@@ -77,22 +84,24 @@ def step(
         )
         return kept, Outcome(push, moves=moves, cut_ms=cut_ms)
     moved = SymbolState(window, order, offsets, candle.close_ms, candle.close, tail, state.ledger)
-    due = None if models is None else _due(candle, window, models)
+    due = None if models is None else _due(candle, window, models, context_of)
     is_gap = push is Push.APPENDED and len(state.window) > 0 and candle.open_ms > state.close_ms
     return moved, Outcome(push, due, is_gap, moves, cut_ms)
 
 
-def _due(candle: Candle, window: Window, models: Models) -> Due | None:
+def _due(candle: Candle, window: Window, models: Models, context_of: ContextOf) -> Due | None:
     """Return what is owed after a candle; None while the window is too short for every model.
 
-    A forecast is made of the longest of the model's windows that is held.
+    A forecast is made of the longest of the model's windows that is held, and of what was known of
+    the model's context when the candle closed.
     """
     model = models.of(candle.interval, candle.symbol, len(window))
     length = length_of(model.lengths(candle.interval), len(window))
     if not length:
         return None
     newest = window.newest(length)
-    return Due(candle.symbol, candle.interval, candle.close_ms, candle.close, newest)
+    context = context_of(model.context, candle.close_ms) if model.context else None
+    return Due(candle.symbol, candle.interval, candle.close_ms, candle.close, newest, context)
 
 
 def make_way(state: SymbolState, candle: Candle) -> Window | None:
@@ -170,6 +179,7 @@ def advance(
     *,
     rules: Rules | None = None,
     held_series: int = 0,
+    context_of: ContextOf = without_context,
 ) -> BatchResult:
     """Apply a batch in order, score what it settles, forecast all that is due by few model calls.
 
@@ -182,6 +192,7 @@ def advance(
             to say, which stamped its message.
         rules: of the series that are taken; by default all.
         held_series: number of series in the table.
+        context_of: the look-up of what models read beside a series's own candles.
     """
     result = BatchResult()
     held = _States(
@@ -195,7 +206,9 @@ def advance(
         except InvalidCandle as error:
             result.rejected.append((i, error))
             continue
-        moved, outcome = step(entry.state, candle, message.partition, message.offset, models)
+        moved, outcome = step(
+            entry.state, candle, message.partition, message.offset, models, context_of
+        )
         if outcome.push in _REFUSED:
             result.rejected.append((i, _REFUSED[outcome.push](candle, entry.state)))
         result.outcomes[outcome.label] += 1

@@ -359,7 +359,7 @@ def _calibrate(layout: Layout, series: list[Series], tasks: list[Task]) -> None:
         task.calibrated = calibrated[at]
         task.id = forecast_id(
             due.symbol, due.interval, due.as_of_ms,
-            due.window.records + coded[at * share : (at + 1) * share], layout.model_version,
+            due.content + coded[at * share : (at + 1) * share], layout.model_version,
         )  # fmt: skip
     identities = b"".join([bytes.fromhex(task.id) for task in tasks])
     rows["id"] = np.frombuffer(identities, dtype="V16")

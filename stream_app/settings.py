@@ -54,6 +54,7 @@ class WorkerSettings(GroupSettings, ModelSettings, TraceSettings):
             "commit_seconds",
             "session_seconds",
             "stall_seconds",
+            "context_wait_seconds",
             "rebuild_messages",
             "when_recreated",
         ),
@@ -77,6 +78,13 @@ class WorkerSettings(GroupSettings, ModelSettings, TraceSettings):
         ge=0,
         description="most messages of a partition that are read again to rebuild lost windows",
     )
+    context_wait_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=30,
+        description="longest wait of a candle for a context candle of the same close, where its "
+        "model reads a context; then the one before is used",
+    )
     max_series: int = Field(
         MAX_SERIES,
         ge=1,
@@ -98,8 +106,8 @@ class WorkerSettings(GroupSettings, ModelSettings, TraceSettings):
     )
     strict_interval: bool = Field(
         default=False,
-        description="put candles aside (`no_model`) whose interval the model was not trained on; "
-        "by default their forecasts are marked with `model_interval`",
+        description="put candles aside (no_model) whose interval the model was not trained on; "
+        "by default their forecasts are marked with model_interval",
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     metrics_port: int = Field(
@@ -202,7 +210,12 @@ DlqSettings = LetterSettings | SkipSettings
 
 
 class DlqCommands(CommandGroup):
-    """Look at dead letters, and send them back once their cause is gone."""
+    """Look at dead letters, and send them back once their cause is gone.
+
+    Examples:
+      python -m stream_app dlq list --reason not_json
+      python -m stream_app dlq replay --symbols AAPL --dry-run
+    """
 
     list: CliSubCommand[ListSettings] = Field(description="a line for each, and counts by reason")
     show: CliSubCommand[ShowSettings] = Field(description="each whole, as JSON lines")

@@ -21,6 +21,7 @@ from shared.kafka import TRANSIENT, when_reachable
 from shared.messages import PartialValue
 from shared.metrics import WorkerMetrics
 from shared.process import calm_collector, now_ms
+from stream_app.context import WorkerContext
 from stream_app.drifting import DriftBoard, FeatureBoard
 from stream_app.faust_app import DirectConsumer, make_app
 from stream_app.fence import Fence
@@ -78,6 +79,8 @@ class CandleWorker:
         self._changelog_topic = settings.changelog_topic
         self._session_s = settings.session_seconds
         self._fence = fence
+        self.context = WorkerContext(settings, models, metrics, settings.context_wait_seconds)
+        self._is_draining = False
         self.progress = Progress(settings.stall_seconds)
         self.recovered = False
         self._assigned_s = time.monotonic()
@@ -122,6 +125,10 @@ class CandleWorker:
         async for event in cast("Stream[list[Message]]", stream).noack().events():
             batch += event.value
             if len(batch) < self._max_batch and not queue.empty():
+                continue
+            await self.context.until_there(batch)
+            if self._is_draining:
+                batch = []  # whoever follows reads it again
                 continue
             # a rebalance redelivers what it found unprocessed, perhaps to another worker
             batch = self._current(batch)
@@ -213,6 +220,7 @@ class CandleWorker:
         A series whose window is too short is served by a model before the new one, until its
         window is refilled from the topic or has filled up.
         """
+        self.context.take_models()
         held, self._capacities = self._capacities, self._settings.capacities(self._models)
         self._capacity = max(self._capacities.values())
         short = [name for name, needed in self._capacities.items() if needed > held[name]]
@@ -247,7 +255,7 @@ class CandleWorker:
     def _advance(self, incoming: Sequence[Incoming]) -> BatchResult:
         return advance(
             incoming, self._stored, self._models, self._settings.window or 0, now_ms(),
-            rules=self._rules, held_series=len(self.table.data.data),
+            rules=self._rules, held_series=len(self.table.data.data), context_of=self.context.of,
         )  # fmt: skip
 
     def _name_culprit(self, incoming: Sequence[Incoming]) -> None:
@@ -288,6 +296,7 @@ class CandleWorker:
         metrics.gaps.inc(result.gaps)
         self._drift.note(result.drifts, result.drifts_began)
         self._features.note(forecast for _, forecast in result.forecasts)
+        self.context.note(result.forecasts)
         self._note_untrained(result)
         self._note_size()
         for series, partition in result.moved:
@@ -400,6 +409,7 @@ class CandleWorker:
 
     async def drain(self) -> None:
         """Stop taking messages, finish the batch in hand and commit its offsets."""
+        self._is_draining = True
         self._consumer.stop_flow()
         self.app.flow_control.suspend()
         await self._idle.wait()

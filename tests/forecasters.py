@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.candles import INTERVALS_MS
+from shared.context import Closes
 from shared.forecaster import Prediction
 from trainer.evaluate.realised import range_variances
 
@@ -15,6 +16,7 @@ class LastMove:
 
     model_version = "last-move"
     intervals = tuple(INTERVALS_MS)
+    context = None
     horizons = (1, 5)
     quantile_levels = (0.05, 0.5, 0.95)
 
@@ -25,8 +27,13 @@ class LastMove:
         del interval
         return (self.window_length,)
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        del open_ms
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        del open_ms, context
         move = np.log(candles[:, -1, 3] / candles[:, -2, 3])  # (B,)
         log_return = move[:, None, None] + np.array([-0.01, 0.0, 0.01])  # (B, 1, Q)
         batch = candles.shape[0]
@@ -45,6 +52,7 @@ class PersistenceForecaster:
 
     model_version = "persistence"
     intervals = tuple(INTERVALS_MS)
+    context = None
 
     def __init__(
         self,
@@ -60,8 +68,13 @@ class PersistenceForecaster:
         del interval
         return (self.window_length,)
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        del open_ms
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        del open_ms, context
         log_close = np.log(candles[:, :, 3])  # (B, T)
         rows = []
         for step in self.horizons:

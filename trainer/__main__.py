@@ -11,16 +11,18 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import uvloop
 from rich.progress import Progress
 
-from shared import process
+from shared import context_topic, process
 from shared.bundle import CONFIG_NAME, BundleConfig, BundleError, default_path, load
 from shared.candles import DAY_MS, midnight_ms
+from shared.context import Contexts, ContextSpec
 from shared.files import findings
 from shared.files.series import HistoryError
 from shared.forecaster import OnnxForecaster
@@ -33,6 +35,7 @@ from trainer import console, model_commands, tracking
 from trainer.evaluate import forecast_table
 from trainer.settings import (
     PROCESS,
+    TOPIC,
     BacktestSettings,
     CollectSettings,
     CompareSettings,
@@ -40,6 +43,7 @@ from trainer.settings import (
     EvaluateSettings,
     FitSettings,
     InspectSettings,
+    ModelSettings,
     ModelsSettings,
     PromoteSettings,
     ReferenceSettings,
@@ -95,6 +99,9 @@ YEAR_MS: Final = 365 * DAY_MS
 BEST: Final = 10
 """Most trials that a search shows."""
 
+LOADING: Final = frozenset({"train", "fit", "backtest", "evaluate", "search", "reference", "watch"})
+"""Commands that load PyTorch, and are silent until then."""
+
 EXPECTED: Final = (
     BundleError,
     StoreError,
@@ -119,6 +126,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"{prog}: expected {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return Exit.USAGE
     kind, run = COMMANDS[name]
+    if name in LOADING and not {"-h", "--help", "--version"} & {*given}:
+        console.say_loading()
     settings = kind.read(given, f"{prog} {name}")
 
     def body() -> int:
@@ -174,6 +183,8 @@ def _fit_folder(settings: FitSettings, folder: Path) -> None:
             fitted, data = training.fit_folder(folder, config, settings.seed, epochs, files)
             console.finish(display)
         run.curves(training.curves(fitted))
+        for worth in fitted.worth:
+            log.info("context, on validation: %s", worth)
         with console.working("Exporting the graph and checking it", shown=settings.progress):
             exported = training.export_folder(fitted, data)
         best = fitted.history[fitted.epochs - 1]
@@ -218,6 +229,8 @@ def _fit_until(
                 run.tags({"kept": "the built-in model", "data": source.name})
                 _keep_built_in(settings, source, test_ms, out, why, compare=compare)
                 return
+        for worth in fitted.worth:
+            log.info("context, on validation: %s", worth)
         with console.working("Exporting the graph and checking it", shown=settings.progress):
             exported = training.export(fitted, source, stop_ms)
         test = None
@@ -367,6 +380,8 @@ def _evaluate_all(settings: EvaluateSettings, folder: Path) -> None:
     forecaster = OnnxForecaster(load(settings.model or default_path()))
     with console.working(f"Reading {folder}", shown=settings.progress):
         data = panels.read(folder)
+        if forecaster.context:
+            data = panels.joined(data, panels.contexts_of(folder, forecaster.context))
     with console.progress(shown=settings.progress) as display:
         done = console.steps(display, "Classes", len(data))
         found = matrix.evaluate(
@@ -482,6 +497,9 @@ def _reference(settings: ReferenceSettings) -> None:
     if settings.all_data:
         with console.working(f"Reading {settings.all_data}", shown=settings.progress):
             data = panels.read(settings.all_data)
+            if config.context:
+                contexts = panels.contexts_of(settings.all_data, config.context)
+                data = panels.joined(data, contexts)
         least, longest = config.window_length, max(config.horizons)
         parts = reference.of_panels(data, least, longest, KEPT_OUT)
         span = panels.span(data, KEPT_OUT)
@@ -537,7 +555,10 @@ def _inspect_file(settings: InspectSettings) -> None:
 
 
 def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source:
-    """Return the candles of a data set, after logging which rows are invalid or odd."""
+    """Return the candles of a data set, after logging which rows are invalid or odd.
+
+    Those of a model that reads a context, or of one to train, have it around them.
+    """
     from trainer import dataset  # noqa: PLC0415
     from trainer.dataset import Source  # noqa: PLC0415
 
@@ -562,7 +583,54 @@ def _source(settings: DataSettings, model: BundleConfig | None = None) -> Source
             "%s was trained on candles of %s, not %s", model.model_version,
             ", ".join(model.intervals), settings.interval,
         )  # fmt: skip
-    return Source(data.name, settings.interval, data.symbols)
+    spec = model.context if model else None
+    if model is None and isinstance(settings, ModelSettings):
+        spec = settings.context_spec
+    source = Source(data.name, settings.interval, data.symbols)
+    return _with_context(settings, source, spec, is_needed=model is None) if spec else source
+
+
+def _with_context(
+    settings: DataSettings, source: Source, spec: ContextSpec, *, is_needed: bool
+) -> Source:
+    """Return candles with a context around them; a finished model can do without (not needed)."""
+    from trainer import context  # noqa: PLC0415
+
+    contexts = _contexts(settings, spec, is_needed=is_needed)
+    symbols = {
+        name: context.join(candles, settings.interval, contexts)
+        for name, candles in source.symbols.items()
+        if name not in spec.symbols
+    }
+    if not symbols:
+        raise ValueError(f"{source.name}: expected candles of other symbols than the context's")
+    for name, share in context.coverage(symbols, spec).items():
+        log.info("context %s: known as of %.1f %% of the candles", name, 100 * share)
+    return replace(source, symbols=symbols)
+
+
+def _contexts(settings: DataSettings, spec: ContextSpec, *, is_needed: bool) -> Contexts:
+    """Return the candles of a context; raises ``HistoryError`` for none where they are needed."""
+    from trainer import context, dataset  # noqa: PLC0415
+
+    path = settings.context_data or settings.data
+    if path == TOPIC and isinstance(settings, TopicDataSettings):
+        contexts = uvloop.run(context_topic.read(settings)).contexts(spec)
+        if is_needed:
+            context.require(spec, contexts.series, settings.context_topic)
+        return contexts
+    try:
+        data = dataset.load(path, spec.interval, settings.read_options(spec.symbols))
+        series = {
+            name: context.series_of(candles, spec.interval)
+            for name, candles in data.symbols.items()
+        }
+    except HistoryError as error:
+        if is_needed:
+            raise HistoryError(f"context: {error}; --context-data names another file") from error
+        log.warning("forecasts are without the context of the model: %s", error)
+        series = {}
+    return Contexts(spec, series)
 
 
 def _of_topic(settings: TopicDataSettings) -> Dataset:
@@ -594,4 +662,4 @@ COMMANDS: Final[Mapping[str, tuple[type[ServiceSettings], Callable[[Any], None]]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.leave(main())  # Python takes seconds to take PyTorch apart

@@ -7,7 +7,7 @@ its own to say, and the average of both is better than either.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -76,6 +76,20 @@ def unlike(config: FitConfig, built_in: BundleConfig) -> str:
         if ours != theirs:
             return name
     return ""
+
+
+def widened(model: Model, config: FitConfig) -> Model:
+    """Return a model that takes the context of a config too, of which it makes nothing."""
+    if config.context is None:
+        return model
+    shape = replace(model.shape, features=len(config.inputs))
+    wide = Model(model.features, model.steps, shape, config.context)
+    state = wide.state_dict()
+    for name, values in model.state_dict().items():
+        state[name].zero_()
+        state[name][tuple(map(slice, values.shape))] = values
+    wide.load_state_dict(state)
+    return wide.eval()
 
 
 def pooled_har(scalers: Scalers, samples: Samples, config: FitConfig) -> PooledHar:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.bundle import BundleConfig, Setting, TensorSpec
+from shared.context import ContextSpec
 from shared.terminal import Console, plain
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ def progress(*, shown: bool) -> Iterator[Progress]:
     )
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as display:
         yield display
+
+
+def say_loading() -> None:
+    """Say on a terminal why nothing is seen yet."""
+    if sys.stderr.isatty():
+        print("loading PyTorch, which takes some seconds", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -237,6 +244,10 @@ def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _context(spec: ContextSpec) -> str:
+    return f"{spec.length} closes of {spec.interval} of {', '.join(spec.symbols)}"
+
+
 def print_bundle(config: BundleConfig) -> None:
     """Print what a bundle holds, as tables."""
     console = Console()
@@ -250,6 +261,7 @@ def print_bundle(config: BundleConfig) -> None:
         **{f"window, {name}": _lengths(of) for name, of in config.window_lengths.items()},
         "horizons": ", ".join(map(str, config.horizons)),
         "quantile levels": ", ".join(f"{level:g}" for level in config.quantile_levels),
+        **({"context": _context(config.context)} if config.context else {}),
         **{f"input {name}": _tensor(spec) for name, spec in config.inputs.items()},
         **{f"output {name}": _tensor(spec) for name, spec in config.outputs.items()},
         "trained on": f"{data.candles:,} candles of {len(data.symbols)} symbols, {first} to {last}",

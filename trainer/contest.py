@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -11,8 +11,10 @@ import pandas as pd
 
 from shared.bundle import Bundle
 from shared.candles import DAY_MS, INTERVALS_MS
+from shared.context import Contexts, ContextSpec
 from shared.forecaster import OnnxForecaster
 from shared.forecasts import MEDIAN
+from trainer.context import join
 from trainer.dataset import Source, SymbolCandles
 from trainer.evaluate import backtest, losses
 from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
@@ -43,12 +45,14 @@ def unseen_from(source: Source, model: Bundle) -> int:
 
 
 def compare(
-    source: Source, challenger: Bundle, champion: Bundle, start_ms: int, rule: Rule
-) -> Verdict:
+    source: Source, challenger: Bundle, champion: Bundle, start_ms: int, rule: Rule,
+    context: Callable[[ContextSpec], Contexts] | None = None,
+) -> Verdict:  # fmt: skip
     """Return the gate's verdict over the candles from a time on.
 
     Two models may have different levels; those that both have count. Of more candles than
-    ``MOST_JUDGED`` one of n does.
+    ``MOST_JUDGED`` one of n does. Each model reads the context that it was trained on, of what
+    ``context`` gives; without that, none.
     """
     levels = set(challenger.config.quantile_levels) & set(champion.config.quantile_levels)
     if challenger.config.model_version == champion.config.model_version:
@@ -58,10 +62,27 @@ def compare(
         return Verdict(("it has no interval in common with the champion",))
     every = backtest.thinning(source.symbols, start_ms, MOST_JUDGED)
     mine, other = (
-        _losses(OnnxForecaster(model), source, start_ms, levels, tail, every)
+        _losses(OnnxForecaster(model), _with(source, model, context), start_ms, levels, tail, every)
         for model in (challenger, champion)
     )
     return judge(mine, other, INTERVALS_MS[source.interval], replace(rule, nominal=1 - 2 * tail))
+
+
+def _with(
+    source: Source, model: Bundle, context: Callable[[ContextSpec], Contexts] | None
+) -> Source:
+    """Return the candles as a model reads them, its context around them."""
+    spec = model.config.context
+    if spec is None or context is None:
+        return source
+    contexts = context(spec)
+    return replace(
+        source,
+        symbols={
+            name: join(candles, source.interval, contexts)
+            for name, candles in source.symbols.items()
+        },
+    )
 
 
 def _losses(

@@ -18,7 +18,8 @@ from shared.files.findings import Finding
 from shared.files.series import History
 from shared.history import Progress, ReadOptions, bundled, from_file
 from shared.window import held
-from trainer import features
+from trainer import context, features
+from trainer.context import Around
 from trainer.evaluate.realised import mean_ahead, range_variances
 from trainer.fit_config import FitConfig
 
@@ -36,6 +37,10 @@ CHUNK: Final = 8192
 MOST_WINDOWS: Final = 500_000
 """Most windows that train on one interval's candles, some 0.6 GB; of more, each n-th is taken."""
 
+Inputs = tuple[NDArray[Any], ...]
+"""A batch of windows, as a forecaster takes them: candles (B, T, 5), opening times (B, T) and,
+where there is one, the context (B, C, K)."""
+
 MOST_CHECKED: Final = 100_000
 """Most windows on which a graph is compared with its network, likewise."""
 
@@ -46,11 +51,21 @@ class SymbolCandles:
 
     open_ms: NDArray[np.int64]  # (n,), UTC, rising
     candles: NDArray[np.float64]  # (n, 5): open, high, low, close, volume
+    close_ms: NDArray[np.int64] | None = None  # (n,), UTC; None: one interval after the opening
+    around: Around | None = None  # their context; None: they have none
 
     def until(self, stop_ms: int) -> SymbolCandles:
         """Return the candles that open before ``stop_ms``."""
-        kept = int(np.searchsorted(self.open_ms, stop_ms))
-        return SymbolCandles(self.open_ms[:kept], self.candles[:kept])
+        return self.rows(slice(int(np.searchsorted(self.open_ms, stop_ms))))
+
+    def rows(self, part: slice | NDArray[np.int64]) -> SymbolCandles:
+        """Return some of the candles, with their context."""
+        return SymbolCandles(
+            self.open_ms[part],
+            self.candles[part],
+            None if self.close_ms is None else self.close_ms[part],
+            self.around and self.around.rows(part),
+        )
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,10 @@ def load(
 
 def of_history(history: History) -> Dataset:
     """Return a history as arrays by symbol, with what is odd about them."""
-    symbols = {rows.symbol: SymbolCandles(rows.open_ms, rows.candles) for rows in history.series}
+    symbols = {
+        rows.symbol: SymbolCandles(rows.open_ms, rows.candles, rows.close_ms)
+        for rows in history.series
+    }
     return Dataset(history, symbols, findings.of_history(history))
 
 
@@ -205,7 +223,7 @@ def thinned(spans: Sequence[tuple[int, int]], most: int) -> list[NDArray[np.int6
 
 def try_features(symbol: SymbolCandles, config: FitConfig, length: int) -> None:
     """Raise ``ValueError`` for a feature that is not what it says, on a symbol's first windows."""
-    some, times = next(windows(symbol, length, length - 1, length + TRIED - 1))
+    some, times, *_ = next(windows(symbol, length, length - 1, length + TRIED - 1))
     names, steps = config.features, config.sequence_length
     features.check(names, steps, torch.from_numpy(some), torch.from_numpy(times))
 
@@ -222,16 +240,17 @@ def samples_at(
         config: features, steps and horizons.
         lengths: that a window may have, rising; each is the longest that there are candles for.
     """
-    inputs = [np.empty((0, config.sequence_length, len(config.features)), np.float32)]
+    steps = config.sequence_length
+    inputs = [np.empty((0, steps, len(config.inputs)), np.float32)]
     for length, some in by_length(at, lengths):
-        for candles, open_ms in windows_at(symbol, length, some):
-            series = features.Candles(
-                torch.from_numpy(candles),
-                torch.from_numpy(open_ms),
-                config.sequence_length,
-                lengths[0],
-            )
-            inputs.append(features.extract(config.features, series).numpy())
+        for window in windows_at(symbol, length, some):
+            candles, open_ms, *closes = map(torch.from_numpy, window)
+            series = features.Candles(candles, open_ms, steps, lengths[0])
+            made = features.extract(config.features, series)
+            if config.context:
+                around = closes[0] if closes else torch.zeros(len(made), *config.context.shape)
+                made = context.beside(made, around)
+            inputs.append(made.numpy())
     log_close = np.log(symbol.candles[:, 3])
     variances = range_variances(symbol.candles)
     return Samples(
@@ -275,14 +294,14 @@ def cut_at(samples: Samples, share: float) -> int:
 
 def windows(
     symbol: SymbolCandles, length: int, first: int, stop: int, batch: int = BATCH
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+) -> Iterator[Inputs]:
     """Yield the windows whose last candles are ``first`` to ``stop - 1``; see ``windows_at``."""
     yield from windows_at(symbol, length, np.arange(first, stop), batch)
 
 
 def windows_at(
     symbol: SymbolCandles, length: int, at: NDArray[np.int64], batch: int = BATCH
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+) -> Iterator[Inputs]:
     """Yield windows, some at a time.
 
     Args:
@@ -292,7 +311,8 @@ def windows_at(
         batch: most windows at once, of 144 candles; fewer of longer ones.
 
     Yields:
-        Candles (B, T, 5) and their opening times (B, T).
+        Candles (B, T, 5), their opening times (B, T) and, where the symbol has one, their context
+        (B, C, K).
     """
     view = np.lib.stride_tricks.sliding_window_view
     count = max(1, min(batch, BATCH_CANDLES // length))
@@ -301,7 +321,11 @@ def windows_at(
         rows = slice(some[0] - length + 1, some[-1] + 1)
         taken = some - some[0]
         candles = view(held(symbol.candles[rows]), length, axis=0)[taken].transpose(0, 2, 1)
-        yield np.ascontiguousarray(candles), view(symbol.open_ms[rows], length)[taken]
+        inputs = np.ascontiguousarray(candles), view(symbol.open_ms[rows], length)[taken]
+        if symbol.around is None:
+            yield inputs
+        else:
+            yield (*inputs, symbol.around.contexts.as_of(symbol.around.close_ms[some])[0])
 
 
 @dataclass(frozen=True)
@@ -316,9 +340,7 @@ class Source:
         """Return the windows of ``samples_of``; raises ``ValueError`` for none."""
         return samples_of(self.symbols, config, self.interval)
 
-    def windows(
-        self, lengths: Sequence[int], start_ms: int, batch: int
-    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    def windows(self, lengths: Sequence[int], start_ms: int, batch: int) -> Iterator[Inputs]:
         """Yield the windows whose last candle opens at ``start_ms`` or later; all if none does.
 
         Of more than ``MOST_CHECKED`` each n-th.

@@ -17,12 +17,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from shared import bundle
 from shared.bundle import (
     CONFIG_NAME,
+    CONTEXT,
     GOLDEN_NAME,
     INPUTS,
     ONNX_NAME,
@@ -37,9 +37,12 @@ from shared.bundle import (
     hashes_of,
 )
 from shared.candles import MAX_CANDLES
+from shared.context import ContextSpec, unknown
 from shared.forecaster import TOLERANCE, Forecaster, OnnxForecaster, Prediction
 from shared.forecasts import MEDIAN
 from trainer.blend import in_words
+from trainer.context import inputs_of
+from trainer.dataset import Inputs
 from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
 from trainer.network import Blend, Model, PooledHar, Shape
@@ -64,8 +67,8 @@ BATCH: Final = 128
 """Number of windows in one model call while the graph is checked."""
 
 
-Windows = Iterable[tuple[NDArray[np.float64], NDArray[np.int64]]]
-"""Batches of candles (B, T, 5) and their opening times (B, T)."""
+Windows = Iterable[Inputs]
+"""Batches of windows."""
 
 
 class ExportError(Exception):
@@ -76,6 +79,7 @@ class ExportError(Exception):
 def to_onnx(model: Model | Blend) -> bytes:
     """Return the graph ``candles`` (B, T, 5), ``open_ms`` (B, T) -> log returns, volatilities.
 
+    That of a model with context has the input ``context`` (B, C, K) too.
     The same weights give the same bytes: what the exporter notes of source files is taken out.
     """
     length = model.length + 7 * TILE  # an example; T is left open
@@ -83,14 +87,19 @@ def to_onnx(model: Model | Blend) -> bytes:
     open_ms = torch.arange(length).expand(2, -1).contiguous()
     batch = torch.export.Dim("B")
     candle = torch.export.Dim("T", min=model.length, max=MAX_CANDLES)
+    inputs, names, shapes = [candles, open_ms], list(INPUTS), [{0: batch, 1: candle}] * 2
+    if model.context:
+        inputs.append(torch.ones(2, *model.context.shape))
+        names.append(CONTEXT)
+        shapes.append({0: batch})
     with _quiet():
         program = torch.onnx.export(
             model,
-            (candles, open_ms),
-            input_names=list(INPUTS),
+            tuple(inputs),
+            input_names=names,
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            dynamic_shapes=({0: batch, 1: candle}, {0: batch, 1: candle}),
+            dynamic_shapes=tuple(shapes),
             dynamo=True,
             verbose=False,
         )
@@ -151,7 +160,7 @@ def rebuild(loaded: Bundle) -> Model | Blend:
         ValueError: when a feature of it is not known here.
     """
     config = loaded.config
-    window_length(tuple(config.features), int(str(config.training["sequence_length"])))
+    window_length(_of_candles(config), int(str(config.training["sequence_length"])))
     state = torch.load(loaded.path / WEIGHTS_NAME, weights_only=True)
     parts = len(state["shares"]) if "shares" in state else 0
     members = [_member(config, state, f"members.{number}.") for number in range(parts)]
@@ -173,7 +182,12 @@ def _network(config: BundleConfig, state: Mapping[str, torch.Tensor], prefix: st
     """Return an empty model of the sizes of its weights."""
     hidden = state[f"{prefix}network.lstm.weight_hh_l0"].shape[1]
     steps = int(str(config.training["sequence_length"]))
-    return Model(tuple(config.features), steps, _shape(config, hidden))
+    return Model(_of_candles(config), steps, _shape(config, hidden), config.context)
+
+
+def _of_candles(config: BundleConfig) -> tuple[str, ...]:
+    """Return the features of the candles, without those of the context."""
+    return tuple(name for name in config.features if name not in inputs_of(config.context))
 
 
 def _shape(config: BundleConfig, hidden: int) -> Shape:
@@ -193,30 +207,25 @@ def largest_difference(model: Model | Blend, forecaster: Forecaster, windows: Wi
     Args:
         model: as trained.
         forecaster: its graph, as served.
-        windows: batches of candles (B, T, 5) and opening times (B, T).
+        windows: in batches.
 
     Raises:
         ExportError: when a window's numbers depend on the others of its batch.
     """
     apart = 0.0
-    for candles, open_ms in windows:
-        served = forecaster.predict(candles, open_ms)
-        ours = model(torch.from_numpy(candles), torch.from_numpy(open_ms))
+    for inputs in windows:
+        served = forecaster.predict(*inputs)
+        ours = model(*map(torch.from_numpy, inputs))
         for mine, theirs in zip(ours, (served.log_return, served.volatility), strict=True):
             apart = np.maximum(apart, np.abs(mine.numpy() - theirs).max())  # keeps NaN
-        _check_batch(forecaster, candles, open_ms, served)
+        _check_batch(forecaster, inputs, served)
     return float(apart)
 
 
-def _check_batch(
-    forecaster: Forecaster,
-    candles: NDArray[np.float64],
-    open_ms: NDArray[np.int64],
-    whole: Prediction,
-) -> None:
+def _check_batch(forecaster: Forecaster, inputs: Inputs, whole: Prediction) -> None:
     """Compare the last windows of a batch, alone and three together, with the whole batch."""
     for count in (1, 3):
-        alone = forecaster.predict(candles[-count:], open_ms[-count:])
+        alone = forecaster.predict(*(array[-count:] for array in inputs))
         if not np.array_equal(alone.log_return, whole.log_return[-count:], equal_nan=True):
             raise ExportError(
                 "a window's numbers depend on its batch: take logarithms and the like of whole "
@@ -254,12 +263,13 @@ class Exported:
 
         Args:
             folder: made if missing; files of a former bundle are replaced.
-            metrics: to keep with it.
+            metrics: to keep with it, beside what its context is worth.
         """
+        of_context = dict(item for worth in self.fitted.worth for item in worth.metrics().items())
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in self.contents.items():
             (folder / file).write_bytes(content)
-        config = self.config.model_copy(update={"metrics": dict(metrics)})
+        config = self.config.model_copy(update={"metrics": {**metrics, **of_context}})
         (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
         return config
 
@@ -288,7 +298,7 @@ def export(
         ExportError: when they do not agree.
     """
     graph = to_onnx(fitted.model)
-    golden = _golden(graph, next(iter(seen(GOLDEN))))
+    golden = _golden(graph, next(iter(seen(GOLDEN))), fitted.model.context)
     contents = {
         ONNX_NAME: graph,
         WEIGHTS_NAME: _saved(partial(torch.save, fitted.model.state_dict())),
@@ -312,11 +322,18 @@ def _saved(write: Callable[[io.BytesIO], object]) -> bytes:
     return stream.getvalue()
 
 
-def _golden(graph: bytes, windows: tuple[NDArray[np.float64], NDArray[np.int64]]) -> Golden:
+def _golden(graph: bytes, windows: Inputs, spec: ContextSpec | None) -> Golden:
+    """Return windows with the graph's forecasts; of a context the last window knows nothing."""
+    candles, open_ms, *closes = windows
+    inputs = dict(zip(INPUTS, (candles, open_ms), strict=True))
+    if spec:
+        inputs[CONTEXT] = closes[0].copy() if closes else unknown(spec, len(candles))
+        inputs[CONTEXT][-1] = np.nan
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return Golden(*windows, *session.run(OUTPUTS, dict(zip(INPUTS, windows, strict=True))))
+    log_return, volatility = session.run(OUTPUTS, inputs)
+    return Golden(candles, open_ms, log_return, volatility, inputs.get(CONTEXT))
 
 
 def _config(
@@ -331,13 +348,17 @@ def _config(
         name=name,
         model_version=bundle.version_of(name, files),
         intervals=tuple(intervals),
-        inputs=bundle.tensor_inputs(),
+        inputs=bundle.tensor_inputs(context=fitted.model.context),
         outputs=bundle.tensor_outputs(len(config.horizons), len(config.quantile_levels)),
         window_length=config.window_length,
         window_lengths={name: config.window_lengths(name) for name in intervals},
         horizons=config.horizons,
         quantile_levels=config.quantile_levels,
-        features={name: FEATURES[name].description for name in config.features},
+        context=fitted.model.context,
+        features={
+            **{name: FEATURES[name].description for name in config.features},
+            **inputs_of(fitted.model.context),
+        },
         data=data,
         training=_training(fitted),
         metrics={},
@@ -348,7 +369,7 @@ def _config(
 def _training(fitted: Fitted) -> dict[str, bundle.Setting]:
     """Return how the model was trained, for people to read."""
     config = asdict(fitted.config)
-    for name in ("features", "horizons", "quantile_levels"):
+    for name in ("features", "horizons", "quantile_levels", "context"):
         del config[name]
     return {
         **{
@@ -359,4 +380,5 @@ def _training(fitted: Fitted) -> dict[str, bundle.Setting]:
         "train_samples": fitted.train_samples,
         "validation_samples": fitted.validation_samples,
         **({"mix": in_words(fitted.choice.mix)} if fitted.choice else {}),
+        **({"context": list(map(str, fitted.worth))} if fitted.worth else {}),
     }

@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.blend import BUILT_IN, HAR, OWN, Choice, choose, of_mix, pooled_har
+from trainer.blend import BUILT_IN, HAR, OWN, Choice, choose, of_mix, pooled_har, widened
+from trainer.context import FORGOTTEN
 from trainer.dataset import CHUNK, Samples, cut_at, split
 from trainer.fit_config import FitConfig
 from trainer.network import CLIP, Blend, Model, Network, PooledHar, shape_of
 from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
+from trainer.worth import Worth, of_model
 
 MAX_LOG_RATIO: Final = 3.0
 MIN_LOG_RATIO: Final = -2.0
@@ -47,6 +49,7 @@ class Fitted:
     train_samples: int
     validation_samples: int
     choice: Choice | None = None  # where a built-in model could be mixed in
+    worth: tuple[Worth, ...] = ()  # of the context, on validation, by horizon
 
 
 def fit(
@@ -126,15 +129,19 @@ def fit_parts(
         best, found = _Trainer(config, scalers, seed).search(train, validation, record)
     epochs, sizes = best + 1, (len(train), len(validation))
     choice = None
-    if built_in is not None:
+    chosen: Model | Blend = assemble(found, scalers, config)
+    wide = None if built_in is None else widened(built_in, config)
+    if built_in is not None and wide is not None:
         models: dict[str, Model | PooledHar] = {
-            BUILT_IN: built_in,
+            BUILT_IN: wide,
             OWN: assemble(found, scalers, config),
             HAR: pooled_har(scalers, train, config),
         }
         choice = choose(models, validation, scalers, config)
         if choice.keeps_built_in:
             return Fitted(config, seed, built_in, scalers, tuple(history), epochs, *sizes, choice)
+        chosen = of_mix(choice.mix, models)
+    worth = of_model(chosen, validation, config)
     del train, validation
     samples = final()
     scalers = fit_scalers(samples, config)
@@ -142,10 +149,10 @@ def fit_parts(
         network = _Trainer(config, scalers, seed).train(samples, epochs)
     own = assemble(network, scalers, config)
     model: Model | Blend = own
-    if built_in is not None and choice is not None:
+    if wide is not None and choice is not None:
         har = pooled_har(scalers, samples, config)
-        model = of_mix(choice.mix, {BUILT_IN: built_in, OWN: own, HAR: har})
-    return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes, choice)
+        model = of_mix(choice.mix, {BUILT_IN: wide, OWN: own, HAR: har})
+    return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes, choice, worth)
 
 
 def candles_needed(config: FitConfig) -> int:
@@ -162,7 +169,7 @@ def candles_needed(config: FitConfig) -> int:
 
 def assemble(network: Network, scalers: Scalers, config: FitConfig) -> Model:
     """Return a trained network as a model, its scaling folded into it."""
-    model = Model(config.features, config.sequence_length, shape_of(config))
+    model = Model(config.features, config.sequence_length, shape_of(config), config.context)
     mean, deviation = scalers.inputs.mean_, scalers.inputs.scale_
     _set(model, "input_weight", relative(config) / deviation)
     _set(model, "input_bias", -mean / deviation)
@@ -209,12 +216,22 @@ class _Tensors:
     log_ratio: Tensor  # (N, H), realised volatility in units of the scale
     weight: Tensor  # (N,), how often a window is drawn
     edges: Tensor  # (N,), float64: the running sum of the weights
+    context: int  # column that the features of the context begin at; F where there are none
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, at: Tensor) -> _Batch:
-        inputs = (self.features[self.rows[at]] @ self.scale).sub_(self.shift).clamp_(-CLIP, CLIP)
+    def take(self, at: Tensor, forgotten: float = 0.0) -> _Batch:
+        """Return the windows at some places.
+
+        Args:
+            at: places, (N,).
+            forgotten: share of the windows whose context is taken off, at random.
+        """
+        features = self.features[self.rows[at]]
+        if forgotten and self.context < features.shape[2]:
+            features[:, :, self.context :] *= (torch.rand(len(at), 1, 1) >= forgotten).float()
+        inputs = (features @ self.scale).sub_(self.shift).clamp_(-CLIP, CLIP)
         return _Batch(inputs, self.returns[at], self.log_ratio[at], self.weight[at])
 
     def draw(self, count: int) -> Tensor:
@@ -288,6 +305,7 @@ class _Trainer:
             _tensor(0.5 * log_variance - self.volatility(newest)),
             _tensor(samples.weight),
             torch.from_numpy(np.cumsum(samples.weight)),
+            len(self.config.features),
         )
 
     def _epochs(self, data: _Tensors) -> Iterator[tuple[int, float, Network]]:
@@ -303,7 +321,7 @@ class _Trainer:
             total = 0.0
             net.train()
             for _ in range(steps):
-                pinball, volatility = self._losses(net, data.take(data.draw(batch)))
+                pinball, volatility = self._losses(net, data.take(data.draw(batch), FORGOTTEN))
                 loss = (pinball + config.volatility_weight * volatility).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES
+from shared.context import ContextSpec
 from shared.forecasts import MAX_HORIZONS, MAX_LEVELS
 
 TERMS: Final = ("range-volatility-1", "range-volatility-5", "range-volatility-22")
@@ -95,6 +96,7 @@ class FitConfig:
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
     windows: int = 1_000_000  # drawn of a folder of many symbols
     validation_share: float = 0.15  # newest share of the times, for early stopping
+    context: ContextSpec | None = None  # closes of other symbols that the network reads beside
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` naming the setting that cannot be."""
@@ -122,6 +124,15 @@ class FitConfig:
             raise ValueError(
                 f"levels: expected 0.5 and others in (0, 1), got {self.quantile_levels}"
             )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The network's inputs: the features of the candles, then those of the context."""
+        if self.context is None:
+            return self.features
+        from trainer import context  # noqa: PLC0415 - torch takes seconds
+
+        return (*self.features, *context.inputs_of(self.context))
 
     @property
     def window_length(self) -> int:

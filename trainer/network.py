@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.context import ContextSpec
+from trainer import context
 from trainer.features import Candles, extract, window_length
 from trainer.fit_config import FitConfig
 
@@ -41,7 +43,7 @@ class Shape:
 def shape_of(config: FitConfig) -> Shape:
     """Return the sizes of a network."""
     return Shape(
-        features=len(config.features),
+        features=len(config.inputs),
         hidden=config.hidden,
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
@@ -130,15 +132,23 @@ class Model(nn.Module):
     scale_weight: Tensor  # (F, 2H): log spreads, log volatilities
     scale_bias: Tensor  # (2H,)
 
-    def __init__(self, features: Sequence[str], steps: int, shape: Shape) -> None:
+    def __init__(
+        self,
+        features: Sequence[str],
+        steps: int,
+        shape: Shape,
+        context: ContextSpec | None = None,
+    ) -> None:
         """Make a model of zeros, to be filled from trained parts or by ``load_state_dict``.
 
         Args:
-            features: registered names, F of them.
+            features: registered names of those of candles; F with those of the context.
             steps: newest candles whose features the network reads, L.
             shape: the network's sizes.
+            context: that it reads, if any.
         """
         super().__init__()
+        self.context = context
         self.features = tuple(features)
         self.steps = steps
         self.length = window_length(self.features, steps)
@@ -149,15 +159,18 @@ class Model(nn.Module):
         self.register_buffer("scale_bias", torch.zeros(2 * shape.horizons))
         self.network = Network(shape)
 
-    def forward(self, candles: Tensor, open_ms: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, candles: Tensor, open_ms: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return quantiles of the log return (B, H, Q) and volatility per candle (B, H).
 
         Args:
             candles: open, high, low, close, volume; float64, (B, W, 5), W at least ``length``.
             open_ms: opening times, UTC epoch milliseconds; int64, (B, W).
+            context: newest closes of the context's symbols; float32, (B, C, K), for a model that
+                reads one.
         """
-        windows = Candles(candles, open_ms, self.steps, self.length)
-        return self.distribution(extract(self.features, windows))
+        return self.distribution(_features(self, candles, open_ms, context))
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return what ``forward`` does, after raw features (B, L, F)."""
@@ -190,6 +203,18 @@ class PooledHar(nn.Module):
         return self.unit * spread[..., None], volatility
 
 
+def _features(
+    model: Model | Blend, candles: Tensor, open_ms: Tensor, closes: Tensor | None
+) -> Tensor:
+    """Return the raw features that a model reads of windows and their context, (B, L, F)."""
+    made = extract(model.features, Candles(candles, open_ms, model.steps, model.length))
+    if model.context is None:
+        return made
+    if closes is None:
+        closes = torch.zeros(len(candles), *model.context.shape)
+    return context.beside(made, closes)
+
+
 class Blend(nn.Module):
     """Models of the same features as one: their quantiles and volatilities averaged.
 
@@ -205,14 +230,16 @@ class Blend(nn.Module):
         first = members[0]
         assert isinstance(first, Model)  # noqa: S101 - for mypy; the caller's promise
         self.features, self.steps, self.length = first.features, first.steps, first.length
+        self.context = first.context
         self._members = tuple(members)
         self.members = nn.ModuleList(members)
         self.register_buffer("shares", torch.tensor(shares, dtype=torch.float32))
 
-    def forward(self, candles: Tensor, open_ms: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, candles: Tensor, open_ms: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what ``Model.forward`` does; the features are made once."""
-        windows = Candles(candles, open_ms, self.steps, self.length)
-        return self.distribution(extract(self.features, windows))
+        return self.distribution(_features(self, candles, open_ms, context))
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return what ``Model.distribution`` does."""

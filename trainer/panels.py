@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 
 from shared.bundle import DataPart, DataSpan
 from shared.candles import DAY_MS, INTERVALS_MS, MINUTE_MS
+from shared.context import Contexts, ContextSeries, ContextSpec
+from trainer.context import join, require, series_of
 from trainer.dataset import (
+    Inputs,
     Samples,
     SymbolCandles,
     by_length,
@@ -108,6 +111,54 @@ def read(folder: Path) -> list[Panel]:
     return panels
 
 
+def contexts_of(folder: Path, spec: ContextSpec) -> Contexts:
+    """Return the context in a folder's files ``context-*``, of the spec's interval.
+
+    Raises:
+        ValueError: when they lack a symbol of it.
+    """
+    series: dict[str, ContextSeries] = {}
+    for path in sorted(folder.glob("context-*.parquet")):
+        for panel in _panels(path):
+            if INTERVALS_MS[panel.interval] == INTERVALS_MS[spec.interval]:
+                series |= {
+                    symbol: series_of(candles, panel.interval)
+                    for symbol, candles in _whole(panel).items()
+                    if symbol in spec.symbols
+                }
+    require(spec, series, f"the files context-*.parquet of {folder}")
+    return Contexts(spec, series)
+
+
+def _whole(panel: Panel) -> dict[str, SymbolCandles]:
+    """Return the candles of each symbol, its islands joined again."""
+    parts: dict[str, list[SymbolCandles]] = {}
+    for island in panel.islands:
+        parts.setdefault(island.symbol, []).append(island.candles)
+    return {
+        symbol: SymbolCandles(
+            np.concatenate([part.open_ms for part in some]),
+            np.concatenate([part.candles for part in some]),
+        )
+        for symbol, some in parts.items()
+    }
+
+
+def joined(panels: Sequence[Panel], contexts: Contexts) -> list[Panel]:
+    """Return panels whose candles have the context around them, without its own symbols."""
+    return [
+        replace(
+            panel,
+            islands=tuple(
+                replace(island, candles=join(island.candles, panel.interval, contexts))
+                for island in panel.islands
+                if island.symbol not in contexts.spec.symbols
+            ),
+        )
+        for panel in panels
+    ]
+
+
 def _panels(path: Path) -> Iterator[Panel]:
     """Yield a file's panels: markets that trade on weekends apart, as they are of other spans."""
     table = pd.read_parquet(path)
@@ -154,7 +205,7 @@ def islands_of(symbol: str, candles: SymbolCandles, interval: str) -> Iterator[I
     longest_ms = GAP_MS if INTERVALS_MS[interval] < DAY_MS else DAILY_GAP_MS
     cuts = np.flatnonzero(np.diff(candles.open_ms) > longest_ms) + 1
     for rows in np.split(np.arange(len(candles.open_ms)), cuts):
-        yield Island(symbol, SymbolCandles(candles.open_ms[rows], candles.candles[rows]))
+        yield Island(symbol, candles.rows(rows))
 
 
 def part_of(symbol: str) -> str:
@@ -263,9 +314,7 @@ def draw(
     return Samples.joined(made(), sum(len(at) for islands in chosen for _, at in islands))
 
 
-def some_windows(
-    panels: Sequence[Panel], config: FitConfig, batch: int
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+def some_windows(panels: Sequence[Panel], config: FitConfig, batch: int) -> Iterator[Inputs]:
     """Yield windows of every panel and length: some of some islands, in batches of one length."""
     for panel in panels:
         lengths = config.window_lengths(panel.interval)

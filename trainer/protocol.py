@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -15,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from shared.bundle import Bundle
-from shared.forecaster import OnnxForecaster, Prediction
+from shared.context import Closes, ContextSpec
+from shared.forecaster import Forecaster, OnnxForecaster, Prediction
+from trainer.context import without_context
 from trainer.dataset import Source, candles_hash, data_span
 from trainer.evaluate import backtest, evaluation
 from trainer.evaluate.baselines.run import forecast_all
 from trainer.evaluate.baselines.walk import Walk
-from trainer.evaluate.evaluation import MODEL, Evaluation
+from trainer.evaluate.evaluation import MODEL, WITHOUT_CONTEXT, Evaluation
 from trainer.evaluate.report import Fold, Protocol, Report
 from trainer.fit import Epoch, Fitted, fit
 from trainer.fit_config import FitConfig
@@ -32,6 +35,7 @@ class Forecasts:
     """The network's forecasts, and how they were made."""
 
     table: pd.DataFrame
+    without: pd.DataFrame | None  # the same without the context that the network reads, if any
     folds: list[Fold]
     kind: str
     separation: str
@@ -57,6 +61,7 @@ class Part:
     """The forecasts between two origins."""
 
     table: pd.DataFrame
+    without: pd.DataFrame | None  # as in ``Forecasts``
     fold: Fold
 
 
@@ -74,6 +79,7 @@ class TorchForecaster:
         self.window_length = fitted.config.window_length
         self.horizons = fitted.config.horizons
         self.quantile_levels = fitted.config.quantile_levels
+        self.context: ContextSpec | None = fitted.model.context
         digest = hashlib.sha256()
         for tensor in fitted.model.state_dict().values():
             digest.update(tensor.numpy().tobytes())
@@ -83,8 +89,14 @@ class TorchForecaster:
         return self._config.window_lengths(interval)
 
     @torch.no_grad()
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        outputs = self._model(torch.from_numpy(candles), torch.from_numpy(open_ms))
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        closes = None if context is None else torch.from_numpy(context)
+        outputs = self._model(torch.from_numpy(candles), torch.from_numpy(open_ms), closes)
         return Prediction(*(tensor.numpy() for tensor in outputs))
 
 
@@ -115,9 +127,7 @@ def rolling(
         past, _ = split_at(source, samples, start_ms)
         fitted = fit(past, config, seed, on_epoch)
         forecaster = TorchForecaster(fitted, (source.interval,))
-        table = backtest.run(
-            forecaster, source.symbols, start_ms, stop_ms, interval=source.interval
-        )
+        table, without = _run(forecaster, source, start_ms, stop_ms)
         if table.empty:
             first, last = (pd.Timestamp(at, unit="ms") for at in (start_ms, stop_ms))
             raise ValueError(
@@ -126,6 +136,7 @@ def rolling(
             )
         yield Part(
             table,
+            without,
             Fold(
                 model_version=forecaster.model_version,
                 trained_until_ms=data_span(source, start_ms).last_ms,
@@ -133,6 +144,17 @@ def rolling(
                 last_ms=int(table["open_ms"].max()),
             ),
         )
+
+
+def _run(
+    forecaster: Forecaster, source: Source, start_ms: int | None, stop_ms: int | None
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the forecasts of a span, and the same without the context that the model reads."""
+    span = partial(backtest.run, forecaster, start_ms=start_ms, stop_ms=stop_ms)
+    made = span(symbols=source.symbols, interval=source.interval)
+    if forecaster.context is None:
+        return made, None
+    return made, span(symbols=without_context(source.symbols), interval=source.interval)
 
 
 def origins(start_ms: int, stop_ms: int, folds: int) -> list[int]:
@@ -153,8 +175,10 @@ def of_rolling_origins(
     for part in rolling(source, config, origins_ms, seed, on_epoch):
         parts.append(part)
         on_fold(part.fold.model_version)
+    blind = [part.without for part in parts if part.without is not None]
     return Forecasts(
         table=pd.concat([part.table for part in parts], ignore_index=True),
+        without=pd.concat(blind, ignore_index=True) if blind else None,
         folds=[part.fold for part in parts],
         kind="rolling origins",
         separation=ROLLING.format(embargo=config.horizons[-1]),
@@ -171,9 +195,7 @@ def of_bundle(
         ValueError: when nothing is left.
     """
     config, trained = bundle.config, bundle.config.data
-    table = backtest.run(
-        OnnxForecaster(bundle), source.symbols, start_ms, stop_ms, interval=source.interval
-    )
+    table, without = _run(OnnxForecaster(bundle), source, start_ms, stop_ms)
     if table.empty:
         raise ValueError(
             f"{source.name}: expected a symbol with {config.window_length} candles up to the time "
@@ -195,6 +217,7 @@ def of_bundle(
     )
     return Forecasts(
         table=table,
+        without=without,
         folds=[fold],
         kind="frozen model",
         separation=FROZEN.format(
@@ -221,7 +244,10 @@ def assess(
     advance: Callable[[str], object],
 ) -> Report:
     """Return the report of forecasts against baselines; raises ``NothingToCompare``."""
-    tables = forecast_all(baselines, source.symbols, forecasts.walk, advance)
+    methods = {MODEL: forecasts.table}
+    if forecasts.without is not None:
+        methods[WITHOUT_CONTEXT] = forecasts.without
+    methods |= forecast_all(baselines, source.symbols, forecasts.walk, advance)
     protocol = Protocol(
         source=source.name,
         sha256=candles_hash(source.symbols),
@@ -233,7 +259,7 @@ def assess(
     return Report(
         made_at_ms=int(time.time() * 1000),
         protocol=protocol,
-        evaluation=evaluation.evaluate({MODEL: forecasts.table, **tables}, source.symbols),
+        evaluation=evaluation.evaluate(methods, source.symbols),
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import (
     CONFIG_NAME,
+    CONTEXT,
     INPUTS,
     REFERENCE_NAME,
     Bundle,
@@ -23,6 +24,7 @@ from shared.bundle import (
     contents_of,
     hashes_of,
 )
+from shared.context import ContextSpec, unknown
 from shared.feature_drift import FeatureBins, Reference, bins_of_values
 from shared.forecaster import OnnxForecaster, session_of, with_output
 from trainer import panels
@@ -119,7 +121,11 @@ def measure(
             )
         some = [part for part in parts if part.interval == interval]
         values = np.concatenate(
-            list(_values(session, tensor, some, lengths[interval], MOST / sizes[interval]))
+            list(
+                _values(
+                    session, tensor, some, lengths[interval], MOST / sizes[interval], config.context
+                )
+            )
         )
         windows[interval] = len(values)
         intervals[interval] = {
@@ -139,14 +145,20 @@ def _values(
     parts: Sequence[Part],
     lengths: Sequence[int],
     share: float,
+    spec: ContextSpec | None,
 ) -> Iterator[NDArray[np.floating[Any]]]:
     """Yield the features of a share of some windows, in batches (B, F)."""
     rng = np.random.default_rng(0)
     for part in parts:
         kept = part.at[rng.random(len(part.at)) < share]
         for length, at in by_length(kept, lengths):
-            for candles, open_ms in windows_at(part.candles, length, at, BATCH):
-                yield session.run((tensor,), dict(zip(INPUTS, (candles, open_ms), strict=True)))[0]
+            for window in windows_at(part.candles, length, at, BATCH):
+                inputs = dict(zip((*INPUTS, CONTEXT), window, strict=False))
+                if spec is None:
+                    inputs.pop(CONTEXT, None)
+                else:
+                    inputs.setdefault(CONTEXT, unknown(spec, len(window[0])))
+                yield session.run((tensor,), inputs)[0]
 
 
 def extra_files(reference: Reference) -> dict[str, bytes]:

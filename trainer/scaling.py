@@ -75,7 +75,7 @@ def log_scales(scalers: Scalers, config: FitConfig) -> tuple[LinearMap, LinearMa
 
 def relative(config: FitConfig) -> Array:
     """Return the matrix (F, F) that takes ``LEVEL`` off the other logarithms of volatility."""
-    matrix = np.eye(len(config.features))
+    matrix = np.eye(len(config.inputs))
     for term in config.some_of(RELATIVE):
         matrix[config.index(LEVEL), config.index(term)] = -1.0
     return matrix
@@ -95,7 +95,7 @@ def _fit_har(newest: Array, variance: Array, config: FitConfig) -> LinearMap:
     coefficients, *_ = np.linalg.lstsq(inputs, target, rcond=None)  # (1 + terms, H)
     apart = np.exp(2.0 * (target - inputs @ coefficients)).clip(max=MAX_RATIO)
     bias = coefficients[0] + 0.5 * np.log(apart.mean(axis=0))
-    weight = np.zeros((len(config.features), variance.shape[1]))
+    weight = np.zeros((len(config.inputs), variance.shape[1]))
     for term, row in zip(names, coefficients[1:], strict=True):
         weight[config.index(term)] = row
     weight[config.index(LEVEL)] = 1.0 - coefficients[1:].sum(axis=0)

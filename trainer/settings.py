@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -14,8 +15,10 @@ from pydantic_settings import CliPositionalArg, NoDecode, SettingsConfigDict
 from shared.bundle import default_path
 from shared.candles import INTERVALS_MS, MAX_CANDLES, Interval, known_interval
 from shared.champions import ANY
+from shared.context import MAX_SYMBOLS, ContextSpec
 from shared.files.table_settings import PATH, TableSettings
 from shared.kafka import KafkaSettings
+from shared.messages import SYMBOL_PATTERN
 from shared.model_store import KEEP
 from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
@@ -73,6 +76,13 @@ def _features(specs: tuple[str, ...]) -> tuple[str, ...]:
     return resolve(specs, _DEFAULT.features)
 
 
+def _context(symbols: tuple[str, ...]) -> tuple[str, ...]:
+    known = all(re.fullmatch(SYMBOL_PATTERN, symbol) for symbol in symbols)
+    if not known or len(symbols) > MAX_SYMBOLS or len(set(symbols)) < len(symbols):
+        raise _wrong(f"expected up to {MAX_SYMBOLS} symbols by comma, each once")
+    return symbols
+
+
 Levels = Annotated[tuple[float, ...], NoDecode, SplitByComma, AfterValidator(_levels)]
 Steps = Annotated[tuple[int, ...], NoDecode, SplitByComma, AfterValidator(_steps)]
 Features = Annotated[CommaSeparated, AfterValidator(_features)]
@@ -93,6 +103,11 @@ class DataSettings(TableSettings):
     )
     interval: Interval = Field(
         "1d", description=f"length of the candles: {', '.join(INTERVALS_MS)}"
+    )
+    context_data: Path | None = Field(
+        None,
+        description="file of candles of the context's symbols, for a model that reads a context; "
+        "by default they are looked for where the candles are",
     )
     bad_rows: Path | None = Field(
         None,
@@ -141,6 +156,14 @@ class ModelSettings(DataSettings):
         description="inputs of the network, by comma: names in docs/features.md, FILE.py:NAME for "
         "your own, default for the default ones",
     )
+    context: Annotated[CommaSeparated, AfterValidator(_context)] = Field(
+        (),
+        description="symbols whose newest closes the network reads beside each series's own "
+        "candles, by comma, such as ^GSPC,^VIX; not trained on themselves",
+    )
+    context_interval: Interval | None = Field(
+        None, description="length of the context's candles; by default that of the candles"
+    )
     sequence_length: int = Field(
         _DEFAULT.sequence_length,
         ge=1,
@@ -171,7 +194,14 @@ class ModelSettings(DataSettings):
             dropout=self.dropout,
             learning_rate=self.learning_rate,
             max_epochs=self.max_epochs,
+            context=self.context_spec,
         )
+
+    @property
+    def context_spec(self) -> ContextSpec | None:
+        """The context that the network is to read, if any."""
+        interval = self.context_interval or self.interval
+        return ContextSpec(symbols=self.context, interval=interval) if self.context else None
 
     @model_validator(mode="after")
     def _can_be(self) -> Self:
@@ -230,13 +260,17 @@ class FitSettings(ModelSettings, TopicDataSettings, Tracked):
     With --all: of a folder of Parquet files, one an interval and market, one model of all intervals
     is trained, as the built-in one was. A third of the symbols, by a hash of their names, and the
     newest fifth of each file's candles are left for "evaluate --all". Files named validation-*
-    never train.
+    never train; files named context-* hold the candles of --context.
+
+    With --context: a quarter of the windows is shown without, so that the model works without. What
+    the context was worth, on the same windows with and without, is in the log and the bundle.
 
     Examples:
       python -m trainer fit --data candles.parquet --out my-bundle
       python -m trainer fit --all candles/ --out my-bundle
       python -m trainer fit --data candles.csv --until 2020-01-01 --out my-bundle --seed 7
       python -m trainer fit --data kafka --interval 5m --out my-bundle
+      python -m trainer fit --data stocks.csv --context ^GSPC,^VIX --context-data indices.csv
     """
 
     help_title: ClassVar[str] = "bundle and test"

@@ -17,9 +17,11 @@ import pandas as pd
 from shared.bundle import CONFIG_NAME, BundleConfig, default_path
 from shared.bundle import load as load_bundle
 from shared.candles import INTERVALS_MS
+from shared.context import Contexts
 from shared.forecaster import Forecaster
 from trainer import blend, panels, reference
 from trainer import export as exporting
+from trainer.context import join
 from trainer.dataset import Samples, Source, data_span, load, split
 from trainer.evaluate import backtest, losses
 from trainer.evaluate.baselines.empirical import Drift, Persistence
@@ -145,6 +147,8 @@ def fit_folder(
         ValueError: when there are too few candles.
     """
     data = panels.read(folder)
+    if config.context:
+        data = panels.joined(data, panels.contexts_of(folder, config.context))
     train, validation, final = (
         partial(panels.draw, data, config, part, count, seed, KEPT_OUT, on_panel)
         for part, count in (
@@ -168,7 +172,10 @@ def export_folder(fitted: Fitted, data: Sequence[Panel]) -> Exported:
     config = fitted.config
     bundled = load(None)
     lengths = config.window_lengths("1d")[-1:]
-    seen = partial(Source(bundled.name, "1d", bundled.symbols).windows, lengths, 0)
+    symbols = bundled.symbols
+    if contexts := _contexts(data):
+        symbols = {name: join(candles, "1d", contexts) for name, candles in symbols.items()}
+    seen = partial(Source(bundled.name, "1d", symbols).windows, lengths, 0)
     trained = {panel.interval for panel in data if panel.trains}
     least, most = (pick(INTERVALS_MS[name] for name in trained) for pick in (min, max))
     intervals = [name for name, length in INTERVALS_MS.items() if least <= length <= most]
@@ -179,6 +186,12 @@ def export_folder(fitted: Fitted, data: Sequence[Panel]) -> Exported:
     return exported.with_reference(
         reference.of_panels(data, config.window_length, longest, KEPT_OUT)
     )
+
+
+def _contexts(data: Sequence[Panel]) -> Contexts | None:
+    """Return the context that candles of panels have around them, if any."""
+    around = (island.candles.around for panel in data for island in panel.islands)
+    return next((some.contexts for some in around if some), None)
 
 
 def test(forecaster: Forecaster, source: Source, stop_ms: int) -> Test:

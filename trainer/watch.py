@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+import uvloop
 from prometheus_client import CollectorRegistry
 
-from shared import bundle
+from shared import bundle, context_topic
 from shared.bundle import Bundle, BundleError
 from shared.candles import DAY_MS
 from shared.champions import Champion, Champions
+from shared.context import Contexts, ContextSpec
 from shared.files.series import HistoryError
 from shared.kafka import TRANSIENT
 from shared.metrics import TrainerMetrics
@@ -176,6 +178,10 @@ class Watcher:
     def _source(self, folder: Path, interval: str) -> Source:
         history = snapshot.history(folder, interval, self._settings.symbols)
         return Source(history.name, interval, dataset.of_history(history).symbols)
+
+    def _context(self, spec: ContextSpec) -> Contexts:
+        """Return what the context topic holds now for a model that reads a context."""
+        return uvloop.run(context_topic.read(self._settings)).contexts(spec)
 
     def _say(self, interval: str, why_not: str) -> None:
         """Log why nothing is trained, once as long as it stays the same in kind."""
@@ -395,7 +401,7 @@ class Watcher:
         settings, training = self._settings, made.training
         source, model = self._source(folder, made.interval), self._model(made)
         start_ms = max(made.start_ms, unseen_from(source, champion))
-        verdict = compare(source, model, champion, start_ms, settings.rule)
+        verdict = compare(source, model, champion, start_ms, settings.rule, self._context)
         self._lease.check()
         run_id = verdicts.record(settings, source.interval, champion, training, verdict)
         if verdict.passed and not settings.dry_run:

@@ -28,7 +28,7 @@ class WatchSettings(StoreModelSettings, KafkaSettings, Tracked):
     champion on those; with --shadow it is trained on all, and held against it on those that come.
     It must save --margin of the pinball loss beyond chance, its volatility and coverage not worse,
     no symbol harmed. Each training is a run in MLflow; how it trains is what [trainer.fit] of a
-    settings file says.
+    settings file says, context included, which then comes of the context topic.
 
     Examples:
       python -m trainer watch

@@ -54,17 +54,31 @@ class CreateSettings(KeySettings):
 
 
 class ListSettings(KeySettings):
-    """Show the names, scopes and states of all keys."""
+    """Show the names, scopes and states of all keys.
+
+    Example:
+      python -m api keys list --file keys.json
+    """
 
 
 class RevokeSettings(KeySettings):
-    """Close a key; a running API sees it within a second."""
+    """Close a key; a running API sees it within a second.
+
+    Example:
+      python -m api keys revoke shop --file keys.json
+    """
 
     key: CliPositionalArg[str] = Field(description="its name or id")
 
 
 class KeysCommand(CommandGroup, ServiceSettings):
-    """Make, list and revoke API keys; the file holds only their hashes."""
+    """Make, list and revoke API keys; the file holds only their hashes.
+
+    Examples:
+      python -m api keys create shop --file keys.json
+      python -m api keys list --file keys.json
+      python -m api keys revoke shop --file keys.json
+    """
 
     model_config = own(PROCESS, "keys")
 

@@ -145,7 +145,7 @@ def meta_of(model: Forecaster, name: str, versions: tuple[str, ...]) -> ModelMet
         name=name,
         versions=versions,
         platform="onnx_onnxv1",
-        inputs=_meta(tensor_inputs(*lengths) if len(lengths) == 1 else tensor_inputs()),
+        inputs=_meta(tensor_inputs(min(lengths) if len(lengths) == 1 else -1)),
         outputs=_meta(tensor_outputs(len(model.horizons), len(model.quantile_levels))),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -92,12 +93,28 @@ def test_the_demo_runs_from_an_empty_folder(scripts: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "train",
+        "fit --data candles.csv --out model",
+        "backtest --out forecasts.csv",
+        "evaluate",
+        "search --trials 1",
+        "scores --data scores.jsonl",
+        "reference my-bundle",
+        "watch",
+    ],
+)
 def test_a_command_whose_extra_is_missing_says_what_to_install(
-    scripts: Path, tmp_path: Path
+    command: str, scripts: Path, tmp_path: Path
 ) -> None:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "scores.jsonl").touch()
+    shutil.copytree(bundle.default_path(), tmp_path / "my-bundle")
     done = subprocess.run(
-        [scripts / "candlecast", "trainer", "--no-progress"], cwd=tmp_path, capture_output=True,
+        [scripts / "candlecast", "trainer", *command.split()], cwd=tmp_path, capture_output=True,
         text=True, check=False, env=env,
     )  # fmt: skip
     assert done.returncode == 1

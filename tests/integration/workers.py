@@ -40,6 +40,11 @@ class WorkerTopics:
         return f"{self.forecasts}.scores"
 
     @property
+    def context(self) -> str:
+        """The topic of the context's candles."""
+        return f"{self.candles}.context"
+
+    @property
     def dlq(self) -> str:
         """The dead-letter topic."""
         return f"{self.candles}.dlq"
@@ -56,6 +61,7 @@ class WorkerTopics:
             "--candles-topic", self.candles,
             "--forecasts-topic", self.forecasts,
             "--scores-topic", self.scores,
+            "--context-topic", self.context,
         ]  # fmt: skip
 
 

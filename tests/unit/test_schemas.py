@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from docs import generate
 from docs.marks import replace
-from producer.sink import EVENT_TYPE
+from producer.target import EVENT_TYPE
 from shared.candles import Candle, InvalidCandle, RejectReason
 from shared.forecasts import Forecast
 from shared.headers import cloud_event
@@ -78,7 +78,7 @@ def test_schema_and_type_refuse_the_same(changes: dict[str, Any]) -> None:
 def test_every_field_must_be_there_but_those_that_came_later() -> None:
     for name, model, later in (
         ("candle", Candle, set()),
-        ("forecast", Forecast, {"model_interval", "feature_bins"}),
+        ("forecast", Forecast, {"model_interval", "context_as_of_ms", "feature_bins"}),
     ):
         assert set(content(name)["required"]) == set(model.model_fields) - later
 
@@ -120,6 +120,7 @@ def test_the_document_names_the_topics() -> None:
         "market.candles.v1",
         "market.forecasts.v1",
         "market.scores.v1",
+        "market.context.v1",
         "market.candles.v1.dlq",
     }
 

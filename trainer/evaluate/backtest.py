@@ -197,9 +197,9 @@ def _predict(
     levels, horizons = len(forecaster.quantile_levels), len(forecaster.horizons)
     parts = [Prediction(np.empty((0, horizons, levels)), np.empty((0, horizons)))]
     parts += [
-        forecaster.predict(candles, open_ms)
+        forecaster.predict(*inputs)
         for length, at in by_length(last, forecaster.lengths(interval))
-        for candles, open_ms in windows_at(symbol, length, at, BATCH)
+        for inputs in windows_at(symbol, length, at, BATCH)
     ]
     return Prediction(
         np.concatenate([part.log_return for part in parts]),

@@ -16,6 +16,9 @@ from trainer.evaluate.forecast_table import KEYS, levels_of, quantile_column
 MODEL: Final = "Candlecast"
 """Name of the network among the methods."""
 
+WITHOUT_CONTEXT: Final = "Candlecast without context"
+"""Name of the network that is shown nothing of the context that it could read."""
+
 SKILL_LOSSES: Final = ("pinball", "crps", "qlike", "squared")
 """Losses in which skill is measured; columns of ``losses.losses``."""
 
@@ -29,11 +32,13 @@ MANY: Final = 40
 """Most symbols that are compared with every baseline."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a report: read, never changed."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class Scores(_Part):
+class Scores(Part):
     """One method's mean losses at one horizon; None for a loss of what it does not forecast."""
 
     method: str
@@ -51,7 +56,7 @@ class Scores(_Part):
     covered: dict[int, dict[str, float]]  # nominal per cent -> inside, below, above
 
 
-class Comparison(_Part):
+class Comparison(Part):
     """The network against one baseline, in one loss at one horizon."""
 
     baseline: str
@@ -66,7 +71,7 @@ class Comparison(_Part):
     dates: int
 
 
-class Group(_Part):
+class Group(Part):
     """One year or one symbol at one horizon."""
 
     kind: str  # year or symbol
@@ -78,7 +83,7 @@ class Group(_Part):
     skills: list[Comparison]
 
 
-class Calibration(_Part):
+class Calibration(Part):
     """Calibration of the network's quantiles at one horizon."""
 
     step: int
@@ -90,7 +95,7 @@ class Calibration(_Part):
     pit_density: list[float]
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """The figures of a report."""
 
     first_ms: int  # open_ms of the first and last candle forecast from, UTC

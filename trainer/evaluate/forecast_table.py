@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -83,8 +84,11 @@ def prepare(path: Path) -> None:
 
     Raises:
         TableError: for another ending than ``SUFFIXES``, or when the file cannot be written.
+        ModuleNotFoundError: when the package that writes Parquet is missing.
     """
     check_suffix(path)
+    if path.suffix == ".parquet":
+        import_module("pyarrow")  # pandas names what it lacks at the end alone, and no extra
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         existed = path.exists()

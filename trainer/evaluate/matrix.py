@@ -6,12 +6,11 @@ Symbols and times are those that no bundle trained from the folder has seen; see
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from shared.candles import DAY_MS
@@ -23,7 +22,7 @@ from trainer.evaluate import backtest, tail_tests
 from trainer.evaluate.baselines.har import least_variance
 from trainer.evaluate.baselines.run import BASELINES
 from trainer.evaluate.baselines.walk import Baseline, Walk, past_moves, walked
-from trainer.evaluate.evaluation import MODEL
+from trainer.evaluate.evaluation import MODEL, WITHOUT_CONTEXT, Part
 from trainer.evaluate.losses import pinball, qlike
 from trainer.evaluate.realised import mean_ahead, range_variances
 from trainer.evaluate.skill import BLOCK, ratio_interval
@@ -63,11 +62,7 @@ CRISIS: Final = 0.1
 """Share of a class's months, those of the largest moves, that count as a crisis."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Cell(_Part):
+class Cell(Part):
     """The model against one method, in one loss, class and horizon."""
 
     group: str
@@ -84,7 +79,7 @@ class Cell(_Part):
     dates: int
 
 
-class Tail(_Part):
+class Tail(Part):
     """How the model's quantiles held, in one class and horizon."""
 
     group: str
@@ -105,7 +100,7 @@ class Tail(_Part):
     volatility_mae: float  # %, of the mean realised volatility
 
 
-class Matrix(_Part):
+class Matrix(Part):
     """All figures of ``evaluate --all``; its JSON file."""
 
     made_at_ms: int
@@ -208,6 +203,9 @@ def _losses(
     candles = island.candles.candles
     levels = np.asarray(forecaster.quantile_levels)
     made = {MODEL: backtest.predict_all(forecaster, island.candles, first, stop, interval)}
+    if forecaster.context:
+        blind = replace(island.candles, around=None)
+        made[WITHOUT_CONTEXT] = backtest.predict_all(forecaster, blind, first, stop, interval)
     for name in names:
         baseline, until = BASELINES[name](), min(stop, first + SLOW_ROWS) if name in SLOW else stop
         made[baseline.name] = _walked(baseline, island.candles, first, until, forecaster)

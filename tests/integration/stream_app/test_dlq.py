@@ -56,7 +56,7 @@ def test_dead_letters_are_listed_shown_and_sent_back(
     )
     listed = dlq(topics, "list")
     assert "3 dead letters" in listed
-    assert "1 dead letters: out_of_range 1" in dlq(topics, "list", "--reason", "out_of_range")
+    assert "1 dead letter: out_of_range 1" in dlq(topics, "list", "--reason", "out_of_range")
     [shown] = dlq(topics, "show", "--reason", "not_json").splitlines()
     assert json.loads(shown)["value"] == "{"
 
@@ -104,6 +104,15 @@ def test_a_message_is_put_aside_unread_and_series_are_bounded(
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "offset: expected one of partition 0's, 0 to 4, got 99" in done.stderr
+
+
+def test_an_empty_topic_is_no_error(topics: WorkerTopics) -> None:
+    """An assertion failed where a healthy broker had no dead letter."""
+    apply = [sys.executable, "-m", "shared.topics", "apply", *topics.flags()]
+    subprocess.run(apply, check=True, capture_output=True, timeout=60)
+    assert dlq(topics, "list") == "0 dead letters\n"
+    assert dlq(topics, "show") == ""
+    assert dlq(topics, "replay") == f"0 messages sent to {topics.candles}\n"
 
 
 def test_what_is_not_there_is_said(topics: WorkerTopics) -> None:

@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from shared import bundle
+from shared.context import ContextSpec
 from shared.files.series import History
 from shared.forecaster import TOLERANCE, Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import Horizon
@@ -31,6 +32,7 @@ from trainer import dataset, export
 from trainer.__main__ import main
 from trainer.dataset import Source
 from trainer.evaluate import backtest, report
+from trainer.evaluate.evaluation import WITHOUT_CONTEXT
 from trainer.features import Candles, extract
 from trainer.network import Model
 from trainer.scaling import relative
@@ -306,6 +308,20 @@ def test_backtest_writes_every_forecast_and_tells_bad_rows(
     assert any(": history too short: " in line and "a b" in line for line in told)
 
 
+def test_a_back_test_without_what_writes_parquet_says_so_first(
+    candles: Path, tmp_path: Path
+) -> None:
+    """It ended in pandas' own words, after all of the work."""
+    code = "import sys; sys.modules['pyarrow'] = None; from local.command import script; script()"
+    argv = ["trainer", "backtest", "--data", str(candles), "--out", str(tmp_path / "f.parquet")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *argv], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "needs the package pyarrow, which is not installed: pip install 'candlecast[" in line
+
+
 def test_other_horizons_and_levels_go_all_the_way(candles: Path, tmp_path: Path) -> None:
     other = ["--horizons", "2,7", "--quantiles", "0.2,0.5,0.95", "--until", "2003-06-01"]
     argv = ["fit", "--data", str(candles), "--out", str(tmp_path / "b"), *other, *SMALL]
@@ -376,6 +392,50 @@ def test_evaluate_leaves_out_what_a_frozen_model_was_trained_on(
     made = report.Report.model_validate_json((tmp_path / "report.json").read_text())
     assert made.protocol.kind == "frozen model"
     assert made.evaluation.first_ms > bundle.load(trained).config.data.last_ms
+
+
+def test_a_context_is_read_measured_and_done_without(
+    candles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a file of its own, by fit, evaluate and backtest; a finished model can do without."""
+    rows = pd.DataFrame([one.model_dump() for one in bundled(("AAPL",)).candles[:1000]])
+    index = tmp_path / "index.csv"
+    columns = ["symbol", "open_ms", "open", "high", "low", "close", "volume"]
+    rows.assign(symbol="^IXIC")[columns].to_csv(index, index=False)
+    where = ["--data", str(candles), "--no-progress"]
+    apart = ["--context-data", str(index)]
+    argv = ["fit", *where, "--out", str(tmp_path / "b"), *SMALL, "--context", "^IXIC"]
+    assert main([*argv, "--tracking-uri", ""]) == 1
+    [refusal] = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert "^IXIC" in refusal
+    assert "--context-data names another file" in refusal
+    until = ["--until", "2003-01-01", "--no-compare", "--tracking-uri", ""]
+    assert main([*argv, *apart, *until]) == 0
+    config = bundle.load(tmp_path / "b").config
+    assert config.context == ContextSpec(symbols=("^IXIC",), interval="1d")
+    said = config.training["context"]
+    assert isinstance(said, list)
+    assert [str(line).partition(": pinball ")[0] for line in said] == [
+        "1 ahead", "5 ahead", "10 ahead",
+    ]  # fmt: skip
+    assert config.metrics["context_saved_1_low"] < config.metrics["context_saved_1_high"]
+
+    report_on = ["evaluate", "--model", str(tmp_path / "b"), *where, "--out", str(tmp_path)]
+    assert main([*report_on, *apart, "--baselines", "har", "--tracking-uri", ""]) == 0
+    made = report.Report.model_validate_json((tmp_path / "report.json").read_text())
+    beside = [one for one in made.evaluation.comparisons if one.baseline == WITHOUT_CONTEXT]
+    pinball = {found.step: found for found in beside if found.loss == "pinball"}
+    assert pinball.keys() == {1, 5, 10}
+    assert all(found.low < found.skill < found.high for found in pinball.values())
+
+    tables = []
+    for number, some in enumerate((apart, [])):
+        out = tmp_path / f"forecasts-{number}.parquet"
+        test = ["backtest", "--model", str(tmp_path / "b"), *where, "--out", str(out)]
+        assert main([*test, *some]) == 0
+        tables.append(pd.read_parquet(out))
+    assert "forecasts are without the context of the model" in caplog.text
+    assert (tables[0]["raw_q0.05"] != tables[1]["raw_q0.05"]).mean() > 0.9
 
 
 def test_a_search_is_tracked_and_resumes(candles: Path, store: Path, tmp_path: Path) -> None:

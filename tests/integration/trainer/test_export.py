@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,21 @@ from numpy.typing import NDArray
 
 from shared import bundle
 from shared.bundle import DataSpan
+from shared.context import ContextSpec
 from shared.forecaster import TOLERANCE, OnnxForecaster, Prediction
 from shared.window import held
 from tests.unit.trainer.test_network import DAY_MS, SMALL, made_samples
 from trainer import export
+from trainer.context import FEATURES
+from trainer.dataset import Inputs
 from trainer.fit import Fitted, fit
 from trainer.fit_config import FitConfig
 
 pytestmark = pytest.mark.integration
 
-Windows = Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]
+Windows = Sequence[Inputs]
 
+SPEC = ContextSpec(symbols=("^GSPC", "^VIX"), interval="1d")
 SPAN = DataSpan(source="made", symbols=("A",), first_ms=0, last_ms=1, candles=2, sha256="0")
 
 
@@ -65,6 +70,41 @@ def test_bundle_is_written_verified_and_rebuilt_from_weights(
     apart = export.largest_difference(rebuilt, OnnxForecaster(loaded), windows(SMALL))
     assert apart <= TOLERANCE
     assert export.to_onnx(rebuilt) == loaded.onnx
+
+
+def test_a_graph_with_context_is_checked_written_rebuilt_and_works_without(tmp_path: Path) -> None:
+    """Its golden windows have a context, but for the last; unknown ones give what None does."""
+    config = replace(SMALL, context=SPEC)
+    rng = np.random.default_rng(0)
+    beside = rng.normal(0, 0.1, (400, 1, 2 * len(FEATURES))).repeat(SMALL.sequence_length, 1)
+    samples = made_samples(400, SMALL)
+    features = np.concatenate([samples.features, beside.astype(np.float32)], axis=2)
+    fitted = fit(replace(samples, features=features), config, seed=1)
+    candles, open_ms = windows(SMALL)[0]
+    steps = rng.normal(0, 0.01, (len(candles), *SPEC.shape))
+    closes = (2000 * np.exp(np.cumsum(steps, axis=1))).astype(np.float32)
+    closes[::3, :, 1] = np.nan
+    closes[::5] = np.nan
+    inputs = candles, open_ms, closes
+    exported = made_bundle(fitted, [tuple(array[:4] for array in inputs)], [inputs])
+    exported.write(tmp_path, {})
+    loaded = bundle.load(tmp_path)
+    assert loaded.config.context == SPEC
+    assert list(loaded.config.features)[len(SMALL.features)] == "^GSPC known"
+    assert loaded.config.metrics.keys() == {
+        f"context_saved_{step}{end}" for step in (1, 5, 10) for end in ("", "_low", "_high")
+    }
+    held = loaded.golden.context
+    assert held is not None
+    assert np.isfinite(held[1]).any()
+    assert np.isnan(held[-1]).all()
+    served = OnnxForecaster(loaded)
+    assert export.largest_difference(export.rebuild(loaded), served, [inputs]) <= TOLERANCE
+    assert export.to_onnx(export.rebuild(loaded)) == loaded.onnx
+    without = served.predict(candles, open_ms).log_return
+    with_context = served.predict(*inputs).log_return
+    np.testing.assert_array_equal(with_context[::5], without[::5])
+    assert not np.array_equal(with_context[1], without[1])
 
 
 def test_the_graph_names_no_file_of_this_machine(exported: export.Exported) -> None:
@@ -114,7 +154,8 @@ def test_onnx_gives_a_window_the_same_bits_in_any_batch(
 
 @cache
 def many() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    return next(iter(windows(FitConfig(), 1024)))
+    candles, open_ms = windows(FitConfig(), 1024)[0]
+    return candles, open_ms
 
 
 @cache

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -85,6 +89,45 @@ def test_a_search_that_is_interrupted_shows_what_it_has_found(
         "trial 0": "FINISHED",
         "trial 1": "KILLED",
     }
+
+
+@pytest.mark.parametrize("shown", ["loading PyTorch", "trial 0, fold 1 of 3, epoch 2"])
+def test_ctrl_c_is_heard_within_seconds(shown: str, tmp_path: Path) -> None:
+    """It took 30 s, and nothing was shown within a trial."""
+    master, terminal = pty.openpty()
+    script = "from local.command import script; script()"
+    argv = [sys.executable, "-P", "-c", script, "trainer", "search", "--trials", "1"]
+    argv += ["--storage", f"sqlite:///{tmp_path}/search.db", "--out", str(tmp_path)]
+    searching = subprocess.Popen(
+        [*argv, "--tracking-uri", ""], stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    try:
+        seen = read_until(master, shown, 120.0)
+        searching.send_signal(signal.SIGINT)
+        began_s = time.monotonic()
+        seen += read_until(master, None, 60.0)
+        assert searching.wait(60) == 130, seen
+        assert time.monotonic() - began_s < 5.0
+        assert "Traceback" not in seen
+    finally:
+        searching.kill()
+        searching.wait()
+        os.close(master)
+
+
+def read_until(terminal: int, words: str | None, longest_s: float) -> str:
+    """Return what a terminal shows until some words, or until its process has ended."""
+    seen, deadline = "", time.monotonic() + longest_s
+    while words is None or words not in seen:
+        assert time.monotonic() < deadline, seen
+        if select.select([terminal], [], [], 0.2)[0]:
+            try:
+                seen += os.read(terminal, 1 << 16).decode(errors="replace")
+            except OSError:  # nobody has the other end
+                assert words is None, seen
+                break
+    return seen
 
 
 DYING = """

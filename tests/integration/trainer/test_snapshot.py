@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from shared import context_topic
 from shared.candles import DAY_MS
+from shared.context import ContextSpec, context_key
 from shared.files.series import HistoryError
 from shared.topics import candles_topic, ensure
+from shared.topics import context_topic as made_topic
+from tests import bundles
 from tests.candles import START_MS, candle, walk
 from tests.integration.topics import write, write_candles
 from trainer import snapshot
@@ -26,8 +32,6 @@ async def _make(settings: BacktestSettings) -> None:
 
 @pytest.fixture
 def flags(kafka: str, unique_name: Callable[[str], str], tmp_path: Path) -> list[str]:
-    import asyncio  # noqa: PLC0415
-
     flags = [
         "--data", "kafka", "--bootstrap", kafka, "--candles-topic", unique_name("candles"),
         "--snapshots", str(tmp_path / "snapshots"), "--out", str(tmp_path / "forecasts.csv"),
@@ -71,6 +75,36 @@ def test_the_topic_is_read_once_and_then_on(
         snapshot.history(folder, "5m")
     with pytest.raises(HistoryError, match="expected 1d candles of C, got none"):
         snapshot.history(folder, "1d", ("A", "C"))
+
+
+def test_the_context_is_read_of_its_own_topic(
+    flags: list[str], kafka: str, tmp_path: Path, unique_name: Callable[[str], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Each candle has a key of its own there, and is found again by its symbol and close."""
+    flags = [*flags, "--context-topic", unique_name("context")]
+    settings = BacktestSettings.read(flags, "x")
+    asyncio.run(ensure(settings, [made_topic(settings)]))
+    write_candles(kafka, settings.candles_topic, walk(10, symbol="A"))
+    around = walk(8, symbol="^VIX")
+    messages = [(context_key(candle), candle.encode()) for candle in around]
+    odd = [(b"^VIX", around[0].encode()), (b"k", b"{"), (context_key(around[0]), None)]
+    write(kafka, settings.context_topic, [*messages, *odd])
+    spec = ContextSpec(symbols=("^VIX",), interval="1d", length=2)
+    store = asyncio.run(context_topic.read(settings))
+    window = store.window(spec, around[-1].close_ms)
+    assert window.closes[:, 0].tolist() == [np.float32(candle.close) for candle in around[-2:]]
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("topic")]
+    assert [line.partition(": ")[2] for line in told] == [
+        "1 messages are not context: not_json", "1 messages are not context: wrong_key",
+    ]  # fmt: skip
+
+    model = bundles.write(tmp_path / "model", context=spec)
+    assert main(["backtest", *flags, "--model", str(model)]) == 0
+    table = pd.read_csv(tmp_path / "forecasts.csv")
+    volatility = table.loc[table["step"] == 1, "volatility"].to_numpy()
+    read = [sum(context.close for context in around[: day + 1][-2:]) for day in range(3, 10)]
+    np.testing.assert_allclose(volatility, np.array(read) + 0.01, rtol=1e-5)
 
 
 def test_a_run_that_dies_leaves_what_the_one_before_wrote(

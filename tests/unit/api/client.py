@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from api.app import Options, create_app
 from api.edge.problems import Problem
 from api.openapi import example_history
+from shared.context import Closes
 from shared.forecaster import Forecaster, ModelSet, Prediction
 from shared.metrics import ApiMetrics
 from tests.forecasters import PersistenceForecaster
@@ -28,6 +29,7 @@ class Stub:
 
     model_version = "stub-1"
     intervals = ("1d",)
+    context = None
     window_length = LENGTH
     horizons = (1,)
     quantile_levels = (0.05, 0.5, 0.95)
@@ -41,8 +43,13 @@ class Stub:
         del interval
         return (self.window_length,)
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        del open_ms
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        del open_ms, context
         self.seen = candles
         time.sleep(self.seconds)
         if self.fault:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from shutil import which
 
 import pytest
+from pydantic import BaseModel
 
+from api.edge.keys_command import KeysCommand
 from local import command
 from local.command import COMMANDS, SHELLS, main
 from shared.process import Exit
-from shared.settings import commands_of_script
+from shared.settings import commands_of_script, sub_commands
 
 
 def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,11 +52,52 @@ def test_each_command_has_help_that_speaks_of_itself(
     assert "python -m" not in shown
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"dlq", "kafka", "trainer"}))
-def test_each_command_teaches_by_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([name, "--help"])
-    assert re.search(r"Examples?:\n  candlecast ", capsys.readouterr().out)
+USUAL_TITLES = {"Example", "Examples", "options", "positional arguments", "subcommands"}
+WITHOUT_FLAGS = {"completion", "dlq", "worker dlq"}
+
+
+def every_command() -> Iterator[str]:
+    """Yield all that can be called, whole: commands, their commands, and those of theirs."""
+    yield "completion"
+    for name, called in COMMANDS.items():
+        module, _, cls = called.settings.partition(":")
+        if name == "trainer":
+            yield from (f"{name} {step}" for step in import_module(called.module).COMMANDS)
+        else:
+            yield from of_settings(name, getattr(import_module(module), cls))
+    yield from of_settings("api keys", KeysCommand)
+
+
+def of_settings(name: str, settings_cls: type[BaseModel]) -> Iterator[str]:
+    yield name
+    for step, part in sub_commands(settings_cls):
+        yield from of_settings(f"{name} {step}", part)
+
+
+@pytest.mark.parametrize("name", [*every_command()])
+def test_each_command_s_help_is_for_people(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Examples, flags by topic, the version; no type of Python's, no Markdown."""
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"Examples?:\n  (eval \"\$\()?candlecast ", shown)
+    assert (
+        re.findall(r"`|tuple\b|factory:|<class|NoneType|default: (?:None|\(|False|True)", shown)
+        == []
+    )
+    titles = {*re.findall(r"^([A-Za-z][\w ,'-]*):$", shown, re.MULTILINE)} - USUAL_TITLES
+    assert titles or name in WITHOUT_FLAGS
+    for line in shown.splitlines():
+        assert len(line) <= 100, line
+
+
+@pytest.mark.parametrize("name", sorted(set(every_command()) - {"completion"}))
+def test_each_command_knows_its_version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("candlecast ")
 
 
 def test_the_commands_of_a_group_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from producer.sink import KafkaSink
 
 def probes(waiting_s: float = 0.0) -> producer._Probes:
     made = producer._Probes()
-    made.sink = cast("KafkaSink", SimpleNamespace(published=7, waiting_s=lambda: waiting_s))
+    made.sinks = (cast("KafkaSink", SimpleNamespace(published=7, waiting_s=lambda: waiting_s)),)
     return made
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from shared import bundle
 from shared.bundle import BundleError
+from shared.context import ContextSpec
 from shared.forecaster import Due, ModelSet, OnnxForecaster, forecast
 from shared.forecasts import MAX_FORECAST_BYTES, Forecast
 from shared.window import Window
@@ -24,6 +25,7 @@ from tests import bundles
 from tests.candles import walk
 
 GOLDEN: Final = bundles.right_golden(2, 3)
+CONTEXT: Final = ContextSpec(symbols=("^VIX",), interval="1d", length=4)
 NAN: Final = np.full((1, 2, 3), np.nan)
 SPREAD: Final = np.full((1, 2), 0.01)
 
@@ -92,12 +94,28 @@ HOSTILE: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "golden windows of noise": ({"golden": b"noise"}, "not the golden windows"),
     "golden bomb": ({"golden": archive_of_zeros()}, "bytes unpacked"),
     "no golden windows": (
-        golden(**{name: array[:0] for name, array in vars(GOLDEN).items()}),
+        golden(**{name: array[:0] for name, array in vars(GOLDEN).items() if array is not None}),
         "1 to 1024 windows",
     ),
     "golden windows of another length": (golden(candles=np.ones((2, 9, 5))), "candles: expected"),
     "golden windows of text": (golden(open_ms=np.array([["a"] * 4] * 2)), "open_ms: expected"),
     "golden prices of NaN": (golden(candles=np.full((2, 4, 5), np.nan)), "finite prices"),
+    "a context that golden windows lack": (
+        {"context": CONTEXT, **golden()},
+        "context: expected ((2, 4, 1), dtype('float32')), got none",
+    ),
+    "golden windows of an unknown context": (
+        golden(context=np.ones((2, 4, 1), np.float32)),
+        "context: expected none, got ((2, 4, 1)",
+    ),
+    "a context that the graph lacks": (
+        {"context": CONTEXT, "graph": bundles.graph_of(2, 3)},
+        "ONNX Runtime refuses the graph",
+    ),
+    "the same context twice": (
+        {"context": CONTEXT.model_copy(update={"symbols": ("A", "A")})},
+        "each once",
+    ),
     "unknown interval": ({"intervals": ["7y"]}, "intervals"),
     "name of a terminal": ({"name": "\x1b[2J"}, "name"),
     "endless window": ({"window_length": 1 << 30}, "window_length"),

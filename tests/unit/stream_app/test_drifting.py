@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from shared import bundle
 from shared.candles import Candle
+from shared.context import Closes
 from shared.feature_drift import FeatureBins, is_sampled
 from shared.forecaster import ModelSet, OnnxForecaster, Prediction
 from shared.forecasts import Forecast
@@ -33,8 +34,13 @@ class Fixed(LastMove):
     model_version = "fixed"
     quantile_levels = (0.05, 0.25, 0.5, 0.75, 0.95)  # type: ignore[assignment]
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        del open_ms
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        del open_ms, context
         quantiles = [0.01 * NormalDist().inv_cdf(level) for level in self.quantile_levels]
         log_return = np.sqrt(np.array(self.horizons))[:, None] * quantiles  # (H, Q)
         shape = (len(candles), len(self.horizons))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shared.candles import Candle, RejectReason
+from shared.context import Closes
 from shared.forecaster import ModelSet, Prediction
 from shared.window import Push, Window
 from stream_app.pipeline import BatchResult, Incoming, advance, step, table_key
@@ -133,8 +134,13 @@ def test_a_forecast_of_no_finite_price_is_not_sent_and_its_candle_stays() -> Non
     """As the default model gives for a window without a move."""
 
     class Nothing(LastMove):
-        def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-            made = super().predict(candles, open_ms)
+        def predict(
+            self,
+            candles: NDArray[np.float64],
+            open_ms: NDArray[np.int64],
+            context: Closes | None = None,
+        ) -> Prediction:
+            made = super().predict(candles, open_ms, context)
             return Prediction(made.log_return * np.nan, made.volatility)
 
     table: dict[bytes, bytes] = {}

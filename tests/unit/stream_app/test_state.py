@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shared.candles import Candle
+from shared.context import Closes
 from shared.forecaster import ModelSet, Prediction
 from shared.score_messages import Scores
 from shared.window import Window
@@ -228,8 +229,13 @@ class Wider(LastMove):
     horizons = (1, 5, 7)  # type: ignore[assignment]
     quantile_levels = (0.05, 0.25, 0.5, 0.75, 0.95)  # type: ignore[assignment]
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-        made = super().predict(candles, open_ms)
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        made = super().predict(candles, open_ms, context)
         low, mid, high = (made.log_return[:, :1, at : at + 1] for at in range(3))
         quantiles = np.concatenate([low, (low + mid) / 2, mid, (mid + high) / 2, high], axis=2)
         return Prediction(np.repeat(quantiles, 3, axis=1), np.repeat(made.volatility[:, :1], 3, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from shared.candles import DAY_MS
+from shared.context import ContextSpec
 from tests.unit.trainer.test_window_features import walk
 from trainer import panels
 from trainer.fit_config import FitConfig
@@ -57,6 +59,21 @@ def test_files_become_panels_by_interval_and_market(data: list[Panel]) -> None:
     ]
     assert len(data[2].islands) == 12, "a gap of a month ends an island"
     assert all(len(island.candles.open_ms) == 250 for island in data[2].islands)
+
+
+def test_context_is_read_of_its_files_and_put_around_the_candles(
+    data: list[Panel], folder: Path
+) -> None:
+    spec = ContextSpec(symbols=("^VIX",), interval="1d")
+    joined = panels.joined(data, panels.contexts_of(folder, spec))
+    drawn = draw(joined, replace(CONFIG, context=spec), "train", 400, 0)
+    plain = draw(data, CONFIG, "train", 400, 0)
+    count = len(CONFIG.features)
+    np.testing.assert_array_equal(drawn.features[..., :count], plain.features)
+    assert 0.1 < (drawn.features[:, -1, count] == 1.0).mean() < 1.0, "known where it has candles"
+    wrong = ContextSpec(symbols=("^VIX", "^GSPC"), interval="1d")
+    with pytest.raises(ValueError, match=r"in the files context-\*.*, got none of \^GSPC"):
+        panels.contexts_of(folder, wrong)
 
 
 def test_rows_that_are_no_candles_and_repeated_ones_are_left_out(tmp_path: Path) -> None:

@@ -22,6 +22,14 @@ PATHS: Final = 2000
 """Number of simulated paths of each origin."""
 
 
+QUIET_SHARE: Final = 0.01
+WILD_SHARE: Final = 1e4
+"""Bounds of a variance, as shares of the mean squared return so far."""
+
+TINY: Final = 1e-12
+"""Floor of the mean squared return, per cent²."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """Parameters of ``v' = omega + (alpha + gamma·[e < 0])·e² + beta·v``, returns in per cent."""
@@ -32,13 +40,23 @@ class Fit:
     gamma: float  # 0 for plain GARCH
     beta: float
     first: float  # variance before the first return
+    least: float = 0.0  # bounds of a variance, per cent²
+    most: float = np.inf
+
+    def bounded(self, variances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return variances within the bounds, in the same array.
+
+        GJR's may fall below 0 where ``alpha + gamma`` does, and a market that stands still and then
+        jumps has residuals whose powers no float holds.
+        """
+        return np.clip(variances, self.least, self.most, out=variances)
 
     def variances(self, returns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the variance of each return and of the next one, shape (n + 1,), per cent²."""
         shocks = returns - self.mean
         news = self.omega + (self.alpha + self.gamma * (shocks < 0)) * shocks**2
         ahead, _ = lfilter([1.0], [1.0, -self.beta], news, zi=[self.beta * self.first])
-        return np.concatenate([[self.first], ahead])
+        return self.bounded(np.concatenate([[self.first], ahead]))
 
 
 class Garch:
@@ -81,6 +99,7 @@ class Garch:
         )  # fmt: skip
         result = model.fit(disp="off", show_warning=False)
         params = result.params
+        usual = max(float(np.mean(returns**2)), TINY)
         return Fit(
             mean=float(params["mu"]),
             omega=float(params["omega"]),
@@ -88,6 +107,8 @@ class Garch:
             gamma=float(params.get("gamma[1]", 0.0)),
             beta=float(params["beta[1]"]),
             first=float(result.conditional_volatility[0]) ** 2,
+            least=QUIET_SHARE * usual,
+            most=WILD_SHARE * usual,
         )
 
     def _quantiles(
@@ -108,6 +129,7 @@ class Garch:
             total += fit.mean + shock
             variance *= fit.beta
             variance += fit.omega + (fit.alpha + fit.gamma * (drawn < 0)) * shock**2
+            fit.bounded(variance)
             if k in walk.horizons:
                 out[:, walk.horizons.index(k)] = np.quantile(total, walk.levels, axis=1).T
         if walk.horizons[0] == 1:  # known exactly, without drawing
@@ -128,6 +150,6 @@ def mean_variances(
     factor = fit.alpha * squares.mean() + fit.gamma * np.mean(squares * (residuals < 0)) + fit.beta
     path = [now]
     for _ in range(horizons[-1] - 1):
-        path.append(fit.omega + factor * path[-1])
+        path.append(fit.bounded(fit.omega + factor * path[-1]))
     total = np.cumsum(path, axis=0)  # (longest, block)
     return np.stack([total[step - 1] / step for step in horizons], axis=1)

@@ -107,7 +107,7 @@ class HarTimeOfDay(Har):
         if self._open_ms is None:
             return []
         _, slots = np.unique(self._open_ms % DAY_MS, return_inverse=True)
-        if slots.max() == 0:  # daily candles have no time of day
+        if not np.ptp(slots[known]):  # daily candles have no time of day
             return []
         past = [np.nan_to_num(trailing_mean(ranges, span))[known] for span in SPANS]
         level = float(past[0].mean())

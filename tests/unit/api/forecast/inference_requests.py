@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.candles import DAY_MS
+from shared.context import Closes
 from shared.forecaster import Prediction
 from tests.unit.api.client import LENGTH, application, call, history
 
@@ -22,6 +23,7 @@ class Echo:
 
     model_version = "echo"
     intervals = ("1d",)
+    context = None
     window_length = LENGTH
     horizons = (1, 5)
     quantile_levels = (0.05, 0.5, 0.95)
@@ -34,7 +36,13 @@ class Echo:
         del interval
         return (LENGTH,)
 
-    def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        del context
         self.candles.append(candles)
         self.open_ms.append(open_ms)
         log_return = np.log(candles[:, -6:, 3] / candles[:, -7:-1, 3])  # (B, 6)

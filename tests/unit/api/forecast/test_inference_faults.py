@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from api.edge.requests import MAX_LARGE_BODY_BYTES
 from api.forecast.inference import MAX_WINDOWS
+from shared.context import Closes
 from shared.forecaster import Prediction
 from tests.unit.api.client import LENGTH, problem_of
 from tests.unit.api.forecast.inference_requests import (
@@ -179,8 +180,13 @@ def test_what_a_page_may_send_to_anybody_is_refused(kind: str) -> None:
 
 def test_numbers_that_are_not_finite_are_not_answered() -> None:
     class Overflowing(Echo):
-        def predict(self, candles: NDArray[np.float64], open_ms: NDArray[np.int64]) -> Prediction:
-            prediction = super().predict(candles, open_ms)
+        def predict(
+            self,
+            candles: NDArray[np.float64],
+            open_ms: NDArray[np.int64],
+            context: Closes | None = None,
+        ) -> Prediction:
+            prediction = super().predict(candles, open_ms, context)
             prediction.volatility[-1, 0] = np.inf
             return prediction
 

@@ -162,6 +162,34 @@ def test_expected_variance_is_the_mean_of_simulated_paths() -> None:
     assert got[:, 1] == pytest.approx(total / 10, rel=0.02)
 
 
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("oddity", ["still, then a jump", "mostly halted", "crash"])
+def test_garch_is_bounded_where_a_market_stands_still_and_jumps(
+    oddity: str, *, asymmetric: bool
+) -> None:
+    """GJR's variance fell below 0 for halted candles, and forecasts were 1e8 a candle."""
+    rng = np.random.default_rng(1)
+    moves = rng.normal(0, 0.01, 900)
+    if oddity == "mostly halted":
+        moves[rng.random(900) < 0.9] = 0.0
+    elif oddity == "crash":
+        moves[700] = -12.0
+    else:
+        moves[:250] = 0.0
+        moves[300:302] = 8.0, -8.0
+    close = 50 * np.exp(np.cumsum(moves))
+    opened = np.concatenate([close[:1], close[:-1]])
+    columns = [opened, np.maximum(opened, close), np.minimum(opened, close), close, np.ones(900)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        made = Garch(asymmetric=asymmetric, paths=50).forecast(
+            np.column_stack(columns), Walk(first=500, refit=200)
+        )
+    assert np.isfinite(made.log_return).all()
+    assert (made.volatility > 0).all()
+    assert made.volatility.max() < 100 * np.abs(moves).max()
+
+
 def test_har_finds_the_weights_of_a_har_world() -> None:
     rng = np.random.default_rng(5)
     logs = list(rng.standard_normal(30) * 0.1 - 9)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from shared.context import Closes, ContextSpec
+from shared.forecaster import Prediction
 from tests.forecasters import PersistenceForecaster
 from tests.unit.trainer.test_panels import table
 from trainer import panels
 from trainer.evaluate import matrix, matrix_report
+from trainer.evaluate.evaluation import WITHOUT_CONTEXT
 from trainer.evaluate.matrix import Matrix
 
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
@@ -34,6 +39,35 @@ def test_every_class_horizon_loss_and_baseline_has_a_cell(found: Matrix) -> None
         assert cell.low <= cell.skill <= cell.high
         assert cell.rows > 100
         assert cell.symbols == len([n for n in range(24) if panels.part_of(f"S{n}") == "test"])
+
+
+class Reading(PersistenceForecaster):
+    """Reads a context, and is too wide by half where it knows it."""
+
+    context = ContextSpec(symbols=("^VIX",), interval="1d")  # type: ignore[assignment]
+
+    def predict(
+        self,
+        candles: NDArray[np.float64],
+        open_ms: NDArray[np.int64],
+        context: Closes | None = None,
+    ) -> Prediction:
+        made = super().predict(candles, open_ms)
+        known = np.zeros(len(candles)) if context is None else context[:, -1, 0] > 0
+        return Prediction(made.log_return * (1 + 0.5 * known)[:, None, None], made.volatility)
+
+
+def test_a_model_that_reads_a_context_is_beside_itself_without(tmp_path: Path) -> None:
+    symbols = [f"S{number}" for number in range(24) if panels.part_of(f"S{number}") == "test"]
+    table("daily stock", 700, symbols).to_parquet(tmp_path / "days.parquet")
+    table("daily stock", 700, ["^VIX"]).to_parquet(tmp_path / "context-daily.parquet")
+    forecaster = Reading(60, quantile_levels=LEVELS)
+    contexts = panels.contexts_of(tmp_path, forecaster.context)
+    data = panels.joined(panels.read(tmp_path), contexts)
+    made = matrix.evaluate(forecaster, data, "test", (), frozenset(), MADE_MS)
+    cells = [cell for cell in made.cells if cell.loss == "pinball"]
+    assert [cell.baseline for cell in cells] == [WITHOUT_CONTEXT] * 3
+    assert cells[0].high < 0, "and is worse with it, beyond chance"
 
 
 def test_coverage_tails_and_point_are_of_the_right_size(found: Matrix) -> None:

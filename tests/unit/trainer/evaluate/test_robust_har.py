@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from shared.candles import DAY_MS
-from tests.unit.trainer.test_window_features import walk
+from tests.unit.trainer.test_window_features import SESSIONS, altered, walk
+from trainer.dataset import SymbolCandles
 from trainer.evaluate.baselines.har import Har, HarTimeOfDay
 from trainer.evaluate.baselines.walk import Walk, forecast_symbol
 from trainer.evaluate.losses import pinball
@@ -45,13 +46,27 @@ def test_the_time_of_day_is_worth_something_where_days_have_a_shape() -> None:
     assert losses[1] < 0.995 * losses[0]
 
 
-def test_times_reach_the_method_and_later_ones_change_nothing() -> None:
-    candles, open_ms = walk("5m stock", 1000)
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_later_candles_and_times_change_nothing_of_any_interval(kind: str) -> None:
+    """The truncation test: cut after a candle, or with another future, its forecast is the same."""
+    candles, open_ms = walk(kind, 1000)
     whole = forecast_symbol(HarTimeOfDay(), "A", open_ms, candles, WALK)
-    plain = forecast_symbol(Har(), "A", open_ms, candles, WALK)
-    cut = forecast_symbol(HarTimeOfDay(), "A", open_ms[:900], candles[:900], WALK)
-    np.testing.assert_array_equal(cut["q0.05"], whole["q0.05"][: len(cut)])
-    assert not np.array_equal(whole["q0.05"], plain["q0.05"])
+    past = SymbolCandles(open_ms[:900], candles[:900])
+    other = altered(SymbolCandles(open_ms, candles), 899, np.random.default_rng(3))
+    columns = [name for name in whole.columns if name not in {"symbol", "open_ms"}]
+    rows = slice(None, (900 - WALK.first) * len(WALK.horizons))
+    for series in (past, other):
+        made = forecast_symbol(HarTimeOfDay(), "A", series.open_ms, series.candles, WALK)
+        np.testing.assert_array_equal(made[columns][rows], whole[columns][rows])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SESSIONS if not kind.startswith("daily")])
+def test_times_reach_the_method(kind: str) -> None:
+    candles, open_ms = walk(kind, 1000)
+    timed, plain = (
+        forecast_symbol(method, "A", open_ms, candles, WALK) for method in (HarTimeOfDay(), Har())
+    )
+    assert not np.array_equal(timed["q0.05"], plain["q0.05"])
 
 
 def test_daily_candles_have_no_time_of_day() -> None:
