@@ -29,7 +29,8 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits
 from shared import bundle, permissions, process, traces
-from shared.forecaster import references_of
+from shared.context_topic import ContextReader
+from shared.forecaster import contexts_of, references_of
 from shared.kafka import TRANSIENT, AccessError
 from shared.metrics import ApiMetrics
 from shared.model_store import StoreError
@@ -119,6 +120,12 @@ async def serve(
         Hub(),
     )
     follower = Follower(settings, live, metrics, settings.lookback)
+    context = ContextReader(settings, metrics)
+
+    def take_models() -> None:
+        context.want(contexts_of(watched.served))
+
+    take_models()
     options = Options(
         catalogue=lambda: watched.catalogue,
         model_state=lambda: watched.state,
@@ -133,8 +140,13 @@ async def serve(
         log=logs.AccessLog(sys.stderr) if settings.access_log else None,
         live=live,
         traces=traced,
+        context_of=lambda spec, as_of_ms: context.store.contexts(spec).window(as_of_ms),
         background=Background(
-            {"the stream's follower": follower.run, "the watch of the models": watched.run}
+            {
+                "the stream's follower": follower.run,
+                "the context's follower": context.run,
+                "the watch of the models": lambda: watched.run(take_models),
+            }
             | ({"the watch of the key file": lambda: watch(keys)} if keys else {})
         ),
     )

@@ -35,7 +35,7 @@ from api.stream.hub import Hub
 from api.stream.market import Market
 from api.stream.routes import StreamLimits, held_of, stream_routes
 from shared.catalogue import Catalogue
-from shared.forecaster import Models
+from shared.forecaster import ContextOf, Models, without_context
 from shared.metrics import ApiMetrics
 from shared.process import now_ms
 from shared.status import Health
@@ -57,6 +57,7 @@ class Options:
     over_tls: bool = False
     log: AccessLog | None = None
     live: StreamView = field(default_factory=lambda: StreamView(Market(), Hub()))
+    context_of: ContextOf = without_context
     background: Background = field(default_factory=Background)  # while it serves
     traces: Traces | None = None
 
@@ -67,7 +68,10 @@ def create_app(
     """Return the API over models; ``/metrics`` serves ``registry``, which has ``metrics``."""
     live = options.live
     predictor = Predictor(
-        models, metrics, lambda *of: live.market.learned(*of) if live.connected else None
+        models,
+        metrics,
+        lambda *of: live.market.learned(*of) if live.connected else None,
+        options.context_of,
     )
     forecaster = predictor.forecaster
     metrics.model.info({"version": forecaster.model_version})

@@ -1,15 +1,18 @@
-"""Is a simulated probability of touching a price honest? Measured on candles' highs and lows.
+"""Is a probability of touching a price honest? Measured on candles' highs and lows.
 
-A forecast has quantiles of closes, and none of the highest or lowest price on the way there. Paths
-are simulated from them: a Brownian motion, whose value at each time is carried to a price by the
-quantile curve of that time, interpolated as the API does between trained steps. So every close has
-the distribution that was forecast; between two points of the grid the chance of touching is that of
-a Brownian bridge (Karatzas and Shreve, "Brownian motion and stochastic calculus", 1991, 2.8).
+A forecast has quantiles of closes, and none of the highest or lowest price on the way there. Two
+ways are tried:
+
+- ``simulated``: paths of a Brownian motion, whose value at each time is carried to a price by the
+  quantile curve of that time, interpolated as the API does between trained steps. So every close
+  has the distribution that was forecast; between two points of the grid the chance of touching is
+  that of a Brownian bridge (Karatzas and Shreve, "Brownian motion and stochastic calculus", 2.8).
+- ``mirrored``: the reflection principle, from the quantiles of the last step alone.
 
 For each horizon the prices are quantiles of the close there. A line says how often the close was
 forecast to lie beyond it and did, which is the yardstick, then how often it was to be touched on
-the way and was. The last line printed is one JSON object; ``failures`` are the lines beyond the
-goal.
+the way and was. The last line printed is one JSON object; ``failures`` are, for each way, the lines
+beyond the goal.
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ Floats = NDArray[np.float64]
 SIDES: Final = {"above": (0.75, 0.9, 0.95), "below": (0.25, 0.1, 0.05)}
 """Levels of the closes' quantiles whose prices are to be touched."""
 
-COLUMNS: Final = ("close", "closed", "touch", "touched")
+WAYS: Final = ("simulated", "mirrored")
+"""Ways to a probability of touching."""
+
+COLUMNS: Final = ("close", "closed", *WAYS, "touched")
 """Probabilities as forecast, and what happened."""
 
 FINE: Final = 4
@@ -105,6 +111,27 @@ def touched(walked: Floats, bound: Floats) -> float:
     return 1 - float(np.prod(1 - np.minimum(bridge, 1.0), axis=1).mean())
 
 
+def below(curve: Floats, scores: Floats, log_return: float) -> float:
+    """Return the probability of a lower log return by a quantile curve, (Q,), as in `boundary`."""
+    at = min(max(int((curve < log_return).sum()), 1), len(curve) - 1)
+    share = (log_return - curve[at - 1]) / max(curve[at] - curve[at - 1], 1e-12)
+    return NormalDist().cdf(scores[at - 1] + share * (scores[at] - scores[at - 1]))
+
+
+def mirrored(curve: Floats, scores: Floats, log_return: float, middle: int) -> float:
+    """Return the probability of touching a level above or below by the reflection principle.
+
+    Paths that touch and come back are as many as those that go on, so both tails count. With a
+    drift the far tail weighs exp(2 d b / s^2) (Karatzas and Shreve, 3.5.C).
+    """
+    side = 1 if log_return > 0 else -1
+    near, far = below(curve, scores, log_return), below(curve, scores, -log_return)
+    beyond, behind = (1 - near, far) if side > 0 else (near, 1 - far)
+    spread = (curve[-1] - curve[0]) / (scores[-1] - scores[0])
+    weight = np.exp(np.clip(2 * curve[middle] * log_return / spread**2, -3, 3))
+    return float(min(beyond + weight * behind, 1.0))
+
+
 def settle(symbol: str, rows: pd.DataFrame, candles: SymbolCandles) -> Iterator[dict[str, Any]]:
     """Yield what was forecast and what happened, of forecasts that do not overlap."""
     steps = sorted(rows["step"].unique().tolist())
@@ -119,7 +146,7 @@ def settle(symbol: str, rows: pd.DataFrame, candles: SymbolCandles) -> Iterator[
     for forecast, now in enumerate(np.searchsorted(candles.open_ms, opened).tolist()):
         if now + steps[-1] >= len(candles.open_ms) or not np.isfinite(by_time[forecast]).all():
             continue
-        ahead = np.log(candles.candles[now + 1 : now + 1 + steps[-1]] / candles.candles[now, 3])
+        ahead = np.log(candles.candles[now + 1 : now + 1 + steps[-1], :4] / candles.candles[now, 3])
         curve_of = np.log(by_time[forecast] / candles.candles[now, 3])
         times, curve = curves(steps, curve_of, middle)
         for row, step in enumerate(steps):
@@ -135,26 +162,29 @@ def settle(symbol: str, rows: pd.DataFrame, candles: SymbolCandles) -> Iterator[
                         "symbol": symbol, "price": f"{step} ahead, {side} the {level:g} quantile",
                         "close": 1 - level if sign > 0 else level,
                         "closed": sign * ahead[step - 1, 3] >= sign * price,
-                        "touch": touched(walked[:, : FINE * step], bound),
+                        "simulated": touched(walked[:, : FINE * step], bound),
+                        "mirrored": mirrored(curve_of[row], scores, price, middle),
                         "touched": bool((extreme >= sign * price).any()),
                     }  # fmt: skip
 
 
-def report(table: pd.DataFrame) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return a line for each horizon and price, and the lines beyond the goal, in words."""
+def report(table: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """Return a line for each horizon and price; for each way those beyond the goal, in words."""
     lines: list[dict[str, Any]] = []
-    beyond = []
+    beyond: dict[str, list[str]] = {way: [] for way in WAYS}
     for price, rows in table.groupby("price", sort=False):
-        by_symbol = rows.groupby("symbol")[["touch", "touched"]].mean()
-        off = (by_symbol["touch"] - by_symbol["touched"]).to_numpy()
         means = {name: percent(rows[name].mean()) for name in COLUMNS}
-        worst = percent(off[np.abs(off).argmax()])
         chance = percent(rows["touched"].std() / len(rows) ** 0.5)
-        about = {"price": price, "forecasts": len(rows)}
-        lines.append({**about, **means, "standard_error": chance, "worst_symbol": worst})
-        wrong = round(means["touch"] - means["touched"], 2)
-        if abs(wrong) > OFF or abs(worst) > WORST:
-            beyond.append(f"{price}: {wrong:+} per cent off, {worst:+} at the worst symbol")
+        about = {"price": price, "forecasts": len(rows), **means, "standard_error": chance}
+        by_symbol = rows.groupby("symbol")[[*WAYS, "touched"]].mean()
+        for way in WAYS:
+            off = (by_symbol[way] - by_symbol["touched"]).to_numpy()
+            worst = about[f"{way}_worst"] = percent(off[np.abs(off).argmax()])
+            wrong = round(means[way] - means["touched"], 2)
+            if abs(wrong) > OFF or abs(worst) > WORST:
+                words = f"{price}: {wrong:+} per cent off, {worst:+} at the worst symbol"
+                beyond[way].append(words)
+        lines.append(about)
     return lines, beyond
 
 

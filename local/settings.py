@@ -157,6 +157,17 @@ class LocalSettings(BrokerSettings, ModelSettings, TableSettings):
         "the model's window each gives a forecast at once",
     )
     path: Path | None = Field(None, description=f"{PATH}; by default the bundled candles")
+    context: CommaSeparated = Field(
+        (),
+        description="symbols whose candles go to the context topic, by comma, such as ^GSPC,^VIX, "
+        "for models that read a context",
+    )
+    context_interval: Interval | None = Field(
+        None, description="length of the context's candles; by default that of the candles"
+    )
+    context_path: Path | None = Field(
+        None, description="file of the context's candles; by default --path"
+    )
     speed: float | None = Field(
         None,
         gt=0,

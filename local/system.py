@@ -214,6 +214,12 @@ def source_flags(settings: LocalSettings) -> list[str]:
         flags += ["--symbols", ",".join(settings.symbols)]
     if settings.path is not None:
         flags += ["--path", str(settings.path), *table_flags(settings)]
+    if settings.context:
+        flags += ["--context", ",".join(settings.context)]
+    if settings.context_interval is not None:
+        flags += ["--context-interval", settings.context_interval]
+    if settings.context_path is not None:
+        flags += ["--context-path", str(settings.context_path)]
     if settings.fallback is not None:
         flags += ["--fallback", settings.fallback]
     if settings.source == "yfinance" and settings.exit_when_done:

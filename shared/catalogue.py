@@ -43,6 +43,8 @@ class VersionEntry(Message):
     champion_of: tuple[str, ...] = Field(description="the series it is the champion of")
     intervals: tuple[str, ...] = Field(description="of the candles that it was trained on")
     window_length: int = Field(description="candles that it needs")
+    context: tuple[str, ...] = Field(description="symbols whose closes it reads too")
+    context_interval: str = Field(description="of their candles; empty without any")
     horizons: tuple[int, ...]
     symbols: int = Field(description="number of symbols that it was trained on")
     candles: int = Field(description="candles that it was trained on")
@@ -126,6 +128,8 @@ def _version(
         champion_of=roles,
         intervals=config.intervals if config else (),
         window_length=config.window_length if config else 0,
+        context=config.context.symbols if config and config.context else (),
+        context_interval=config.context.interval if config and config.context else "",
         horizons=config.horizons if config else (),
         symbols=len(config.data.symbols) if config else 0,
         candles=config.data.candles if config else 0,

@@ -42,6 +42,9 @@ STALE_INTERVALS: Final = 3
 CAPACITY: Final = 65_536
 """Candles of a context symbol that a process keeps, 2 MB: as many years of days as there are."""
 
+SHARED: Final = 256
+"""Contexts that are remembered for the symbols whose candles close together, 2 MB at most."""
+
 NEVER: Final = int(np.iinfo(np.int64).min)
 """The time of a close that is unknown."""
 
@@ -289,7 +292,7 @@ class ContextStore:
         """
         key = spec, as_of_ms
         if key not in self._windows:
-            if len(self._windows) >= CAPACITY:
+            if len(self._windows) >= SHARED:
                 self._windows.clear()
             self._windows[key] = self.contexts(spec).window(as_of_ms)
         return self._windows[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -13,17 +13,23 @@ from shared import kafka
 from shared.candles import INTERVALS_MS, Candle, InvalidCandle, RejectReason
 from shared.context import ContextSpec, ContextStore, decode_context
 from shared.kafka import KafkaSettings, Partition, Record
+from shared.metrics import ModelMetrics
 from shared.process import AWAY, in_words, is_being_cancelled
 from shared.topics import partitions_of
+from shared.unusable import UnusableMessages
 from shared.window import Push
 
 log = logging.getLogger(__name__)
 
+MOST_KEPT: Final = 100
+"""Most messages that are kept for the dead letters; of more only their number is known."""
+
 RETRY_S: Final = 2.0
 """Pause before a topic that is missing, or a broker that is away, is tried again."""
 
-Unusable = Callable[[Record, InvalidCandle], object]
-"""Called with a message that is not a context candle, and why."""
+
+PassedOver = tuple[Record, InvalidCandle]
+"""A message that is not a context candle, and why."""
 
 
 async def read(settings: KafkaSettings) -> ContextStore:
@@ -59,11 +65,15 @@ class ContextReader:
     message, the topic or the broker stops nothing: forecasts are made with what there is.
     """
 
-    def __init__(self, settings: KafkaSettings, unusable: Unusable) -> None:
+    def __init__(self, settings: KafkaSettings, metrics: ModelMetrics) -> None:
         """Prepare only; ``run`` reads."""
         self.store = ContextStore()
         self._settings = settings
-        self._unusable = unusable
+        self._metrics = metrics
+        for reason in RejectReason:
+            metrics.context_rejects.labels(reason.value)  # from 0 on, so that the first is a rise
+        self._unusable = UnusableMessages(log)
+        self._passed_over: list[PassedOver] = []
         self._wanted: frozenset[tuple[str, int]] = frozenset()  # symbol, length of the interval
         self._readings = 0  # times that the topic was to be read from its beginning
         self._next: dict[Partition, int] = {}  # the offset to go on from
@@ -76,6 +86,7 @@ class ContextReader:
         wanted = frozenset(
             (symbol, INTERVALS_MS[spec.interval]) for spec in specs for symbol in spec.symbols
         )
+        self._metrics.context_close.clear()
         if not wanted <= self._wanted:
             self._readings += 1
             self._next = {}
@@ -90,6 +101,14 @@ class ContextReader:
     def is_read(self) -> bool:
         """True when all that was in the topic is held, or nothing is wanted of it."""
         return self._is_read.is_set() or not self._wanted
+
+    def take_passed_over(self) -> list[PassedOver]:
+        """Return the messages that are not context candles, of those that came since it was read.
+
+        What a start finds in the topic is not among them: each start would find it again.
+        """
+        taken, self._passed_over = self._passed_over, []
+        return taken
 
     async def until_read(self, timeout_s: float) -> bool:
         """Wait for the end of the topic; return whether it was reached in time."""
@@ -152,12 +171,23 @@ class ContextReader:
             try:
                 candle = decode_context(record.key, record.value, record.timestamp)
             except InvalidCandle as error:
-                self._unusable(record, error)
+                self._pass_over(record, error)
                 continue
             if (candle.symbol, INTERVALS_MS[candle.interval]) in self._wanted:
-                if self.store.push(candle) in _REFUSED:
-                    self._unusable(record, _misplaced(candle))
-                self._news.set()
+                self._push(record, candle)
+
+    def _push(self, record: Record, candle: Candle) -> None:
+        if self.store.push(candle) in _REFUSED:
+            self._pass_over(record, _misplaced(candle))
+        newest_ms = self.store.newest_ms(candle.symbol, candle.interval)
+        self._metrics.context_close.labels(candle.symbol, candle.interval).set(newest_ms / 1000)
+        self._news.set()
+
+    def _pass_over(self, record: Record, error: InvalidCandle) -> None:
+        self._unusable.note(record, error.reason.value, error)
+        self._metrics.context_rejects.labels(error.reason.value).inc()
+        if self._is_read.is_set() and len(self._passed_over) < MOST_KEPT:
+            self._passed_over.append((record, error))
 
 
 _REFUSED: Final = frozenset({Push.OVERLAPS, Push.TOO_OLD})

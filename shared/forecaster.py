@@ -186,6 +186,15 @@ class ModelSet:
         return self.by_interval.get(interval, self.default)
 
 
+ContextOf = Callable[[ContextSpec, int], ContextWindow | None]
+"""Returns what is known of a model's context as of a time, UTC ms; None for nothing."""
+
+
+def without_context(spec: ContextSpec, as_of_ms: int) -> None:
+    """Return nothing: no context is known; a ``ContextOf``."""
+    del spec, as_of_ms
+
+
 Watch = Callable[[float], object]
 """Function that takes the duration of a model call, in seconds."""
 
@@ -221,6 +230,11 @@ def references_of(models: Models) -> dict[str, Reference]:
     """Return the models that know the features of their training, by version."""
     served = (model for model in models.all() if isinstance(model, OnnxForecaster))
     return {model.model_version: model.reference for model in served if model.reference}
+
+
+def contexts_of(models: Models) -> frozenset[ContextSpec]:
+    """Return the contexts that some models read."""
+    return frozenset(model.context for model in models.all() if model.context is not None)
 
 
 class OnnxForecaster:

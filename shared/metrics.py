@@ -421,6 +421,11 @@ class TrainerMetrics(MetricGroup):
         "Candles of a series that a challenger has forecast beside the champion, so far.",
         "interval",
     )
+    waiting = gauge(
+        "candlecast_challenger_waiting",
+        "1 while the outcome of a training waits on this machine for the store to take it.",
+        "interval",
+    )
     skill = gauge(
         "candlecast_challenger_skill",
         "Share of the champion's pinball loss that the last challenger saved on unseen candles.",

@@ -43,6 +43,7 @@ __all__ = [
     "Decision",
     "ModelSettings",
     "ModelStore",
+    "NotPromoted",
     "Removal",
     "StoreError",
     "StoreSettings",
@@ -69,6 +70,10 @@ KEPT_GENERATIONS: Final = 500
 """Newest generations of the champions file that a collection leaves, as a record."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class NotPromoted(StoreError):
+    """A promotion that the store's state forbids, however often it is tried."""
 
 
 class StoreSettings(ServiceSettings):
@@ -310,7 +315,7 @@ class ModelStore:
             any_horizons: accept other horizons than those of the champion.
 
         Raises:
-            StoreError: when another champion is there than expected, or of other horizons.
+            NotPromoted: when another champion is there than expected, or of other horizons.
         """
         config = OnnxForecaster(self.load(digest)).config
         choice = Choice(
@@ -325,13 +330,13 @@ class ModelStore:
 
         def change(now: Champions) -> Champions:
             if digest in now.removing:
-                raise StoreError(f"{self.url}: bundle {digest[:12]} was removed meanwhile")
+                raise NotPromoted(f"{self.url}: bundle {digest[:12]} was removed meanwhile")
             old = now.at(interval, symbols)
             got = old.choice.bundle if old else ""
             if old is not None and old.choice == choice:
                 return now  # written, though the storage said otherwise
             if expected is not None and got != expected:
-                raise StoreError(
+                raise NotPromoted(
                     f"{interval}: expected {expected[:12] or 'no'} champion, which the new one was "
                     f"measured against, got {got[:12] or 'none'}: another promotion came first"
                 )
@@ -344,7 +349,7 @@ class ModelStore:
     def _require_horizons(self, config: BundleConfig, champion: Choice) -> None:
         old = self.config(champion.bundle).config
         if old is not None and old.horizons != config.horizons:
-            raise StoreError(
+            raise NotPromoted(
                 f"{config.model_version}: expected the horizons of {champion.version}, "
                 f"{old.horizons}, got {config.horizons}; consumers would miss some. "
                 "--any-horizons promotes it nevertheless"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
-from shared.candles import INTERVALS_MS, InvalidCandle, RejectReason, decode_candle
+from shared.candles import INTERVALS_MS, InvalidCandle, decode_candle
 from shared.context import NEVER, ContextSpec, ContextStore, ContextWindow, stale_ms
-from shared.context_topic import ContextReader
-from shared.forecaster import Models
+from shared.context_topic import ContextReader, PassedOver
+from shared.forecaster import Models, contexts_of
 from shared.forecasts import Forecast
-from shared.kafka import KafkaSettings, Record
+from shared.kafka import KafkaSettings
 from shared.metrics import WorkerMetrics
-from shared.unusable import UnusableMessages
 
 log = logging.getLogger("stream_app")
 
@@ -67,19 +66,14 @@ class WorkerContext:
         self._models = models
         self._metrics = metrics
         self._wait_s = wait_s
-        self._unusable = UnusableMessages(log)
         self._given_up: dict[Late, int] = {}  # newest close when it did not come in time
         self._has_waited = False  # for the whole topic
-        for reason in RejectReason:
-            metrics.context_rejects.labels(reason.value)  # from 0 on, so that the first is a rise
-        self.reader = ContextReader(settings, self._pass_over)
+        self.reader = ContextReader(settings, metrics)
         self.take_models()
 
     def take_models(self) -> None:
         """Follow the topic where a model reads a context."""
-        self._specs = frozenset(
-            model.context for model in self._models.all() if model.context is not None
-        )
+        self._specs = contexts_of(self._models)
         self._has_waited = False
         self.reader.want(self._specs)
 
@@ -139,6 +133,19 @@ class WorkerContext:
             self._given_up[symbol, interval] = self.reader.store.newest_ms(symbol, interval)
             self._metrics.context_late.labels(symbol).inc()
 
+    def letters(self, held: Collection[int]) -> list[PassedOver]:
+        """Return what of the context topic is to be put aside: by the worker of partition 0 alone.
+
+        Args:
+            held: partitions of the candles that this worker has.
+        """
+        passed_over = self.reader.take_passed_over()
+        if 0 not in held:
+            return []
+        for _, error in passed_over:
+            self._metrics.rejects.labels(error.reason.value).inc()
+        return passed_over
+
     def note(self, forecasts: Iterable[tuple[int, Forecast]]) -> None:
         """Count forecasts by the age of their context."""
         if not self._specs:
@@ -149,16 +156,3 @@ class WorkerContext:
                 self._metrics.context_age_seconds.observe(age_s)
             elif self._models.of(forecast.interval, forecast.symbol).context is not None:
                 self._metrics.contextless.inc()
-
-    def show(self) -> None:
-        """Set the metrics of what is held."""
-        self._metrics.context_close.clear()
-        for spec in self._specs:
-            for symbol in spec.symbols:
-                newest_ms = self.reader.store.newest_ms(symbol, spec.interval)
-                if newest_ms != NEVER:
-                    self._metrics.context_close.labels(symbol, spec.interval).set(newest_ms / 1000)
-
-    def _pass_over(self, record: Record, error: InvalidCandle) -> None:
-        self._unusable.note(record, error.reason.value, error)
-        self._metrics.context_rejects.labels(error.reason.value).inc()

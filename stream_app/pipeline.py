@@ -9,11 +9,11 @@ from functools import cache, partial
 from typing import Final
 
 from shared.candles import Candle, InvalidCandle, RejectReason, decode_candle
-from shared.context import ContextSpec, ContextWindow
 from shared.drift import Report, drifts
 from shared.feature_drift import is_sampled
 from shared.forecaster import (
     Calibrated,
+    ContextOf,
     Distribution,
     Due,
     Models,
@@ -21,6 +21,7 @@ from shared.forecaster import (
     length_of,
     longest,
     messages,
+    without_context,
 )
 from shared.forecasts import Forecast
 from shared.score_messages import Encoded
@@ -33,14 +34,6 @@ from stream_app.state import STALE, Event, SymbolState, effect
 REDELIVERED: Final = "redelivered"
 
 Record = tuple[bytes, bytes]  # key, value
-
-ContextOf = Callable[[ContextSpec, int], ContextWindow | None]
-"""Returns what is known of a model's context as of a time, UTC ms; None for nothing."""
-
-
-def without(spec: ContextSpec, as_of_ms: int) -> None:
-    """Return nothing: no context is known."""
-    del spec, as_of_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,7 @@ def step(
     partition: int,
     offset: int,
     models: Models | None,
-    context_of: ContextOf = without,
+    context_of: ContextOf = without_context,
 ) -> tuple[SymbolState, Outcome]:
     """Advance one symbol's window by one closed candle. Pure; raises nothing for a valid candle.
 
@@ -186,7 +179,7 @@ def advance(
     *,
     rules: Rules | None = None,
     held_series: int = 0,
-    context_of: ContextOf = without,
+    context_of: ContextOf = without_context,
 ) -> BatchResult:
     """Apply a batch in order, score what it settles, forecast all that is due by few model calls.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile(
     "candlecast",
@@ -32,24 +31,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(line)
 
 
-ON_DOCUMENTED_PORTS = {"test_demo.py", "test_documents.py", "test_wheel.py", "test_dashboards.py"}
-"""Files whose tests start the demo where the documents say that it is: not two at once."""
-
-
-class _ByFile(LoadFileScheduling):
-    """A process takes a file at a time, so that its fixtures are made once."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        path: str = super()._split_scope(nodeid)
-        name = path.rpartition("/")[2]
-        return "documented ports" if name in ON_DOCUMENTED_PORTS else path
-
-
-@pytest.hookimpl(optionalhook=True)  # so that "-p no:xdist" works too
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+@pytest.hookimpl(optionalhook=True)  # so that pytest-xdist may lack, and "-p no:xdist" works
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Have ``-n`` run the tests of a file in one process, and those of some files one by one."""
+    from tests.by_file import ByFile  # noqa: PLC0415 - imports pytest-xdist
+
     config.option.loadscopereorder = False  # long files come first as they are collected
-    return _ByFile(config, log)
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -95,8 +95,9 @@ class Journal(BaseModel):
         return self.attempts.setdefault(interval, [])
 
     def note(self, interval: str, attempt: Attempt, most: int) -> None:
-        """Add an attempt, which ends the interval's shadow; the oldest beyond ``most`` go."""
-        self.attempts[interval] = [*self.of(interval), attempt][-most:]
+        """Add an attempt, once, which ends the interval's shadow; the oldest beyond ``most`` go."""
+        others = [other for other in self.of(interval) if other.at_ms != attempt.at_ms]
+        self.attempts[interval] = [*others, attempt][-most:]
         self.shadows.pop(interval, None)
 
 

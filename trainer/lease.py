@@ -65,7 +65,17 @@ class Lease:
             done.set()
             thread.join()
             if not self._lost:
-                self._write(self._step + 1, 0)  # others may take it at once
+                self._give_back()
+
+    def _give_back(self) -> None:
+        """Let others take it at once; while the store is away it runs out by itself.
+
+        An error here would replace what ended the look, even the signal that ends the process.
+        """
+        try:
+            self._write(self._step + 1, 0)
+        except StoreError as error:
+            log.warning("the lease cannot be given back, and runs out: %s", error)
 
     def check(self) -> None:
         """Raise ``LeaseLost`` when another has taken it, since the store was away for long."""
@@ -101,8 +111,9 @@ class Lease:
 
     def _write(self, step: int, until_ms: int) -> bool:
         content = {"holder": self._me, "until_ms": until_ms}
-        if not self._objects.create(numbered(FOLDER, step), json.dumps(content).encode()):
-            return False
+        made = self._objects.create(numbered(FOLDER, step), json.dumps(content).encode())
+        if not made and self._newest() != (step, self._me, until_ms):
+            return False  # else it is ours: the client repeated a write whose answer was lost
         self._step = step
         for old in numbers_in(self._objects, FOLDER)[:-_KEPT]:
             self._objects.remove(numbered(FOLDER, old))

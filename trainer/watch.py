@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,7 @@ from shared.context import Contexts, ContextSpec
 from shared.files.series import HistoryError
 from shared.kafka import TRANSIENT
 from shared.metrics import TrainerMetrics
-from shared.model_store import Decision, ModelStore
+from shared.model_store import Decision, ModelStore, NotPromoted
 from shared.objects import StoreError, open_objects
 from shared.process import in_words, now_ms
 from shared.status import Health, StatusServer, since
@@ -42,6 +41,7 @@ from trainer.journal import (
     Trigger,
 )
 from trainer.lease import Lease
+from trainer.outbox import Outbox, Outcome
 from trainer.watch_settings import WatchSettings
 
 log = logging.getLogger("trainer")
@@ -77,6 +77,7 @@ class Watcher:
         self._objects = open_objects(settings.models)
         self._store = ModelStore(settings.models)
         self._lease = Lease(self._objects)
+        self._outbox = Outbox(settings)
         self._drifts = DriftReader(settings)
         self._said: dict[str, str] = {}  # interval -> why nothing is trained
         self._calm: dict[str, str] = {}  # interval -> shadow during which there was no drift
@@ -130,44 +131,41 @@ class Watcher:
         if self._settings.drift_share:
             self._drifts.update()
         tried = journal.read(self._objects)
+        for outcome in self._outbox.all():  # before anything else is trained
+            try:
+                self._settle(folder, outcome, tried)
+            except HistoryError as error:
+                self._say(outcome.interval, str(error))
         self._fault = ""  # a training may take long
         for interval in self._settings.intervals or snapshot.intervals(folder):
             try:
-                attempt = self._look_at(folder, interval, tried)
+                made = self._look_at(folder, interval, tried)
             except HistoryError as error:
                 self._say(interval, str(error))
                 continue
-            if attempt is None:
-                continue
-            log.info("%s: %s %s (%s): %s", interval, attempt.version or "no model",
-                     attempt.outcome, attempt.trigger, attempt.words)  # fmt: skip
-            self._metrics.attempts.labels(interval, attempt.trigger, attempt.outcome).inc()
-            if "skill" in attempt.figures:
-                self._metrics.skill.labels(interval).set(attempt.figures["skill"])
-            tried.note(interval, attempt, self._settings.kept_attempts)
-            journal.write(self._objects, tried)
+            if made is not None:
+                self._settle(folder, made, tried)
 
-    def _look_at(self, folder: Path, interval: str, tried: Journal) -> Attempt | None:
-        """Train for an interval, or look how far its shadow is; return what has ended."""
+    def _look_at(self, folder: Path, interval: str, tried: Journal) -> Outcome | None:
+        """Train for an interval, or look how far its shadow is; return what the gate may judge."""
         champions, attempts = self._store.champions(), tried.of(interval)
         own, waiting = champions.at(interval), tried.shadows.get(interval)
-        if waiting is None:
-            drift = self._drift(interval, own.choice.version, tried) if own else None
-            began_ms = own.choice.at_ms if own else 0
-            why_not = self._too_soon(attempts, began_ms, self._pause_h(own, drift, attempts))
-            if why_not:  # before the candles are read, which a look each minute need not do
-                self._say(interval, why_not)
-                return None
-        source = self._source(folder, interval)
-        champion, digest = self._champion(champions, interval)
+        version = self._version(champions, interval)
         if waiting is not None:
-            self._notice(interval, champion.config.model_version, waiting, tried)
-            return self._look_at_shadow(source, champion, digest, waiting)
+            self._notice(interval, version, waiting, tried)
+            return self._look_at_shadow(folder, interval, waiting)
+        drift = self._drift(interval, version, tried)
+        began_ms = own.choice.at_ms if own else 0
+        why_not = self._too_soon(attempts, began_ms, self._pause_h(own, drift, attempts))
+        if why_not:  # before the candles are read, which a look each minute need not do
+            self._say(interval, why_not)
+            return None
+        source = self._source(folder, interval)
+        champion, _ = self._champion(champions, interval)
         why_not = self._why_not(source, champion, attempts)
         self._say(interval, why_not)
         if why_not:
             return None
-        drift = self._drift(interval, champion.config.model_version, tried)
         if drift:
             log.info("%s: the forecasts of %s drift: %s", interval, drift.version, drift.words)
         training = Training(
@@ -175,13 +173,7 @@ class Watcher:
             trigger=Trigger.of(has_own=own is not None, drifts=bool(drift)),
             drift=drift.figures if drift else {},
         )  # fmt: skip
-        made = self._train(source, champion, digest, training)
-        tried.noticed.pop(interval, None)
-        if isinstance(made, Attempt):
-            return made
-        tried.shadows[interval] = made  # which outlives this process
-        journal.write(self._objects, tried)
-        return None
+        return self._train(source, champion, training)
 
     def _source(self, folder: Path, interval: str) -> Source:
         history = snapshot.history(folder, interval, self._settings.symbols)
@@ -207,8 +199,18 @@ class Watcher:
         if entry is not None:
             return self._store.load(entry.choice.bundle), entry.choice.bundle
         chain = champions.chain(interval, "")
-        serving = self._store.load(chain[0].bundle) if chain else bundle.load(self._settings.model)
-        return serving, ""
+        return self._store.load(chain[0].bundle) if chain else self._built_in, ""
+
+    def _version(self, champions: Champions, interval: str) -> str:
+        """Return the version of what serves an interval, without loading a champion."""
+        entry, chain = champions.at(interval), champions.chain(interval, "")
+        if entry is not None:
+            return entry.choice.version
+        return chain[0].version if chain else self._built_in.config.model_version
+
+    @cached_property
+    def _built_in(self) -> Bundle:
+        return bundle.load(self._settings.model)
 
     def _drift(self, interval: str, version: str, tried: Journal) -> Noticed | None:
         """Return the drift of a model, that of now or one noticed beside a shadow; None if none."""
@@ -293,94 +295,157 @@ class Watcher:
             return f"no new candle: the newest is that of the last training, {tried}"
         return ""
 
-    def _train(
-        self, source: Source, champion: Bundle, digest: str, training: Training
-    ) -> Attempt | Training:
-        """Train a challenger; hold it against the champion, or let it be a shadow first."""
-        settings = self._settings
+    def _train(self, source: Source, champion: Bundle, training: Training) -> Outcome:
+        """Train a challenger; keep its outcome."""
+        settings, interval = self._settings, source.interval
         cut_ms = 0 if settings.shadow else cut(source, champion, settings.test_share)
         until = datetime.fromtimestamp(cut_ms / 1000, UTC).date() if cut_ms else None
         self._training_since_ms = training.at_ms
-        folder = Path(tempfile.mkdtemp(prefix="challenger-"))
         try:
+            folder = self._outbox.begin(interval)
             with self._metrics.training_seconds.time():
-                fault = challenger.train(
-                    settings, source.interval, until, folder, self._lease.check
-                )
-            if fault:
-                return training.ended(champion, FAILED, Verdict((fault,)))
-            made = bundle.load(folder)
-            training = training.model_copy(update={"version": made.config.model_version})
-
-            def put() -> str:
-                return self._store.put(bundle.contents_of(folder))
-
-            if settings.shadow:
-                return self._begin_shadow(source.interval, made, champion, training, put)
-            return self._judge(source, made, champion, digest, training, cut_ms, put)
+                fault = challenger.train(settings, interval, until, folder, self._lease.check)
+            version = "" if fault else bundle.load(folder).config.model_version
         except (BundleError, ValueError) as error:
-            return training.ended(champion, FAILED, Verdict((in_words(error),)))
+            fault, version = in_words(error), ""
         finally:
             self._training_since_ms = None
-            shutil.rmtree(folder, ignore_errors=True)
+        training = training.model_copy(update={"version": version})
+        made = Outcome(interval=interval, training=training, start_ms=cut_ms)
+        if fault:
+            attempt = training.ended(champion, FAILED, Verdict((fault,)))
+            made = made.model_copy(update={"attempt": attempt})
+        return self._outbox.keep(made)
 
-    def _judge(
-        self, source: Source, made: Bundle, champion: Bundle, digest: str, training: Training,
-        start_ms: int, put: Callable[[], str],
-    ) -> Attempt:  # fmt: skip
-        """Let the gate decide over the candles from a time on, and promote what passes."""
-        settings = self._settings
-        verdict = compare(source, made, champion, start_ms, settings.rule, self._context)
+    def _settle(self, folder: Path, made: Outcome, tried: Journal) -> None:
+        """Judge a challenger, and write its outcome to the store.
+
+        What the store does not take is tried again at the next looks, and nothing is trained
+        meanwhile.
+        """
+        waiting = self._metrics.waiting.labels(made.interval)
+        self._training_since_ms = now_ms()
+        try:
+            if made.attempt is None:
+                made = self._judged(folder, made)
+            self._write(made, tried)
+        except StoreError as error:
+            waiting.set(1)
+            raise StoreError(
+                f"{made.interval}: the outcome of a training waits in "
+                f"{self._outbox.folder(made.interval)} for the store: {error}"
+            ) from error
+        finally:
+            self._training_since_ms = None
+        self._outbox.drop(made.interval)
+        waiting.set(0)
+
+    def _write(self, made: Outcome, tried: Journal) -> None:
+        """Write a judged challenger to the store: as champion, or as shadow; then the journal."""
+        interval, training, attempt = made.interval, made.training, made.attempt
+        if not training.bundle:
+            tried.noticed.pop(interval, None)  # a challenger was trained since
+        if attempt is None:
+            training = training.model_copy(update={"bundle": self._put(made)})
+            tried.shadows[interval] = training  # which outlives this process
+            journal.write(self._objects, tried)
+            log.info("%s: %s is a shadow for %d candles a series", interval, training.version,
+                     self._settings.shadow)  # fmt: skip
+            return
+        if made.decision is not None:
+            attempt = self._promoted(made, made.decision, attempt)
+        tried.note(interval, attempt, self._settings.kept_attempts)
+        journal.write(self._objects, tried)
+        log.info("%s: %s %s (%s): %s", interval, attempt.version or "no model",
+                 attempt.outcome, attempt.trigger, attempt.words)  # fmt: skip
+        self._metrics.attempts.labels(interval, attempt.trigger, attempt.outcome).inc()
+        if "skill" in attempt.figures:
+            self._metrics.skill.labels(interval).set(attempt.figures["skill"])
+
+    def _promoted(self, made: Outcome, decision: Decision, attempt: Attempt) -> Attempt:
+        """Promote what passed the gate; return the attempt, of another outcome if that cannot be.
+
+        The decision is the one that was kept, so that a promotion that a kill came after is there
+        already.
+        """
+        self._lease.check()
+        try:
+            self._store.promote(
+                self._put(made), made.interval, decision=decision, expected=made.champion
+            )
+        except (NotPromoted, BundleError) as error:
+            outcome = REFUSED if isinstance(error, NotPromoted) else FAILED
+            words = f"{attempt.words}; not promoted: {in_words(error)}"
+            return attempt.model_copy(update={"outcome": outcome, "words": words})
+        return attempt
+
+    def _put(self, made: Outcome) -> str:
+        """Write a challenger's bundle to the store unless it is there; return its digest."""
+        path = self._outbox.bundle(made.interval)
+        return made.training.bundle or self._store.put(bundle.contents_of(path))
+
+    def _judged(self, folder: Path, made: Outcome) -> Outcome:
+        """Return a challenger with the gate's verdict, or, as it is, one that may be a shadow."""
+        champion, digest = self._champion(self._store.champions(), made.interval)
+        made = made.model_copy(update={"champion": digest})
+        try:
+            if made.start_ms:
+                return self._judge(folder, made, champion)
+            why_not = self._why_no_shadow(made, champion)
+        except (BundleError, ValueError) as error:
+            return self._ended(made, champion, FAILED, Verdict((in_words(error),)))
+        return self._ended(made, champion, REFUSED, Verdict((why_not,))) if why_not else made
+
+    def _judge(self, folder: Path, made: Outcome, champion: Bundle) -> Outcome:
+        """Let the gate decide over the candles from a time on."""
+        settings, training = self._settings, made.training
+        source, model = self._source(folder, made.interval), self._model(made)
+        start_ms = max(made.start_ms, unseen_from(source, champion))
+        verdict = compare(source, model, champion, start_ms, settings.rule, self._context)
         self._lease.check()
         run_id = verdicts.record(settings, source.interval, champion, training, verdict)
         if verdict.passed and not settings.dry_run:
             decision = Decision(f"{training.trigger}: {verdict.words}", run=run_id)
-            self._store.promote(put(), source.interval, decision=decision, expected=digest)
-        outcome = PROMOTED if verdict.passed else REFUSED
-        return training.ended(champion, outcome, verdict)
+            made = made.model_copy(update={"decision": decision})
+        return self._ended(made, champion, PROMOTED if verdict.passed else REFUSED, verdict)
 
-    def _begin_shadow(
-        self, interval: str, made: Bundle, champion: Bundle, training: Training,
-        put: Callable[[], str],
-    ) -> Attempt | Training:  # fmt: skip
-        """Let a challenger be a shadow, unless nothing could come of it."""
-        why_not = ""
-        if made.config.model_version == champion.config.model_version:
-            why_not = "the training chose the champion itself"
-        else:
-            folder = snapshot.update(self._settings, self._settings.snapshots)
-            source = self._source(folder, interval)
-            begins_ms = unseen_from(source, made)
-            if begins_ms > source.span_ms()[1] + 1:
-                day = f"{datetime.fromtimestamp(begins_ms / 1000, UTC):%Y-%m-%d}"
-                why_not = (
-                    f"it has seen these symbols until {day}, which the stream has yet to reach"
-                )
-        if why_not:
-            return training.ended(champion, REFUSED, Verdict((why_not,)))
-        log.info("%s: %s is a shadow for %d candles a series", interval, training.version,
-                 self._settings.shadow)  # fmt: skip
-        return training.model_copy(update={"bundle": put()})
+    def _ended(self, made: Outcome, champion: Bundle, outcome: str, verdict: Verdict) -> Outcome:
+        attempt = made.training.ended(champion, outcome, verdict)
+        return self._outbox.keep(made.model_copy(update={"attempt": attempt}))
 
-    def _look_at_shadow(
-        self, source: Source, champion: Bundle, digest: str, training: Training
-    ) -> Attempt | None:
-        """Look how far a shadow is; return its end once the gate has decided."""
+    def _model(self, made: Outcome) -> Bundle:
+        """Return a challenger, a shadow's of the store."""
+        if made.training.bundle:
+            return self._store.load(made.training.bundle)
+        return bundle.load(self._outbox.bundle(made.interval))
+
+    def _why_no_shadow(self, made: Outcome, champion: Bundle) -> str:
+        """Return why nothing could come of a shadow; "" if something can."""
+        model = self._model(made)
+        if model.config.model_version == champion.config.model_version:
+            return "the training chose the champion itself"
+        folder = snapshot.update(self._settings, self._settings.snapshots)
+        source = self._source(folder, made.interval)
+        begins_ms = unseen_from(source, model)
+        if begins_ms > source.span_ms()[1] + 1:
+            day = f"{datetime.fromtimestamp(begins_ms / 1000, UTC):%Y-%m-%d}"
+            return f"it has seen these symbols until {day}, which the stream has yet to reach"
+        return ""
+
+    def _look_at_shadow(self, folder: Path, interval: str, training: Training) -> Outcome | None:
+        """Look how far a shadow is; return it once the gate can decide."""
+        source = self._source(folder, interval)
+        champion, _ = self._champion(self._store.champions(), interval)
+        made = Outcome(interval=interval, training=training)
         try:
-            made = self._store.load(training.bundle)
+            model = self._model(made)
         except BundleError as error:
-            return training.ended(champion, FAILED, Verdict((in_words(error),)))
-        wanted = self._settings.shadow
-        far = shadow.progress(source, training.newest_ms, made, champion, wanted)
-        self._metrics.shadow_candles.labels(source.interval).set(far.candles)
-        if not far.is_over:
-            quarter = QUARTERS * far.candles // max(far.wanted, 1)
-            words = f"{training.version} is a shadow: {far.words}"
-            self._log_once(source.interval, f"shadow {min(quarter, QUARTERS)}", words)
-            return None
-        try:
-            return self._judge(
-                source, made, champion, digest, training, far.start_ms, lambda: training.bundle
-            )
-        except ValueError as error:
-            return training.ended(champion, FAILED, Verdict((in_words(error),)))
+            return self._ended(made, champion, FAILED, Verdict((in_words(error),)))
+        far = shadow.progress(source, training.newest_ms, model, champion, self._settings.shadow)
+        self._metrics.shadow_candles.labels(interval).set(far.candles)
+        if far.is_over:
+            return made.model_copy(update={"start_ms": far.start_ms})
+        quarter = QUARTERS * far.candles // max(far.wanted, 1)
+        words = f"{training.version} is a shadow: {far.words}"
+        self._log_once(interval, f"shadow {min(quarter, QUARTERS)}", words)
+        return None

@@ -174,6 +174,9 @@ class FullForecast(Message):
     model_interval: str | None = Field(
         description="interval of training that serves for this one; null where it is trained"
     )
+    context_as_of_ms: int | None = Field(
+        description="close of the context used, UTC, the oldest of its symbols'; null without any"
+    )
     calibration: CalibrationAnswer | None = Field(
         description="what the quantiles were corrected by; null where they are the model's own"
     )
@@ -197,6 +200,14 @@ class FeatureAnswer(Message):
     description: str
 
 
+class ContextAnswer(Message):
+    """What a model reads beside a series's own candles."""
+
+    symbols: tuple[str, ...]
+    interval: str
+    length: int = Field(description="newest closes of each symbol")
+
+
 class ModelCard(Message):
     """The served model: training, features, metrics."""
 
@@ -204,6 +215,7 @@ class ModelCard(Message):
     model_version: str
     intervals: tuple[str, ...] = Field(description="of the candles that it was trained on")
     window_length: int = Field(description="candles that a history must hold at least")
+    context: ContextAnswer | None = Field(description="closes of other symbols that it reads")
     features: tuple[FeatureAnswer, ...]
     horizons: tuple[int, ...] = Field(description="trained steps, in candles ahead")
     quantile_levels: tuple[float, ...]

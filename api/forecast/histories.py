@@ -69,8 +69,11 @@ class Series:
     above: tuple[float, ...] = ()  # prices whose odds are wanted
 
 
-HeldOf = Callable[[str, str], Series]
-"""Returns what the stream has of a symbol and interval; raises ``ProblemError``, 404 or 503."""
+HeldOf = Callable[[Place, str, str], Series]
+"""Returns what the stream has of a symbol and interval, which stand at a place of a body.
+
+It raises ``ProblemError``, 404 or 503.
+"""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def named(
     place = ("histories", number)
     if symbol is None or interval is None:
         expected = "candles, or symbol and interval of a series that the stream has"
-        raise broken_field((*place, "candles"), "missing", expected, "neither")
+        given = [name for name in (symbol, interval) if name is not None]
+        raise broken_field((*place, "candles"), "missing", expected, " ".join(given) or "neither")
     return Series(np.empty((0, 5)), symbol, _known(place, interval), above=above)
 
 

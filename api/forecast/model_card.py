@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from api.forecast.bodies import DataSpanAnswer, FeatureAnswer, ModelCard
+from api.forecast.bodies import ContextAnswer, DataSpanAnswer, FeatureAnswer, ModelCard
 from shared.bundle import BundleConfig
+from shared.context import ContextSpec
 from shared.forecaster import Forecaster, OnnxForecaster
 
 
@@ -15,6 +16,7 @@ def card_of(forecaster: Forecaster, now_ms: int) -> ModelCard:
         model_version=forecaster.model_version,
         intervals=config.intervals if config else (),
         window_length=forecaster.window_length,
+        context=_context(forecaster.context),
         features=tuple(
             FeatureAnswer(name=name, description=description)
             for name, description in (config.features.items() if config else ())
@@ -25,6 +27,10 @@ def card_of(forecaster: Forecaster, now_ms: int) -> ModelCard:
         metrics=config.metrics if config else {},
         age_ms=max(now_ms - config.data.last_ms, 0) if config else None,
     )
+
+
+def _context(spec: ContextSpec | None) -> ContextAnswer | None:
+    return ContextAnswer(**spec.model_dump()) if spec else None
 
 
 def _config_of(forecaster: Forecaster) -> BundleConfig | None:

@@ -19,7 +19,9 @@ from api.forecast.calibrated import LearnedOf, corrected
 from api.forecast.histories import Series, newest
 from api.forecast.interpolate import Curve
 from shared.candles import DAY_MS, WEEKEND
+from shared.context import Closes, ContextWindow, stack_contexts
 from shared.forecaster import (
+    ContextOf,
     Forecaster,
     HorizonWriter,
     Models,
@@ -27,6 +29,7 @@ from shared.forecaster import (
     length_of,
     nearest_trained,
     to_prices,
+    without_context,
 )
 from shared.forecasts import due_ms
 from shared.metrics import ApiMetrics
@@ -79,12 +82,24 @@ class Predictor:
     """
 
     def __init__(
-        self, models: Models, metrics: ApiMetrics, learned_of: LearnedOf = lambda *_: None
+        self,
+        models: Models,
+        metrics: ApiMetrics,
+        learned_of: LearnedOf = lambda *_: None,
+        context_of: ContextOf = without_context,
     ) -> None:
-        """Serve some models; ``learned_of`` says how the stream corrects a series now."""
+        """Serve some models.
+
+        Args:
+            models: that are served.
+            metrics: of the API.
+            learned_of: says how the stream corrects a series now.
+            context_of: gives what models read beside a series's own candles.
+        """
         self.models = models
         self._metrics = metrics
         self._learned_of = learned_of
+        self._context_of = context_of
         self._waiting: list[_Waiting] = []
 
     @property
@@ -171,11 +186,13 @@ class Predictor:
         made: dict[int, orjson.Fragment],
     ) -> Work[None]:
         """Put the forecasts of some histories of one model into ``made``."""
-        wanted = steps or forecaster.horizons
+        wanted, spec = steps or forecaster.horizons, forecaster.context
+        contexts = [self._context(forecaster, series[number]) for number in numbers]
         trained = self.predict(
             np.stack([candles for candles, _ in windows]),
             np.stack([times for _, times in windows]),
             forecaster,
+            stack_contexts(spec, contexts) if spec else None,
         )
         yield
         curve = Curve(forecaster.horizons, forecaster.quantile_levels)
@@ -201,8 +218,16 @@ class Predictor:
                 full["calibration"] = learned.about(
                     forecaster, f"{history.symbol} {history.interval}"
                 )
+            context = contexts[row]
+            full["context_as_of_ms"] = context.as_of_ms if context else None
             made[number] = orjson.Fragment(orjson.dumps(full))
             yield
+
+    def _context(self, forecaster: Forecaster, series: Series) -> ContextWindow | None:
+        """Return the context of a history, as of its close; None where that is not known."""
+        if forecaster.context is None or series.as_of_ms is None:
+            return None
+        return self._context_of(forecaster.context, series.as_of_ms)
 
     def infer(self, forecaster: Forecaster, windows: Array, open_ms: Times) -> Work[Prediction]:
         """Return the prediction of full windows, (B, T, 5), by as many model calls as are good."""
@@ -216,10 +241,16 @@ class Predictor:
             np.concatenate([part.volatility for part in parts]),
         )
 
-    def predict(self, windows: Array, open_ms: Times, forecaster: Forecaster) -> Prediction:
+    def predict(
+        self,
+        windows: Array,
+        open_ms: Times,
+        forecaster: Forecaster,
+        context: Closes | None = None,
+    ) -> Prediction:
         """Return the prediction of full windows, (B, T, 5), by one call of a model."""
         started = time.perf_counter()
-        prediction = forecaster.predict(windows, open_ms)
+        prediction = forecaster.predict(windows, open_ms, context)
         self._metrics.seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(windows))
         return prediction
@@ -312,6 +343,7 @@ def _full(
         "model_interval": nearest_trained(
             forecaster.intervals, series.interval or DEFAULT_INTERVAL
         ),
+        "context_as_of_ms": None,
         "calibration": None,
         "horizons": horizons,
     }

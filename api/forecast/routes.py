@@ -83,8 +83,8 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard, held_of
         received = time.perf_counter()
         batch = await slicer.run(read_batch(body))
         histories = [
-            history if len(history.candles) else _held(history, held_of)
-            for history in batch.histories
+            history if len(history.candles) else _held(number, history, held_of)
+            for number, history in enumerate(batch.histories)
         ]
         _require_steps(batch.horizons, predictor.longest_step(histories))
         try:
@@ -107,8 +107,8 @@ def predict_routes(predictor: Predictor, slicer: Slicer, card: MakeCard, held_of
     return routes
 
 
-def _held(asked: Series, held_of: HeldOf) -> Series:
-    held = held_of(asked.symbol or "", asked.interval or "")
+def _held(number: int, asked: Series, held_of: HeldOf) -> Series:
+    held = held_of(("histories", number), asked.symbol or "", asked.interval or "")
     return replace(held, above=asked.above)
 
 

@@ -6,7 +6,7 @@ import { skillText, WORSE } from "./table.js";
 
 // Draws a summary of scores, of one step; the histogram is flat where the forecasts are right.
 export function drawCalibration(found) {
-  const most = Math.max(3 / found.pit.length, ...found.pit, ...found.raw_pit);
+  const most = Math.max(2 / found.pit.length, ...found.pit, ...found.raw_pit);
   const even = 1 / found.pit.length;
   byId("pit").replaceChildren(...found.pit.map((share, i) => {
     const bin = make("div", { title: `${percent(share)} of closes; the model alone ${percent(found.raw_pit[i])}` });

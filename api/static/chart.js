@@ -11,7 +11,7 @@ export function look() {
   return {
     layout: { background: { color: "transparent" }, textColor: css("--muted"), fontFamily: getComputedStyle(document.body).fontFamily, panes: { separatorColor: css("--line"), separatorHoverColor: css("--grid") } },
     grid: { vertLines: { color: css("--grid") }, horzLines: { color: css("--grid") } },
-    rightPriceScale: { borderColor: css("--line") },
+    rightPriceScale: { borderColor: css("--line"), entireTextOnly: true },
     timeScale: { borderColor: css("--line"), rightOffset: 2 },
   };
 }

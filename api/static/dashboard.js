@@ -14,12 +14,14 @@ const SCORES_MS = 5000;
 const KEPT_CANDLES = 400;
 const DAY_MS = 86400000;
 const LATE_MS = 3000; // a forecast follows its candle in less, or is behind
+const MANY_SYMBOLS = 100; // with new scores, above which those of all are requested
 const MANY_DRIFT = 0.1; // share of drifting series that is worth a warning: a few are ordinary after news
 
 const rows = new Map(); // "AAPL 1d" -> a row of the table
 const view = { key: null, step: 1, back: 0, level: null, pointed: null };
 const scored = new Map(); // "AAPL 1d" -> summaries of its scores by step
 let overall = []; // of each interval
+let [fresh, due] = [new Set(), new Set()]; // symbols whose scores have changed: since the last look, before it
 let series = null; // of the chosen symbol: {symbol, interval, candles, forecasts by as_of_ms}
 let isDirty = true;
 let hasNews = true; // of the table
@@ -38,6 +40,7 @@ function takeForecast(forecast, isNew) {
     model: forecast.model_version, modelInterval: forecast.model_interval,
   });
   setLate(row, row.late);
+  if (isNew) fresh.add(row.symbol); // the worker scores as it forecasts
   rows.set(key, row);
   if (series && key === view.key) {
     series.forecasts.set(forecast.as_of_ms, forecast);
@@ -76,7 +79,7 @@ async function reload() {
     for (const key of rows.keys()) if (!known.has(key)) rows.delete(key);
     for (const forecast of forecasts) takeForecast(forecast, false);
     for (const one of behind) setLate(rows.get(keyOf(one)), one.closes_ms);
-    await loadScores();
+    await loadScores(true);
     health.unknown = location.hash && !rows.has(hashKey()) && rows.size ? hashKey() : null;
     await select(rows.has(view.key) ? view.key : (rows.has(hashKey()) ? hashKey() : rows.keys().next().value), true);
   });
@@ -99,11 +102,22 @@ async function select(key, again = false) {
   isDirty = true;
 }
 
-async function loadScores() {
-  const scores = await poll("/v1/scores");
+// Asks for the scores that have changed, a look later: the API gives the same for 2 s.
+async function loadScores(all = false) {
+  const wanted = due;
+  [due, fresh] = [fresh, new Set()];
+  if (!all && !wanted.size) return;
+  const isWhole = all || wanted.size > MANY_SYMBOLS;
+  let scores;
+  try {
+    scores = await (isWhole ? poll("/v1/scores") : load(`/v1/scores?${new URLSearchParams([...wanted].map((symbol) => ["symbols", symbol]))}`));
+  } catch (error) {
+    for (const symbol of wanted) due.add(symbol);
+    throw error;
+  }
   if (scores) {
     overall = scores.overall;
-    scored.clear();
+    if (isWhole) scored.clear();
     for (const one of scores.series) scored.set(keyOf(one), one.steps);
   }
   for (const [key, row] of rows) row.scores = scored.get(key)?.[0] ?? null;
@@ -141,7 +155,7 @@ function drawHealth() {
   const chosen = overall.find((one) => one.interval === interval) ?? overall[0];
   const next = chosen?.steps[0];
   byId("coverage").textContent = percent(next?.coverage["90"]);
-  byId("coverage-note").textContent = next ? `of 90 % intervals, ${next.count} scored` : "of 90 % intervals";
+  byId("coverage-note").textContent = next ? `of 90 % intervals, ${next.count.toLocaleString("en")} scored` : "of 90 % intervals";
   const drift = chosen?.drift;
   byId("drift").textContent = drift ? `${drift.drifting} of ${drift.series}` : "–";
   byId("drift-note").textContent = drift ? `series drift; moves ${drift.spread.toFixed(2)} × the model's` : "of the series";
@@ -191,6 +205,7 @@ function drawChart() {
   const chosen = chart.show(series, view);
   const last = series.candles[series.candles.length - 1];
   byId("title").textContent = series.symbol;
+  document.title = `${series.symbol} ${series.interval} · Candlecast`;
   byId("subtitle").textContent = `${series.interval} candles · last ${day(last.open_ms, series.interval)}`;
   const behind = view.back ? 0 : rows.get(view.key)?.behind;
   byId("back-text").textContent = view.back ? `${candles(view.back)} ago` : behind ? `${candles(behind)} behind` : "now";
@@ -211,7 +226,8 @@ function drawEmpty() {
 
 function drawFigures(last, chosen) {
   view.chosen = chosen;
-  const made = [figure("Last close", price(last.close))];
+  const isNewest = !chosen || chosen.as_of_ms >= last.close_ms;
+  const made = [isNewest ? figure("Last close", price(last.close)) : figure("Close then", price(chosen.last_close))];
   for (const horizon of chosen?.horizons ?? []) {
     const [low, , , , high] = bands(horizon);
     const notes = [`90 %: ${price(low, last.close)} – ${price(high, last.close)}`, `up: ${odds(oddsAbove(horizon, chosen.last_close))}`];

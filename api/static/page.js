@@ -24,9 +24,16 @@ const STATES = { live: "Live", connecting: "Reconnecting", down: "Stream down", 
 export const health = { events: "connecting", isFollowed: true, status: undefined, unknown: null }; // our stream of events, and the API's of Kafka
 
 export async function setState(state) {
-  health.events = state;
+  if (state === "open") { if (health.events === "key") health.events = "connecting"; } else health.events = state;
   drawState();
   if (state === "key") await askForKey();
+}
+
+// For a page that polls: reads the state of the stream, and says whether the API answers.
+export async function polledStatus() {
+  const status = await loadStatus();
+  await setState(status ? "live" : "connecting");
+  return status;
 }
 
 // Reads the state of the stream; null when the API does not answer.
@@ -41,7 +48,8 @@ export async function loadStatus() {
 }
 
 export function drawState() {
-  const state = health.events === "live" && !health.isFollowed ? "down" : health.events;
+  const isDown = health.status && !health.isFollowed && health.events !== "key";
+  const state = isDown ? "down" : health.events;
   byId("state").dataset.state = state;
   byId("state").textContent = STATES[state];
   const found = trouble();

@@ -3,7 +3,7 @@
 import { drawCalibration } from "./calibration.js";
 import { SharesChart } from "./shares.js";
 import { day, percent, signed, times } from "./format.js";
-import { begin, byId, candles, hashKey, health, loadStatus, make, quietly, setState } from "./page.js";
+import { begin, byId, candles, drawState, hashKey, health, make, polledStatus, quietly } from "./page.js";
 import { Missing, poll } from "./stream.js";
 
 const EACH_MS = 5000;
@@ -16,19 +16,19 @@ let chart = null;
 const step = () => found?.steps.find((one) => String(one.summary.step) === byId("horizon").value) ?? found?.steps[0];
 
 async function reload() {
-  await loadStatus();
+  await polledStatus();
   const [, symbol, interval] = /^(.*) ([^ ]*)$/.exec(hashKey()) ?? [];
   if (!symbol) { say("No symbol is named", "Choose one in the table of forecasts."); return; }
   byId("back").href = `/dashboard${location.hash}`;
   try {
     found = (await poll(`/v1/scores/${encodeURIComponent(symbol)}?interval=${encodeURIComponent(interval)}&limit=1000`)) ?? found;
     health.unknown = null;
-    await setState("live");
+    drawState();
   } catch (error) {
     if (!(error instanceof Missing)) throw error;
     found = null;
     health.unknown = hashKey();
-    await setState("live");
+    drawState();
     say(`The stream has no ${hashKey()}`, "Choose another one in the table of forecasts.");
     return;
   }
@@ -55,6 +55,7 @@ function draw() {
   document.body.classList.remove("is-empty");
   const { summary, scores } = chosen;
   byId("title").textContent = `${found.symbol} ${found.interval}`;
+  document.title = `${found.symbol} ${found.interval}: record · Candlecast`;
   byId("subtitle").textContent = `the newest ${summary.count} forecasts of ${candles(summary.step)} ahead that have been scored, ${dayOf(scores[0])} to ${dayOf(scores[scores.length - 1])}`;
   byId("drift").textContent = driftText(found.drift);
   byId("calibration-body").hidden = false;

@@ -10,8 +10,8 @@ export class SharesChart {
     this.lines = lines;
     this.chart = lib.createChart(element, { autoSize: true, layout: { attributionLogo: false }, handleScale: false });
     this.series = lines.map(({ level, text = (share) => percent(share) }, pane) => {
-      const series = this.chart.addSeries(lib.LineSeries, { lineWidth: 2, priceLineVisible: false, priceFormat: { type: "custom", minMove: 0.001, formatter: text } }, pane);
-      const line = level === undefined ? null : series.createPriceLine({ price: level, lineWidth: 1, lineStyle: 2, axisLabelVisible: false });
+      const series = this.chart.addSeries(lib.LineSeries, { lineWidth: 2, priceLineVisible: false, lastValueVisible: false, priceFormat: { type: "custom", minMove: 0.001, formatter: text } }, pane);
+      const line = level === undefined ? null : series.createPriceLine({ price: level, lineWidth: 1, lineStyle: 2 });
       return { series, line };
     });
     this.paint();
@@ -19,6 +19,7 @@ export class SharesChart {
 
   paint() {
     this.chart.applyOptions(look());
+    this.chart.timeScale().applyOptions({ rightOffset: 0 });
     this.series.forEach(({ series, line }, i) => {
       series.applyOptions({ color: css(this.lines[i].colour) });
       line?.applyOptions({ color: css("--muted") });

@@ -65,7 +65,7 @@ function parseBlock(block) {
 }
 
 export class EventStream {
-  // onEvent(kind, object), onState("live" | "connecting" | "down" | "key")
+  // onEvent(kind, object), onState("open" | "live" | "connecting" | "down" | "key")
   constructor(path, onEvent, onState) {
     Object.assign(this, { path, onEvent, onState, lastId: null, wait: FIRST_WAIT_MS });
   }
@@ -90,6 +90,7 @@ export class EventStream {
     const more = this.lastId ? { "last-event-id": this.lastId } : {};
     const answer = await fetch(this.path, { headers: headers(more), signal: control.signal, cache: "no-store" });
     refuse(answer);
+    this.onState("open"); // perhaps it waits until Kafka is followed
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     const parser = new Parser();
     for (;;) {

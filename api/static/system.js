@@ -1,7 +1,7 @@
 // The system: processes, rates, models, drift and refused messages, as this API sees them.
 
 import { ago, clock, day, days } from "./format.js";
-import { begin, byId, health, loadStatus, make, quietly, setState } from "./page.js";
+import { begin, byId, health, make, polledStatus, quietly } from "./page.js";
 import { SharesChart } from "./shares.js";
 import { load } from "./stream.js";
 
@@ -13,12 +13,11 @@ const MANY_DRIFT = 0.1;
 let chart = null;
 
 async function reload() {
-  const status = await loadStatus();
+  const status = await polledStatus();
   if (!status) return;
   const [system, models, scores] = await Promise.all([
     load("/v1/system"), load("/v1/models"), status.connected ? load("/v1/scores") : { overall: [] },
   ]);
-  await setState("live");
   drawProcesses(status, system);
   drawRates(system);
   drawModels(models, status.model);
@@ -71,7 +70,8 @@ function filled(rates, span) {
 }
 
 function drawModels({ state, versions, champions }, card) {
-  byId("models-note").textContent = state;
+  const isPlain = !champions.length && /^models of generation/.test(state);
+  byId("models-note").textContent = isPlain ? "No champion has been promoted" : state;
   const now = Date.now();
   const age = (ms) => days((now - ms) / DAY_MS);
   const promoted = new Map(champions.map(({ champion }) => [champion.version, `${clock(champion.at_ms)} by ${champion.by}`]));

@@ -38,7 +38,7 @@ class MarketBounds:
 
     size: int = 176 << 20  # of all series
     series: int = 20_000
-    candles: int = 400  # of each series
+    candles: int = 2_048  # of each series: the longest window that a worker keeps
     forecasts: int = 150  # of each series
     scores: int = 100  # newest of each series and step, which its summary is of
     record: int = 250  # of each series and step

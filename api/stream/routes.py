@@ -40,6 +40,7 @@ from api.stream.pulse import SPAN_MS
 from shared.candles import INTERVALS_MS
 from shared.feature_drift import THRESHOLD
 from shared.forecasts import Forecast
+from shared.messages import Place, field_name
 from shared.metrics import ApiMetrics
 from shared.scores import entries, summarise
 
@@ -488,13 +489,17 @@ def find(live: StreamView, request: Request) -> MarketSeries:
     return max(chosen, key=lambda series: max(series.forecasts))
 
 
-def held_of(live: StreamView, symbol: str, interval: str) -> Series:
+def held_of(live: StreamView, place: Place, symbol: str, interval: str) -> Series:
     """Return the newest candles of a series that are kept; raises the 404 or 503 problem."""
     require_stream(live)
     series = live.market.series.get((symbol, interval))
     if series is None or not len(series.candles):
+        others = [known.interval for known in live.market.chosen(frozenset({symbol}))]
         message = f"expected a series that the stream has, got {symbol} {interval}"
-        raise problem(404, FieldError(field="symbol", rule="unknown", message=message))
+        if others:
+            message += f"; of {symbol} it has {', '.join(others)}"
+        field = field_name((*place, "interval" if others else "symbol"))
+        raise problem(404, FieldError(field=field, rule="unknown", message=message))
     candles = list(series.candles)
     prices = np.array(
         [(kept.open, kept.high, kept.low, kept.close, kept.volume) for kept in candles]

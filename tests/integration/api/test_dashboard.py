@@ -2,169 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
-from prometheus_client import CollectorRegistry
+from playwright.sync_api import Browser, Page, expect
 
-from api.app import Options, create_app
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
-from api.edge.server import Server, SocketLimits, make_config
-from api.stream.cursors import Origin
-from api.stream.follower import StreamView
-from api.stream.hub import Hub
-from api.stream.market import Market
 from local.ports import HOST, free_ports
-from shared.candles import Candle
-from shared.forecaster import ModelSet
-from shared.metrics import ApiMetrics
+from shared.candles import INTERVALS_MS, Candle
 from tests.candles import walk
-from tests.forecasters import PersistenceForecaster
+from tests.dashboard_site import LENGTH, PHONE, Place, Site, opened
 from tests.integration.api.test_stream import get, make_topics, publish, settings_of, start
 from tests.integration.processes import Processes, wait_until
-from tests.streams import Stream
 
 pytestmark = pytest.mark.integration
-
-LENGTH: Final = 40
-WIDE: Final = {"width": 1360, "height": 900}
-PHONE: Final = {"width": 390, "height": 844}
-
-
-class Site:
-    """The API in a thread, with a stream that the test plays."""
-
-    def __init__(self, port: int, **options: Any) -> None:
-        self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
-        self.url = f"http://{HOST}:{port}"
-        self._forecaster = PersistenceForecaster(LENGTH)
-        self._worker = Stream(ModelSet(self._forecaster))
-        self._read = [0, 0, 0]  # candles, forecasts, scores
-        self.live.topics = ("candles", "forecasts", "scores")
-        self.live.hub.begin(self.live.topics, self._read, self._read)
-        registry = CollectorRegistry()
-        app = create_app(
-            ModelSet(self._forecaster),
-            ApiMetrics(registry),
-            registry,
-            Options(live=self.live, **options),
-        )
-        self._config = make_config(app, SocketLimits())
-        self._config.host, self._config.port = HOST, port
-        self._server = Server(self._config, self.live.hub.close)
-        self._thread = threading.Thread(target=self._run)
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def _run(self) -> None:
-        async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
-            await self._server.serve()
-
-        asyncio.run(serve())
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + 20
-        while not self._server.started:
-            assert time.monotonic() < deadline, "the site does not start"
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(timeout=20)
-
-    def play(self, candles: list[Candle], *, lag_ms: int = 12) -> None:
-        """Let candles, and the forecasts and scores made at them, come in."""
-        forecasts, scores = len(self._worker.forecasts), len(self._worker.scores)
-        self._worker.take(*candles)
-        self._show(candles, forecasts, scores, lag_ms)
-
-    def show_alone(self, candles: list[Candle]) -> None:
-        """Let candles come in that the worker does not see."""
-        self._show(candles, len(self._worker.forecasts), len(self._worker.scores))
-
-    def _show(self, candles: list[Candle], forecasts: int, scores: int, lag_ms: int = 12) -> None:
-        """Let candles, and what the worker made from some numbers on, come in."""
-        assert self._loop is not None
-        done = threading.Event()
-        market, now_ms = self.live.market, time.time_ns() // 1_000_000
-
-        def take() -> None:
-            for candle in candles:
-                origin = self._next(0)
-                self.live.hub.publish(origin, market.add_candle(candle, now_ms, origin))
-            for made in self._worker.forecasts[forecasts:]:
-                origin = self._next(1)
-                timed = made.model_copy(update={"made_at_ms": now_ms})
-                event = market.add_forecast(timed, now_ms + lag_ms, origin)
-                self.live.hub.publish(origin, event)
-            for settled in self._worker.scores[scores:]:
-                origin = self._next(2)
-                self.live.hub.publish(origin, market.add_scores(settled, origin))
-            done.set()
-
-        self._loop.call_soon_threadsafe(take)
-        assert done.wait(30)
-
-    def copy(self, candle: Candle, others: list[str]) -> None:
-        """Let a candle and the newest forecast come in for other symbols, each dearer."""
-        made, candles = self._worker.forecasts[-1], []
-        for number, symbol in enumerate(others, 1):
-            close = made.last_close + number / 100
-            update = {"symbol": symbol, "id": f"{number:032x}", "last_close": close}
-            self._worker.forecasts.append(made.model_copy(update=update))
-            candles.append(candle.model_copy(update={"symbol": symbol}))
-        self._show(candles, len(self._worker.forecasts) - len(others), len(self._worker.scores))
-
-    def _next(self, part: int) -> Origin:
-        self._read[part] += 1
-        self.live.pulse.note(self.live.topics[part], time.time_ns() // 1_000_000)
-        return part, self._read[part] - 1
-
-
-class Place(NamedTuple):
-    """Where a message stands."""
-
-    topic: str
-    partition: int
-    offset: int
-
-
-@contextmanager
-def opened(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, list[str]]]:
-    """Open a page; give it, and a list that collects what its console complains of."""
-    complaints: list[str] = []
-
-    def hear(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
-            complaints.append(message.text)
-
-    context = browser.new_context(**({"viewport": WIDE} | options))
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    page.on("console", hear)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(url)
-    try:
-        yield page, complaints
-    finally:
-        context.close()
 
 
 @pytest.fixture
@@ -350,6 +212,39 @@ def test_the_table_says_what_the_forecast_is_worth(browser: Browser, site: Site)
         assert complaints == []
 
 
+def test_a_link_leads_to_a_series_and_a_model_of_another_interval_is_marked(
+    browser: Browser, site: Site
+) -> None:
+    site.forecaster.intervals = ("1d",)
+    days = walk(60, symbol="BTC/USD")
+    first_ms, hour_ms = days[0].open_ms, INTERVALS_MS["1h"]
+    hours = [
+        day.model_copy(
+            update={
+                "interval": "1h",
+                "open_ms": first_ms + number * hour_ms,
+                "close_ms": first_ms + (number + 1) * hour_ms,
+            }
+        )
+        for number, day in enumerate(days)
+    ]
+    site.play([*days, *hours])
+    site.play(walk(60))
+    with opened(browser, f"{site.url}/dashboard#BTC%2FUSD/1h") as (page, complaints):
+        expect(page.locator("#title")).to_have_text("BTC/USD")
+        expect(page.locator("#subtitle")).to_contain_text("1h candles")
+        assert page.title() == "BTC/USD 1h · Candlecast"
+        chosen = page.locator("#rows tr[aria-selected=true]")
+        expect(chosen).to_contain_text("persistence (1d)")
+        expect(page.locator("#rows tr", has_text="AAPL")).not_to_contain_text("(1d)")
+        assert page.locator("#rows .up").count() == 0  # an expected move has no direction
+        page.locator("#groups").select_option("interval")
+        expect(page.locator("#rows .group")).to_have_text(["1d · 2", "1h · 1"])
+        page.get_by_role("link", name="Record").click()
+        expect(page.locator("#title")).to_have_text("BTC/USD 1h")
+        assert complaints == []
+
+
 def test_the_chart_reads_out_what_is_pointed_at(browser: Browser, site: Site) -> None:
     site.play(walk(100))
     with opened(browser, f"{site.url}/dashboard") as (page, complaints):
@@ -437,10 +332,13 @@ def test_a_forecast_that_lags_is_faded_and_counted(browser: Browser, site: Site)
         expect(updated).to_have_text("3 candles behind")
         expect(page.locator("#back-text")).to_have_text("3 candles behind")
         expect(page.locator("#figures")).to_have_class(re.compile("behind"))
+        figures = page.locator("#figures")
+        expect(figures).to_contain_text(f"Close then{walk(90)[-1].close:.2f}")
         expect(page.locator("#rows tr")).to_have_class(re.compile("behind"))
         site.play(walk(93)[90:])
         expect(page.locator("#back-text")).to_have_text("now")
         expect(page.locator("#figures")).not_to_have_class(re.compile("behind"))
+        expect(figures).to_contain_text(f"Last close{walk(93)[-1].close:.2f}")
         assert complaints == []
 
 
@@ -481,6 +379,53 @@ def test_each_trouble_is_said_in_its_own_words(browser: Browser, site: Site) -> 
         expect(trouble).to_be_hidden()
         site.__exit__()
         expect(trouble).to_contain_text("The connection to the API is lost")
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/dashboard/record", "/dashboard/system"])
+def test_every_page_says_what_is_down(browser: Browser, path: str) -> None:
+    file, key = create(KeyFile(), "me", (Scope.READ,), None, now_ms=0)
+    ring = KeyRing(file.keys, None)
+    with Site(free_ports(1)[0], access=AccessRules(keys=lambda: ring)) as site:
+        site.live.kafka, site.live.since_ms = "broker-1:9092", 1_700_000_000_000
+        site.live.connected, site.live.detail = False, "reading the topics' newest messages"
+        site.play(walk(60))
+        with opened(browser, f"{site.url}{path}#AAPL/1d") as (page, _):
+            state, trouble = page.locator("#state"), page.locator("#trouble")
+            expect(state).to_have_text("Key needed")
+            page.get_by_label("API key", exact=True).last.fill(key)
+            page.get_by_role("button", name="Use it").click()
+            expect(trouble).to_contain_text(
+                "The API reads what the stream has. It is not done yet: reading", timeout=15_000
+            )
+            expect(state).to_have_text("Stream down")
+            site.live.detail = "Kafka, or one of its topics, is out of reach"
+            expect(trouble).to_contain_text(
+                "Kafka at broker-1:9092 cannot be reached since 2023-11-14", timeout=15_000
+            )
+            site.live.connected = True
+            expect(trouble).to_be_hidden(timeout=15_000)
+            expect(state).to_have_text("Live")
+            if not path.endswith("system"):
+                expect(page.locator("#title")).to_have_text(re.compile("^AAPL"), timeout=15_000)
+            site.__exit__()
+            expect(trouble).to_contain_text("The connection to the API is lost", timeout=15_000)
+            expect(state).to_have_text("Reconnecting")
+
+
+def test_scores_are_asked_for_where_they_have_changed(browser: Browser, site: Site) -> None:
+    site.play(walk(60))
+    asked: list[str] = []
+    with opened(browser, "about:blank") as (page, complaints):
+        page.on("request", lambda request: asked.append(request.url.removeprefix(site.url)))
+        page.goto(f"{site.url}/dashboard")
+        expect(page.locator("#coverage-note")).to_contain_text("20 scored")
+        page.wait_for_timeout(6_000)  # a look passes without news
+        site.play(walk(61)[60:])
+        expect(page.locator("#coverage-note")).to_contain_text("21 scored", timeout=15_000)
+        found = [url for url in asked if url.startswith("/v1/scores")]
+        assert found[0] == "/v1/scores"
+        assert set(found[1:]) == {"/v1/scores?symbols=AAPL"}
+        assert complaints == []
 
 
 def test_the_record_of_a_symbol(browser: Browser, site: Site) -> None:
@@ -688,7 +633,29 @@ def test_a_phone_in_light_and_dark(browser: Browser, site: Site, scheme: str) ->
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= PHONE["width"]
+        for number in (1, 3, 4, 6):  # symbol, expected move, against usual, risk
+            box = page.locator(f"#rows td:nth-child({number})").bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= PHONE["width"]
         assert complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("path", "sign"),
+    [("", "#coverages tr"), ("/record#AAPL/1d", "#misses td"), ("/system", "#models td")],
+)
+def test_axe_finds_no_fault_on_a_phone(
+    browser: Browser, site: Site, scheme: str, path: str, sign: str
+) -> None:
+    site.play(walk(100))
+    options = {"viewport": PHONE, "color_scheme": scheme, "is_mobile": True, "bypass_csp": True}
+    url = f"{site.url}/dashboard{path}"
+    with opened(browser, url, reduced_motion="reduce", **options) as (page, _):
+        expect(page.locator(sign).first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
 
 
 def test_a_key_is_asked_for_once(browser: Browser) -> None:

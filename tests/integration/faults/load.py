@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from shared.candles import Candle
-from shared.forecaster import Models, longest
+from shared.forecaster import ContextOf, Models, longest, without_context
 from shared.forecasts import Forecast
 from shared.score_messages import Scores
 from stream_app.pipeline import Incoming, advance
@@ -197,7 +197,7 @@ class Replay:
     scores: dict[tuple[str, int], dict[str, object]]  # by forecast and step
 
 
-def replay(topics: WorkerTopics, models: Models) -> Replay:
+def replay(topics: WorkerTopics, models: Models, context_of: ContextOf = without_context) -> Replay:
     """Return the windows, the forecasts' ids and the scores that the whole candles topic gives."""
     table: dict[bytes, bytes] = {}
     ids: set[str] = set()
@@ -207,7 +207,9 @@ def replay(topics: WorkerTopics, models: Models) -> Replay:
         for one in read(topics.bootstrap, topics.candles)
     ]
     for start in range(0, len(messages), 512):
-        result = advance(messages[start : start + 512], table.get, models, 0, NOW_MS)
+        result = advance(
+            messages[start : start + 512], table.get, models, 0, NOW_MS, context_of=context_of
+        )
         table.update({key: state for key, (_, state) in result.states.items()})
         ids.update(made.id for _, made in result.forecasts)
         for _, encoded in result.scores:

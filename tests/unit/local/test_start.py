@@ -81,6 +81,13 @@ def test_how_a_file_is_read_is_handed_on() -> None:
     ]  # fmt: skip
 
 
+def test_the_context_is_handed_on_to_the_producer() -> None:
+    context = ["--context", "^GSPC,^VIX", "--context-interval", "1d", "--context-path", "i.csv"]
+    flags = source_flags(read("--path", "a.csv", "--interval", "5m", *context))
+    begin = flags.index("--context")
+    assert flags[begin : begin + 6] == context
+
+
 @pytest.mark.usefixtures("kept_signals")
 @pytest.mark.parametrize(
     ("flags", "error"),

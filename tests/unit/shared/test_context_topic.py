@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shared import context_topic, topics
 from shared import kafka as clients
-from shared.candles import Candle, InvalidCandle
+from shared.candles import Candle
 from shared.context import NEVER, ContextSpec, context_key
 from shared.context_topic import ContextReader
 from shared.kafka import KafkaSettings, Partition, Record
+from shared.metrics import ModelMetrics
 from tests.candles import candle, walk
 from tests.kafka_contract import until, within
 from tests.memory_kafka import MemoryBroker, install
@@ -38,11 +39,18 @@ def kafka(broker: MemoryBroker) -> KafkaSettings:
     return KafkaSettings.read([], "tests")
 
 
-class Unusable(Counter[str]):
-    """Counts messages that are not context candles, by reason."""
+def measured() -> ModelMetrics:
+    return ModelMetrics(CollectorRegistry())
 
-    def note(self, _: Record, error: InvalidCandle) -> None:
-        self[error.reason.value] += 1
+
+def rejected(metrics: ModelMetrics) -> dict[str, float]:
+    """Return how many messages were passed over, by reason."""
+    [family] = metrics.context_rejects.collect()
+    return {
+        sample.labels["reason"]: sample.value
+        for sample in family.samples
+        if sample.value and sample.name.endswith("_total")
+    }
 
 
 def append(broker: MemoryBroker, candles: Sequence[Candle]) -> None:
@@ -56,9 +64,9 @@ def garbage(broker: MemoryBroker, key: bytes | None, value: bytes | None) -> Non
 
 @asynccontextmanager
 async def reading(
-    kafka: KafkaSettings, unusable: Unusable, *specs: ContextSpec
+    kafka: KafkaSettings, metrics: ModelMetrics, *specs: ContextSpec
 ) -> AsyncIterator[ContextReader]:
-    reader = ContextReader(kafka, unusable.note)
+    reader = ContextReader(kafka, metrics)
     reader.want(specs)
     following = asyncio.create_task(reader.run())
     yield reader
@@ -81,7 +89,7 @@ def test_it_holds_what_was_there_and_what_comes_of_what_is_wanted(
     async def run() -> list[int]:
         await made(kafka)
         append(broker, [*walk(3, symbol="^GSPC"), *walk(5, symbol="GC=F")])
-        async with reading(kafka, Unusable(), SPEC) as reader:
+        async with reading(kafka, measured(), SPEC) as reader:
             assert await reader.until_read(5)
             before = reader.store.newest_ms("^GSPC", "1d")
             append(broker, [candle(3, symbol="^GSPC")])
@@ -95,7 +103,7 @@ def test_it_holds_what_was_there_and_what_comes_of_what_is_wanted(
 
 
 def test_garbage_is_counted_and_stops_nothing(kafka: KafkaSettings, broker: MemoryBroker) -> None:
-    unusable = Unusable()
+    metrics = measured()
     good = walk(3, symbol="^VIX")
     overlapping = candle(1, symbol="^VIX").model_copy(
         update={"open_ms": good[1].open_ms + 1, "close_ms": good[1].close_ms}
@@ -110,12 +118,12 @@ def test_garbage_is_counted_and_stops_nothing(kafka: KafkaSettings, broker: Memo
         append(broker, [candle(9_000, symbol="^VIX")])
         garbage(broker, context_key(good[0]), None)  # takes it away
         append(broker, [overlapping, good[2]])
-        async with reading(kafka, unusable, SPEC) as reader:
+        async with reading(kafka, metrics, SPEC) as reader:
             assert await reader.until_read(5)
             return reader.store.newest_ms("^VIX", "1d")
 
     assert within(run()) == good[2].close_ms
-    assert unusable == {"not_json": 1, "wrong_key": 2, "future": 1, "overlaps": 1}
+    assert rejected(metrics) == {"not_json": 1, "wrong_key": 2, "future": 1, "overlaps": 1}
 
 
 def test_a_model_with_another_context_has_the_topic_read_again(
@@ -126,7 +134,7 @@ def test_a_model_with_another_context_has_the_topic_read_again(
     async def run() -> None:
         await made(kafka)
         append(broker, [*walk(3, symbol="^GSPC"), *walk(5, symbol="GC=F")])
-        async with reading(kafka, Unusable()) as reader:
+        async with reading(kafka, measured()) as reader:
             assert holds(reader), "nothing is wanted"
             reader.want([SPEC])
             assert not holds(reader)
@@ -150,7 +158,7 @@ def test_a_topic_that_is_missing_is_nothing_and_is_followed_once_it_is_there(
     kafka: KafkaSettings, broker: MemoryBroker
 ) -> None:
     async def run() -> None:
-        async with reading(kafka, Unusable(), SPEC) as reader:
+        async with reading(kafka, measured(), SPEC) as reader:
             assert await reader.until_read(5)
             await made(kafka)
             append(broker, walk(3, symbol="^GSPC"))
@@ -162,7 +170,7 @@ def test_a_topic_that_is_missing_is_nothing_and_is_followed_once_it_is_there(
 def test_it_goes_on_behind_what_it_read_after_a_failure(
     kafka: KafkaSettings, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unusable = Unusable()
+    metrics = measured()
     follow = clients.follow
     broken = [KeyError("a fault of ours"), OSError("reset"), None]
 
@@ -178,13 +186,13 @@ def test_it_goes_on_behind_what_it_read_after_a_failure(
         garbage(broker, b"^VIX|1d|0", b"{")
         append(broker, walk(3, symbol="^GSPC"))
         monkeypatch.setattr(clients, "follow", failing)
-        async with reading(kafka, unusable, SPEC) as reader:
+        async with reading(kafka, metrics, SPEC) as reader:
             await until(lambda: not broken)
             append(broker, [candle(3, symbol="^GSPC")])
             await until(lambda: reader.store.newest_ms("^GSPC", "1d") == candle(3).close_ms)
 
     within(run())
-    assert unusable == {"not_json": 1}, "what was read before is not read again"
+    assert rejected(metrics) == {"not_json": 1}, "what was read before is not read again"
 
 
 def test_a_topic_created_again_is_read_from_its_beginning(
@@ -193,7 +201,7 @@ def test_a_topic_created_again_is_read_from_its_beginning(
     async def run() -> None:
         await made(kafka)
         append(broker, walk(9, symbol="^GSPC"))
-        async with reading(kafka, Unusable(), SPEC) as reader:
+        async with reading(kafka, measured(), SPEC) as reader:
             assert await reader.until_read(5)
             broker.is_up = False
             del broker.topics["market.context.v1"]

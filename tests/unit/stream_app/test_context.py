@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import pytest
+from aiokafka import ConsumerRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from shared import bundle
 from shared.candles import DAY_MS, Candle
-from shared.context import ContextSpec, ContextStore
+from shared.context import ContextSpec, ContextStore, context_key
 from shared.forecaster import Models, ModelSet, OnnxForecaster
 from shared.forecasts import Forecast
 from shared.kafka import KafkaSettings
@@ -219,9 +220,13 @@ class Scene:
         self.context.reader._is_read.set()
 
     def come(self, *candles: Candle) -> None:
-        for made in candles:
-            self.context.reader.store.push(made)
-        self.context.reader._news.set()
+        records = [
+            ConsumerRecord(
+                "context", 0, 0, NOW_MS, 1, context_key(made), made.encode(), None, 0, 0, ()
+            )
+            for made in candles
+        ]
+        self.context.reader._take(records)
 
     async def waits(self, *candles: Candle) -> float:
         """Return how long candles wait for their context, s."""
@@ -310,7 +315,6 @@ def test_the_age_of_the_context_is_counted(reading: OnnxForecaster) -> None:
         made = forecasts_of(walk(WARM + 1), ModelSet(reading), scene.context.reader.store)
         [none] = forecasts_of(walk(WARM), ModelSet(reading), stored())
         scene.context.note(enumerate([*made, none]))
-        scene.context.show()
         return [
             value(scene.registry, "candlecast_context_age_seconds_count"),
             value(scene.registry, "candlecast_context_age_seconds_sum"),

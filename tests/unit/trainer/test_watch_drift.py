@@ -11,10 +11,11 @@ from shared.metrics import TrainerMetrics
 from shared.objects import open_objects
 from tests.streams import Stream
 from tests.unit.stream_app.test_scoring import days
-from trainer import journal
+from trainer import journal, watch
+from trainer.dataset import Source
 from trainer.interval_drift import ALARM
 from trainer.journal import PROMOTED, REFUSED, Attempt, Journal, Noticed, Training, Trigger
-from trainer.watch import Watcher
+from trainer.watch import HOUR_MS, Watcher
 from trainer.watch_settings import WatchSettings
 
 CHAMPION = "persistence"
@@ -87,3 +88,34 @@ def test_each_challenger_of_a_drift_in_vain_doubles_the_cool_down(watcher: Watch
     assert pauses == [1, 2, 4, 6, 6]
     assert watcher._pause_h(None, drift, [*before, vain, attempt(Trigger.SCHEDULE)]) == 1
     assert watcher._pause_h(None, None, [vain] * 3) == 1  # without a champion of its own
+
+
+def test_a_look_asks_once_whether_what_serves_drifts(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an interval without a champion of its own too: its challengers in vain wait longer."""
+    built_in = watcher._built_in.config.model_version
+    asked: list[str] = []
+
+    def drift(_: Watcher, __: str, version: str) -> Noticed:
+        asked.append(version)
+        return Noticed(version=version, words="", figures={})
+
+    monkeypatch.setattr(Watcher, "_drift_now", drift)
+    monkeypatch.setattr(watch, "now_ms", lambda: AT_MS + 3 * HOUR_MS)
+    vain = Attempt(
+        at_ms=AT_MS, newest_ms=AT_MS, outcome=REFUSED, version="c", champion=built_in, words="",
+        trigger=Trigger.DRIFT,
+    )  # fmt: skip
+    read: list[Path] = []
+
+    def source(_: Watcher, folder: Path, __: str) -> Source:
+        read.append(folder)
+        return Source("topic", "1d", {})
+
+    monkeypatch.setattr(Watcher, "_source", source)
+    assert watcher._look_at(tmp_path, "1d", Journal(attempts={"1d": [vain] * 2})) is None
+    assert read == []  # four hours have not gone by
+    assert watcher._look_at(tmp_path, "1d", Journal(attempts={"1d": [vain]})) is None
+    assert read == [tmp_path]  # two have
+    assert asked == [built_in] * 2

@@ -11,8 +11,10 @@ import pytest
 from api.stream.follower import StreamView
 from api.stream.hub import Hub
 from api.stream.market import Market
+from shared import bundle
 from shared.candles import DAY_MS
-from shared.forecaster import ModelSet
+from shared.forecaster import ModelSet, OnnxForecaster
+from tests.candles import walk
 from tests.forecasters import PersistenceForecaster
 from tests.streams import Stream
 from tests.unit.api.client import LENGTH, Stub, application, call, history, predict, problem_of
@@ -194,8 +196,16 @@ def test_a_series_of_the_stream_is_asked_for_by_name() -> None:
 
     for history_of, field, words in (
         ({"symbol": "NEW"}, "histories[0].candles", f"at least {LENGTH} candles, got {LENGTH - 1}"),
-        ({"symbol": "NONE"}, "symbol", "a series that the stream has, got NONE 1d"),
-        ({"interval": "5m"}, "symbol", "a series that the stream has, got AAPL 5m"),
+        (
+            {"symbol": "NONE"},
+            "histories[0].symbol",
+            "a series that the stream has, got NONE 1d",
+        ),
+        (
+            {"interval": "5m"},
+            "histories[0].interval",
+            "a series that the stream has, got AAPL 5m; of AAPL it has 1d",
+        ),
     ):
         answer = ask({"histories": [name | history_of]}, app)
         assert answer.status_code == 404
@@ -204,9 +214,32 @@ def test_a_series_of_the_stream_is_asked_for_by_name() -> None:
         assert words in error.message
     nameless = ask({"histories": [{"symbol": "AAPL"}]}, app)
     assert nameless.status_code == 422
-    assert "candles, or symbol and interval" in problem_of(nameless).errors[0].message
+    message = "candles, or symbol and interval of a series that the stream has, got AAPL"
+    assert message in problem_of(nameless).errors[0].message
     live.connected = False
     assert ask({"histories": [name]}, app).status_code == 503
+
+
+def test_the_streams_own_window_gives_the_streams_own_numbers() -> None:
+    """By the model that is built in, whose longest window of daily candles has 512."""
+    model = OnnxForecaster(bundle.load(bundle.default_path()))
+    candles = walk(600)
+    stream, market = Stream(ModelSet(model)), Market()
+    stream.take(*candles)
+    for at, candle in enumerate(candles):
+        market.add_candle(candle, candle.close_ms, (0, at))
+    for at, scores in enumerate(stream.scores):
+        market.add_scores(scores, (2, at))
+    live = StreamView(market, Hub(), connected=True, detail="following", lag=0)
+    body = {"histories": [{"symbol": "AAPL", "interval": "1d"}]}
+    [made] = ask(body, application(model, live=live)).json()["forecasts"]
+    newest = stream.forecasts[-1]
+    assert made["as_of_ms"] == newest.as_of_ms
+    for ours, theirs in zip(made["horizons"], newest.horizons, strict=True):
+        assert ours["raw_quantiles"] == pytest.approx(theirs.raw_quantiles, rel=1e-6)
+        assert ours["quantiles"] == pytest.approx(theirs.quantiles, rel=1e-6)
+    longest = max(length for name in model.intervals for length in model.lengths(name))
+    assert market.bounds.candles >= longest
 
 
 def test_requests_that_come_together_share_model_calls() -> None:
