@@ -81,7 +81,7 @@ def test_a_context_that_stands_still_or_jumps_has_finite_features() -> None:
 
 
 def around(count: int, at_ms: int = 0) -> Contexts:
-    """Return a context of daily candles from the epoch on, with a time of day of their opening."""
+    """Return daily candles from the epoch on, which open and close at a time of day."""
     rng = np.random.default_rng(0)
     opened = np.arange(-200, count, dtype=np.int64) * DAY_MS + at_ms
     series = {
