@@ -33,7 +33,7 @@ _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
 _PROBE_S: Final = 2.0
 MOST_REVIVALS: Final = 3
-"""Times that a killed trainer is started again; one that lacks memory is killed at each training."""
+"""Times that a killed trainer is started again; one that lacks memory is killed each time."""
 
 OURS: Final = Path(__file__).parents[1]
 """Where the packages are, installed or checked out."""
