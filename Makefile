@@ -157,6 +157,6 @@ $(VENV)/.train: $(BIN)/python pyproject.toml constraints-hashed.txt
 # of kserve the tests use the client alone; what its server needs excludes other pins of ours
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints-hashed.txt
 	$(call say,installing what developers need: everything$(COMMA) 3 GB; some minutes)
-	$(call install,local train traces dev)
+	$(call install,local train traces s3 gcs dev)
 	$(PIP) install --quiet $(PINS) --no-deps kserve 1>&2
 	@touch $@ $(VENV)/.local $(VENV)/.train

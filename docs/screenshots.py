@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Takes docs/images/dashboard-light.png and -dark.png: the dashboard over the running demo.
+"""Takes pictures in docs/images: dashboard, record and system, over the running demo.
 
 ``make screenshots`` needs Chromium: ``apt-get install chromium`` on Debian.
 """
@@ -32,25 +32,38 @@ FLAGS: Final = (
     "--disable-sync",
     "--no-first-run",
 )
+Scheme = Literal["light", "dark"]
+
 SIZE: Final = {"width": 1280, "height": 1130}
 
 SYMBOLS: Final = ("AAPL", "GOOG", "IBM", "MSFT")
 """Symbols that the dashboard lists before the pictures are taken."""
 
+PAGES: Final = {
+    "dashboard": ("/dashboard#AAPL/1d", "#skills dd"),
+    "record": ("/dashboard/record#AAPL/1d", "#misses tr"),
+    "system": ("/dashboard/system", "#models tr"),
+}
+"""Pictures by name: the address, and what is there once the page is."""
+
+SCHEMES: Final[dict[str, tuple[Scheme, ...]]] = {
+    "dashboard": ("light", "dark"),
+    "record": ("light",),
+    "system": ("light",),
+}
+
 LATE_S: Final = 600.0
 """Longest time that the demo gets to replay its candles."""
 
-Scheme = Literal["light", "dark"]
-
 
 def main() -> int:
-    """Run the demo, take both pictures and return the exit code."""
+    """Run the demo, take the pictures and return the exit code."""
     chromium = shutil.which("chromium")
     if chromium is None:
         print("Chromium is not installed: apt-get install chromium", file=sys.stderr)
         return 1
     port = free_ports(1)[0]
-    url = f"http://{HOST}:{port}/dashboard"
+    url = f"http://{HOST}:{port}"
     flags = ["--api-port", str(port), "--speed", "150"]
     with tempfile.TemporaryFile() as log:
         demo = subprocess.Popen(  # noqa: S603 - our own command
@@ -85,17 +98,18 @@ def _wait_until_replayed(port: int, demo: subprocess.Popen[bytes]) -> None:
 def _take(url: str, chromium: str) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        schemes: tuple[Scheme, ...] = ("light", "dark")
-        for scheme in schemes:
-            page = browser.new_page(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
-            page.goto(url)
-            page.locator("#rows tr").nth(len(SYMBOLS) - 1).wait_for()
-            page.wait_for_timeout(2_000)  # for the chart
-            path = FOLDER / f"dashboard-{scheme}.png"
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
-            print(f"wrote {path.relative_to(ROOT)}, {path.stat().st_size // 1024} kB")
-            page.close()
+        for name, (address, sign) in PAGES.items():
+            for scheme in SCHEMES[name]:
+                page = browser.new_page(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
+                page.goto(url + address)
+                page.locator(sign).first.wait_for()
+                page.wait_for_timeout(2_000)  # for the chart
+                path = FOLDER / f"{name}-{scheme}.png"
+                picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+                few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+                few.save(path, optimize=True)
+                print(f"wrote {path.relative_to(ROOT)}, {path.stat().st_size // 1024} kB")
+                page.close()
         browser.close()
 
 

@@ -21,8 +21,15 @@ from shared.window import Push
 
 log = logging.getLogger(__name__)
 
+MOST_KEPT: Final = 100
+"""Most messages that are kept for the dead letters; of more only their number is known."""
+
 RETRY_S: Final = 2.0
 """Pause before a topic that is missing, or a broker that is away, is tried again."""
+
+
+PassedOver = tuple[Record, InvalidCandle]
+"""A message that is not a context candle, and why."""
 
 
 async def read(settings: KafkaSettings) -> ContextStore:
@@ -66,6 +73,7 @@ class ContextReader:
         for reason in RejectReason:
             metrics.context_rejects.labels(reason.value)  # from 0 on, so that the first is a rise
         self._unusable = UnusableMessages(log)
+        self._passed_over: list[PassedOver] = []
         self._wanted: frozenset[tuple[str, int]] = frozenset()  # symbol, length of the interval
         self._readings = 0  # times that the topic was to be read from its beginning
         self._next: dict[Partition, int] = {}  # the offset to go on from
@@ -93,6 +101,14 @@ class ContextReader:
     def is_read(self) -> bool:
         """True when all that was in the topic is held, or nothing is wanted of it."""
         return self._is_read.is_set() or not self._wanted
+
+    def take_passed_over(self) -> list[PassedOver]:
+        """Return the messages that are not context candles, of those that came since it was read.
+
+        What a start finds in the topic is not among them: each start would find it again.
+        """
+        taken, self._passed_over = self._passed_over, []
+        return taken
 
     async def until_read(self, timeout_s: float) -> bool:
         """Wait for the end of the topic; return whether it was reached in time."""
@@ -170,6 +186,8 @@ class ContextReader:
     def _pass_over(self, record: Record, error: InvalidCandle) -> None:
         self._unusable.note(record, error.reason.value, error)
         self._metrics.context_rejects.labels(error.reason.value).inc()
+        if self._is_read.is_set() and len(self._passed_over) < MOST_KEPT:
+            self._passed_over.append((record, error))
 
 
 _REFUSED: Final = frozenset({Push.OVERLAPS, Push.TOO_OLD})

@@ -182,7 +182,8 @@ class ModelWatch:
             is_due = bool(self._damaged) and self._looks % RETRY_LOOKS == 0
             if seen == self._seen and not is_due and self._is_listed:
                 return _Look(seen, fault=self._damage())
-            if seen.generation < self._seen.generation:
+            # a later decision counts on: somebody has promoted since the files were removed
+            if seen.generation < self._seen.generation and seen.at_ms <= self._seen.at_ms:
                 return _Look(
                     self._seen,
                     fault=f"{self._store.url}: expected generation {self._seen.generation} of the "

@@ -93,7 +93,11 @@ def of_trainer(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Perm
 
 def of_letters(settings: KafkaSettings) -> list[Permission]:
     """Return what the commands on dead letters need; Write only to send them back."""
-    return [*_on(settings.dlq_topic, "Read"), *_on(settings.candles_topic, "Write")]
+    return [
+        *_on(settings.dlq_topic, "Read"),
+        *_on(settings.candles_topic, "Write"),
+        *_on(settings.context_topic, "Write"),
+    ]
 
 
 def of_skip(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
@@ -118,9 +122,10 @@ def of_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permi
 def of_local(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what ``python -m local`` needs, which watches the topics."""
     del group
-    return [
+    watched = [
         permission for topic in market_topics(settings) for permission in _on(topic.name, "Read")
     ]
+    return [*watched, *_on(settings.context_topic, "Describe")]
 
 
 SERVICES: Final[dict[str, Callable[[KafkaSettings, str], list[Permission]]]] = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from shared.candles import INTERVALS_MS, InvalidCandle, decode_candle
 from shared.context import NEVER, ContextSpec, ContextStore, ContextWindow, stale_ms
-from shared.context_topic import ContextReader
+from shared.context_topic import ContextReader, PassedOver
 from shared.forecaster import Models, contexts_of
 from shared.forecasts import Forecast
 from shared.kafka import KafkaSettings
@@ -132,6 +132,19 @@ class WorkerContext:
         for symbol, interval in late:
             self._given_up[symbol, interval] = self.reader.store.newest_ms(symbol, interval)
             self._metrics.context_late.labels(symbol).inc()
+
+    def letters(self, held: Collection[int]) -> list[PassedOver]:
+        """Return what of the context topic is to be put aside: by the worker of partition 0 alone.
+
+        Args:
+            held: partitions of the candles that this worker has.
+        """
+        passed_over = self.reader.take_passed_over()
+        if 0 not in held:
+            return []
+        for _, error in passed_over:
+            self._metrics.rejects.labels(error.reason.value).inc()
+        return passed_over
 
     def note(self, forecasts: Iterable[tuple[int, Forecast]]) -> None:
         """Count forecasts by the age of their context."""

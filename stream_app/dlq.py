@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -254,7 +254,8 @@ async def _list(settings: LetterSettings, console: Console) -> None:
 async def _replay(settings: ReplaySettings, console: Console) -> None:
     sent = left_out = 0
     async with kafka.connected(kafka.producer(settings)) as producer:
-        partitions = await partitions_of(settings, settings.candles_topic)
+        topics = settings.candles_topic, settings.context_topic
+        partitions = {topic: await partitions_of(settings, topic) for topic in topics}
         waiting: list[asyncio.Future[Any]] = []
         async for letter in read(settings):
             if not letter.is_whole:
@@ -268,7 +269,7 @@ async def _replay(settings: ReplaySettings, console: Console) -> None:
                 waiting.clear()
         await asyncio.gather(*waiting)
     verb = "would be sent" if settings.dry_run else "sent"
-    _line(console, f"{_counted(sent, 'message')} {verb} to {settings.candles_topic}")
+    _line(console, f"{_counted(sent, 'message')} {verb} to where they came from")
     if left_out:
         _line(
             console,
@@ -278,17 +279,32 @@ async def _replay(settings: ReplaySettings, console: Console) -> None:
 
 
 async def send_back(
-    producer: Producer, settings: ReplaySettings, letter: DeadLetter, partitions: list[int]
+    producer: Producer,
+    settings: ReplaySettings,
+    letter: DeadLetter,
+    partitions: Mapping[str, Sequence[int]],
 ) -> asyncio.Future[Any]:
-    """Hand the original message to the client; return the future of its acknowledgement."""
+    """Hand the original message to the client; return the future of its acknowledgement.
+
+    Whoever may write dead letters names any topic in one: it goes to the candles or to the context.
+
+    Args:
+        producer: connected.
+        settings: the topics' names.
+        letter: to send back.
+        partitions: the numbers of the partitions of both topics.
+    """
     origin = f"{settings.dlq_topic}/{letter.partition}/{letter.offset}".encode()
     headers = [*letter.original_headers, (REPLAYED_HEADER, origin)]
     # the source partition, since the order and the window of a key are kept there
     given = letter.about.get("partition", "")
     source = int(given) if given.isascii() and given.isdecimal() and len(given) < 9 else -1
-    partition = source if source in partitions else letter.partition
+    topic, context = settings.candles_topic, settings.context_topic
+    if letter.about.get("topic") == context and source in partitions[context]:
+        topic = context
+    partition = source if source in partitions[topic] else letter.partition
     future: asyncio.Future[Any] = await producer.send(
-        settings.candles_topic, letter.value, letter.key, partition, headers=headers
+        topic, letter.value, letter.key, partition, headers=headers
     )
     return future
 

@@ -95,7 +95,11 @@ class Publisher:
         await kafka.abandon(self._producer)
 
     async def outputs(
-        self, messages: Sequence[Consumed], result: BatchResult, began_ns: int
+        self,
+        messages: Sequence[Consumed],
+        result: BatchResult,
+        began_ns: int,
+        others: Sequence[tuple[Consumed, InvalidCandle]] = (),
     ) -> None:
         """Send a batch's forecasts, scores and dead letters; return when the broker has them.
 
@@ -103,6 +107,7 @@ class Publisher:
             messages: of the batch.
             result: what they gave.
             began_ns: when work on them began, UTC epoch nanoseconds.
+            others: messages of another topic that are put aside too.
 
         Raises:
             FencedError: after a failure.
@@ -126,6 +131,9 @@ class Publisher:
             for i, error in result.rejected:
                 letter = dead_letter(messages[i], error, keeps_value=self._keeps_values)
                 dead[messages[i].partition].append(letter)
+            for message, error in others:
+                letter = dead_letter(message, error, keeps_value=self._keeps_values)
+                dead[message.partition].append(letter)
             await asyncio.gather(
                 self._send(self._settings.forecasts_topic, records),
                 self._send(self._settings.scores_topic, scores),

@@ -193,8 +193,9 @@ class CandleWorker:
             except Exception:
                 self._name_culprit(incoming)
                 raise
+        letters = self.context.letters(self.table.held)
         with self._metrics.send_seconds.time():
-            await self._publisher.outputs(batch, result, began_ns)
+            await self._publisher.outputs(batch, result, began_ns, letters)
             if not await self._is_ours_still(batch, started_s):
                 return  # its successor repeats the batch
             await self._publisher.windows(result)

@@ -36,14 +36,14 @@ class Site:
     def __init__(self, port: int, **options: Any) -> None:
         self.live = StreamView(Market(), Hub(), connected=True, detail="following", lag=0)
         self.url = f"http://{HOST}:{port}"
-        self._forecaster = PersistenceForecaster(LENGTH)
-        self._worker = Stream(ModelSet(self._forecaster))
+        self.forecaster = PersistenceForecaster(LENGTH)
+        self._worker = Stream(ModelSet(self.forecaster))
         self._read = [0, 0, 0]  # candles, forecasts, scores
         self.live.topics = ("candles", "forecasts", "scores")
         self.live.hub.begin(self.live.topics, self._read, self._read)
         registry = CollectorRegistry()
         app = create_app(
-            ModelSet(self._forecaster),
+            ModelSet(self.forecaster),
             ApiMetrics(registry),
             registry,
             Options(live=self.live, **options),

@@ -309,19 +309,30 @@ class KafkaContract:
             topic=kafka.candles_topic, partition=2, offset=7, key=b"K", value=b"{",
             headers=[("ce_id", b"1")],
         )  # fmt: skip
-        rejected = BatchResult(rejected=[(0, InvalidCandle(RejectReason.NOT_JSON, "value"))])
+        of_context = SimpleNamespace(
+            topic=kafka.context_topic, partition=0, offset=3, key=b"^VIX|1d|1", value=b"[",
+            headers=[],
+        )  # fmt: skip
+        of_others = SimpleNamespace(**vars(of_context) | {"topic": "others", "value": b"]"})
+        not_json = InvalidCandle(RejectReason.NOT_JSON, "value")
+        rejected = BatchResult(rejected=[(0, not_json)])
 
-        async def back() -> tuple[list[dlq.DeadLetter], list[Record]]:
-            await made(kafka)
+        async def back() -> tuple[list[dlq.DeadLetter], list[Record], list[Record]]:
+            await topics.ensure(kafka, [*topics.market_topics(kafka), topics.context_topic(kafka)])
             publisher = publisher_of(worker_of(kafka))
             await publisher.start()
-            await publisher.outputs([message], rejected, 0)
+            others = [(of_context, not_json), (of_others, not_json)]
+            await publisher.outputs([message], rejected, 0, others)
             await publisher.stop()
-            letters = [letter async for letter in dlq.read(settings)]
+            letters = [letter async for letter in dlq.read(settings) if letter.key == b"K"]
             await dlq._replay(settings, Console(quiet=True))
-            return letters, await read(kafka, kafka.candles_topic)
+            candles = await read(kafka, kafka.candles_topic)
+            return letters, candles, await read(kafka, kafka.context_topic)
 
-        [letter], [record] = within(back())
+        [letter], candles, [context] = within(back())
+        [record] = [record for record in candles if record.key == b"K"]
+        assert (context.key, context.value) == (b"^VIX|1d|1", b"[")
+        assert [record.value for record in candles if record.key != b"K"] == [b"]"]
         assert (letter.key, letter.value, letter.about["offset"]) == (b"K", b"{", "7")
         assert (record.partition, record.key, record.value) == (2, b"K", b"{")
         names = dict(record.headers)

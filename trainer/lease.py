@@ -111,8 +111,9 @@ class Lease:
 
     def _write(self, step: int, until_ms: int) -> bool:
         content = {"holder": self._me, "until_ms": until_ms}
-        if not self._objects.create(numbered(FOLDER, step), json.dumps(content).encode()):
-            return False
+        made = self._objects.create(numbered(FOLDER, step), json.dumps(content).encode())
+        if not made and self._newest() != (step, self._me, until_ms):
+            return False  # else it is ours: the client repeated a write whose answer was lost
         self._step = step
         for old in numbers_in(self._objects, FOLDER)[:-_KEPT]:
             self._objects.remove(numbered(FOLDER, old))

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, expect
 from api.edge.access import AccessRules
 from api.edge.keys import KeyFile, KeyRing, Scope, create
 from local.ports import HOST, free_ports
-from shared.candles import Candle
+from shared.candles import INTERVALS_MS, Candle
 from tests.candles import walk
 from tests.dashboard_site import LENGTH, PHONE, Place, Site, opened
 from tests.integration.api.test_stream import get, make_topics, publish, settings_of, start
@@ -206,9 +206,47 @@ def test_the_table_says_what_the_forecast_is_worth(browser: Browser, site: Site)
         )
         changes = [abs(math.log(b.close / a.close)) for a, b in pairwise(candles[-61:])]
         mean = sum(changes) / len(changes)
-        expected = float(move.removeprefix("± ").removesuffix(" %")) / 100
+        shown, *further = re.split(" %| · ", move.removeprefix("± "))
+        for text, horizon in zip((shown, *further), made["horizons"], strict=True):
+            last, held = made["last_close"], horizon["quantiles"]
+            edges = max(abs(held[name] / last - 1) for name in ("0.05", "0.95"))
+            assert 0 < float(text) < 100 * edges
+        expected = float(shown) / 100
         assert float(usual.removesuffix(" \u00d7")) == pytest.approx(expected / mean, abs=0.06)
         assert page.url.endswith("#AAPL/1d")
+        assert complaints == []
+
+
+def test_a_link_leads_to_a_series_and_a_model_of_another_interval_is_marked(
+    browser: Browser, site: Site
+) -> None:
+    site.forecaster.intervals = ("1d",)
+    days = walk(60, symbol="BTC/USD")
+    first_ms, hour_ms = days[0].open_ms, INTERVALS_MS["1h"]
+    hours = [
+        day.model_copy(
+            update={
+                "interval": "1h",
+                "open_ms": first_ms + number * hour_ms,
+                "close_ms": first_ms + (number + 1) * hour_ms,
+            }
+        )
+        for number, day in enumerate(days)
+    ]
+    site.play([*days, *hours])
+    site.play(walk(60))
+    with opened(browser, f"{site.url}/dashboard#BTC%2FUSD/1h") as (page, complaints):
+        expect(page.locator("#title")).to_have_text("BTC/USD")
+        expect(page.locator("#subtitle")).to_contain_text("1h candles")
+        assert page.title() == "BTC/USD 1h · Candlecast"
+        chosen = page.locator("#rows tr[aria-selected=true]")
+        expect(chosen).to_contain_text("persistence (1d)")
+        expect(page.locator("#rows tr", has_text="AAPL")).not_to_contain_text("(1d)")
+        assert page.locator("#rows .up").count() == 0  # an expected move has no direction
+        page.locator("#groups").select_option("interval")
+        expect(page.locator("#rows .group")).to_have_text(["1d · 2", "1h · 1"])
+        page.get_by_role("link", name="Record").click()
+        expect(page.locator("#title")).to_have_text("BTC/USD 1h")
         assert complaints == []
 
 

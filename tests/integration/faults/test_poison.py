@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,12 +32,15 @@ from local.broker import Broker
 from local.follow import Follower
 from local.ports import free_ports
 from local.process import Process
+from shared import context_topic
 from shared.candles import Candle
+from shared.context import ContextSpec, context_key
 from shared.forecasts import Forecast, InvalidForecast
 from shared.kafka import KafkaSettings
 from shared.score_messages import InvalidScore, Scores
 from shared.topics import changelog_of, ensure, market_topics
-from tests import record_batches
+from shared.topics import context_topic as context_topic_of
+from tests import bundles, record_batches
 from tests.candles import candle, values_of, walk
 from tests.integration.api.test_serving import Api
 from tests.integration.api.test_stream import get, start
@@ -162,12 +166,13 @@ class Scene:
     topics: WorkerTopics
     processes: Processes
 
-    def send(self, topic: str, batches: Iterable[bytes]) -> None:
+    def send(self, topic: str, batches: Iterable[bytes], partitions: int = 8) -> None:
         """Send batches as they are, turn by turn to the partitions."""
 
         async def send() -> None:
             for number, sent in enumerate(batches):
-                await record_batches.send(self.topics.bootstrap, topic, number % 8, sent)
+                part = number % partitions
+                await record_batches.send(self.topics.bootstrap, topic, part, sent)
 
         asyncio.run(send())
 
@@ -200,9 +205,10 @@ class Scene:
         send_candles(bootstrap, candles, between[1])
         return len(batches) + len(letters)
 
-    def damage(self, topic: str) -> int:
+    def damage(self, topic: str, partitions: int = 8) -> int:
         """Damage batches of a topic in ways that no client can; return how many."""
-        self.send(topic, [batch([(b"DISK", b"x" * 50, [])] * 4)] * 17)  # three of partition 0
+        disk = [batch([(b"DISK", b"x" * 50, [])] * 4)] * 17
+        self.send(topic, disk, partitions)  # three of partition 0 at least
         [segment] = (self.broker._dir / "kafka" / f"{topic}-0").glob("*.log")
         return damage_on_disk(segment)
 
@@ -330,6 +336,7 @@ class Scene:
                 "candles_topic": self.topics.candles,
                 "forecasts_topic": self.topics.forecasts,
                 "scores_topic": self.topics.scores,
+                "context_topic": self.topics.context,
             }
         )
 
@@ -483,3 +490,120 @@ def test_no_message_stops_a_process_or_costs_a_candle(
     scene.check_tail(tail)
     running.stop()
     scene.check_what_is_left(worker, [candles[-1] for candles in series])
+
+
+def test_no_message_of_the_context_stops_a_process_or_costs_a_candle(
+    broker: Broker, processes: Processes, unique_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Worker and API of a model that reads a context: each forecast has the whole of its own."""
+    broker.wait_ready()
+    topics = WorkerTopics.make(broker.bootstrap, unique_name)
+    scene = Scene(broker, topics, processes)
+    kafka = scene.topics_as_settings()
+    asyncio.run(ensure(kafka, [*market_topics(kafka), context_topic_of(kafka)]))
+    on_disk = scene.damage(topics.context, partitions=1)
+    spec = ContextSpec(symbols=("^GSPC",), interval="1d", length=2)
+    model = "--model", str(bundles.write(tmp_path / "reading", context=spec))
+    worker = start_worker(processes, topics, *model, "--context-wait-seconds", "30")
+    api = start(
+        processes, kafka, "--scores-topic", topics.scores, "--context-topic", topics.context,
+        *model,
+    )  # fmt: skip
+    days = 40
+    index = [candle(day, 1.0 + day, symbol="^GSPC") for day in range(days)]
+    send_context(topics, index[:10])
+    wait_until(
+        lambda: context_rejects(worker.metrics()) >= on_disk + 4 * 14, DONE_S, "what is on disk",
+        process=worker.process,
+    )  # fmt: skip
+    before = [memory_of(worker.process.pid), memory_of(api.process.pid)]
+
+    plain = [
+        message for ten in bad_messages().values() for message in ten[:1] if message[0] is not None
+    ]
+    hostile = [sent for name, sent in HOSTILE.items() if name != "nothing at all"]  # it has no key
+    hostile += bombs()
+    write(topics.bootstrap, topics.context, plain)
+    scene.send(topics.context, hostile[:5], partitions=1)
+    send_context(topics, index[10:25])
+    scene.send(topics.context, hostile[5:], partitions=1)
+    stocks = [walk(days, symbol=symbol) for symbol in ("AAPL", "MSFT", "BTC-USD")]
+    good = [made for series in stocks for made in series]
+    send_candles(topics.bootstrap, topics.candles, good)
+    send_context(topics, index[25:])
+
+    wait_until(
+        lambda: len(given(scene.forecasts())) >= 3 * (days - bundles.LENGTH + 1), DONE_S,
+        "the forecasts", process=worker.process,
+    )  # fmt: skip
+    check_joined(scene.forecasts())
+    expected = on_disk + 4 * 14 + len(plain) + len(hostile)
+    assert context_rejects(worker.metrics()) == expected
+    assert count(topics.bootstrap, topics.dlq) == len(plain) + len(hostile), "what came since"
+    wait_until(
+        lambda: context_rejects(api_metrics(api)) == expected, 30, "the API", process=api.process
+    )
+    assert worker.probe("/livez") == worker.probe("/readyz") == 200
+    assert api.ask("GET", "/livez")[0] == api.ask("GET", "/readyz")[0] == 200
+    after = [memory_of(worker.process.pid), memory_of(api.process.pid)]
+    assert max(now / then for now, then in zip(after, before, strict=True)) < MEMORY
+    check_by_name(api, scene.forecasts())
+    store = asyncio.run(context_topic.read(kafka))
+    assert store.newest_ms("^GSPC", "1d") == index[-1].close_ms, "as the trainer reads it"
+
+    worker.process.kill()
+    worker = start_worker(processes, topics, *model)
+    check_after_restart(scene, worker, candle(days, symbol="AAPL"), index[-1].close_ms)
+    assert worker.process.stop(15) == 0
+    assert api.process.stop(15) == 0
+
+
+def check_by_name(api: Api, forecasts: Sequence[Forecast]) -> None:
+    """Ask the API for the stream's own series: its context and its numbers are the worker's."""
+    body = json.dumps({"histories": [{"symbol": "AAPL", "interval": "1d"}]}).encode()
+    status, text = api.ask("POST", "/v1/forecasts", body)
+    assert status == 200, text
+    [by_name] = json.loads(text)["forecasts"]
+    newest = {made.symbol: made for made in forecasts}["AAPL"]
+    assert by_name["context_as_of_ms"] == newest.context_as_of_ms == newest.as_of_ms
+    assert by_name["horizons"][0]["volatility"] == newest.horizons[0].volatility
+
+
+def check_after_restart(scene: Scene, worker: RunningWorker, more: Candle, known_ms: int) -> None:
+    """Send a candle to a worker that has read the context again, poison and all."""
+    send_candles(scene.topics.bootstrap, scene.topics.candles, [more])
+    wait_until(
+        lambda: (more.symbol, more.close_ms) in given(scene.forecasts()), DONE_S,
+        "a forecast after a restart", process=worker.process,
+    )  # fmt: skip
+    [last] = [made for made in scene.forecasts() if made.as_of_ms == more.close_ms]
+    assert last.context_as_of_ms == known_ms
+
+
+def send_context(topics: WorkerTopics, candles: Sequence[Candle]) -> None:
+    messages = [(context_key(made), made.encode()) for made in candles]
+    write(topics.bootstrap, topics.context, messages)
+
+
+def check_joined(forecasts: Sequence[Forecast]) -> None:
+    """Hold each forecast's context against the index, whose closes count up by one a day."""
+    for made in forecasts:
+        assert made.context_as_of_ms == made.as_of_ms
+        day = (made.as_of_ms - candle(0).close_ms) // 86_400_000
+        assert made.horizons[0].volatility == pytest.approx(0.01 + day + day + 1, rel=1e-6)
+
+
+def context_rejects(metrics: Mapping[str, float]) -> float:
+    return sum(
+        value
+        for name, value in metrics.items()
+        if name.startswith("candlecast_context_rejects_total")
+    )
+
+
+def api_metrics(api: Api) -> dict[str, float]:
+    lines = api.ask("GET", "/metrics")[1].splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")
+    }

@@ -19,7 +19,7 @@ from shared.model_store import Decision, ModelStore
 from tests import bundles
 from tests.candles import candle, values_of, walk
 from tests.integration.processes import Processes, wait_until
-from tests.integration.topics import count, read_forecasts, write, write_candles
+from tests.integration.topics import count, read, read_forecasts, write, write_candles
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
 
 pytestmark = pytest.mark.integration
@@ -195,6 +195,7 @@ def test_garbage_in_the_context_stops_nothing_and_is_counted(stage: Stage) -> No
     at, topic = stage.topics.bootstrap, stage.topics.context
     worker = stage.worker(0.0)
     stage.context(index(WARM - 1))
+    wait_until(lambda: holds_context(worker), DONE_S, "the context", process=worker.process)
     write(at, topic, [(b"^GSPC|1d|1", b"{"), (b"x", index(1).encode()), (b"y", b""), (b"z", None)])
     stage.context(index(WARM))
     stage.candles(*walk(WARM + 1))
@@ -210,6 +211,19 @@ def test_garbage_in_the_context_stops_nothing_and_is_counted(stage: Stage) -> No
         "not_json": 1, "wrong_key": 1, "empty": 1,
     }  # fmt: skip
     assert worker.probe("/readyz") == worker.probe("/livez") == 200
+    stage.candles(candle(WARM + 1))  # dead letters go with the next candles
+    stage.forecasts(worker, 2)
+    letters = read(at, stage.topics.dlq)
+    assert {letter.headers["candlecast-reason"].decode() for letter in letters} == {
+        "not_json", "wrong_key", "empty",
+    }  # fmt: skip
+    assert {letter.headers["candlecast-topic"].decode() for letter in letters} == {topic}
+    worker.process.kill()
+    again = stage.worker(0.0)
+    stage.candles(candle(WARM + 2))
+    stage.forecasts(again, 3)
+    assert total(again, "candlecast_context_rejects_total") == 3, "they are in the topic still"
+    assert count(at, stage.topics.dlq) == len(letters) == 3, "and are put aside once"
 
 
 def holds_context(worker: RunningWorker) -> bool:

@@ -161,3 +161,41 @@ def test_champions_change_under_load_and_no_candle_is_missed(crew: Crew, tmp_pat
     assert {entry["version"].partition("-")[0] for entry in listed["versions"]} >= {"last", "bad"}  # type: ignore[attr-defined]
     assert digest in {entry["digest"] for entry in listed["versions"]}  # type: ignore[attr-defined]
     assert worker.process.exit_code is None
+
+
+def test_champions_that_are_removed_by_hand_serve_on_until_the_next_promotion(crew: Crew) -> None:
+    worker = crew.worker()
+    wait_until(lambda: crew.served_by_api() == "first", DONE_S, "the API", process=crew.api)
+    with Load(crew.topics, WARM_UP, rate=RATE, symbols=SYMBOLS) as load:
+        wait_until(lambda: crew.versions() == {"first"}, DONE_S, "first", process=worker.process)
+        crew.promote(Recipe(name="second", drift=0.002, window_length=20))
+        files = sorted((Path(crew.store.url) / "champions").iterdir())
+        assert [path.name for path in files] == ["0000000001.json", "0000000002.json"]
+        for path in reversed(files):  # the newest is gone; then there is none
+            path.unlink()
+            got = f"or a later one, got {len(list(path.parent.iterdir()))}: the file was removed"
+            wait_until(
+                lambda: got in worker.process.log_tail(100),  # noqa: B023
+                DONE_S, "the worker's message", process=worker.process,
+            )  # fmt: skip
+            wait_until(
+                lambda: got in str(crew.ask("/readyz")["detail"]),  # noqa: B023
+                DONE_S, "the API's message", process=crew.api,
+            )  # fmt: skip
+            assert fault(worker) == 1
+            assert worker.probe("/readyz") == 200
+            sent = load.sent
+            wait_until(lambda: load.sent > sent + 2 * SYMBOLS, DONE_S, "candles")  # noqa: B023
+            assert crew.versions() == {"second"}
+            assert crew.served_by_api() == "second"
+        crew.promote(Recipe(name="third", drift=0.003, window_length=20))
+        assert crew.store.champions().generation == 1
+        wait_until(lambda: fault(worker) == 0, DONE_S, "no fault", process=worker.process)
+        load.finish()
+        owed = load.owed()
+        wait_until(
+            lambda: not settle(read(crew.topics.bootstrap, crew.topics.forecasts), owed).missing,
+            DONE_S,
+            "every candle has its forecast",
+            process=worker.process,
+        )

@@ -190,7 +190,8 @@ def test_dates_outside_the_candles_are_refused_before_any_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """``evaluate --start`` behind the candles trained a network, and then refused."""
-    monkeypatch.setattr("trainer.fit.fit", None)  # a training would fail otherwise
+    for module in ("protocol", "fit"):  # protocol first: it takes the name as it is imported
+        monkeypatch.setattr(f"trainer.{module}.fit", None)  # a training would fail otherwise
     argv = [str(bundle.default_path()) if part == "BUILT-IN" else part for part in argv]
     if argv[0] == "search":
         argv += ["--storage", f"sqlite:///{tmp_path}/search.db"]

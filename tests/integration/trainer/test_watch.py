@@ -24,6 +24,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from local.ports import HOST, free_ports
 from shared import bundle
 from shared.bundle import Bundle
 from shared.candles import Candle
@@ -33,7 +34,7 @@ from shared.model_store import Decision, ModelStore
 from shared.objects import open_objects
 from shared.topics import candles_topic, ensure, market_topics
 from tests.candles import candle
-from tests.integration.processes import wait_until
+from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import write, write_candles
 from tests.recipes import Recipe
 from tests.streams import Stream
@@ -273,6 +274,53 @@ def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
     assert champion is not None
     assert champion.choice.version.startswith("late-")
     assert not (tmp_path / "models" / JOURNAL).exists()
+
+
+@pytest.mark.timeout(600)
+def test_runs_models_and_aliases_are_on_a_server_of_mlflow(
+    untracked: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    (port,) = free_ports(1)
+    uri = f"http://{HOST}:{port}"
+    server = processes.start(
+        "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination", str(tmp_path / "artifacts"),
+        env={"MLFLOW_DISABLE_TELEMETRY": "true"},
+    )  # fmt: skip
+
+    def is_up() -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{uri}/health") as answer:  # noqa: S310
+            return bool(answer.status == 200)
+        return False
+
+    wait_until(is_up, 120, "MLflow's server", process=server)
+    look = ["watch", *untracked, "--tracking-uri", uri, "--once"]
+    assert main([*look, "--dry-run"]) == 0
+    [tried] = journal(tmp_path)
+    (tmp_path / "models" / JOURNAL).unlink()  # so that it is tried again on the same candles
+    assert main(look) == 0
+    [promoted] = journal(tmp_path)
+    champion = ModelStore(str(tmp_path / "models")).champions().at("1d")
+    assert champion is not None
+    assert champion.choice.version == promoted["version"]
+
+    client, name = MlflowClient(uri), "candlecast-1d"
+    aliases = client.get_registered_model(name).aliases
+    run_ids = {
+        alias: str(client.get_model_version(name, number).run_id)
+        for alias, number in aliases.items()
+    }
+    made = {alias: client.get_run(run_id) for alias, run_id in run_ids.items()}
+    assert {alias: run.data.tags["model_version"] for alias, run in made.items()} == {
+        "challenger": tried["version"], "champion": promoted["version"],
+    }  # fmt: skip
+    stored = {entry.path for entry in client.list_artifacts(run_ids["champion"])}
+    assert "bundle" in stored, stored
+    gate = client.get_run(champion.choice.run)
+    assert gate.data.tags["passed"] == "True"
+    assert gate.data.metrics["skill"] == pytest.approx(promoted["figures"]["skill"])
+    assert [entry.path for entry in client.list_artifacts(champion.choice.run)] == ["verdict.json"]
 
 
 @pytest.mark.parametrize("shadow", [0, 50])

@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from api.pages import load_assets
+from tests.unit.api.client import application, call
 
 THIRD_PARTY: Final = {
     "dashboard.html": {"lightweight-charts.js"},
@@ -41,3 +42,24 @@ def test_pages_are_light_and_name_no_other_host() -> None:
     for name in ours.keys() - {"lightweight-charts.js", "icon.svg"}:
         hosts = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+", ours[name].content.decode()))
         assert hosts <= {"https://www.tradingview.com"}  # a link, which nothing is loaded from
+
+
+@pytest.mark.parametrize(
+    ("path", "seconds"),
+    [
+        ("/dashboard", 0),
+        ("/dashboard/record", 0),
+        ("/dashboard/system", 0),
+        ("/assets/dashboard.js", 300),
+        ("/assets/lightweight-charts.js", 300),
+    ],
+)
+def test_a_browser_loads_a_file_once_in_gzip(path: str, seconds: int) -> None:
+    app = application()
+    first = call(app, "GET", path, headers={"accept-encoding": "gzip, deflate, br"})
+    assert first.headers["content-encoding"] == "gzip"
+    assert first.headers["cache-control"] == f"max-age={seconds}, must-revalidate"
+    known = {"accept-encoding": "gzip", "if-none-match": first.headers["etag"]}
+    again = call(app, "GET", path, headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]

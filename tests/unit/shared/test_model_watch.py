@@ -204,3 +204,20 @@ def test_a_store_that_is_away_or_emptied_changes_nothing(
     assert watch.state == "models of generation 1"
     assert name(watch) == "a"
     assert metric(registry, "candlecast_model_swaps_total") == 1
+
+
+def test_a_promotion_after_the_champions_were_removed_serves(
+    watch: ModelWatch, folder: Path, promote: Callable[..., str]
+) -> None:
+    """Its generation is not higher than the one that was served; its decision is later."""
+    promote(Recipe(name="a"))
+    promote(Recipe(name="b"))
+    watch.begin()
+    shutil.rmtree(folder / "champions")
+    watch.begin()
+    assert name(watch) == "b"
+    assert "got 0: the file was removed" in watch.state
+    promote(Recipe(name="c"))
+    watch.begin()
+    assert name(watch) == "c"
+    assert watch.state == "models of generation 1"

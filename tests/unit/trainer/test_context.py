@@ -80,10 +80,10 @@ def test_a_context_that_stands_still_or_jumps_has_finite_features() -> None:
     assert np.isfinite(made(values)).all()
 
 
-def around(count: int, seed: int = 0) -> Contexts:
-    """Return a context of daily candles from the epoch on."""
-    rng = np.random.default_rng(seed)
-    opened = np.arange(-200, count, dtype=np.int64) * DAY_MS
+def around(count: int, at_ms: int = 0) -> Contexts:
+    """Return daily candles from the epoch on, which open and close at a time of day."""
+    rng = np.random.default_rng(0)
+    opened = np.arange(-200, count, dtype=np.int64) * DAY_MS + at_ms
     series = {
         name: ContextSeries.of(
             "1d", opened, opened + DAY_MS, np.exp(np.cumsum(rng.normal(0, 0.01, len(opened))))
@@ -243,7 +243,10 @@ def test_training_without_context_draws_what_it_always_drew() -> None:
 def test_inputs_and_forecasts_never_depend_on_later_candles_of_either(
     kind: str, fitted: Fitted
 ) -> None:
-    """The truncation test with context: its candles after a close, and the symbol's own."""
+    """The truncation test with context: its candles after a close, and the symbol's own.
+
+    One of the context's closes a millisecond after the window's last candle.
+    """
     candles, open_ms = walk(kind, 1100)
     interval = INTERVAL[SESSIONS[kind][0]]
     forecaster = TorchForecaster(fitted, (interval,))
@@ -251,7 +254,7 @@ def test_inputs_and_forecasts_never_depend_on_later_candles_of_either(
     last = 1050
     close_ms = int(open_ms[last]) + INTERVALS_MS[interval]
     at, lengths = np.array([last]), fitted.config.window_lengths(interval)
-    known = around(4000)
+    known = around(4000, (close_ms + 1) % DAY_MS)
     whole = context.join(symbol, interval, known)
     expected = predict_all(forecaster, whole, last, last + 1, interval)
     inputs = samples_at(whole, at, fitted.config, lengths).features
@@ -270,8 +273,8 @@ def test_inputs_and_forecasts_never_depend_on_later_candles_of_either(
 
 def later(contexts: Contexts, close_ms: int, factor: float | None) -> Contexts:
     """Return a context that is another after a time, or ends there for None."""
-    opened = np.arange(-200, 4000, dtype=np.int64) * DAY_MS
     series = {}
+    opened = np.arange(-200, 4000, dtype=np.int64) * DAY_MS + (close_ms + 1) % DAY_MS
     for name, held in contexts.series.items():
         values, _ = held.as_of(opened + DAY_MS, 1)
         after = opened + DAY_MS > close_ms

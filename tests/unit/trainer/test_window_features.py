@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.bundle import default_path, load
-from shared.candles import WEEKEND
+from shared.candles import INTERVALS_MS, WEEKEND
 from shared.forecaster import OnnxForecaster
 from shared.window import held
 from trainer.dataset import SymbolCandles, samples_at
@@ -42,6 +42,7 @@ SESSIONS = {  # class -> minutes of a candle, candles of a day, days of a week
     "daily coin": (1440, 1, 7),
     "hourly stock": (60, 7, 5),
     "hourly currency": (60, 24, 5),
+    "hourly coin": (60, 24, 7),
     "15m stock": (15, 26, 5),
     "5m stock": (5, 78, 5),
     "5m coin": (5, 288, 7),
@@ -160,6 +161,20 @@ def test_inputs_at_a_candle_never_depend_on_later_ones(kind: str) -> None:
             known = predict(past, last, interval)
             np.testing.assert_array_equal(predict(altered(whole, last, rng), last, interval), known)
             np.testing.assert_array_equal(predict(whole, last, interval), known)
+
+
+@pytest.mark.parametrize("interval", INTERVALS_MS)
+def test_inputs_of_every_interval_know_nothing_of_later_candles(interval: str) -> None:
+    """The truncation test of intervals that no class above has: the model serves them too."""
+    candles, _ = walk("1m coin", 700)
+    open_ms = np.arange(700, dtype=np.int64) * INTERVALS_MS[interval]
+    whole, lengths = SymbolCandles(open_ms, candles), CONFIG.window_lengths(interval)
+    at, longest = np.array([650]), max(CONFIG.horizons)
+    expected = samples_at(whole, at, CONFIG, lengths).features
+    for other in (whole.rows(slice(651 + longest)), altered(whole, 650, np.random.default_rng(7))):
+        np.testing.assert_array_equal(samples_at(other, at, CONFIG, lengths).features, expected)
+    earlier = samples_at(altered(whole, 649, np.random.default_rng(7)), at, CONFIG, lengths)
+    assert not np.array_equal(earlier.features, expected), "the newest candle counts"
 
 
 def predict(series: SymbolCandles, last: int, interval: str) -> NDArray[np.floating[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,17 @@ from shared.candles import DAY_MS
 from tests.unit.trainer.test_window_features import SESSIONS, altered, walk
 from trainer.dataset import SymbolCandles
 from trainer.evaluate.baselines.har import Har, HarTimeOfDay
-from trainer.evaluate.baselines.walk import Walk, forecast_symbol
+from trainer.evaluate.baselines.walk import Walk, forecast_symbol, walked
 from trainer.evaluate.losses import pinball
 from trainer.evaluate.realised import mean_ahead, range_variances
 
 WALK = Walk(first=800, refit=126)
+REFITTED = Walk(first=700, refit=100)
+METHODS: dict[str, Callable[[], Har]] = {
+    "HAR": Har,
+    "HAR in levels": lambda: Har(in_levels=True),
+    "HAR with time of day": HarTimeOfDay,
+}
 
 
 def test_flat_candles_do_not_rule_the_regression() -> None:
@@ -47,17 +55,25 @@ def test_the_time_of_day_is_worth_something_where_days_have_a_shape() -> None:
 
 
 @pytest.mark.parametrize("kind", SESSIONS)
-def test_later_candles_and_times_change_nothing_of_any_interval(kind: str) -> None:
-    """The truncation test: cut after a candle, or with another future, its forecast is the same."""
+@pytest.mark.parametrize("name", METHODS)
+def test_later_candles_and_times_change_nothing_of_any_interval(kind: str, name: str) -> None:
+    """The truncation test: cut after a candle, or with another future, its forecast is the same.
+
+    That candle is one at which the method is fitted again, where a later outcome would count most;
+    every ninth candle stands still, which the floor of a variance is for.
+    """
     candles, open_ms = walk(kind, 1000)
-    whole = forecast_symbol(HarTimeOfDay(), "A", open_ms, candles, WALK)
-    past = SymbolCandles(open_ms[:900], candles[:900])
-    other = altered(SymbolCandles(open_ms, candles), 899, np.random.default_rng(3))
-    columns = [name for name in whole.columns if name not in {"symbol", "open_ms"}]
-    rows = slice(None, (900 - WALK.first) * len(WALK.horizons))
-    for series in (past, other):
-        made = forecast_symbol(HarTimeOfDay(), "A", series.open_ms, series.candles, WALK)
-        np.testing.assert_array_equal(made[columns][rows], whole[columns][rows])
+    candles[::9, :3] = candles[::9, 3:4]
+    series = SymbolCandles(open_ms, candles)
+    last = REFITTED.first + REFITTED.refit
+    rows = slice(None, last + 1 - REFITTED.first)
+    whole = walked(METHODS[name](), open_ms, candles, REFITTED)
+    past = SymbolCandles(open_ms[: last + 1], candles[: last + 1])
+    for other in (past, altered(series, last, np.random.default_rng(3))):
+        made = walked(METHODS[name](), other.open_ms, other.candles, REFITTED)
+        np.testing.assert_array_equal(made.log_return[rows], whole.log_return[rows])
+        np.testing.assert_array_equal(made.volatility[rows], whole.volatility[rows])
+    assert not np.array_equal(made.log_return[rows.stop :], whole.log_return[rows.stop :])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SESSIONS if not kind.startswith("daily")])
