@@ -143,6 +143,8 @@ def script() -> NoReturn:
         code = main()
     except KeyboardInterrupt:  # while a command is loaded
         code = Exit.INTERRUPTED
+    except BrokenPipeError:  # whoever reads has enough, as head has
+        code = Exit.FAILED
     process.leave(code)
 
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from enum import IntEnum
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -191,8 +192,9 @@ async def unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -
 def leave(code: int) -> NoReturn:
     """End the process at once, whatever threads still run: a library's may hang for minutes."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):  # nobody reads any more
+            stream.flush()
     os._exit(code)
 
 

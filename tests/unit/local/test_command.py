@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -158,6 +160,20 @@ _shtab_candlecast; echo "${COMPREPLY[*]}"
         ["worker"],
         ["--tls-certificate", "--tls-client-authorities"],
     ], done.stderr
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["completion", "bash"], ["dlq", "--help"]])
+def test_a_reader_that_has_enough_is_no_error(argv: list[str]) -> None:
+    """As in ``candlecast --help | head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = "from local.command import script; script()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *argv], stdout=writing, stderr=subprocess.PIPE,
+        text=True, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.stderr == ""
 
 
 def test_completion_of_no_shell_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
