@@ -106,7 +106,7 @@ def test_a_message_is_put_aside_unread_and_series_are_bounded(
     assert "offset: expected one of partition 0's, 0 to 4, got 99" in done.stderr
 
 
-def test_an_empty_topic_is_no_error(topics: WorkerTopics) -> None:
+def test_an_empty_topic_has_no_dead_letters(topics: WorkerTopics) -> None:
     """An assertion failed where a healthy broker had no dead letter."""
     apply = [sys.executable, "-m", "shared.topics", "apply", *topics.flags()]
     subprocess.run(apply, check=True, capture_output=True, timeout=60)

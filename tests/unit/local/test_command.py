@@ -163,7 +163,7 @@ _shtab_candlecast; echo "${COMPREPLY[*]}"
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["completion", "bash"], ["dlq", "--help"]])
-def test_a_reader_that_has_enough_is_no_error(argv: list[str]) -> None:
+def test_a_reader_that_has_enough_ends_it_quietly(argv: list[str]) -> None:
     """As in ``candlecast --help | head -1``."""
     reading, writing = os.pipe()
     os.close(reading)
