@@ -122,9 +122,10 @@ def of_topics(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permi
 def of_local(settings: KafkaSettings, group: str = DEFAULT_GROUP) -> list[Permission]:
     """Return what ``python -m local`` needs, which watches the topics."""
     del group
-    return [
+    watched = [
         permission for topic in market_topics(settings) for permission in _on(topic.name, "Read")
     ]
+    return [*watched, *_on(settings.context_topic, "Describe")]
 
 
 SERVICES: Final[dict[str, Callable[[KafkaSettings, str], list[Permission]]]] = {

@@ -230,7 +230,7 @@ def test_the_broker_s_own_door_wants_a_certificate(secured: Expiring, locked: Br
 
 def test_topics_are_compared_and_mended(secured: Expiring, locked: Broker) -> None:
     admin = secured.admin_flags(locked.own_address)
-    assert run("shared.topics", "diff", *admin) == "5 topics are as they should be\n"
+    assert run("shared.topics", "diff", *admin) == "6 topics are as they should be\n"
     changed = run("shared.topics", "apply", *admin, "--candles-days", "30")
     assert "market.candles.v1: set retention.ms=2592000000" in changed
     kafka = KafkaSettings.read(admin, "tests")
