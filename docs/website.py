@@ -57,7 +57,8 @@ def write_pages(out: Path) -> None:
         _write(out / place_of(path), text)
     for path in sorted(linked):
         _write(out / place_of(path), as_page(path))
-    for path in [*DOCS.rglob("*.png"), *DOCS.rglob("*.svg"), *generate.SCHEMAS.iterdir()]:
+    pictures = [*DOCS.rglob("*.png"), *DOCS.rglob("*.svg")]
+    for path in [*pictures, *generate.SCHEMAS.iterdir(), DOCS / "site.css"]:
         _copy(path, out / path.relative_to(DOCS))
     _copy(generate.ASYNCAPI, out / generate.ASYNCAPI.name)
     for path in sorted((DOCS / "notebooks").glob("*.ipynb")):

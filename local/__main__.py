@@ -183,7 +183,8 @@ def _run(settings: LocalSettings, account: Accounting) -> End:
         kafka = KafkaSettings.read(system.kafka_flags("local"), "python -m local")
         with _screen(settings, system) as screen:
             end = asyncio.run(_watch(settings, kafka, system, account, screen, began_s=began_s))
-        _say("stopping producer, worker, API and Kafka")
+        trainer = "trainer, " if settings.live_training else ""
+        _say(f"stopping {trainer}producer, worker, API and Kafka")
     return end
 
 

@@ -88,6 +88,12 @@ class Demo:
 
     async def _watch(self, screen: Screen, stop: asyncio.Event, reading: asyncio.Task[None]) -> End:
         while not stop.is_set():
+            killed_by = self._system.revive_trainer()
+            if killed_by:
+                screen.tell(
+                    f"the trainer ended with {killed_by} and is started again, which trains within "
+                    "a minute; the models before serve on"
+                )
             self._system.check()
             if reading.done():
                 reading.result()

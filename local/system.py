@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -31,6 +32,9 @@ from shared.leash import Leash
 _STOP_S: Final = 12.0  # the worker drains for up to 10
 _STOP_WITHOUT_KAFKA_S: Final = 1.0  # there is nowhere to drain to
 _PROBE_S: Final = 2.0
+MOST_REVIVALS: Final = 3
+"""Times that a killed trainer is started again; one that lacks memory is killed each time."""
+
 OURS: Final = Path(__file__).parents[1]
 """Where the packages are, installed or checked out."""
 
@@ -62,6 +66,9 @@ class System:
         )
         self._parts: list[Process] = []
         self._producer: Process | None = None
+        self._trainer: Process | None = None
+        self._start_trainer: Callable[[], Process] | None = None
+        self._revivals = 0
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
@@ -137,9 +144,28 @@ class System:
 
     def start_trainer(self, flags: Sequence[str], env: Mapping[str, str]) -> Path:
         """Start ``trainer watch``; return its log."""
-        return self._start(
-            "trainer", "trainer", *self.kafka_flags("trainer"), *flags, command="watch", env=env
-        ).log
+        self._start_trainer = partial(
+            self._start,
+            "trainer", "trainer", *self.kafka_flags("trainer"), *flags, command="watch", env=env,
+        )  # fmt: skip
+        self._trainer = self._start_trainer()
+        return self._trainer.log
+
+    def revive_trainer(self) -> str:
+        """Start a trainer that was killed again; return what killed it, "" if nothing has.
+
+        Nothing else depends on it, so that the system need not end; it takes up what it kept.
+        """
+        trainer = self._trainer
+        if trainer is None or self._start_trainer is None or self._revivals >= MOST_REVIVALS:
+            return ""
+        code = trainer.exit_code
+        if code is None or code >= 0:
+            return ""
+        self._revivals += 1
+        self._parts.remove(trainer)
+        self._trainer = self._start_trainer()
+        return _how(code)
 
     def start_producer(self, settings: LocalSettings | None = None) -> None:
         """Start the producer, which ends by itself when it replays.
@@ -256,11 +282,16 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def _obituary(name: str, code: int, log_tail: str) -> str:
-    how = f"exit code {code}"
+def _how(code: int) -> str:
+    """Return in words what ended a process."""
     if code < 0:
         with suppress(ValueError):
-            how = signal.Signals(-code).name
+            return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def _obituary(name: str, code: int, log_tail: str) -> str:
+    how = _how(code)
     last = _error(log_tail.rstrip().rpartition("\n")[2])
     if last is not None:  # an expected failure is one line
         return f"{name} ended with {how}: {last}"

@@ -36,7 +36,7 @@ function takeForecast(forecast, isNew) {
   const [low, , , , high] = bands(horizon);
   Object.assign(row, {
     last: forecast.last_close, low, high, isNew, madeMs: forecast.made_at_ms, asOfMs: forecast.as_of_ms,
-    move: expectedMove(horizon, forecast.last_close), risk: low / forecast.last_close - 1,
+    moves: forecast.horizons.map((one) => expectedMove(one, forecast.last_close)), risk: low / forecast.last_close - 1,
     model: forecast.model_version, modelInterval: forecast.model_interval,
   });
   setLate(row, row.late);

@@ -10,10 +10,10 @@ const AROUND = 8; // rows drawn above and below those in sight
 const GROUPS = { none: () => "", interval: (row) => row.interval, model: (row) => row.model };
 
 export const COLUMNS = [
-  { name: "symbol", title: "Symbol", text: (row) => row.symbol, sort: (row) => row.symbol },
+  { name: "symbol", title: "Symbol", text: (row) => row.symbol, more: (row) => row.interval, sort: (row) => row.symbol },
   { name: "last", title: "Last", text: (row) => price(row.last), sort: (row) => row.last },
-  { name: "move", title: "Expected move", hint: "Mean distance of the next close from the last, by the forecast", text: (row) => plusMinus(row.move), sort: (row) => row.move },
-  { name: "usual", title: "Against usual", hint: "The expected move over the mean one of the newest 100 scored candles of this symbol", text: (row) => times(usual(row)), sort: usual },
+  { name: "move", title: "Expected move", hint: "Mean distance from the last close, by the forecast: of the next close, and of those at the further horizons", text: (row) => plusMinus(row.moves[0]), more: (row) => row.moves.slice(1).map((share) => (100 * share).toFixed(2)).join(" · "), sort: (row) => row.moves[0] },
+  { name: "usual", title: "Against usual", hint: "The expected move of the next candle over the mean one of the newest 100 scored candles of this symbol", text: (row) => times(usual(row)), sort: usual },
   { name: "range", title: "90 % interval", text: (row) => `${price(row.low, row.last)} – ${price(row.high, row.last)}`, sort: (row) => (row.high - row.low) / row.last },
   { name: "var", title: "VaR 95 %", hint: "Value at risk: in one of 20 candles the next close is further down", text: (row) => signed(row.risk), sort: (row) => row.risk },
   { name: "skill", title: "Skill", hint: "Of the next candle's quantiles: 1 - pinball loss / that of a baseline without a model", text: (row) => skillText(row.scores), sort: (row) => row.scores?.baseline_skill, tone: (row) => (row.scores?.against_baseline === WORSE ? -1 : 0) },
@@ -24,7 +24,7 @@ export const COLUMNS = [
 
 function usual(row) {
   const mean = row.scores?.persistence_mean_absolute_error;
-  return mean ? row.move / mean : null;
+  return mean ? row.moves[0] / mean : null;
 }
 
 // The skill of some scores against no model; in words where it is clearly worse, or where words are wanted.
@@ -218,11 +218,10 @@ function groupTitle() {
 
 function drawCell(cell, column, row) {
   const text = column.text(row);
-  if (cell.textContent === (column.name === "symbol" ? text + row.interval : text)) return;
+  const more = column.more?.(row) ?? "";
+  if (cell.textContent === text + more) return;
   cell.textContent = text;
-  if (column.name === "symbol") {
-    cell.append(Object.assign(document.createElement("span"), { textContent: row.interval }));
-  }
+  if (more) cell.append(Object.assign(document.createElement("span"), { textContent: more }));
   const tone = column.tone?.(row) ?? 0;
   cell.classList.toggle("up", tone > 0);
   cell.classList.toggle("down", tone < 0);

@@ -121,7 +121,7 @@ def url(pages: dict[Path, Page]) -> Iterator[str]:
 def test_a_reader_searches_and_finds(browser: Browser, url: str) -> None:
     page = browser.new_page()
     complaints: list[str] = []
-    asked: set[str] = set()
+    asked: set[str] = set()  # hosts
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
     page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
     page.goto(url)
@@ -130,6 +130,8 @@ def test_a_reader_searches_and_finds(browser: Browser, url: str) -> None:
     page.get_by_role("combobox", name="Search").fill("expected_shortfall")
     page.get_by_role("option", name="Horizon").first.click()
     expect(page.get_by_role("cell", name="expected_shortfall").first).to_be_visible()
+    for place in ("tutorial", "notebooks/train-and-compare", "http-api", "code/shared/window"):
+        page.goto(f"{url}/{place}/", wait_until="networkidle")
     assert complaints == []
     assert asked == {urlsplit(url).netloc}
     page.close()

@@ -206,7 +206,12 @@ def test_the_table_says_what_the_forecast_is_worth(browser: Browser, site: Site)
         )
         changes = [abs(math.log(b.close / a.close)) for a, b in pairwise(candles[-61:])]
         mean = sum(changes) / len(changes)
-        expected = float(move.removeprefix("± ").removesuffix(" %")) / 100
+        shown, *further = re.split(" %| · ", move.removeprefix("± "))
+        for text, horizon in zip((shown, *further), made["horizons"], strict=True):
+            last, held = made["last_close"], horizon["quantiles"]
+            edges = max(abs(held[name] / last - 1) for name in ("0.05", "0.95"))
+            assert 0 < float(text) < 100 * edges
+        expected = float(shown) / 100
         assert float(usual.removesuffix(" \u00d7")) == pytest.approx(expected / mean, abs=0.06)
         assert page.url.endswith("#AAPL/1d")
         assert complaints == []
