@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,21 @@ def test_the_same_source_gives_the_same_archives(wheel: Path, tmp_path: Path) ->
     again = release.build(ROOT, tmp_path, "https://example.org/candlecast")
     for archive in again:
         assert archive.read_bytes() == (wheel.parent / archive.name).read_bytes()
+
+
+def test_the_metadata_says_what_an_index_shows(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        [info] = {Path(name).parent for name in archive.namelist() if name.endswith("/METADATA")}
+        said = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+        scripts = archive.read(f"{info}/entry_points.txt").decode()
+    for field in ("Author", "Summary", "Keywords", "Requires-Python"):
+        assert said[field], field
+    assert said["License-Expression"] == "MIT"
+    assert any("Python :: 3.11" in name for name in said.get_all("Classifier", []))
+    urls = [url.split(", ") for url in said.get_all("Project-URL", [])]
+    assert all(url.startswith("https://example.org/candlecast") for _, url in urls)
+    assert "https://example.org/candlecast/blob/main/docs/model.md" in said.get_payload()
+    assert "candlecast = local.command:script" in scripts
 
 
 @pytest.fixture(scope="module")
