@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -139,11 +140,26 @@ def test_a_command_whose_extra_is_missing_says_what_to_install(
     assert "Traceback" not in done.stderr
 
 
-def test_the_trainer_of_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
-    """On this environment's PyTorch, since that has gigabytes; the code and its data are ours."""
-    packages = tmp_path / "packages"
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", packages)
-    run(*pip, wheel, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def packages(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel unpacked, to be used with what this environment has, since PyTorch is large."""
+    folder = tmp_path_factory.mktemp("packages")
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder)
+    run(*pip, wheel, cwd=folder)
+    return folder
+
+
+def test_the_tests_of_the_commands_pass_with_the_wheel(packages: Path, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "unit" / "local" / "test_command.py", tmp_path)
+    (tmp_path / "conftest.py").write_text(
+        f"import local\nassert local.__file__.startswith({str(packages)!r}), local.__file__\n"
+    )
+    argv = ("-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    said = run(sys.executable, *argv, tmp_path, cwd=tmp_path, env={"PYTHONPATH": str(packages)})
+    assert re.search(r"^\d{2,} passed in", said, re.MULTILINE), said
+
+
+def test_the_trainer_of_the_wheel_runs(packages: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     small = ("--hidden", "4", "--max-epochs", "1", "--no-progress")
