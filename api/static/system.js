@@ -48,12 +48,13 @@ function drawProcesses(status, { topics, series, waiting, started_ms: started })
 
 function drawRates({ rates, span_ms: span }) {
   byId("rates").hidden = rates.length < 2;
-  if (rates.length < 2) return;
+  if (!rates.length) return;
   const all = filled(rates, span);
   const minute = (kind) => all.map((one) => ({ time: one.from_ms / 1000, value: one[kind] * (60000 / span) }));
   const newest = all.slice(-4);
   const mean = (kind) => Math.round(newest.reduce((sum, one) => sum + one[kind], 0) / newest.length * (60000 / span)).toLocaleString("en");
   byId("rates-note").textContent = `In the newest minute of the stream ${mean("candles")} candles, ${mean("forecasts")} forecasts and ${mean("scores")} messages of scores`;
+  if (rates.length < 2) return; // a line has two ends
   const text = (value) => Math.round(value).toLocaleString("en");
   chart ??= new SharesChart(byId("rates"), [{ colour: "--fan-line", text }, { colour: "--up", text }, { colour: "--muted", text }]);
   chart.show([minute("candles"), minute("forecasts"), all.filter((one) => one.lag !== null).map((one) => ({ time: one.from_ms / 1000, value: one.lag }))], "1m");
