@@ -10,26 +10,32 @@ const EACH_MS = 5000;
 const ROLLING = 50; // scores that a point over time is of
 const WORST = 10;
 
-let found = null; // as GET /v1/scores/{symbol} has it
+const known = new Map(); // "AAPL 1d" -> as GET /v1/scores/{symbol} had it last; an unchanged one is not sent again
+let found = null; // of the series that is shown
 let chart = null;
 
 const step = () => found?.steps.find((one) => String(one.summary.step) === byId("horizon").value) ?? found?.steps[0];
 
 async function reload() {
   await polledStatus();
-  const [, symbol, interval] = /^(.*) ([^ ]*)$/.exec(hashKey()) ?? [];
+  const key = hashKey();
+  const [, symbol, interval] = /^(.*) ([^ ]*)$/.exec(key) ?? [];
   if (!symbol) { say("No symbol is named", "Choose one in the table of forecasts."); return; }
   byId("back").href = `/dashboard${location.hash}`;
   try {
-    found = (await poll(`/v1/scores/${encodeURIComponent(symbol)}?interval=${encodeURIComponent(interval)}&limit=1000`)) ?? found;
+    const scores = await poll(`/v1/scores/${encodeURIComponent(symbol)}?interval=${encodeURIComponent(interval)}&limit=1000`);
+    if (scores) known.set(key, scores);
+    if (key !== hashKey()) return; // another series was asked for meanwhile
+    found = known.get(key);
     health.unknown = null;
     drawState();
   } catch (error) {
     if (!(error instanceof Missing)) throw error;
+    if (key !== hashKey()) return;
     found = null;
-    health.unknown = hashKey();
+    health.unknown = key;
     drawState();
-    say(`The stream has no ${hashKey()}`, "Choose another one in the table of forecasts.");
+    say(`The stream has no ${key}`, "Choose another one in the table of forecasts.");
     return;
   }
   drawHorizons();

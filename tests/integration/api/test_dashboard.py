@@ -424,7 +424,9 @@ def test_scores_are_asked_for_where_they_have_changed(browser: Browser, site: Si
         page.on("request", lambda request: asked.append(request.url.removeprefix(site.url)))
         page.goto(f"{site.url}/dashboard")
         expect(page.locator("#coverage-note")).to_contain_text("20 scored")
-        page.wait_for_timeout(6_000)  # a look passes without news
+        for _ in range(3):  # each two seconds: a look at the scores passes without news
+            with page.expect_request("**/v1/status"):
+                pass
         site.play(walk(61)[60:])
         expect(page.locator("#coverage-note")).to_contain_text("21 scored", timeout=15_000)
         found = [url for url in asked if url.startswith("/v1/scores")]
@@ -464,6 +466,10 @@ def test_the_record_of_a_symbol(browser: Browser, site: Site) -> None:
         )
         page.locator("#horizon").select_option("10")
         expect(page.locator("#subtitle")).to_contain_text("91 forecasts of 10 candles ahead")
+        page.evaluate("location.hash = ''")
+        expect(page.locator("#title")).to_have_text("No symbol is named")
+        page.go_back()  # to what has not changed, and is not sent again
+        expect(page.locator("#title")).to_have_text("BTC/USD 1d")
         page.keyboard.press("Escape")
         page.locator("#csv").focus()
         page.keyboard.press("r")  # and back
@@ -483,7 +489,9 @@ def test_a_record_says_why_it_is_empty(browser: Browser, site: Site) -> None:
         expect(page.locator("#subtitle")).to_have_text("Nothing of it has been scored yet.")
         expect(page.locator("#trouble")).to_be_hidden()
         site.play(walk(LENGTH + 3)[LENGTH:])
-        expect(page.locator("#skill-note")).to_contain_text("50 scores are needed, 3 are there")
+        expect(page.locator("#skill-note")).to_contain_text(
+            "50 scores are needed, 3 are there", timeout=20_000
+        )  # it looks each five seconds
 
 
 def test_the_system_in_words(browser: Browser, site: Site) -> None:
