@@ -25,7 +25,7 @@ async function reload() {
   try {
     const scores = await poll(`/v1/scores/${encodeURIComponent(symbol)}?interval=${encodeURIComponent(interval)}&limit=1000`);
     if (scores) known.set(key, scores);
-    if (key !== hashKey()) return; // another series was asked for meanwhile
+    if (key !== hashKey()) return; // the page is of another series by now
     found = known.get(key);
     health.unknown = null;
     drawState();
