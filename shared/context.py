@@ -304,20 +304,7 @@ class ContextStore:
 
     def contexts(self, spec: ContextSpec) -> Contexts:
         """Return the series that a model's context is read of."""
-        return Contexts(spec, self._of(spec))
-
-    def waits_for(self, spec: ContextSpec, as_of_ms: int) -> tuple[str, ...]:
-        """Return the context symbols whose candle of the very close ``as_of_ms`` has not come."""
-        by_symbol = self._of(spec)
-        times = np.array([as_of_ms])
-        return tuple(
-            symbol
-            for symbol in spec.symbols
-            if symbol not in by_symbol or by_symbol[symbol].as_of(times, 1)[1][0] != as_of_ms
-        )
-
-    def _of(self, spec: ContextSpec) -> Mapping[str, ContextSeries]:
-        return self._series.get(INTERVALS_MS[spec.interval], {})  # 60m is 1h
+        return Contexts(spec, self._series.get(INTERVALS_MS[spec.interval], {}))  # 60m is 1h
 
 
 def unknown(spec: ContextSpec, windows: int) -> Closes:

@@ -6,7 +6,7 @@ given the same. Those of a symbol of which too little is known are 0, the one th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -115,11 +115,6 @@ def join(candles: SymbolCandles, interval: str, contexts: Contexts) -> SymbolCan
 def without_context(symbols: Mapping[str, SymbolCandles]) -> dict[str, SymbolCandles]:
     """Return candles as a model sees them that knows nothing of what surrounds them."""
     return {name: replace(candles, around=None) for name, candles in symbols.items()}
-
-
-def spec_of(symbols: Sequence[str], interval: str) -> ContextSpec | None:
-    """Return the context of some symbols; None for none."""
-    return ContextSpec(symbols=tuple(symbols), interval=interval) if symbols else None
 
 
 def require(spec: ContextSpec, series: Mapping[str, ContextSeries], place: str) -> None:

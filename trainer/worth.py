@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.candles import DAY_MS
-from trainer.dataset import CHUNK, Samples
+from trainer.dataset import Samples
 from trainer.evaluate.losses import pinball
 from trainer.evaluate.skill import BLOCK, ratio_interval
 from trainer.fit_config import FitConfig
@@ -59,8 +58,9 @@ def of_model(model: Model | Blend, samples: Samples, config: FitConfig) -> tuple
         return ()
     known = np.zeros(len(samples), np.bool_)
     losses = np.zeros((2, len(samples), len(config.horizons)))
-    places = np.arange(len(samples))
-    for rows, features in zip(_chunks(places), samples.chunks(), strict=True):
+    rows = slice(0)
+    for features in samples.chunks():
+        rows = slice(rows.stop, rows.stop + len(features))
         without = features.copy()
         without[:, :, len(config.features) :] = 0.0
         known[rows] = (features[:, -1] != without[:, -1]).any(axis=1)
@@ -98,11 +98,6 @@ def compared(
     low, high = ratio_interval(ours, theirs, block=block)
     saved = PERCENT * (1 - ours.sum() / theirs.sum())
     return Worth(step, float(saved), PERCENT * (1 - high), PERCENT * (1 - low), len(days))
-
-
-def _chunks(places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(places), CHUNK):
-        yield places[start : start + CHUNK]
 
 
 @torch.no_grad()

@@ -91,6 +91,17 @@ class Crew:
         wait_until(lambda: self.served_by_api() == recipe.name, DONE_S, f"API: {recipe.name}")
         return time.monotonic() - began_s
 
+    def finish(self, load: Load, worker: RunningWorker) -> None:
+        """End a load; wait until every candle has its forecast."""
+        load.finish()
+        owed = load.owed()
+        wait_until(
+            lambda: not settle(read(self.topics.bootstrap, self.topics.forecasts), owed).missing,
+            DONE_S,
+            "every candle has its forecast",
+            process=worker.process,
+        )
+
     def force(self, recipe: Recipe) -> str:
         """Name a bundle the champion without the checks of a promotion; return its digest."""
         digest = self.store.put(recipe.contents())
@@ -149,14 +160,7 @@ def test_champions_change_under_load_and_no_candle_is_missed(crew: Crew, tmp_pat
         crew.store.promote(crew.store.put(last.contents()), ANY, decision=Decision("meanwhile"))
         worker = crew.worker()
         wait_until(lambda: crew.versions() == {"last"}, DONE_S, "last", process=worker.process)
-        load.finish()
-        owed = load.owed()
-        wait_until(
-            lambda: not settle(read(crew.topics.bootstrap, crew.topics.forecasts), owed).missing,
-            DONE_S,
-            "every candle has its forecast",
-            process=worker.process,
-        )
+        crew.finish(load, worker)
     listed = crew.ask("/v1/models")
     assert {entry["version"].partition("-")[0] for entry in listed["versions"]} >= {"last", "bad"}  # type: ignore[attr-defined]
     assert digest in {entry["digest"] for entry in listed["versions"]}  # type: ignore[attr-defined]
@@ -191,11 +195,4 @@ def test_champions_that_are_removed_by_hand_serve_on_until_the_next_promotion(cr
         crew.promote(Recipe(name="third", drift=0.003, window_length=20))
         assert crew.store.champions().generation == 1
         wait_until(lambda: fault(worker) == 0, DONE_S, "no fault", process=worker.process)
-        load.finish()
-        owed = load.owed()
-        wait_until(
-            lambda: not settle(read(crew.topics.bootstrap, crew.topics.forecasts), owed).missing,
-            DONE_S,
-            "every candle has its forecast",
-            process=worker.process,
-        )
+        crew.finish(load, worker)

@@ -148,9 +148,9 @@ def test_a_windows_context_says_how_old_it_is() -> None:
 def test_a_store_joins_what_it_has_read_by_interval() -> None:
     store = ContextStore()
     first = candle(symbol="^GSPC")
-    assert store.waits_for(SPEC, first.close_ms) == ("^GSPC", "^VIX")
+    assert [store.newest_ms(symbol, "1d") for symbol in SPEC.symbols] == [NEVER, NEVER]
     assert store.push(first) is Push.APPENDED
-    assert store.waits_for(SPEC, first.close_ms) == ("^VIX",)
+    assert [store.newest_ms(symbol, "1d") for symbol in SPEC.symbols] == [first.close_ms, NEVER]
     window = store.window(SPEC, first.close_ms)
     assert store.window(SPEC, first.close_ms) is window, "all symbols of a close share it"
     assert window.closes[-1, 0] == np.float32(first.close)
