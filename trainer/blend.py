@@ -18,7 +18,7 @@ from torch import Tensor
 from shared.bundle import BundleConfig
 from trainer.dataset import CHUNK, Samples
 from trainer.fit_config import FitConfig
-from trainer.network import Blend, Model, PooledHar, shape_of
+from trainer.network import Blend, Model, PooledHar, shape_of, volatility_loss
 from trainer.scaling import Scalers, floored, log_scales
 
 LEAST_WINDOWS: Final = 5000
@@ -135,8 +135,7 @@ def choose(
 def loss(model: Model | Blend, samples: Samples, scalers: Scalers, config: FitConfig) -> float:
     """Return the loss that training stops by.
 
-    It is the pinball loss of returns in units of HAR's spread, and a share of the squared error of
-    log volatility.
+    It is the pinball loss of returns in units of HAR's spread, and a share of the volatility's.
     """
     spread, _ = log_scales(scalers, config)
     newest = samples.newest()
@@ -150,7 +149,7 @@ def loss(model: Model | Blend, samples: Samples, scalers: Scalers, config: FitCo
         quantiles, volatility = model.distribution(torch.from_numpy(features))
         error: Tensor = (returns[rows][..., None] - quantiles) / unit[rows][..., None]
         pinball = torch.maximum(levels * error, (levels - 1.0) * error).mean((1, 2))
-        apart = (log_volatility[rows] - torch.log(volatility)).clamp(-2.0, 3.0) ** 2
+        apart = volatility_loss(log_volatility[rows] - torch.log(volatility))
         each = pinball + config.stop_weight * apart.mean(1)
         total += float((each * weight[rows]).sum())
     return total / float(samples.weight.sum())

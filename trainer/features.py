@@ -75,15 +75,26 @@ GAP_RATIO: Final = 1.5
 YEARS: Final = 480
 """Most candles of the long level: two years of days, as far as they say more than 120 do."""
 
-WEEK_DAYS: Final = 7
-"""How far back the same time of day is looked for: five sessions, or seven days of a market that
-never closes."""
+SLOT_DAYS: Final = 28
+"""How far back the same time of day is looked for, as far as the window reaches: of a week alone
+its mean would be noise."""
 
-SLOTS: Final = 5
-"""Sessions of a week."""
+SLOTS: Final = 20
+"""Sessions of four weeks."""
 
 SLOT_SPANS: Final = ((1, 1), (1, 5), (1, 10), (0, 0), (-4, 0), (-21, 0))
 """First and last candle of each span, counted from a like time of day: after it, and up to it."""
+
+LEAST_VOLATILITY: Final = math.sqrt(MIN_VARIANCE)
+
+MOST_SPREAD: Final = 10.0
+"""Most that a root mean square counts over its mean; 1.3 in usual markets."""
+
+MOST_SHOCK: Final = 4.0
+"""Most that a candle's volatility counts in its autocorrelation, over the mean."""
+
+LEAST_SWING: Final = 0.1
+"""Deviation that is added to the volatility's own, as a share of its mean."""
 
 TINY: Final = 1e-30
 """Floor of a divisor that is 0 only where the dividend is 0 too; the graph holds it in 32 bits."""
@@ -173,6 +184,58 @@ def range_volatility_480(candles: Candles) -> Tensor:
     return mean.clamp_min(MIN_VARIANCE)
 
 
+@feature(lookback=LONG + 1, log=1.0, reach=YEARS + 1)
+def move_ratio_1(candles: Candles) -> Tensor:
+    """Log of the mean absolute return over the mean range volatility, of the newest 480 candles."""
+    return _move_ratio(candles, 1)
+
+
+@feature(lookback=LONG + 1, log=1.0, reach=YEARS + 5)
+def move_ratio_5(candles: Candles) -> Tensor:
+    """Log of the mean absolute move over 5 candles in units of root 5 range volatilities, of 480.
+
+    Against ``move-ratio-1`` it says whether a market runs on or comes back: the variance ratio of
+    Lo and MacKinlay (1988), "Stock Market Prices Do Not Follow Random Walks", without squares.
+    """
+    return _move_ratio(candles, 5)
+
+
+@feature(lookback=LONG + 1, log=1.0, reach=YEARS + 10)
+def move_ratio_10(candles: Candles) -> Tensor:
+    """Log of the mean absolute move over 10 candles in units of root 10 range volatilities."""
+    return _move_ratio(candles, 10)
+
+
+@feature(lookback=LONG + 1, reach=YEARS + 1)
+def still_share(candles: Candles) -> Tensor:
+    """Share of the newest 480 candles whose close is the one before: coarse or rare prices."""
+    still = (candles.newest_moves(1, YEARS) == 0).to(torch.float32)
+    return still.mean(dim=1, keepdim=True).to(torch.float64)
+
+
+@feature(lookback=LONG + 1, log=1.0, reach=YEARS + 1)
+def volatility_spread(candles: Candles) -> Tensor:
+    """Log of the root mean range variance over the mean range volatility, of 480 candles.
+
+    0 where all candles are alike; large where a few of them make most of the variance.
+    """
+    level = torch.sqrt(_year_volatility(candles).square().mean(dim=1, keepdim=True))
+    mean = _mean_volatility(candles)
+    return (level.clamp_min(LEAST_VOLATILITY) / mean).clamp(1.0, MOST_SPREAD).to(torch.float64)
+
+
+@feature(lookback=LONG + 1, reach=YEARS + 1)
+def volatility_memory_1(candles: Candles) -> Tensor:
+    """Autocorrelation of the range volatility from one candle to the next, of 480 candles."""
+    return _memory(candles, 1)
+
+
+@feature(lookback=LONG + 1, reach=YEARS + 1)
+def volatility_memory_10(candles: Candles) -> Tensor:
+    """Autocorrelation of the range volatility over 10 candles, of 480 candles."""
+    return _memory(candles, 10)
+
+
 @feature(lookback=131, log=0.5)
 def quarter_volatility_1(candles: Candles) -> Tensor:
     """Log root of the largest range variance 61 to 64 candles ago, or 122 to 129 if less.
@@ -206,43 +269,43 @@ def log_volume(candles: Candles) -> Tensor:
 
 @feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
 def slot_ahead_1(candles: Candles) -> Tensor:
-    """Log root of the mean variance of 1 candle after this time of day, in the week before."""
+    """Log root of the mean variance of 1 candle after this time of day, in four weeks."""
     return _slot(candles, (1, 1))
 
 
 @feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
 def slot_ahead_5(candles: Candles) -> Tensor:
-    """Log root of the mean variance of 5 candles after this time of day, in the week before."""
+    """Log root of the mean variance of 5 candles after this time of day, in four weeks."""
     return _slot(candles, (1, 5))
 
 
 @feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
 def slot_ahead_10(candles: Candles) -> Tensor:
-    """Log root of the mean variance of 10 candles after this time of day, in the week before."""
+    """Log root of the mean variance of 10 candles after this time of day, in four weeks."""
     return _slot(candles, (1, 10))
 
 
 @feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
 def slot_before_1(candles: Candles) -> Tensor:
-    """Log root of the mean variance of the candle at this time of day, in the week before."""
+    """Log root of the mean variance of the candle at this time of day, in four weeks."""
     return _slot(candles, (0, 0))
 
 
 @feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
 def slot_before_5(candles: Candles) -> Tensor:
-    """Log root of the mean variance of 5 candles up to this time of day, in the week before."""
+    """Log root of the mean variance of 5 candles up to this time of day, in four weeks."""
     return _slot(candles, (-4, 0))
 
 
 @feature(lookback=LONG + 1, log=0.5, reach=MAX_CANDLES)
 def slot_before_22(candles: Candles) -> Tensor:
-    """Log root of the mean variance of 22 candles up to this time of day, in the week before."""
+    """Log root of the mean variance of 22 candles up to this time of day, in four weeks."""
     return _slot(candles, (-21, 0))
 
 
 @feature(lookback=LONG + 1, reach=MAX_CANDLES)
 def slots_known(candles: Candles) -> Tensor:
-    """How often this time of day came in the week before, of 5 times; 0 to 1."""
+    """How often this time of day came in four weeks, of 20 times; 0 to 1."""
     count = candles.shared("same", _same_time).sum(dim=1, keepdim=True)
     return (count / SLOTS).clamp_max(1.0).to(torch.float64)
 
@@ -316,8 +379,37 @@ def _quarter(candles: Candles, newer: tuple[int, int], older: tuple[int, int]) -
     return torch.maximum(event, QUIET_EVENTS * candles.level)
 
 
+def _year_volatility(candles: Candles) -> Tensor:
+    """Return the range volatilities of the newest 480 candles, (B, up to 480), float32."""
+    return candles.shared("volatility", lambda some: torch.sqrt(some.all_variance[:, -YEARS:]))
+
+
+def _mean_volatility(candles: Candles) -> Tensor:
+    mean = _year_volatility(candles).mean(dim=1, keepdim=True)
+    return mean.clamp_min(LEAST_VOLATILITY)
+
+
+def _move_ratio(candles: Candles, span: int) -> Tensor:
+    moves = candles.newest_moves(span, YEARS).abs().mean(dim=1, keepdim=True)
+    unit = math.sqrt(span) * _mean_volatility(candles)
+    return (moves / unit).clamp_min(QUIET_MOVES).to(torch.float64)
+
+
+def _memory(candles: Candles, lag: int) -> Tensor:
+    """Return the autocorrelation of the volatility, (B, 1); 0 where it does not move.
+
+    Capped, so that it is not that of a few shocks.
+    """
+    mean = _mean_volatility(candles)
+    capped = torch.minimum(_year_volatility(candles), MOST_SHOCK * mean)
+    apart = capped - capped.mean(dim=1, keepdim=True)
+    variance = apart.square().mean(dim=1, keepdim=True) + (LEAST_SWING * mean).square()
+    together = (apart[:, lag:] * apart[:, :-lag]).mean(dim=1, keepdim=True)
+    return (together / variance).to(torch.float64)
+
+
 def _slot(candles: Candles, span: tuple[int, int]) -> Tensor:
-    """Return the mean variance of a span around the week's like times of day, (B, 1)."""
+    """Return the mean variance of a span around like times of day, (B, 1)."""
     at = SLOT_SPANS.index(span)
     return candles.shared("slots", _slot_means)[:, at : at + 1]
 
@@ -344,13 +436,13 @@ def _slot_means(candles: Candles) -> Tensor:
 
 
 def _same_time(candles: Candles) -> Tensor:
-    """Return 1 for each candle of the week before at the newest one's time of day, (B, W).
+    """Return 1 for each candle of four weeks at the newest one's time of day, (B, W).
 
     Times are of opening, in UTC: where clocks are put forward, a session's slots are an hour off
-    for a week. Daily candles have no time of day.
+    for some weeks. Daily candles have no time of day.
     """
     age = (candles.all_open_ms[:, -1:] - candles.all_open_ms).to(torch.float64) / DAY_MS
-    past = (age > 0.5) & (age < WEEK_DAYS + 0.5) & (_shortest(candles)[:, -1:] < DAY_MS)
+    past = (age > 0.5) & (age < SLOT_DAYS + 0.5) & (_shortest(candles)[:, -1:] < DAY_MS)
     return ((age == torch.floor(age)) & past).to(torch.float32)
 
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -17,13 +16,17 @@ from trainer.blend import BUILT_IN, HAR, OWN, Choice, choose, of_mix, pooled_har
 from trainer.context import FORGOTTEN
 from trainer.dataset import CHUNK, Samples, cut_at, split
 from trainer.fit_config import FitConfig
-from trainer.network import CLIP, Blend, Model, Network, PooledHar, shape_of
+from trainer.network import (
+    CLIP,
+    Blend,
+    Model,
+    Network,
+    PooledHar,
+    shape_of,
+    volatility_loss,
+)
 from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
 from trainer.worth import Worth, of_model
-
-MAX_LOG_RATIO: Final = 3.0
-MIN_LOG_RATIO: Final = -2.0
-"""Realised over forecast volatility beyond these teaches nothing but instability."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Epoch:
     epoch: int  # from 0
     train_loss: float
     pinball: float  # on validation, of scaled targets
-    volatility: float  # squared error of its logarithm, on validation
+    volatility: float  # loss of the volatility, on validation
 
 
 @dataclass(frozen=True)
@@ -341,16 +344,11 @@ class _Trainer:
         return network
 
     def _losses(self, net: Network, data: _Batch) -> tuple[Tensor, Tensor]:
-        """Return the pinball loss of each window, and the squared error of its log volatility.
-
-        Of the logarithm, as in HAR's: realised variance is nearly log-normal (Andersen et al.
-        2003), so that it teaches more than QLIKE does, whose few largest ratios rule the rest.
-        """
+        """Return the pinball loss of each window, and the loss of its volatility, (N,)."""
         quantiles, log_volatility = net(data.inputs.transpose(0, 1))
         error = data.returns[..., None] - quantiles  # (N, H, Q)
         pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean((1, 2))
-        squared = (data.log_ratio - log_volatility).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
-        return pinball, squared.mean(1)
+        return pinball, volatility_loss(data.log_ratio - log_volatility).mean(1)
 
 
 @torch.no_grad()

@@ -23,7 +23,18 @@ SLOTS: Final = (
     "slot-before-5",
     "slot-before-22",
 )
-"""What followed and preceded this time of day in the week before; further terms of the HAR."""
+"""What followed and preceded this time of day in four weeks; further terms of the HAR."""
+
+HABITS: Final = (
+    "move-ratio-1",
+    "move-ratio-5",
+    "move-ratio-10",
+    "still-share",
+    "volatility-spread",
+    "volatility-memory-1",
+    "volatility-memory-10",
+)
+"""How this series has moved for long: what a HAR of its own would have learned of it."""
 
 RATIO: Final = "return-range-ratio"
 REQUIRED: Final = (*TERMS, LEVEL, RATIO)
@@ -49,7 +60,7 @@ PASSES: Final = 2
 
 WEEK_MS: Final = 7 * DAY_MS
 WEEK_MARGIN: Final = 32
-"""Candles before the slots of a week ago that their features read."""
+"""Candles that features read before a slot of a week ago."""
 
 DEFAULT_FEATURES: Final = (
     *TERMS,
@@ -67,6 +78,7 @@ DEFAULT_FEATURES: Final = (
     YEARS,
     *SLOTS,
     "slots-known",
+    *HABITS,
 )
 """In the order in which the graph makes them: those of each step, those of the window."""
 
@@ -90,7 +102,7 @@ class FitConfig:
     max_epochs: int = 10
     patience: int = 3  # epochs without a better validation loss before training stops
     average: float = 0.998  # decay of the moving average of the weights, which is what is kept
-    volatility_weight: float = 0.5  # of log volatility's squared error, beside the pinball loss
+    volatility_weight: float = 0.5  # of the volatility's loss, beside the pinball loss
     stop_weight: float = 0.3  # of it in the validation loss
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
@@ -150,7 +162,7 @@ class FitConfig:
         """Return the lengths that a window of an interval's candles may have, rising.
 
         A forecast needs the first; each longer one brings what the shorter lacks: the long level,
-        and for times of day the week before. Raises ``ValueError`` as ``window_length`` does.
+        and for times of day a week at least. Raises ``ValueError`` as ``window_length`` does.
         """
         from trainer import features  # noqa: PLC0415 - torch takes seconds
 

@@ -6,6 +6,7 @@ as in Gasthaus et al., "Probabilistic forecasting with spline quantile function 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from shared.context import ContextSpec
 from trainer import context
 from trainer.features import Candles, extract, window_length
 from trainer.fit_config import FitConfig
+from trainer.scaling import MAX_RATIO
 
 CLIP: Final = 6.0
 """Standardised inputs beyond this many deviations say no more than "extreme"."""
@@ -27,6 +29,11 @@ CALM: Final = 0.3
 
 MAX_LOG_SCALE: Final = 2.0
 """A network may widen or narrow what volatility says by a factor of at most e^2."""
+
+
+MAX_LOG_RATIO: Final = 3.0
+MIN_LOG_RATIO: Final = -2.0
+"""Realised over forecast volatility beyond these teaches nothing but instability."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,21 @@ class Model(nn.Module):
         scales = torch.exp(steps[-1] @ self.scale_weight + self.scale_bias)
         spread, volatility = torch.split(scales, self.shape.horizons, dim=1)
         return unit * spread[..., None], torch.exp(log_volatility) * volatility
+
+
+def volatility_loss(apart: Tensor) -> Tensor:
+    """Return the loss of volatilities, of any shape.
+
+    Half the squared error of the logarithm, for realised volatility is nearly log-normal (Andersen
+    et al. 2003), and half QLIKE (Patton 2011), which asks for the mean of the variance and not of
+    its logarithm, but which a few large ratios would rule alone. Near 0 the halves are equal.
+
+    Args:
+        apart: log of the realised volatility over the forecast one.
+    """
+    squared = apart.clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
+    ratio = torch.exp((2.0 * apart).clamp_max(math.log(MAX_RATIO)))
+    return 0.5 * squared + 0.25 * (ratio - 2.0 * apart - 1.0)
 
 
 class PooledHar(nn.Module):

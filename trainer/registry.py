@@ -35,8 +35,8 @@ class Candles:
     """B windows of candles as series of shape (B, T), oldest first; the features' only input.
 
     The verbs take a series that ends with the newest candle, however many candles it holds. A
-    window may hold more candles than every one must: ``all_open_ms`` and ``all_variance`` reach
-    back over them.
+    window may hold more candles than every one must: ``all_open_ms``, ``all_variance`` and
+    ``newest_moves`` reach back over them.
     """
 
     def __init__(
@@ -121,11 +121,23 @@ class Candles:
         a move by a fifth. Windows may be long, and logarithms are what they would cost most. The
         stream's prices have 32 bits, so that their differences lose nothing.
         """
-        prices = self._all[:, :, :4].to(torch.float32).transpose(1, 2)  # (B, 4, W)
-        opened, high, low, close = torch.split(prices, 1, dim=1)  # (B, 1, W)
+        opened, high, low, close = torch.split(self._all_prices, 1, dim=1)  # (B, 1, W)
         gaps = functional.pad(_log_ratio(opened[:, :, 1:], close[:, :, :-1]), (1, 0))
         variance = range_variance(gaps, _log_ratio(close, opened), _log_ratio(high, low))
         return variance[:, 0]
+
+    @cached_property
+    def _all_prices(self) -> Tensor:
+        """Open, high, low and close of every candle of the window, (B, 4, W), float32."""
+        return self._all[:, :, :4].to(torch.float32).transpose(1, 2)
+
+    def newest_moves(self, span: int, count: int) -> Tensor:
+        """Return the newest log returns over ``span`` candles, at most ``count``, float32.
+
+        Over every candle of the window and without a logarithm, as ``all_variance``.
+        """
+        close = self._all_prices[:, 3, -(count + span) :]
+        return _log_ratio(close[:, span:], close[:, :-span])
 
     @cached_property
     def month(self) -> Tensor:

@@ -65,8 +65,24 @@ def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
             **{name: _quarter(variance, level, *lags) for name, lags in quarters.items()},
             "range-volatility-480": np.log(max(variance.tail(480).mean(), 1e-10)) / 2,
             **dict.fromkeys(SLOTS, np.log(level.iloc[-1]) / 2),
+            **_habits(frame["close"], np.sqrt(variance.tail(480))),
         }
     )
+
+
+def _habits(close: pd.Series[float], volatility: pd.Series[float]) -> dict[str, float]:
+    unit = max(float(volatility.mean()), 1e-5)
+    moves = {span: np.log(close / close.shift(span)).abs().tail(480).mean() for span in (1, 5, 10)}
+    apart = np.minimum(volatility, 4 * unit).to_numpy()
+    apart = apart - apart.mean()
+    swing = (apart**2).mean() + (0.1 * unit) ** 2
+    spread = max(float(np.sqrt((volatility**2).mean())), 1e-5) / unit
+    return {
+        **{f"move-ratio-{n}": np.log(max(m / (unit * n**0.5), 0.2)) for n, m in moves.items()},
+        "still-share": float((close.diff().iloc[1:].tail(480) == 0).mean()),
+        "volatility-spread": float(np.log(np.clip(spread, 1.0, 10.0))),
+        **{f"volatility-memory-{n}": (apart[n:] * apart[:-n]).mean() / swing for n in (1, 10)},
+    }
 
 
 def _quarter(

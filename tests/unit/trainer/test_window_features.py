@@ -1,4 +1,4 @@
-"""Features of whole windows: slots of a week and the long level, against a plain computation."""
+"""Features of whole windows: slots, habits and the long level, against a plain computation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.dataset import SymbolCandles, samples_at
 from trainer.evaluate.backtest import predict_all
 from trainer.evaluate.realised import range_variances
 from trainer.features import FEATURES, Candles, extract
-from trainer.fit_config import DEFAULT_FEATURES, SLOTS, YEARS, FitConfig
+from trainer.fit_config import DEFAULT_FEATURES, HABITS, SLOTS, YEARS, FitConfig
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
@@ -34,7 +34,7 @@ SPANS = {
 }
 
 INTERVAL = {1440: "1d", 60: "1h", 15: "15m", 5: "5m", 1: "1m"}
-OF_WINDOW = {YEARS, *SLOTS, "slots-known"}
+OF_WINDOW = {YEARS, *SLOTS, "slots-known", *HABITS}
 FORECASTER = OnnxForecaster(load(default_path()))
 
 SESSIONS = {  # class -> minutes of a candle, candles of a day, days of a week
@@ -89,7 +89,7 @@ def slot_oracle(variance: NDArray[np.float64], open_ms: NDArray[np.int64]) -> di
     intraday = np.diff(open_ms)[-22:].min() < DAY_MS
     like = [
         i for i, at in enumerate(open_ms)
-        if intraday and 0 < now - at <= 7 * DAY_MS and (now - at) % DAY_MS == 0
+        if intraday and 0 < now - at <= 28 * DAY_MS and (now - at) % DAY_MS == 0
     ]  # fmt: skip
     level = max(variance[-120:].mean(), 1e-10)
     found = {}
@@ -99,7 +99,7 @@ def slot_oracle(variance: NDArray[np.float64], open_ms: NDArray[np.int64]) -> di
         ]
         mean = max(float(np.mean(known)), 0.01 * level) if known else level
         found[name] = 0.5 * np.log(mean)
-    return {**found, "slots-known": min(len(like) / 5, 1.0)}
+    return {**found, "slots-known": min(len(like) / 20, 1.0)}
 
 
 @pytest.mark.parametrize("length", [144, 512, 2048])
@@ -117,14 +117,59 @@ def test_slots_and_the_long_level_equal_a_plain_computation(kind: str, length: i
         assert got[name] == pytest.approx(value, abs=2e-3), name
 
 
-def test_a_week_of_slots_is_known_where_the_window_holds_it() -> None:
-    for kind, length, share in [
-        ("5m stock", 512, 1.0), ("5m coin", 2048, 1.0), ("1m stock", 2048, 1.0),
-        ("1m coin", 2048, 0.2), ("1m stock", 144, 0.0), ("daily stock", 512, 0.0),
+def habits_oracle(candles: NDArray[np.float64], variance: NDArray[np.float64]) -> dict[str, float]:
+    """Return how a series moves, in plain terms of all its newest 480 candles."""
+    close, volatility = np.log(candles[:, 3]), np.sqrt(variance[-480:])
+    unit = volatility.mean()
+    found = {}
+    for span in (1, 5, 10):
+        moves = (close[span:] - close[:-span])[-480:]
+        found[f"move-ratio-{span}"] = np.log(np.abs(moves).mean() / (unit * np.sqrt(span)))
+    found["still-share"] = float((np.diff(candles[:, 3])[-480:] == 0).mean())
+    found["volatility-spread"] = np.log(np.sqrt((volatility**2).mean()) / unit)
+    capped = np.minimum(volatility, 4 * unit)
+    apart = capped - capped.mean()
+    for lag in (1, 10):
+        together = (apart[lag:] * apart[:-lag]).mean()
+        found[f"volatility-memory-{lag}"] = together / ((apart**2).mean() + (0.1 * unit) ** 2)
+    return found
+
+
+@pytest.mark.parametrize("length", [144, 512, 2048])
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_habits_equal_a_plain_computation(kind: str, length: int) -> None:
+    candles, open_ms = walk(kind, length)
+    still = np.arange(0, length, 7)[1:]
+    candles[still, 3] = candles[still - 1, 3]
+    candles[:, 1], candles[:, 2] = candles[:, :4].max(axis=1), candles[:, :4].min(axis=1)
+    variance = np.nan_to_num(range_variances(candles))
+    first = np.log(candles[0])
+    variance[0] = (
+        0.5 * (first[1] - first[2]) ** 2 - (2 * np.log(2) - 1) * (first[3] - first[0]) ** 2
+    )
+    got = compute(candles, open_ms, HABITS)
+    for name, value in habits_oracle(candles, variance).items():
+        assert got[name] == pytest.approx(value, abs=2e-3), name
+
+
+def test_a_market_that_comes_back_at_every_candle_moves_no_further_over_many() -> None:
+    _, open_ms = walk("daily stock", 512)
+    price = np.where(np.arange(512) % 2, 51.0, 50.0)
+    got = compute(held(np.column_stack([price] * 4 + [np.ones(512)])), open_ms, HABITS)
+    assert got["move-ratio-1"] == pytest.approx(0.0, abs=5e-3)  # the gap is all that moves
+    assert got["move-ratio-5"] == pytest.approx(-0.5 * np.log(5), abs=5e-3)
+    assert got["move-ratio-10"] == pytest.approx(np.log(0.2)), "the floor: it does not move at all"
+    assert got["still-share"] == 0.0
+
+
+def test_as_many_slots_of_four_weeks_are_known_as_the_window_holds() -> None:
+    for kind, length, slots in [
+        ("15m stock", 1024, 20), ("5m stock", 512, 6), ("5m coin", 2048, 7), ("1m stock", 2048, 5),
+        ("1m coin", 2048, 1), ("1m stock", 144, 0), ("daily stock", 512, 0),
     ]:  # fmt: skip
         candles, open_ms = walk(kind, length)
         known = compute(candles, open_ms, ("slots-known",))["slots-known"]
-        assert known == pytest.approx(share), kind
+        assert known == pytest.approx(slots / 20), kind
 
 
 def altered(series: SymbolCandles, at: int, rng: np.random.Generator) -> SymbolCandles:
@@ -222,6 +267,7 @@ def test_odd_windows_have_finite_features(kind: str, length: int, oddity: str) -
 
 def test_only_features_of_the_window_see_that_it_is_longer() -> None:
     candles, open_ms = walk("1m stock", 2048)
+    candles[-400] = candles[-401]  # a still candle among the newest 480, not the newest 144
     whole = compute(candles, open_ms, DEFAULT_FEATURES)
     short = compute(candles[-LEAST:], open_ms[-LEAST:], DEFAULT_FEATURES)
     changed = {name for name in DEFAULT_FEATURES if whole[name] != short[name]}
