@@ -200,8 +200,8 @@ def volatility_loss(apart: Tensor) -> Tensor:
         apart: log of the realised volatility over the forecast one.
     """
     squared = apart.clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
-    ratio = torch.exp((2.0 * apart).clamp_max(math.log(MAX_RATIO)))
-    return 0.5 * squared + 0.25 * (ratio - 2.0 * apart - 1.0)
+    log_ratio = (2.0 * apart).clamp_max(math.log(MAX_RATIO))  # of variances
+    return 0.5 * squared + 0.25 * (torch.exp(log_ratio) - log_ratio - 1.0)
 
 
 class PooledHar(nn.Module):

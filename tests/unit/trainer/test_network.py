@@ -15,7 +15,7 @@ from trainer import dataset
 from trainer.dataset import Samples
 from trainer.fit import Epoch, Fitted, fit, fit_parts
 from trainer.fit_config import HAR, LEVEL, RELATIVE, TERMS, FitConfig
-from trainer.network import Network, Shape
+from trainer.network import Network, Shape, volatility_loss
 from trainer.scaling import fit_scalers, floored, log_scales, relative
 
 Windows = Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -148,3 +148,14 @@ def test_config_names_what_cannot_be() -> None:
         FitConfig(horizons=(5, 1))
     with pytest.raises(ValueError, match=r"0\.5"):
         FitConfig(quantile_levels=(0.1, 0.9))
+
+
+def test_the_loss_of_the_volatility_is_least_where_it_is_right_and_bounded_above() -> None:
+    apart = torch.linspace(-4.0, 4.0, 801)
+    loss = volatility_loss(apart)
+    assert float(loss.min()) == pytest.approx(0.0, abs=1e-9)
+    assert (torch.diff(loss)[:399] < 0).all()
+    assert (torch.diff(loss)[401:] >= 0).all(), "nothing is gained by being further off"
+    near = loss[410] / apart[410] ** 2
+    assert float(near) == pytest.approx(1.0, abs=0.05), "as the square near 0"
+    assert float(volatility_loss(torch.tensor(50.0))) < 12.0, "no shock rules a batch"
