@@ -39,6 +39,8 @@ TIMED: Final = "HAR with time of day"
 MOST: Final = 90.0
 """Beyond this a skill says that the baseline failed, not how far the model is ahead."""
 
+NONE: Final = "\N{EN DASH}"
+
 HEAD: Final = (
     "class", "against", "1 ahead", "5 ahead", "10 ahead", "calm 1 / 5 / 10",
     "median symbol 1 / 5 / 10", "forecasts, symbols",
@@ -117,6 +119,7 @@ def tails(found: Matrix) -> Iterator[list[str]]:
     for group, title in CLASSES.items():
         for tail in (tail for tail in found.tails if tail.group == group):
             passes = (tail.kupiec, tail.christoffersen, tail.dynamic_quantile)
+            orders = (tail.ic, tail.rank_ic)
             yield [
                 title,
                 str(tail.step),
@@ -124,10 +127,10 @@ def tails(found: Matrix) -> Iterator[list[str]]:
                 f"{tail.inside_90:.1f}",
                 f"{tail.hit_1:.2f}",
                 f"{tail.hit_2_5:.2f}",
-                *("–" if share is None else f"{share:.0f} %" for share in passes),
+                *(NONE if share is None else f"{share:.0f} %" for share in passes),
                 f"{tail.es_ratio:.2f}",
                 f"{tail.rmse_ratio:.4f}",
-                *("–" if value is None else _number(value, 3) for value in (tail.ic, tail.rank_ic)),
+                *(NONE if value is None else _number(value, 3) for value in orders),
                 _number(tail.volatility_r2, 2),
                 f"{tail.volatility_mae:.0f} %",
             ]

@@ -16,6 +16,7 @@ To add a feature, write a function like these, here or in a file of your own, an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -209,8 +210,9 @@ def move_ratio_10(candles: Candles) -> Tensor:
 @feature(lookback=LONG + 1, reach=YEARS + 1)
 def still_share(candles: Candles) -> Tensor:
     """Share of the newest 480 candles whose close is the one before: coarse or rare prices."""
-    still = (candles.newest_moves(1, YEARS) == 0).to(torch.float32)
-    return still.mean(dim=1, keepdim=True).to(torch.float64)
+    return _mean_of_moves(candles, 1, lambda moves: (moves == 0).to(torch.float32)).to(
+        torch.float64
+    )
 
 
 @feature(lookback=LONG + 1, log=1.0, reach=YEARS + 1)
@@ -390,9 +392,21 @@ def _mean_volatility(candles: Candles) -> Tensor:
 
 
 def _move_ratio(candles: Candles, span: int) -> Tensor:
-    moves = candles.newest_moves(span, YEARS).abs().mean(dim=1, keepdim=True)
+    moves = _mean_of_moves(candles, span, torch.abs)
     unit = math.sqrt(span) * _mean_volatility(candles)
     return (moves / unit).clamp_min(QUIET_MOVES).to(torch.float64)
+
+
+def _mean_of_moves(candles: Candles, span: int, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean of a function of the newest 480 moves, (B, 1), of fewer if there are fewer.
+
+    What is summed is as long as the window or 480, a multiple of ``TILE``: sums of rows of other
+    lengths would depend on a window's place in its batch.
+    """
+    moves = candles.all_moves(span)
+    known = functional.pad(torch.ones_like(moves[:, span:]), (span, 0))[:, -YEARS:]
+    total = (value(moves[:, -YEARS:]) * known).sum(dim=1, keepdim=True)
+    return total / known.sum(dim=1, keepdim=True)
 
 
 def _memory(candles: Candles, lag: int) -> Tensor:
@@ -404,7 +418,8 @@ def _memory(candles: Candles, lag: int) -> Tensor:
     capped = torch.minimum(_year_volatility(candles), MOST_SHOCK * mean)
     apart = capped - capped.mean(dim=1, keepdim=True)
     variance = apart.square().mean(dim=1, keepdim=True) + (LEAST_SWING * mean).square()
-    together = (apart[:, lag:] * apart[:, :-lag]).mean(dim=1, keepdim=True)
+    earlier = functional.pad(apart[:, :-lag], (lag, 0))
+    together = (apart * earlier).mean(dim=1, keepdim=True)
     return (together / variance).to(torch.float64)
 
 

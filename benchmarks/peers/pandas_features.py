@@ -81,7 +81,10 @@ def _habits(close: pd.Series[float], volatility: pd.Series[float]) -> dict[str, 
         **{f"move-ratio-{n}": np.log(max(m / (unit * n**0.5), 0.2)) for n, m in moves.items()},
         "still-share": float((close.diff().iloc[1:].tail(480) == 0).mean()),
         "volatility-spread": float(np.log(np.clip(spread, 1.0, 10.0))),
-        **{f"volatility-memory-{n}": (apart[n:] * apart[:-n]).mean() / swing for n in (1, 10)},
+        **{
+            f"volatility-memory-{n}": (apart[n:] * apart[:-n]).sum() / len(apart) / swing
+            for n in (1, 10)
+        },
     }
 
 

@@ -130,7 +130,7 @@ def habits_oracle(candles: NDArray[np.float64], variance: NDArray[np.float64]) -
     capped = np.minimum(volatility, 4 * unit)
     apart = capped - capped.mean()
     for lag in (1, 10):
-        together = (apart[lag:] * apart[:-lag]).mean()
+        together = (apart[lag:] * apart[:-lag]).sum() / len(apart)
         found[f"volatility-memory-{lag}"] = together / ((apart**2).mean() + (0.1 * unit) ** 2)
     return found
 
