@@ -59,6 +59,12 @@ class Choice:
         return self.mix == MIXES[0]
 
 
+def alone(config: FitConfig) -> Mapping[str, float]:
+    """Return the mix of a model that is trained without the built-in one."""
+    share = config.har_share or 0.0
+    return {OWN: 1.0 - share, HAR: share} if share else {OWN: 1.0}
+
+
 def in_words(mix: Mapping[str, float]) -> str:
     """Return a mix as ``0.5 own, 0.5 built-in``."""
     return ", ".join(f"{share:g} {name}" for name, share in mix.items())
@@ -149,7 +155,8 @@ def loss(model: Model | Blend, samples: Samples, scalers: Scalers, config: FitCo
         quantiles, volatility = model.distribution(torch.from_numpy(features))
         error: Tensor = (returns[rows][..., None] - quantiles) / unit[rows][..., None]
         pinball = torch.maximum(levels * error, (levels - 1.0) * error).mean((1, 2))
-        apart = volatility_loss(log_volatility[rows] - torch.log(volatility))
-        each = pinball + config.stop_weight * apart.mean(1)
+        apart = log_volatility[rows] - torch.log(volatility)
+        missed = volatility_loss(apart, config.qlike_share or 0.0)
+        each = pinball + config.stop_weight * missed.mean(1)
         total += float((each * weight[rows]).sum())
     return total / float(samples.weight.sum())

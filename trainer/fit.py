@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.blend import BUILT_IN, HAR, OWN, Choice, choose, of_mix, pooled_har, widened
+from trainer.blend import BUILT_IN, HAR, OWN, Choice, alone, choose, of_mix, pooled_har, widened
 from trainer.context import FORGOTTEN
 from trainer.dataset import CHUNK, Samples, cut_at, split
-from trainer.fit_config import FitConfig
+from trainer.fit_config import RATES, FitConfig
 from trainer.network import (
     CLIP,
     Blend,
@@ -120,6 +120,7 @@ def fit_parts(
             f"samples: expected more, got {len(train)} for training and "
             f"{len(validation)} for validation"
         )
+    config = config.adapted(len(train))
     history: list[Epoch] = []
 
     def record(epoch: Epoch) -> None:
@@ -131,30 +132,26 @@ def fit_parts(
     with _repeatable():
         best, found = _Trainer(config, scalers, seed).search(train, validation, record)
     epochs, sizes = best + 1, (len(train), len(validation))
-    choice = None
-    chosen: Model | Blend = assemble(found, scalers, config)
-    wide = None if built_in is None else widened(built_in, config)
-    if built_in is not None and wide is not None:
-        models: dict[str, Model | PooledHar] = {
-            BUILT_IN: wide,
-            OWN: assemble(found, scalers, config),
-            HAR: pooled_har(scalers, train, config),
-        }
-        choice = choose(models, validation, scalers, config)
+    wide = {} if built_in is None else {BUILT_IN: widened(built_in, config)}
+
+    def models(network: Network, samples: Samples) -> dict[str, Model | PooledHar]:
+        own, har = assemble(network, scalers, config), pooled_har(scalers, samples, config)
+        return {**wide, OWN: own, HAR: har}
+
+    choice, mix = None, alone(config)
+    found_models = models(found, train)
+    if built_in is not None:
+        choice = choose(found_models, validation, scalers, config)
         if choice.keeps_built_in:
             return Fitted(config, seed, built_in, scalers, tuple(history), epochs, *sizes, choice)
-        chosen = of_mix(choice.mix, models)
-    worth = of_model(chosen, validation, config)
+        mix = choice.mix
+    worth = of_model(of_mix(mix, found_models), validation, config)
     del train, validation
     samples = final()
     scalers = fit_scalers(samples, config)
     with _repeatable():
         network = _Trainer(config, scalers, seed).train(samples, epochs)
-    own = assemble(network, scalers, config)
-    model: Model | Blend = own
-    if wide is not None and choice is not None:
-        har = pooled_har(scalers, samples, config)
-        model = of_mix(choice.mix, {BUILT_IN: wide, OWN: own, HAR: har})
+    model = of_mix(mix, models(network, samples))
     return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes, choice, worth)
 
 
@@ -339,7 +336,7 @@ class _Trainer:
         config = self.config
         some = data.returns[data.draw(min(len(data), 100_000))]
         unit = torch.quantile(some, self.levels, dim=0).T  # (H, Q)
-        network = Network(shape_of(config), config.dropout)
+        network = Network(shape_of(config), config.dropout or 0.0)
         network.start_from(unit, config.drift_share * unit[:, config.median])
         return network
 
@@ -348,7 +345,8 @@ class _Trainer:
         quantiles, log_volatility = net(data.inputs.transpose(0, 1))
         error = data.returns[..., None] - quantiles  # (N, H, Q)
         pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error).mean((1, 2))
-        return pinball, volatility_loss(data.log_ratio - log_volatility).mean(1)
+        apart = data.log_ratio - log_volatility
+        return pinball, volatility_loss(apart, self.config.qlike_share or 0.0).mean(1)
 
 
 @torch.no_grad()
@@ -371,7 +369,7 @@ def _optimizer(net: Network, config: FitConfig) -> torch.optim.Optimizer:
             {"params": weights, "weight_decay": config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ],
-        lr=config.learning_rate,
+        lr=config.learning_rate or RATES[0],
         fused=True,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shared.candles import DAY_MS, INTERVALS_MS, MAX_CANDLES
@@ -58,6 +59,17 @@ LEAST_STEPS: Final = 50
 PASSES: Final = 2
 """Of an epoch: as many steps, or as often through the windows, as ``epoch_steps`` allow."""
 
+FEW: Final = 5_000
+MANY: Final = 500_000
+"""Windows at which the pairs below hold; see ``FitConfig.adapted``."""
+
+DROPOUTS: Final = (0.5, 0.2)
+RATES: Final = (2e-3, 8e-3)
+QLIKE_OF_MANY: Final = 0.5
+HAR_OF_FEW: Final = 0.3
+LEAST_HAR: Final = 0.05
+"""A smaller share of HAR is left out."""
+
 WEEK_MS: Final = 7 * DAY_MS
 WEEK_MARGIN: Final = 32
 """Candles that features read before a slot of a week ago."""
@@ -94,8 +106,8 @@ class FitConfig:
         0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99,
     )  # fmt: skip
     hidden: int = 48
-    dropout: float = 0.2
-    learning_rate: float = 8e-3
+    dropout: float | None = None  # where None, by the number of windows: see ``adapted``
+    learning_rate: float | None = None
     weight_decay: float = 0.2  # AdamW's: decoupled, times the learning rate a step
     batch: int = 1024  # windows of a step, drawn by class
     epoch_steps: int = 400  # steps between two looks at the validation loss; fewer of few windows
@@ -103,6 +115,8 @@ class FitConfig:
     patience: int = 3  # epochs without a better validation loss before training stops
     average: float = 0.998  # decay of the moving average of the weights, which is what is kept
     volatility_weight: float = 0.5  # of the volatility's loss, beside the pinball loss
+    qlike_share: float | None = None  # of that loss; the rest is the logarithm's squared error
+    har_share: float | None = None  # of the pooled HAR in a model without the built-in one
     stop_weight: float = 0.3  # of it in the validation loss
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
@@ -174,6 +188,25 @@ class FitConfig:
             if lengths[-1] < min(wanted, length):
                 lengths.append(length)
         return tuple(lengths)
+
+    def adapted(self, windows: int) -> FitConfig:
+        """Return the config with what was left open chosen for so many windows.
+
+        What validation chose for ``FEW`` windows and for ``MANY``, and between them by the
+        logarithm of their number: few windows are soon known by heart, their QLIKE is that of a
+        few shocks, and a linear HAR beside the network keeps it from being far off.
+        """
+        many = min(math.log(max(windows, FEW) / FEW) / math.log(MANY / FEW), 1.0)  # 0 to 1
+        har_share = HAR_OF_FEW * (1 - many)
+        chosen = {
+            "dropout": DROPOUTS[0] + many * (DROPOUTS[1] - DROPOUTS[0]),
+            "learning_rate": RATES[0] * (RATES[1] / RATES[0]) ** many,
+            "qlike_share": QLIKE_OF_MANY * many,
+            "har_share": har_share if har_share >= LEAST_HAR else 0.0,
+        }
+        return replace(
+            self, **{name: value for name, value in chosen.items() if getattr(self, name) is None}
+        )
 
     def steps_of(self, windows: int) -> int:
         """Return the steps between two looks at the validation loss, with so many windows."""

@@ -189,19 +189,21 @@ class Model(nn.Module):
         return unit * spread[..., None], torch.exp(log_volatility) * volatility
 
 
-def volatility_loss(apart: Tensor) -> Tensor:
+def volatility_loss(apart: Tensor, qlike_share: float) -> Tensor:
     """Return the loss of volatilities, of any shape.
 
-    Half the squared error of the logarithm, for realised volatility is nearly log-normal (Andersen
-    et al. 2003), and half QLIKE (Patton 2011), which asks for the mean of the variance and not of
-    its logarithm, but which a few large ratios would rule alone. Near 0 the halves are equal.
+    A share of QLIKE (Patton 2011), which asks for the mean of the variance; the rest is the squared
+    error of the logarithm, for realised volatility is nearly log-normal (Andersen et al. 2003), and
+    a few large ratios would rule QLIKE alone. Both are alike near 0.
 
     Args:
         apart: log of the realised volatility over the forecast one.
+        qlike_share: 0 to 1.
     """
     squared = apart.clamp(MIN_LOG_RATIO, MAX_LOG_RATIO) ** 2
     log_ratio = (2.0 * apart).clamp_max(math.log(MAX_RATIO))  # of variances
-    return 0.5 * squared + 0.25 * (torch.exp(log_ratio) - log_ratio - 1.0)
+    qlike = torch.exp(log_ratio) - log_ratio - 1.0
+    return (1.0 - qlike_share) * squared + 0.5 * qlike_share * qlike
 
 
 class PooledHar(nn.Module):

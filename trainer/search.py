@@ -155,8 +155,14 @@ def run(
 ) -> None:
     """Add trials to a study; the first of a new study is the config as it is, if it can be."""
     if not study.trials:
-        study.enqueue_trial(_as_trial(task.config), skip_if_exists=True)
+        study.enqueue_trial(_as_trial(task.config.adapted(_windows(task))), skip_if_exists=True)
     study.optimize(objective(task, parent, done), n_trials=trials)
+
+
+def _windows(task: Task) -> int:
+    """Return how many windows the data has, more or less."""
+    least = task.config.window_length
+    return sum(max(0, len(one.open_ms) - least) for one in task.source.symbols.values())
 
 
 def _as_trial(config: FitConfig) -> dict[str, object]:

@@ -171,10 +171,18 @@ class ModelSettings(DataSettings):
         description=f"steps of the LSTM; a window holds {MAX_CANDLES} candles at most",
     )
     hidden: int = Field(_DEFAULT.hidden, ge=1, le=512, description="size of the network's state")
-    dropout: float = Field(
-        _DEFAULT.dropout, ge=0, lt=1, description="share of it dropped in training"
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of it dropped in training; by default from 0.5 with few windows to 0.2",
     )
-    learning_rate: float = Field(_DEFAULT.learning_rate, gt=0, le=1, description="of AdamW")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of AdamW; by default from 0.002 with few windows to 0.008 with many",
+    )
     max_epochs: int = Field(
         _DEFAULT.max_epochs,
         ge=1,

@@ -152,10 +152,10 @@ def test_config_names_what_cannot_be() -> None:
 
 def test_the_loss_of_the_volatility_is_least_where_it_is_right_and_bounded_above() -> None:
     apart = torch.linspace(-4.0, 4.0, 801)
-    loss = volatility_loss(apart)
+    loss = volatility_loss(apart, 0.5)
     assert float(loss.min()) == pytest.approx(0.0, abs=1e-9)
     assert (torch.diff(loss)[:399] < 0).all()
     assert (torch.diff(loss)[401:] >= 0).all(), "nothing is gained by being further off"
     near = loss[410] / apart[410] ** 2
     assert float(near) == pytest.approx(1.0, abs=0.05), "as the square near 0"
-    assert float(volatility_loss(torch.tensor(50.0))) < 12.0, "no shock rules a batch"
+    assert float(volatility_loss(torch.tensor(50.0), 0.5)) < 12.0, "no shock rules a batch"
