@@ -23,7 +23,7 @@ from trainer.fit_config import FitConfig
 from trainer.protocol import TorchForecaster
 
 SPEC: Final = ContextSpec(symbols=("^GSPC", "^VIX"), interval="1d")
-CONFIG: Final = replace(SMALL, context=SPEC)
+CONFIG: Final = replace(SMALL, context=SPEC, learning_rate=8e-3, dropout=0.2)
 COUNT: Final = len(context.FEATURES)
 
 
