@@ -403,10 +403,10 @@ def _mean_of_moves(candles: Candles, span: int, value: Callable[[Tensor], Tensor
     What is summed is as long as the window or 480, a multiple of ``TILE``: sums of rows of other
     lengths would depend on a window's place in its batch.
     """
-    moves = candles.all_moves(span)
-    known = functional.pad(torch.ones_like(moves[:, span:]), (span, 0))[:, -YEARS:]
-    total = (value(moves[:, -YEARS:]) * known).sum(dim=1, keepdim=True)
-    return total / known.sum(dim=1, keepdim=True)
+    moves = candles.newest_moves(span, YEARS)
+    ones = torch.ones_like(candles.all_variance[:1, span:])
+    known = functional.pad(ones, (span, 0))[:, -YEARS:]  # (1, as many)
+    return (value(moves) * known).sum(dim=1, keepdim=True) / known.sum()
 
 
 def _memory(candles: Candles, lag: int) -> Tensor:

@@ -36,7 +36,7 @@ class Candles:
 
     The verbs take a series that ends with the newest candle, however many candles it holds. A
     window may hold more candles than every one must: ``all_open_ms``, ``all_variance`` and
-    ``all_moves`` reach back over them.
+    ``newest_moves`` reach back over them.
     """
 
     def __init__(
@@ -131,13 +131,18 @@ class Candles:
         """Open, high, low and close of every candle of the window, (B, 4, W), float32."""
         return self._all[:, :, :4].to(torch.float32).transpose(1, 2)
 
-    def all_moves(self, span: int) -> Tensor:
-        """Return log returns over ``span`` candles at every candle of the window, (B, W), float32.
+    def newest_moves(self, span: int, count: int) -> Tensor:
+        """Return the newest log returns over ``span`` candles, (B, ``count`` or W), float32.
 
-        0 at the first ``span``; without a logarithm, as ``all_variance``.
+        0 at the window's first ``span``; without a logarithm, as ``all_variance``.
+
+        Args:
+            span: candles, at most ``TILE``.
+            count: a multiple of ``TILE``.
         """
-        close = self._all_prices[:, 3]
-        return functional.pad(_log_ratio(close[:, span:], close[:, :-span]), (span, 0))
+        close = self._all_prices[:, 3, -(count + TILE) :]
+        moves = _log_ratio(close[:, span:], close[:, :-span])
+        return functional.pad(moves, (span, 0))[:, -count:]
 
     @cached_property
     def month(self) -> Tensor:
