@@ -162,7 +162,8 @@ def run(
 def _windows(task: Task) -> int:
     """Return how many windows the data has, more or less."""
     least = task.config.window_length
-    return sum(max(0, len(one.open_ms) - least) for one in task.source.symbols.values())
+    candles = (len(symbol.open_ms) for symbol in task.source.symbols.values())
+    return sum(max(0, count - least) for count in candles)
 
 
 def _as_trial(config: FitConfig) -> dict[str, object]:
