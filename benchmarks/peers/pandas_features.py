@@ -72,9 +72,13 @@ def _volatility(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _habits(close: pd.Series[float], volatility: pd.Series[float]) -> dict[str, float]:
     unit = max(float(volatility.mean()), 1e-5)
-    moves = {span: np.log(close / close.shift(span)).abs().tail(480).mean() for span in (1, 5, 10)}
-    apart = np.minimum(volatility, 4 * unit).to_numpy()
-    apart = apart - apart.mean()
+    moves = {}
+    for span in (1, 5, 10):
+        before = close.shift(span)
+        ratio = 2 * (close - before) / (close + before)  # nearly the logarithm, as the graph has it
+        moves[span] = ratio.abs().tail(480).mean()
+    capped = np.minimum(volatility.to_numpy(), 4 * unit)
+    apart = capped - capped.mean()
     swing = (apart**2).mean() + (0.1 * unit) ** 2
     spread = max(float(np.sqrt((volatility**2).mean())), 1e-5) / unit
     return {

@@ -78,7 +78,8 @@ def test_pandas_features_are_the_models(config: bundle.BundleConfig) -> None:
         got = pandas_features.compute(rows, list(config.features), steps)
         window = Candles(torch.from_numpy(candles)[None], times[None], steps)
         want = extract(list(config.features), window)[0].numpy()
-        np.testing.assert_allclose(got.to_numpy(), want, rtol=1e-4, atol=1e-5)
+        # the graph has variances of whole windows without logarithms, which shows near 0
+        np.testing.assert_allclose(got.to_numpy(), want, rtol=1e-4, atol=5e-5)
 
 
 def test_rates_are_by_cpu_time_and_by_the_clock() -> None:
