@@ -15,7 +15,7 @@ from trainer import dataset
 from trainer.dataset import Samples
 from trainer.fit import Epoch, Fitted, fit, fit_parts
 from trainer.fit_config import HAR, LEVEL, RELATIVE, TERMS, FitConfig
-from trainer.network import Network, Shape, volatility_loss
+from trainer.network import Blend, Network, Shape, volatility_loss
 from trainer.scaling import fit_scalers, floored, log_scales, relative
 
 Windows = Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -159,3 +159,25 @@ def test_the_loss_of_the_volatility_is_least_where_it_is_right_and_bounded_above
     near = loss[410] / apart[410] ** 2
     assert float(near) == pytest.approx(1.0, abs=0.05), "as the square near 0"
     assert float(volatility_loss(torch.tensor(50.0), 0.5)) < 12.0, "no shock rules a batch"
+
+
+def test_what_is_left_open_follows_the_number_of_windows() -> None:
+    few, some, many = (FitConfig().adapted(windows) for windows in (100, 37_000, 2_000_000))
+    assert (few.dropout, few.learning_rate, few.qlike_share, few.har_share) == (0.5, 2e-3, 0.0, 0.3)
+    assert (many.learning_rate, many.har_share) == (8e-3, 0.0)
+    assert (many.dropout, many.qlike_share) == pytest.approx((0.2, 0.5))
+    assert 2e-3 < (some.learning_rate or 0.0) < 8e-3
+    assert 0.1 < (some.har_share or 0.0) < 0.3
+    given = FitConfig(dropout=0.1, learning_rate=0.01, qlike_share=1.0, har_share=0.0)
+    assert given.adapted(100) == given
+
+
+def test_few_windows_get_a_share_of_har_beside_the_network() -> None:
+    mixed = fit(made_samples(400, SMALL), replace(SMALL, har_share=None), seed=1)
+    alone = fit(made_samples(400, SMALL), SMALL, seed=1)
+    features = torch.from_numpy(made_samples(50, SMALL, seed=3).features)
+    assert isinstance(mixed.model, Blend)
+    with torch.no_grad():
+        together, own = (fitted.model.distribution(features)[0] for fitted in (mixed, alone))
+        har = mixed.model.members[1].distribution(features)[0]  # type: ignore[operator]
+    torch.testing.assert_close(together, 0.7 * own + 0.3 * har)
