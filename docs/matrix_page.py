@@ -16,7 +16,9 @@ ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 
 from docs.marks import replace  # noqa: E402
+from trainer.evaluate.baselines.har import HarTimeOfDay  # noqa: E402
 from trainer.evaluate.matrix import Cell, Matrix  # noqa: E402
+from trainer.evaluate.report import MINUS, NONE  # noqa: E402
 
 CLASSES: Final = {
     "daily-us": "daily, US stocks",
@@ -35,11 +37,9 @@ CLASSES: Final = {
 }
 """Groups of the matrix by what they are, in the order of the tables."""
 
-TIMED: Final = "HAR with time of day"
+TIMED: Final = HarTimeOfDay().name
 MOST: Final = 90.0
 """Beyond this a skill says that the baseline failed, not how far the model is ahead."""
-
-NONE: Final = "\N{EN DASH}"
 
 HEAD: Final = (
     "class", "against", "1 ahead", "5 ahead", "10 ahead", "calm 1 / 5 / 10",
@@ -77,10 +77,8 @@ def main() -> None:
 
 def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
     """Return a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("| --- ", "|---") for line in lines).replace(
-        "|--- |", "|---|"
-    )
+    first, *others = (f"| {' | '.join(line)} |" for line in (head, *rows))
+    return "\n".join([first, "|" + "---|" * len(head), *others])
 
 
 def skills(found: Matrix, loss: str, digits: int) -> Iterator[list[str]]:
@@ -159,7 +157,7 @@ def _each(values: Sequence[float], digits: int) -> str:
 def _number(value: float, digits: int) -> str:
     if value > MOST:
         return f"> +{MOST:.0f}"
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 if __name__ == "__main__":

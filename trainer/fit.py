@@ -16,15 +16,7 @@ from trainer.blend import BUILT_IN, HAR, OWN, Choice, alone, choose, of_mix, poo
 from trainer.context import FORGOTTEN
 from trainer.dataset import CHUNK, Samples, cut_at, split
 from trainer.fit_config import RATES, FitConfig
-from trainer.network import (
-    CLIP,
-    Blend,
-    Model,
-    Network,
-    PooledHar,
-    shape_of,
-    volatility_loss,
-)
+from trainer.network import CLIP, Blend, Model, Network, PooledHar, shape_of, volatility_loss
 from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
 from trainer.worth import Worth, of_model
 
@@ -134,12 +126,14 @@ def fit_parts(
     epochs, sizes = best + 1, (len(train), len(validation))
     wide = {} if built_in is None else {BUILT_IN: widened(built_in, config)}
 
-    def models(network: Network, samples: Samples) -> dict[str, Model | PooledHar]:
+    def models(
+        network: Network, scalers: Scalers, samples: Samples
+    ) -> dict[str, Model | PooledHar]:
         own, har = assemble(network, scalers, config), pooled_har(scalers, samples, config)
         return {**wide, OWN: own, HAR: har}
 
     choice, mix = None, alone(config)
-    found_models = models(found, train)
+    found_models = models(found, scalers, train)
     if built_in is not None:
         choice = choose(found_models, validation, scalers, config)
         if choice.keeps_built_in:
@@ -151,7 +145,7 @@ def fit_parts(
     scalers = fit_scalers(samples, config)
     with _repeatable():
         network = _Trainer(config, scalers, seed).train(samples, epochs)
-    model = of_mix(mix, models(network, samples))
+    model = of_mix(mix, models(network, scalers, samples))
     return Fitted(config, seed, model, scalers, tuple(history), epochs, *sizes, choice, worth)
 
 

@@ -30,7 +30,6 @@ CALM: Final = 0.3
 MAX_LOG_SCALE: Final = 2.0
 """A network may widen or narrow what volatility says by a factor of at most e^2."""
 
-
 MAX_LOG_RATIO: Final = 3.0
 MIN_LOG_RATIO: Final = -2.0
 """Realised over forecast volatility beyond these teaches nothing but instability."""

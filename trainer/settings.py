@@ -23,7 +23,7 @@ from shared.model_store import KEEP
 from shared.model_store import ModelSettings as StoreModelSettings
 from shared.settings import CommaSeparated, ServiceSettings, SplitByComma, own
 from trainer.evaluate.baselines import NAMES, OF_CLASSES
-from trainer.fit_config import FitConfig
+from trainer.fit_config import DROPOUTS, RATES, FitConfig
 from trainer.tracking import DEFAULT_URI
 
 PROCESS: Final = "trainer"
@@ -175,13 +175,15 @@ class ModelSettings(DataSettings):
         None,
         ge=0,
         lt=1,
-        description="share of it dropped in training; by default from 0.5 with few windows to 0.2",
+        description="share of it dropped in training; by default from "
+        f"{DROPOUTS[0]:g} with few windows to {DROPOUTS[1]:g}",
     )
     learning_rate: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="of AdamW; by default from 0.002 with few windows to 0.008 with many",
+        description="of AdamW; by default from "
+        f"{RATES[0]:g} with few windows to {RATES[1]:g} with many",
     )
     max_epochs: int = Field(
         _DEFAULT.max_epochs,

@@ -83,6 +83,16 @@ def compute(
     return dict(zip(names, extract(names, series)[0, -1].tolist(), strict=True))
 
 
+def variances_of(candles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the range variances of a window's candles; the first one's is without its gap."""
+    variance = range_variances(candles)
+    first = np.log(candles[0])
+    variance[0] = (
+        0.5 * (first[1] - first[2]) ** 2 - (2 * np.log(2) - 1) * (first[3] - first[0]) ** 2
+    )
+    return variance
+
+
 def slot_oracle(variance: NDArray[np.float64], open_ms: NDArray[np.int64]) -> dict[str, float]:
     """Return the slots' features of a window, candle by candle; 0 variance before the first."""
     now, newest = open_ms[-1], len(open_ms) - 1
@@ -106,12 +116,8 @@ def slot_oracle(variance: NDArray[np.float64], open_ms: NDArray[np.int64]) -> di
 @pytest.mark.parametrize("kind", SESSIONS)
 def test_slots_and_the_long_level_equal_a_plain_computation(kind: str, length: int) -> None:
     candles, open_ms = walk(kind, length)
-    variance = np.nan_to_num(range_variances(candles))
+    variance = variances_of(candles)
     got = compute(candles, open_ms, (YEARS, *SLOTS, "slots-known"))
-    first = np.log(candles[0])
-    variance[0] = (
-        0.5 * (first[1] - first[2]) ** 2 - (2 * np.log(2) - 1) * (first[3] - first[0]) ** 2
-    )
     expected = {YEARS: 0.5 * np.log(variance[-480:].mean()), **slot_oracle(variance, open_ms)}
     for name, value in expected.items():
         assert got[name] == pytest.approx(value, abs=2e-3), name
@@ -142,11 +148,7 @@ def test_habits_equal_a_plain_computation(kind: str, length: int) -> None:
     still = np.arange(0, length, 7)[1:]
     candles[still, 3] = candles[still - 1, 3]
     candles[:, 1], candles[:, 2] = candles[:, :4].max(axis=1), candles[:, :4].min(axis=1)
-    variance = np.nan_to_num(range_variances(candles))
-    first = np.log(candles[0])
-    variance[0] = (
-        0.5 * (first[1] - first[2]) ** 2 - (2 * np.log(2) - 1) * (first[3] - first[0]) ** 2
-    )
+    variance = variances_of(candles)
     got = compute(candles, open_ms, HABITS)
     for name, value in habits_oracle(candles, variance).items():
         assert got[name] == pytest.approx(value, abs=2e-3), name
