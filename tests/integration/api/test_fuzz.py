@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pytest
 import schemathesis
 from hypothesis import settings
 from schemathesis.checks import CHECKS, load_all_checks
@@ -45,8 +46,11 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", make_app())
 
 
 @schema.parametrize()
+# pytest 9.2 takes the operations of Schemathesis 4.32 for one test unless there is a parameter
+@pytest.mark.parametrize("round_", [1])
 @settings(max_examples=12, deadline=None)
-def test_every_operation_answers_as_described(case: Any) -> None:
+def test_every_operation_answers_as_described(case: Any, round_: int) -> None:
+    del round_
     answer = case.call()
     checks = CHECKS.get_all()
     if answer.status_code == 422 and _rules(answer.json()) <= BEYOND_SCHEMAS:
