@@ -32,6 +32,7 @@ from shared.forecasts import Horizon
 from shared.history import bundled
 from shared.window import Window
 from tests.unit.api.client import application, call
+from tests.unit.trainer.test_network import FEW
 from tests.unit.trainer.test_panels import table as panel
 from trainer import dataset, export
 from trainer.__main__ import main
@@ -45,7 +46,10 @@ from trainer.settings import TrainSettings
 
 pytestmark = pytest.mark.integration
 
-SMALL = ("--max-epochs", "3", "--hidden", "6", "--sequence-length", "8", "--no-progress")
+SMALL = (
+    "--max-epochs", "3", "--hidden", "6", "--sequence-length", "8", "--no-progress",
+    "--features", ",".join(FEW),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +156,7 @@ def test_too_little_data_is_told_in_candles(
     argv = ["fit", "--data", str(few), "--out", str(tmp_path / "b"), "--tracking-uri", "", *SMALL]
     assert main(argv) == 1
     assert "candles: expected at least" in caplog.text
-    assert "got 165: a window has 144, the longest horizon 10" in caplog.text
+    assert "got 165: a window has 128, the longest horizon 10" in caplog.text
 
 
 def test_a_fit_that_keeps_the_built_in_model_says_what_comes_next(
@@ -263,7 +267,7 @@ def test_a_reference_is_added_without_training(
 def test_the_bundle_says_what_it_was_trained_on(trained: Path, candles: Path) -> None:
     config = bundle.load(trained).config
     assert config.training["sequence_length"] == 8
-    assert config.window_length == 144
+    assert config.window_length == 128
     assert config.data.symbols == ("IBM", "MSFT")
     assert config.data.source == str(candles)
     test_from = dataset.load(candles).symbols["IBM"].open_ms[-1] - config.data.last_ms

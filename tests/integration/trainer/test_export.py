@@ -19,7 +19,8 @@ from shared.bundle import DataSpan
 from shared.context import ContextSpec
 from shared.forecaster import TOLERANCE, OnnxForecaster, Prediction
 from shared.window import held
-from tests.unit.trainer.test_network import DAY_MS, SMALL, made_samples
+from tests.unit.trainer.test_network import DAY_MS, FEW, made_samples
+from tests.unit.trainer.test_network import SMALL as SMALL_OF_ALL
 from trainer import export
 from trainer.context import FEATURES
 from trainer.dataset import Inputs
@@ -32,6 +33,10 @@ Windows = Sequence[Inputs]
 
 SPEC = ContextSpec(symbols=("^GSPC", "^VIX"), interval="1d")
 SPAN = DataSpan(source="made", symbols=("A",), first_ms=0, last_ms=1, candles=2, sha256="0")
+
+
+SMALL = replace(SMALL_OF_ALL, features=FEW)
+TINY = replace(SMALL, sequence_length=3, hidden=2, max_epochs=1)
 
 
 def windows(config: FitConfig, count: int = 300, seed: int = 0) -> Windows:
@@ -166,11 +171,9 @@ def whole_batch() -> Prediction:
 @pytest.mark.parametrize(
     "config",
     [
-        FitConfig(
-            sequence_length=3, hidden=2, max_epochs=1, horizons=(2,), quantile_levels=(0.3, 0.5)
-        ),
-        FitConfig(sequence_length=3, hidden=2, max_epochs=1, quantile_levels=(0.5,)),
-        FitConfig(sequence_length=3, hidden=2, max_epochs=1, quantile_levels=(0.2, 0.4, 0.5, 0.9)),
+        replace(TINY, horizons=(2,), quantile_levels=(0.3, 0.5)),
+        replace(TINY, quantile_levels=(0.5,)),
+        replace(TINY, quantile_levels=(0.2, 0.4, 0.5, 0.9)),
     ],
     ids=["one-horizon", "median-only", "uneven-levels"],
 )
