@@ -26,6 +26,7 @@ from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, read_forecasts, write_candles
 from tests.integration.workers import WorkerTopics, start_worker
 from tests.recipes import Recipe
+from tests.unit.trainer.test_network import FEW
 from trainer.evaluate.losses import pinball
 from trainer.journal import read as read_journal
 from trainer.watch_settings import WatchSettings
@@ -115,6 +116,7 @@ def test_a_drift_ends_in_another_champion_that_forecasts_better_and_no_candle_is
         "--snapshots", str(tmp_path / "snapshots"), "--tracking-uri", "", "--poll-seconds", "1",
         "--min-windows", "500", "--test-share", "0.3", "--cooldown-hours", "1e-9",
         env={
+            "CANDLECAST_TRAINER_FEATURES": ",".join(FEW),
             "CANDLECAST_TRAINER_HIDDEN": "4", "CANDLECAST_TRAINER_MAX_EPOCHS": "1",
             "CANDLECAST_TRAINER_HORIZONS": "1,5", "OMP_NUM_THREADS": "1",
             "CANDLECAST_TRAINER_QUANTILES": ",".join(map(str, LEVELS)),

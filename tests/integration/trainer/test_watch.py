@@ -38,6 +38,7 @@ from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import write, write_candles
 from tests.recipes import Recipe
 from tests.streams import Stream
+from tests.unit.trainer.test_network import FEW
 from trainer import snapshot
 from trainer.__main__ import main
 from trainer.interval_drift import ALARM
@@ -78,7 +79,8 @@ def flags(
     """Return the flags of a watch over a topic of three symbols and a store with a bad champion."""
     levels = ",".join(map(str, LEVELS))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other are slow
-    for name, value in (("HIDDEN", "4"), ("MAX_EPOCHS", "2"), ("QUANTILES", levels)):
+    few = ("FEATURES", ",".join(FEW))
+    for name, value in (("HIDDEN", "4"), ("MAX_EPOCHS", "2"), ("QUANTILES", levels), few):
         monkeypatch.setenv(f"CANDLECAST_TRAINER_{name}", value)
     flags = [
         "--bootstrap", kafka, "--candles-topic", unique_name("candles"),
