@@ -16,10 +16,10 @@ from local.live_training import WATCH
 from local.process import Process
 from tests.integration.processes import Processes, runs, wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
-UP_S = 240.0  # for the first model and everything to be up on a busy machine
-TRAINED_S = 240.0  # a training, and before it the minute of a killed trainer's lease
+UP_S = 400.0  # for the first model and everything to be up on a busy machine
+TRAINED_S = 400.0  # a training, and before it the minute of a killed trainer's lease
 STOP_S = 60.0
 SYMBOLS = ("A", "B", "C", "D", "E")
 DAYS = 1400  # the oldest eighth holds a window and its outcomes, all together more than WATCH asks
