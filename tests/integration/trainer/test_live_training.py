@@ -31,13 +31,13 @@ from trainer.evaluate.losses import pinball
 from trainer.journal import read as read_journal
 from trainer.watch_settings import WatchSettings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 CALM = Recipe(name="calm", spread=0.02, window_length=20, horizons=(1, 5), levels=LEVELS)
 SYMBOLS = "ABC"
 CALM_DAYS, STORMY_DAYS, MOST_DAYS, DAYS_AFTER = 300, 250, 3000, 30
-DONE_S = 90.0
+DONE_S = 180.0
 
 
 def days(symbol: str, seed: int) -> list[Candle]:
