@@ -6,11 +6,11 @@ import fcntl
 import os
 import random
 import socket
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final
+
+from local.jars import cache_dir
 
 HOST: Final = "127.0.0.1"
 
@@ -23,8 +23,8 @@ keep a restarted server from its port."""
 def documented_or_free(ports: Sequence[int]) -> list[int]:
     """Return the ports that the documents name; for each that is taken, another that is free.
 
-    A port is reserved for the life of this process: another that starts at the same time takes
-    others, though nobody listens yet.
+    A port is reserved for the life of this process: another of the same user that starts at the
+    same time takes others, though nobody listens yet.
     """
     spare = iter(free_ports(len(ports)))
     return [port if is_free(port) and _reserve(port) else next(spare) for port in ports]
@@ -36,11 +36,12 @@ _reserved: Final[dict[int, int]] = {}  # port -> descriptor of its lock
 def _reserve(port: int) -> bool:
     if port in _reserved:
         return True
-    path = Path(tempfile.gettempdir()) / f"candlecast-port-{port}.lock"
+    path = cache_dir() / f"port-{port}.lock"  # processes may have temporary folders of their own
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:  # another user's
-        return False
+    except OSError:  # nothing can be kept there: it is taken without
+        return True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -67,7 +68,10 @@ def test_a_clock_behind_the_broker_s_is_wrong() -> None:
     assert "3.0 s ahead" in behind.detail
 
 
-def test_a_documented_port_that_is_taken_is_replaced() -> None:
+def test_a_documented_port_that_is_taken_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANDLECAST_KAFKA_CACHE", str(tmp_path / "cache"))
     with socket.create_server((HOST, 0)) as server:
         taken = server.getsockname()[1]
         assert not is_free(taken)
@@ -76,5 +80,10 @@ def test_a_documented_port_that_is_taken_is_replaced() -> None:
     assert documented_or_free([taken]) == [taken]
     code = f"from local.ports import documented_or_free as d; print(d([{taken}]) != [{taken}])"
     beside = [sys.executable, "-c", code]  # it starts before anybody listens on what we took
+    for folder in (tmp_path, Path.cwd()):  # whatever its folder for temporary files
+        env = {**os.environ, "TMPDIR": str(folder)}
+        done = subprocess.run(beside, capture_output=True, text=True, check=True, env=env)
+        assert done.stdout == "True\n"
+    monkeypatch.setenv("CANDLECAST_KAFKA_CACHE", "/dev/null/cache")
     done = subprocess.run(beside, capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+    assert done.stdout == "False\n", "nothing can be reserved there"
