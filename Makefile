@@ -26,8 +26,8 @@ install: $(VENV)/.train  ## Install all that users need: the command candlecast,
 demo: $(if $(findstring --live-training,$(ARGS)),$(VENV)/.train,$(VENV)/.local)  ## Run broker, producer, worker and API here and watch the forecasts
 	@$(BIN)/python -m local $(ARGS)
 
+# a process that crashes ends the run: pytest-xdist 3.8.0 may wait without an end for the one in its place
 test: check  ## Check the code and run all tests (ARGS go to pytest)
-	# a process that crashes ends the run: pytest-xdist 3.8.0 may wait for ever for the one in its place
 	$(BIN)/python -m pytest -n auto --max-worker-restart 0 $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the unit tests only: no broker, some seconds
