@@ -329,7 +329,7 @@ def _columns(records: list[kafka.Record]) -> Table | None:
 
 
 def _may_be_object(value: Any) -> bool:
-    # pyarrow crashes the process on a null that is no field (apache/arrow#47409)
+    # pyarrow crashes the process on a null that is not a field (apache/arrow#47409)
     return type(value) is bytes and value[:1] == b"{" and len(value) <= MAX_MESSAGE_BYTES
 
 

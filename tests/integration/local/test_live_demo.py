@@ -16,10 +16,10 @@ from local.live_training import WATCH
 from local.process import Process
 from tests.integration.processes import Processes, runs, wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-UP_S = 400.0  # for the first model and everything to be up on a busy machine
-TRAINED_S = 400.0  # a training, and before it the minute of a killed trainer's lease
+UP_S = 240.0  # for the first model and everything to be up on a busy machine
+TRAINED_S = 240.0  # a training, and before it the minute of a killed trainer's lease
 STOP_S = 60.0
 SYMBOLS = ("A", "B", "C", "D", "E")
 DAYS = 1400  # the oldest eighth holds a window and its outcomes, all together more than WATCH asks
@@ -62,6 +62,8 @@ def test_a_killed_trainer_is_started_again_and_ctrl_c_in_a_training_leaves_nothi
         return demo.log.read_text().count(words) >= times
 
     wait_until(lambda: said("trainer: training on"), UP_S, "a training", process=demo)
+    wait_until(lambda: any("fit" in command for command in below(demo).values()),
+               STOP_S, "the training that was said to begin", process=demo)  # fmt: skip
     started = below(demo)
     [trainer] = [pid for pid, command in started.items() if "watch" in command]
     [training] = [pid for pid, command in started.items() if "fit" in command]

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from local import command
+from local.live_training import FEATURES
 from local.settings import LocalCommand
 from shared import bundle
 from shared.context import ContextSpec
@@ -32,7 +33,6 @@ from shared.forecasts import Horizon
 from shared.history import bundled
 from shared.window import Window
 from tests.unit.api.client import application, call
-from tests.unit.trainer.test_network import FEW
 from tests.unit.trainer.test_panels import table as panel
 from trainer import dataset, export
 from trainer.__main__ import main
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.integration
 
 SMALL = (
     "--max-epochs", "3", "--hidden", "6", "--sequence-length", "8", "--no-progress",
-    "--features", ",".join(FEW),
+    "--features", FEATURES,
 )  # fmt: skip
 
 

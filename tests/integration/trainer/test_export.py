@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from local.live_training import FEATURES as FEW
 from shared import bundle
 from shared.bundle import DataSpan
 from shared.context import ContextSpec
 from shared.forecaster import TOLERANCE, OnnxForecaster, Prediction
 from shared.window import held
-from tests.unit.trainer.test_network import DAY_MS, FEW, made_samples
+from tests.unit.trainer.test_network import DAY_MS, made_samples
 from tests.unit.trainer.test_network import SMALL as SMALL_OF_ALL
 from trainer import export
 from trainer.context import FEATURES
@@ -35,7 +36,7 @@ SPEC = ContextSpec(symbols=("^GSPC", "^VIX"), interval="1d")
 SPAN = DataSpan(source="made", symbols=("A",), first_ms=0, last_ms=1, candles=2, sha256="0")
 
 
-SMALL = replace(SMALL_OF_ALL, features=FEW)
+SMALL = replace(SMALL_OF_ALL, features=tuple(FEW.split(",")))
 TINY = replace(SMALL, sequence_length=3, hidden=2, max_epochs=1)
 
 

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 import pytest
 
+from local.live_training import FEATURES
 from local.ports import HOST, free_ports
 from shared import bundle
 from shared.candles import Candle
@@ -26,18 +27,17 @@ from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read, read_forecasts, write_candles
 from tests.integration.workers import WorkerTopics, start_worker
 from tests.recipes import Recipe
-from tests.unit.trainer.test_network import FEW
 from trainer.evaluate.losses import pinball
 from trainer.journal import read as read_journal
 from trainer.watch_settings import WatchSettings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 CALM = Recipe(name="calm", spread=0.02, window_length=20, horizons=(1, 5), levels=LEVELS)
 SYMBOLS = "ABC"
 CALM_DAYS, STORMY_DAYS, MOST_DAYS, DAYS_AFTER = 300, 250, 3000, 30
-DONE_S = 180.0
+DONE_S = 90.0
 
 
 def days(symbol: str, seed: int) -> list[Candle]:
@@ -116,7 +116,7 @@ def test_a_drift_ends_in_another_champion_that_forecasts_better_and_no_candle_is
         "--snapshots", str(tmp_path / "snapshots"), "--tracking-uri", "", "--poll-seconds", "1",
         "--min-windows", "500", "--test-share", "0.3", "--cooldown-hours", "1e-9",
         env={
-            "CANDLECAST_TRAINER_FEATURES": ",".join(FEW),
+            "CANDLECAST_TRAINER_FEATURES": FEATURES,
             "CANDLECAST_TRAINER_HIDDEN": "4", "CANDLECAST_TRAINER_MAX_EPOCHS": "1",
             "CANDLECAST_TRAINER_HORIZONS": "1,5", "OMP_NUM_THREADS": "1",
             "CANDLECAST_TRAINER_QUANTILES": ",".join(map(str, LEVELS)),

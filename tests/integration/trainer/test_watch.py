@@ -24,6 +24,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from local.live_training import FEATURES
 from local.ports import HOST, free_ports
 from shared import bundle
 from shared.bundle import Bundle
@@ -38,7 +39,6 @@ from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import write, write_candles
 from tests.recipes import Recipe
 from tests.streams import Stream
-from tests.unit.trainer.test_network import FEW
 from trainer import snapshot
 from trainer.__main__ import main
 from trainer.interval_drift import ALARM
@@ -79,7 +79,7 @@ def flags(
     """Return the flags of a watch over a topic of three symbols and a store with a bad champion."""
     levels = ",".join(map(str, LEVELS))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other are slow
-    few = ("FEATURES", ",".join(FEW))
+    few = ("FEATURES", FEATURES)
     for name, value in (("HIDDEN", "4"), ("MAX_EPOCHS", "2"), ("QUANTILES", levels), few):
         monkeypatch.setenv(f"CANDLECAST_TRAINER_{name}", value)
     flags = [

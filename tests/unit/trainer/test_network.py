@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from local.live_training import FEATURES
 from shared.bundle import DataSpan
 from trainer import dataset
 from trainer.dataset import Samples
@@ -22,9 +21,6 @@ from trainer.scaling import fit_scalers, floored, log_scales, relative
 Windows = Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]
 
 SPAN = DataSpan(source="made", symbols=("A",), first_ms=0, last_ms=1, candles=2, sha256="0")
-FEW = tuple(FEATURES.split(","))
-"""Features whose network is exported in a third of the time that all of them take."""
-
 SMALL = FitConfig(sequence_length=4, hidden=3, max_epochs=3, epoch_steps=6, batch=64, har_share=0.0)
 DAY_MS = 86_400_000
 

@@ -98,7 +98,7 @@ def test_every_poison_is_refused_and_the_others_stay() -> None:
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd.value)[:40])
 def test_what_is_odd_comes_out_alike_alone_first_and_last(odd: Message) -> None:
-    """pyarrow crashes on a null that comes first and is no field (apache/arrow#47409)."""
+    """pyarrow crashes on a null that comes first and is not a field (apache/arrow#47409)."""
     assert parsed([odd]) == accepted([odd])
     messages = [odd, *(of(day % 300, 100.0) for day in range(600)), odd]
     assert parsed(messages) == accepted(messages)
