@@ -22,7 +22,8 @@ from api.forecast import tensors
 from api.forecast.histories import are_valid, require_content
 from api.forecast.outline import Outline, end_of_numbers, outline_of
 from api.forecast.tensors import NUMBERS_ROWS, AnyArray
-from shared.bundle import TensorSpec, tensor_inputs, tensor_outputs
+from shared.bundle import CONTEXT, TensorSpec, tensor_inputs, tensor_outputs
+from shared.context import Closes, ContextSpec
 from shared.forecaster import Forecaster, Prediction, lengths_of
 from shared.messages import Message
 
@@ -41,9 +42,9 @@ class InputTensor(Message):
     Unknown fields and parameters are ignored, as the protocol demands.
     """
 
-    name: str = Field(description="candles or open_ms")
+    name: str = Field(description="candles, open_ms, or context for a model that reads one")
     shape: tuple[int, ...] = Field(max_length=8, description="windows first")
-    datatype: str = Field(description="FP64 for candles, INT64 for open_ms")
+    datatype: str = Field(description="FP64 for candles, INT64 for open_ms, FP32 for context")
     data: Any = Field(None, description="numbers, flat in row-major order or nested")
     parameters: Parameters = Field(default={}, description="binary_data_size, of data in binary")
 
@@ -136,6 +137,7 @@ class InferBody:
     request: InferRequest
     candles: NDArray[np.float64]  # (B, T, 5)
     open_ms: NDArray[np.int64]  # (B, T)
+    context: Closes | None  # (B, C, K); None where the request has none
 
 
 def meta_of(model: Forecaster, name: str, versions: tuple[str, ...]) -> ModelMeta:
@@ -145,7 +147,7 @@ def meta_of(model: Forecaster, name: str, versions: tuple[str, ...]) -> ModelMet
         name=name,
         versions=versions,
         platform="onnx_onnxv1",
-        inputs=_meta(tensor_inputs(min(lengths) if len(lengths) == 1 else -1)),
+        inputs=_meta(tensor_inputs(min(lengths) if len(lengths) == 1 else -1, model.context)),
         outputs=_meta(tensor_outputs(len(model.horizons), len(model.quantile_levels))),
     )
 
@@ -158,7 +160,10 @@ def _meta(specs: Mapping[str, TensorSpec]) -> tuple[TensorMeta, ...]:
 
 
 def read_infer(
-    body: bytes | bytearray, json_bytes: int | None, lengths: Collection[int]
+    body: bytes | bytearray,
+    json_bytes: int | None,
+    lengths: Collection[int],
+    context: ContextSpec | None = None,
 ) -> Work[InferBody]:
     """Return the request in a body.
 
@@ -166,6 +171,7 @@ def read_infer(
         body: JSON, followed by the tensors that are in binary.
         json_bytes: length of the JSON; None when it is the whole body.
         lengths: candles that the windows may hold, T; all of a request hold the same number.
+        context: that the model reads, if any; a request may leave it out, as one that is unknown.
 
     Raises:
         ProblemError: naming the field and the rule.
@@ -178,7 +184,7 @@ def read_infer(
         request = InferRequest.model_validate_json(outline.text)
     except ValidationError as error:
         raise invalid_body(error) from None
-    _require_inputs(request, lengths)
+    _require_inputs(request, lengths, context)
     _require_outputs(request)
     found: dict[str, AnyArray] = {}
     for number, tensor in enumerate(request.inputs):
@@ -195,14 +201,18 @@ def read_infer(
     if len(binary):
         raise broken_field(("body",), "too_long", "no bytes after the tensors", len(binary))
     outline.require_all_read()
-    yield from _require_windows(request, found["candles"], found["open_ms"])
-    return InferBody(request, found["candles"], found["open_ms"])
+    yield from _require_windows(request, found)
+    return InferBody(request, found["candles"], found["open_ms"], found.get(CONTEXT))
 
 
-def _require_inputs(request: InferRequest, lengths: Collection[int]) -> None:
+def _require_inputs(
+    request: InferRequest, lengths: Collection[int], context: ContextSpec | None
+) -> None:
     """Refuse inputs other than the graph's; raises ``ProblemError``."""
-    batch, length = (*request.inputs[0].shape, 0, 0)[:2]
-    specs = tensor_inputs(length)
+    batch = (*request.inputs[0].shape, 0)[0]
+    windows = next((tensor for tensor in request.inputs if tensor.name != CONTEXT), None)
+    length = (*windows.shape, 0, 0)[1] if windows else 0
+    specs = tensor_inputs(length, context)
     for number, tensor in enumerate(request.inputs):
         place = ("inputs", number)
         spec = specs.get(tensor.name)
@@ -213,17 +223,17 @@ def _require_inputs(request: InferRequest, lengths: Collection[int]) -> None:
             got = repr(tensor.datatype[:40])
             raise broken_field((*place, "datatype"), "datatype", spec.datatype, got)
         sizes = spec.shape[1:]
-        known = length in lengths and tensor.shape[1:] == sizes
-        if not known or not 0 < tensor.shape[0] <= MAX_WINDOWS:
-            one_of = " or ".join(map(str, [length] if length in lengths else sorted(lengths)))
-            expected = f"[{', '.join([f'1 to {MAX_WINDOWS}', one_of, *map(str, sizes[1:])])}]"
+        fixed = tensor.name == CONTEXT or length in lengths
+        if not fixed or tensor.shape[1:] != sizes or not 0 < tensor.shape[0] <= MAX_WINDOWS:
+            first = str(sizes[0]) if fixed else " or ".join(map(str, sorted(lengths)))
+            expected = f"[{', '.join([f'1 to {MAX_WINDOWS}', first, *map(str, sizes[1:])])}]"
             raise broken_field((*place, "shape"), "shape", expected, list(tensor.shape))
         if tensor.shape[0] != batch:
             expected = f"{batch} windows, as in inputs[0]"
             raise broken_field((*place, "shape"), "shape", expected, tensor.shape[0])
     names = [tensor.name for tensor in request.inputs]
     for name in specs:
-        if names.count(name) != 1:
+        if names.count(name) > 1 or (name != CONTEXT and name not in names):
             expected = f"{name} once, one of {', '.join(specs)}"
             raise broken_field(("inputs",), "missing", expected, names)
 
@@ -261,9 +271,13 @@ def _from_json(number: int, tensor: InputTensor, outline: Outline) -> Work[AnyAr
     return tensors.from_json(array, tensor.datatype, tensor.shape, place)
 
 
-def _require_windows(request: InferRequest, candles: AnyArray, open_ms: AnyArray) -> Work[None]:
-    """Refuse candles and times that no market has; raises ``ProblemError``."""
+def _require_windows(request: InferRequest, found: Mapping[str, AnyArray]) -> Work[None]:
+    """Refuse candles, times and closes that no market has; raises ``ProblemError``."""
     places = {tensor.name: ("inputs", i, "data") for i, tensor in enumerate(request.inputs)}
+    candles, open_ms, context = found["candles"], found["open_ms"], found.get(CONTEXT)
+    if context is not None and np.isinf(context).any():
+        expected = "closes that 32 bits hold; 0, or NaN in binary, where one is unknown"
+        raise broken_field(places[CONTEXT], "not_finite", expected, "others")
     for first in range(0, len(candles), NUMBERS_ROWS):
         some = slice(first, first + NUMBERS_ROWS)
         if not are_valid(candles[some].reshape(-1, 5)):

@@ -111,7 +111,8 @@ class _Served:
         """Give the distributions of the log return ahead of windows of candles.
 
         Inputs and outputs are the tensors of the model's graph, in JSON or in binary, each for
-        itself. Request and answer may be in gzip or deflate.
+        itself; a context may be left out, as one of which nothing is known. Request and answer may
+        be in gzip or deflate.
         """
         forecaster = self._model(request)
         require_type(request, JSON, OCTETS, "")
@@ -119,8 +120,10 @@ class _Served:
         packed = await read_body(request)
         body = await self._slicer.run(unpack(packed, encoding, request.scope["body_share"]))
         json_bytes = json_length(request.headers.get(JSON_LENGTH), len(body))
-        given = await self._slicer.run(read_infer(body, json_bytes, lengths_of(forecaster)))
-        inference = self._predictor.infer(forecaster, given.candles, given.open_ms)
+        given = await self._slicer.run(
+            read_infer(body, json_bytes, lengths_of(forecaster), forecaster.context)
+        )
+        inference = self._predictor.infer(forecaster, given.candles, given.open_ms, given.context)
         prediction = await self._slicer.run(inference)
         version = forecaster.model_version
         content = await self._slicer.run(

@@ -229,12 +229,19 @@ class Predictor:
             return None
         return self._context_of(forecaster.context, series.as_of_ms)
 
-    def infer(self, forecaster: Forecaster, windows: Array, open_ms: Times) -> Work[Prediction]:
+    def infer(
+        self,
+        forecaster: Forecaster,
+        windows: Array,
+        open_ms: Times,
+        context: Closes | None = None,
+    ) -> Work[Prediction]:
         """Return the prediction of full windows, (B, T, 5), by as many model calls as are good."""
         parts: list[Prediction] = []
         for first in range(0, len(windows), CHUNK):
             some = slice(first, first + CHUNK)
-            parts.append(self.predict(windows[some], open_ms[some], forecaster))
+            around = None if context is None else context[some]
+            parts.append(self.predict(windows[some], open_ms[some], forecaster, around))
             yield
         return Prediction(
             np.concatenate([part.log_return for part in parts]),

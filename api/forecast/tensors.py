@@ -32,6 +32,7 @@ NUMBERS_ROWS: Final = 128
 
 _DECODERS: Final[dict[str, tuple[str, msgspec.json.Decoder[Any]]]] = {
     "FP64": ("d", msgspec.json.Decoder(list[float])),
+    "FP32": ("f", msgspec.json.Decoder(list[float])),
     "INT64": ("q", msgspec.json.Decoder(list[int])),
 }
 """Typecode of ``array`` and decoder of a list, for the element types of inputs."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+import numpy as np
 import pytest
 from starlette.types import ASGIApp
 
@@ -20,7 +23,9 @@ from shared.forecaster import Due, ModelSet, OnnxForecaster, forecast
 from shared.window import Window
 from tests import bundles
 from tests.candles import candle, values_of, walk
-from tests.unit.api.client import application, call
+from tests.unit.api.client import application, call, problem_of
+from tests.unit.api.forecast.inference_requests import JSON, Echo, body, numbers_of, tensor
+from tests.unit.api.forecast.inference_requests import ask as ask_infer
 
 SPEC: Final = ContextSpec(symbols=("^GSPC",), interval="1d", length=2)
 SPREAD: Final = 0.01
@@ -127,3 +132,83 @@ def test_the_card_and_the_list_of_models_name_the_context(app: ASGIApp, tmp_path
     made = bundle.load(bundles.write(tmp_path / "bundle", context=SPEC))
     [listed] = catalogue_of("store", Champions(), (), made).versions
     assert (listed.context, listed.context_interval) == (("^GSPC",), "1d")
+
+
+URL: Final = "/v2/models/stub/infer"
+GIVEN: Final = np.array([[[1.5], [2.0]], [[0.0], [4.0]]], np.float32)  # (B, C, K), one unknown
+
+
+def inference(context: dict[str, Any] | None = None, *, first: bool = False) -> dict[str, Any]:
+    """Return an inference request of two windows, with its context before or after them."""
+    candles = np.tile([values_of(made) for made in CANDLES], (2, 1, 1))
+    times = np.tile([made.open_ms for made in CANDLES], (2, 1))
+    inputs = [tensor("candles", candles, "FP64"), tensor("open_ms", times, "INT64")]
+    more = [] if context is None else [context]
+    return {"inputs": [*more, *inputs] if first else [*inputs, *more]}
+
+
+def volatilities(answer: httpx.Response) -> list[float]:
+    """Return the sum of the closes that the model was given for each window."""
+    found = numbers_of(answer)["volatility"]
+    return [round(float(value) - SPREAD, 4) for value in found[:, 0]]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_an_inference_is_given_the_closes_of_its_context(
+    app: ASGIApp, nested: bool, first: bool
+) -> None:
+    request = inference(tensor("context", GIVEN, "FP32", nested=nested), first=first)
+    assert volatilities(call(app, "POST", URL, json=request)) == [3.5, 4.0]
+    assert volatilities(call(app, "POST", URL, json=inference())) == [0.0, 0.0], "none is known"
+
+
+def test_an_inference_takes_a_context_in_binary_with_unknown_closes(app: ASGIApp) -> None:
+    given = np.where(GIVEN == 0.0, np.nan, GIVEN).astype(np.float32)
+    form = tensor("context", given, "FP32")
+    del form["data"]
+    form["parameters"] = {"binary_data_size": given.nbytes}
+    text = json.dumps(inference(form)).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    answer = call(app, "POST", URL, content=text + given.tobytes(), headers=headers)
+    assert volatilities(answer) == [3.5, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"shape": [2, 1, 2]}, "inputs[2].shape"),
+        ({"shape": [1, 2, 1], "data": [1.0, 2.0]}, "inputs[2].shape"),
+        ({"datatype": "FP64"}, "inputs[2].datatype"),
+        ({"data": [1.0, 2.0, 3.0]}, "inputs[2].data"),
+        ({"data": [1.0, 2.0, 3.0, 1e39]}, "inputs[2].data"),
+        ({"data": [1.0, 2.0, 3.0, None]}, "inputs[2].data"),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_bad_context_is_named(
+    app: ASGIApp, change: dict[str, Any], field: str, first: bool
+) -> None:
+    request = inference(tensor("context", GIVEN, "FP32") | change, first=first)
+    answer = call(app, "POST", URL, json=request)
+    assert answer.status_code == 422
+    named = problem_of(answer).errors[0].field
+    if change.get("shape", [2])[0] == 2:
+        assert named == (field.replace("[2]", "[0]") if first else field)
+    else:
+        assert named.endswith("].shape"), "either may be the wrong number of windows"
+
+
+def test_a_context_of_a_model_that_reads_none_or_given_twice_is_refused(app: ASGIApp) -> None:
+    context = tensor("context", GIVEN, "FP32")
+    twice = inference(context)
+    twice["inputs"].append(context)
+    answer = call(app, "POST", URL, json=twice)
+    assert (answer.status_code, problem_of(answer).errors[0].field) == (422, "inputs")
+    answer = ask_infer(Echo(), body() | {"inputs": [*body()["inputs"], context]}, **JSON)
+    assert (answer.status_code, problem_of(answer).errors[0].field) == (422, "inputs[2].name")
+
+
+def test_the_metadata_names_the_context(app: ASGIApp) -> None:
+    inputs = call(app, "GET", "/v2/models/stub").json()["inputs"]
+    assert inputs[2] == {"name": "context", "shape": [-1, 2, 1], "datatype": "FP32"}
