@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -101,24 +102,41 @@ class Tracker:
         """
         # MLflow sends usage statistics unless this is set before its first import
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from alembic.util.exc import CommandError  # noqa: PLC0415 -- as the next
         from mlflow import MlflowClient  # noqa: PLC0415 -- seconds that a back-test does without
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 -- likewise
+        from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 -- likewise
 
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         try:
             folder = _artifacts(uri)
-            self.client = MlflowClient(tracking_uri=uri)
-            known = self.client.get_experiment_by_name(experiment)
-            self._experiment = (
-                known.experiment_id
-                if known
-                else self.client.create_experiment(experiment, artifact_location=folder)
-            )
-        except (MlflowException, OSError) as error:
+            with _one_at_a_time(uri):
+                self.client = MlflowClient(tracking_uri=uri)
+                self._experiment = self._experiment_of(experiment, folder)
+        except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
             line = str(error).strip().splitlines()[0]
             fault = without_password(f"{uri}: cannot be used for tracking: {line}")
+            if uri.startswith(SQLITE) and not isinstance(error, OSError):
+                fault += (
+                    "; expected a database of MLflow's that nothing keeps locked: if it is broken,"
+                    " move the file away, and a new one is made"
+                )
             raise TrackingError(fault) from error
+
+    def _experiment_of(self, name: str, folder: str | None) -> str:
+        """Return the id of an experiment, which is made if it is new."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 -- as above
+
+        known = self.client.get_experiment_by_name(name)
+        if known is None:
+            try:
+                return self.client.create_experiment(name, artifact_location=folder)
+            except MlflowException:  # another process may have been faster
+                known = self.client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+        return known.experiment_id
 
     @contextmanager
     def run(self, name: str, parent: Run | None = None) -> Iterator[Run]:
@@ -201,6 +219,30 @@ def _artifacts(uri: str) -> str | None:
     """Return where a SQLite store's artifacts go, beside the database; a server decides itself."""
     if not uri.startswith(SQLITE):
         return None
-    database = Path(uri.removeprefix(SQLITE)).absolute()
-    database.parent.mkdir(parents=True, exist_ok=True)
-    return (database.parent / ARTIFACTS).as_uri()
+    folder = _folder(uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / ARTIFACTS).as_uri()
+
+
+def _folder(uri: str) -> Path:
+    """Return the folder of a SQLite store."""
+    return Path(uri.removeprefix(SQLITE)).absolute().parent
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep other processes waiting while a SQLite store is opened.
+
+    MLflow makes its tables in many steps, in which two processes disturb each other and leave half
+    of them. The lock is the folder's: SQLite loses its own when a file of it is closed.
+    """
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    folder = os.open(_folder(uri), os.O_RDONLY)
+    try:
+        with suppress(OSError):  # of a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
