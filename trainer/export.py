@@ -45,7 +45,7 @@ from trainer.context import inputs_of
 from trainer.dataset import Inputs
 from trainer.features import FEATURES, window_length
 from trainer.fit import Fitted
-from trainer.network import Blend, Model, PooledHar, Shape
+from trainer.network import Blend, Model, PooledHar, Shape, drift_of
 from trainer.reference import Part, extra_files, measure
 from trainer.registry import TILE
 
@@ -197,6 +197,7 @@ def _shape(config: BundleConfig, hidden: int) -> Shape:
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
         median=config.quantile_levels.index(MEDIAN),
+        drift=drift_of(tuple(config.features)),
     )
 
 

@@ -208,6 +208,18 @@ def move_ratio_10(candles: Candles) -> Tensor:
 
 
 @feature(lookback=LONG + 1, reach=YEARS + 1)
+def drift_480(candles: Candles) -> Tensor:
+    """Sum of the newest 480 log returns over root 480 mean range volatilities, of fewer if fewer.
+
+    Some standard deviations of what chance alone would add up to: a fund that decays, bonds that
+    rise day by day.
+    """
+    count = _known_moves(candles, 1).sum()
+    mean = _mean_of_moves(candles, 1, lambda moves: moves)
+    return (mean * torch.sqrt(count) / _mean_volatility(candles)).to(torch.float64)
+
+
+@feature(lookback=LONG + 1, reach=YEARS + 1)
 def still_share(candles: Candles) -> Tensor:
     """Share of the newest 480 candles whose close is the one before: coarse or rare prices."""
     return _mean_of_moves(candles, 1, lambda moves: (moves == 0).to(torch.float32)).to(
@@ -403,10 +415,14 @@ def _mean_of_moves(candles: Candles, span: int, value: Callable[[Tensor], Tensor
     What is summed is as long as the window or 480, a multiple of ``TILE``: sums of rows of other
     lengths would depend on a window's place in its batch.
     """
-    moves = candles.newest_moves(span, YEARS)
-    ones = torch.ones_like(candles.all_variance[:1, span:])
-    known = functional.pad(ones, (span, 0))[:, -YEARS:]  # (1, as many)
+    moves, known = candles.newest_moves(span, YEARS), _known_moves(candles, span)
     return (value(moves) * known).sum(dim=1, keepdim=True) / known.sum()
+
+
+def _known_moves(candles: Candles, span: int) -> Tensor:
+    """Return 1 for each of the newest 480 moves that the window holds, else 0, (1, up to 480)."""
+    ones = torch.ones_like(candles.all_variance[:1, span:])
+    return functional.pad(ones, (span, 0))[:, -YEARS:]
 
 
 def _memory(candles: Candles, lag: int) -> Tensor:

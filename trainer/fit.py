@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.blend import BUILT_IN, HAR, OWN, Choice, alone, choose, of_mix, pooled_har, widened
 from trainer.context import FORGOTTEN
 from trainer.dataset import CHUNK, Samples, cut_at, split
-from trainer.fit_config import RATES, FitConfig
+from trainer.fit_config import LONG_LEVEL, RATES, FitConfig
 from trainer.network import CLIP, Blend, Model, Network, PooledHar, shape_of, volatility_loss
 from trainer.scaling import MAX_RATIO, Array, Scalers, fit_scalers, floored, log_scales, relative
 from trainer.worth import Worth, of_model
@@ -331,7 +331,8 @@ class _Trainer:
         some = data.returns[data.draw(min(len(data), 100_000))]
         unit = torch.quantile(some, self.levels, dim=0).T  # (H, Q)
         network = Network(shape_of(config), config.dropout or 0.0)
-        network.start_from(unit, config.drift_share * unit[:, config.median])
+        drift_move = torch.sqrt(torch.tensor(config.horizons) / LONG_LEVEL)
+        network.start_from(unit, config.drift_share * unit[:, config.median], drift_move)
         return network
 
     def _losses(self, net: Network, data: _Batch) -> tuple[Tensor, Tensor]:

@@ -37,17 +37,18 @@ HABITS: Final = (
 )
 """How this series has moved for long: what a HAR of its own would have learned of it."""
 
+DRIFT: Final = "drift-480"
+"""How far this series has run for long; its medians may follow."""
+
 RATIO: Final = "return-range-ratio"
 REQUIRED: Final = (*TERMS, LEVEL, RATIO)
 
 QUARTER: Final = ("quarter-volatility-1", "quarter-volatility-5", "quarter-volatility-10")
 """What moved a quarter ago and two."""
 
-HAR: Final = (*TERMS, YEARS, *SLOTS)
-"""Terms of the linear HAR that the network's targets are divided by, those that there are."""
-
-RELATIVE: Final = (*HAR, *QUARTER)
-"""Logarithms of volatility, which the network sees relative to ``LEVEL``."""
+HAR: Final = (*TERMS, YEARS, *SLOTS, *QUARTER)
+"""Terms of the linear HAR that the network's targets are divided by, those that there are:
+logarithms of volatility, which the network sees relative to ``LEVEL``."""
 
 LONGER: Final = (512, 1024, MAX_CANDLES)
 """Candles of windows that hold more than a forecast needs."""
@@ -91,6 +92,7 @@ DEFAULT_FEATURES: Final = (
     *SLOTS,
     "slots-known",
     *HABITS,
+    DRIFT,
 )
 """In the order in which the graph makes them: those of each step, those of the window."""
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from shared.context import ContextSpec
 from trainer import context
 from trainer.features import Candles, extract, window_length
-from trainer.fit_config import FitConfig
+from trainer.fit_config import DRIFT, FitConfig
 from trainer.scaling import MAX_RATIO
 
 CLIP: Final = 6.0
@@ -26,6 +26,9 @@ CLIP: Final = 6.0
 
 CALM: Final = 0.3
 """How far the shape of the distribution follows the state, against how far its scale does."""
+
+LASTING: Final = 0.2
+"""Share of a series' drift that a network begins with as lasting."""
 
 MAX_LOG_SCALE: Final = 2.0
 """A network may widen or narrow what volatility says by a factor of at most e^2."""
@@ -44,6 +47,12 @@ class Shape:
     horizons: int  # H
     levels: int  # Q
     median: int  # index of the median among the levels
+    drift: int | None = None  # index among the features of the one that medians follow, if any
+
+
+def drift_of(features: Sequence[str]) -> int | None:
+    """Return the place of the feature that medians follow; None without it."""
+    return features.index(DRIFT) if DRIFT in features else None
 
 
 def shape_of(config: FitConfig) -> Shape:
@@ -54,13 +63,15 @@ def shape_of(config: FitConfig) -> Shape:
         horizons=len(config.horizons),
         levels=len(config.quantile_levels),
         median=config.median,
+        drift=drift_of(config.inputs),
     )
 
 
 class Network(nn.Module):
     """An LSTM on standardised features, and a head for quantiles and volatilities."""
 
-    location: Tensor  # (H,), medians: no function of the state, since none was found
+    location: Tensor  # (H,), medians of a market that has no drift of its own
+    drift_move: Tensor  # (H,), what a drift of 1 adds if it lasts
     calm: Tensor  # (H(Q + 1),), how far each output follows the state
     spans: Tensor  # (Q - 1, Q), from twice the gaps between levels to distances from the median
 
@@ -78,6 +89,9 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(shape.hidden, h * (q + 1))  # log scales, log volatilities, gaps
         self.register_buffer("location", torch.zeros(h))
+        if shape.drift is not None:
+            self.lasting = nn.Linear(shape.hidden, h)  # logit of the share of the drift that lasts
+            self.register_buffer("drift_move", torch.zeros(h))
         level, gap = torch.arange(q), torch.arange(q - 1)[:, None]
         above = (gap >= shape.median) & (gap < level)
         below = (gap < shape.median) & (gap >= level)
@@ -86,12 +100,13 @@ class Network(nn.Module):
         calm[2 * h :] = CALM
         self.register_buffer("calm", calm, persistent=False)
 
-    def start_from(self, unit_quantiles: Tensor, location: Tensor) -> None:
+    def start_from(self, unit_quantiles: Tensor, location: Tensor, drift_move: Tensor) -> None:
         """Make the network give an unconditional distribution, whatever the state.
 
         Args:
             unit_quantiles: of the scaled target, (H, Q), rising along Q.
             location: medians, (H,).
+            drift_move: see above, (H,); ``LASTING`` of it is taken at first.
         """
         gaps = torch.diff(unit_quantiles, dim=1).clamp_min(1e-3)  # (H, Q - 1)
         with torch.no_grad():
@@ -99,6 +114,10 @@ class Network(nn.Module):
             self.head.bias.zero_()
             self.head.bias[2 * self.shape.horizons :] = (gaps - 1.0 / gaps).flatten()  # see forward
             self.location.copy_(location)
+            if self.shape.drift is not None:
+                self.lasting.weight.zero_()
+                self.lasting.bias.fill_(math.log(LASTING / (1.0 - LASTING)))
+                self.drift_move.copy_(drift_move)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return quantiles (B, H, Q) and log volatilities (B, H) after inputs (L, B, F).
@@ -108,16 +127,24 @@ class Network(nn.Module):
         h, q = self.shape.horizons, self.shape.levels
         _, (state, _) = self.lstm(inputs)  # (1, B, hidden)
         weight = self.head.weight * self.calm[:, None]
-        out = functional.linear(self.dropout(state[0]), weight, self.head.bias)
+        state = self.dropout(state[0])
+        out = functional.linear(state, weight, self.head.bias)
         logs, gaps = torch.split(out, [2 * h, h * (q - 1)], dim=1)
         logs = logs.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).view(-1, 2, h)
+        medians = self._medians(inputs[-1], state)[..., None]  # (B, H, 1)
         if q == 1:
-            return self.location[:, None].expand(out.shape[0], h, 1), logs[:, 1]
+            return medians, logs[:, 1]
         # twice squareplus, (x + sqrt(x^2 + 4)) / 2: positive; Barron, "Squareplus" (2021)
         heights = (gaps + torch.sqrt(gaps * gaps + 4.0)).view(-1, h, q - 1)
         distances = heights @ self.spans  # (B, H, Q), from the median
-        quantiles = distances * torch.exp(logs[:, 0, ..., None]) + self.location[:, None]
-        return quantiles, logs[:, 1]
+        return distances * torch.exp(logs[:, 0, ..., None]) + medians, logs[:, 1]
+
+    def _medians(self, newest: Tensor, state: Tensor) -> Tensor:
+        """Return the medians (B, H): no direction, but for a share of the series' own drift."""
+        if self.shape.drift is None:
+            return self.location.expand(len(newest), -1)
+        drift = newest[:, self.shape.drift, None]  # (B, 1)
+        return self.location + torch.sigmoid(self.lasting(state)) * drift * self.drift_move
 
     def raise_volatility(self, log_factor: Tensor) -> None:
         """Add to the log volatility, shape (H,)."""

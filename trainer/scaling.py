@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trainer.dataset import Samples
 from trainer.features import MIN_VARIANCE, QUIET_SHARE
-from trainer.fit_config import HAR, LEVEL, RATIO, RELATIVE, TERMS, FitConfig
+from trainer.fit_config import HAR, LEVEL, RATIO, TERMS, FitConfig
 
 Array = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def log_scales(scalers: Scalers, config: FitConfig) -> tuple[LinearMap, LinearMa
 def relative(config: FitConfig) -> Array:
     """Return the matrix (F, F) that takes ``LEVEL`` off the other logarithms of volatility."""
     matrix = np.eye(len(config.inputs))
-    for term in config.some_of(RELATIVE):
+    for term in config.some_of(HAR):
         matrix[config.index(LEVEL), config.index(term)] = -1.0
     return matrix
 

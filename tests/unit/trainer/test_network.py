@@ -14,8 +14,8 @@ from shared.bundle import DataSpan
 from trainer import dataset
 from trainer.dataset import Samples
 from trainer.fit import Epoch, Fitted, fit, fit_parts
-from trainer.fit_config import HAR, LEVEL, RELATIVE, TERMS, FitConfig
-from trainer.network import Blend, Network, Shape, volatility_loss
+from trainer.fit_config import DRIFT, HAR, LEVEL, TERMS, FitConfig
+from trainer.network import LASTING, Blend, Network, Shape, drift_of, volatility_loss
 from trainer.scaling import fit_scalers, floored, log_scales, relative
 
 Windows = Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -50,7 +50,7 @@ def fitted() -> Fitted:
 def test_an_untrained_network_gives_the_unconditional_quantiles() -> None:
     unit = torch.tensor([[-1.5, -0.5, 0.1, 0.6, 1.4]])
     network = Network(Shape(4, 5, 1, 5, 2)).eval()
-    network.start_from(unit, torch.tensor([0.1]))
+    network.start_from(unit, torch.tensor([0.1]), torch.tensor([0.3]))
     with torch.no_grad():
         network.head.weight.zero_()
     quantiles, log_volatility = network(torch.zeros(3, 2, 4))
@@ -67,6 +67,34 @@ def test_quantiles_rise_and_their_median_is_the_location() -> None:
     quantiles, _ = network(5 * torch.randn(3, 200, 4))
     assert (torch.diff(quantiles, dim=-1) > 0).all()
     torch.testing.assert_close(quantiles[..., 3], network.location.expand(200, 3))
+
+
+def test_medians_follow_a_share_of_the_newest_drift() -> None:
+    torch.manual_seed(0)
+    unit = torch.tensor([[-1.0, 0.1, 1.0]]).repeat(2, 1)
+    location, drift_move = torch.tensor([0.1, 0.2]), torch.tensor([0.05, 0.3])
+    network = Network(Shape(4, 6, 2, 3, 1, drift=2)).eval()
+    network.start_from(unit, location, drift_move)
+    inputs = torch.randn(3, 50, 4)
+    drift = inputs[-1, :, 2, None]
+    torch.testing.assert_close(network(inputs)[0][..., 1], location + LASTING * drift * drift_move)
+
+    with torch.no_grad():
+        network.lasting.weight.normal_(0.0, 5.0)
+    medians = network(inputs)[0][..., 1]
+    shares = (medians - location) / (drift * drift_move)
+    assert (shares > -1e-4).all()
+    assert (shares < 1.0 + 1e-4).all(), "no more than all of it"
+    assert shares.std() > 0.1, "how much of it lasts follows the state"
+    assert (torch.diff(network(inputs)[0], dim=-1) > 0).all()
+
+
+def test_a_network_has_a_share_of_the_drift_only_where_it_reads_the_drift() -> None:
+    assert drift_of(SMALL.features) == SMALL.features.index(DRIFT)
+    without = tuple(name for name in SMALL.features if name != DRIFT)
+    assert drift_of(without) is None
+    names = Network(Shape(4, 5, 1, 5, 2)).state_dict()
+    assert not {"drift_move", "lasting.weight", "lasting.bias"} & names.keys()
 
 
 def test_the_model_gives_rising_quantiles_and_positive_volatilities(fitted: Fitted) -> None:
@@ -115,7 +143,7 @@ def test_scales_are_free_of_the_unit_of_volatility() -> None:
     for scale in log_scales(fit_scalers(samples, SMALL), SMALL):
         terms = scale.weight[[SMALL.index(name) for name in (*HAR, LEVEL)]]
         np.testing.assert_allclose(terms.sum(axis=0), 1.0)
-    assert relative(SMALL).sum() == len(SMALL.features) - len(RELATIVE)
+    assert relative(SMALL).sum() == len(SMALL.features) - len(HAR)
 
 
 def test_a_market_that_stands_still_has_a_variance_to_learn() -> None:

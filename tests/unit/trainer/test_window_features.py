@@ -17,7 +17,7 @@ from trainer.dataset import SymbolCandles, samples_at
 from trainer.evaluate.backtest import predict_all
 from trainer.evaluate.realised import range_variances
 from trainer.features import FEATURES, Candles, extract
-from trainer.fit_config import DEFAULT_FEATURES, HABITS, SLOTS, YEARS, FitConfig
+from trainer.fit_config import DEFAULT_FEATURES, DRIFT, HABITS, SLOTS, YEARS, FitConfig
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
@@ -34,7 +34,7 @@ SPANS = {
 }
 
 INTERVAL = {1440: "1d", 60: "1h", 15: "15m", 5: "5m", 1: "1m"}
-OF_WINDOW = {YEARS, *SLOTS, "slots-known", *HABITS}
+OF_WINDOW = {YEARS, *SLOTS, "slots-known", *HABITS, DRIFT}
 FORECASTER = OnnxForecaster(load(default_path()))
 
 SESSIONS = {  # class -> minutes of a candle, candles of a day, days of a week
@@ -138,6 +138,8 @@ def habits_oracle(candles: NDArray[np.float64], variance: NDArray[np.float64]) -
     for lag in (1, 10):
         together = (apart[lag:] * apart[:-lag]).sum() / len(apart)
         found[f"volatility-memory-{lag}"] = together / ((apart**2).mean() + (0.1 * unit) ** 2)
+    returns = np.diff(close)[-480:]
+    found[DRIFT] = returns.sum() / np.sqrt(len(returns)) / unit
     return found
 
 
@@ -149,7 +151,7 @@ def test_habits_equal_a_plain_computation(kind: str, length: int) -> None:
     candles[still, 3] = candles[still - 1, 3]
     candles[:, 1], candles[:, 2] = candles[:, :4].max(axis=1), candles[:, :4].min(axis=1)
     variance = variances_of(candles)
-    got = compute(candles, open_ms, HABITS)
+    got = compute(candles, open_ms, (*HABITS, DRIFT))
     for name, value in habits_oracle(candles, variance).items():
         assert got[name] == pytest.approx(value, abs=2e-3), name
 
@@ -162,6 +164,15 @@ def test_a_market_that_comes_back_at_every_candle_moves_no_further_over_many() -
     assert got["move-ratio-5"] == pytest.approx(-0.5 * np.log(5), abs=5e-3)
     assert got["move-ratio-10"] == pytest.approx(np.log(0.2)), "the floor: it does not move at all"
     assert got["still-share"] == 0.0
+
+
+def test_a_market_that_falls_at_every_candle_has_a_drift_of_many_deviations() -> None:
+    _, open_ms = walk("daily stock", 512)
+    price = 1000.0 * np.exp(-0.01 * np.arange(512))
+    got = compute(held(np.column_stack([price] * 4 + [np.ones(512)])), open_ms, (DRIFT,))
+    assert got[DRIFT] == pytest.approx(-np.sqrt(480), rel=1e-3)  # each return is its volatility
+    rising = compute(held(np.column_stack([1.0 / price] * 4 + [np.ones(512)])), open_ms, (DRIFT,))
+    assert rising[DRIFT] == pytest.approx(np.sqrt(480), rel=1e-3)
 
 
 def test_as_many_slots_of_four_weeks_are_known_as_the_window_holds() -> None:
