@@ -27,7 +27,7 @@ CLIP: Final = 6.0
 CALM: Final = 0.3
 """How far the shape of the distribution follows the state, against how far its scale does."""
 
-LASTING: Final = 0.2
+LASTING: Final = 0.1
 """Share of a series' drift that a network begins with as lasting."""
 
 MAX_LOG_SCALE: Final = 2.0
