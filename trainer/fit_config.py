@@ -64,6 +64,10 @@ FEW: Final = 5_000
 MANY: Final = 500_000
 """Windows at which the pairs below hold; see ``FitConfig.adapted``."""
 
+DRIFT_FROM: Final = 50_000
+"""Windows from which on a network is shown how far series ran: of a few series none can learn which
+of their drifts last."""
+
 DROPOUTS: Final = (0.5, 0.2)
 RATES: Final = (2e-3, 8e-3)
 QLIKE_OF_MANY: Final = 0.5
@@ -121,6 +125,7 @@ class FitConfig:
     har_share: float | None = None  # of the pooled HAR in a model without the built-in one
     stop_weight: float = 0.3  # of it in the validation loss
     drift_share: float = 0.25  # of the training median; a full one is mostly noise
+    follows_drift: bool | None = None  # whether the network is shown the series' own drift
     ratio_power: float = 0.8  # how far spreads follow the window's own return-range ratio
     windows: int = 1_000_000  # drawn of a folder of many symbols
     validation_share: float = 0.15  # newest share of the times, for early stopping
@@ -205,6 +210,7 @@ class FitConfig:
             "learning_rate": RATES[0] * (RATES[1] / RATES[0]) ** many,
             "qlike_share": QLIKE_OF_MANY * many,
             "har_share": har_share if har_share >= LEAST_HAR else 0.0,
+            "follows_drift": windows >= DRIFT_FROM,
         }
         return replace(
             self, **{name: value for name, value in chosen.items() if getattr(self, name) is None}

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trainer.dataset import Samples
 from trainer.features import MIN_VARIANCE, QUIET_SHARE
-from trainer.fit_config import HAR, LEVEL, RATIO, TERMS, FitConfig
+from trainer.fit_config import DRIFT, HAR, LEVEL, RATIO, TERMS, FitConfig
 
 Array = NDArray[np.float64]
 
@@ -74,8 +74,13 @@ def log_scales(scalers: Scalers, config: FitConfig) -> tuple[LinearMap, LinearMa
 
 
 def relative(config: FitConfig) -> Array:
-    """Return the matrix (F, F) that takes ``LEVEL`` off the other logarithms of volatility."""
+    """Return the matrix (F, F) that takes ``LEVEL`` off the other logarithms of volatility.
+
+    It leaves out the series' own drift where the network shall not follow it.
+    """
     matrix = np.eye(len(config.inputs))
+    if DRIFT in config.features and config.follows_drift is False:
+        matrix[config.index(DRIFT), config.index(DRIFT)] = 0.0
     for term in config.some_of(HAR):
         matrix[config.index(LEVEL), config.index(term)] = -1.0
     return matrix

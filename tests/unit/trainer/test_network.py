@@ -196,8 +196,22 @@ def test_what_is_left_open_follows_the_number_of_windows() -> None:
     assert (many.dropout, many.qlike_share) == pytest.approx((0.2, 0.5))
     assert 2e-3 < (some.learning_rate or 0.0) < 8e-3
     assert 0.1 < (some.har_share or 0.0) < 0.3
-    given = FitConfig(dropout=0.1, learning_rate=0.01, qlike_share=1.0, har_share=0.0)
+    assert [config.follows_drift for config in (few, some, many)] == [False, False, True]
+    given = FitConfig(
+        dropout=0.1, learning_rate=0.01, qlike_share=1.0, har_share=0.0, follows_drift=True
+    )
     assert given.adapted(100) == given
+
+
+def test_a_model_of_few_windows_does_not_follow_the_series_own_drift(fitted: Fitted) -> None:
+    following = fit(made_samples(400, SMALL), replace(SMALL, follows_drift=True), seed=1)
+    features = made_samples(50, SMALL, seed=3).features
+    other = features.copy()
+    other[:, :, SMALL.index(DRIFT)] += 3.0
+    with torch.no_grad():
+        for model, same in ((fitted.model, True), (following.model, False)):
+            before, after = (model.distribution(torch.from_numpy(x))[0] for x in (features, other))
+            assert torch.equal(before, after) is same
 
 
 def test_few_windows_get_a_share_of_har_beside_the_network() -> None:
