@@ -275,9 +275,6 @@ def _require_windows(request: InferRequest, found: Mapping[str, AnyArray]) -> Wo
     """Refuse candles, times and closes that no market has; raises ``ProblemError``."""
     places = {tensor.name: ("inputs", i, "data") for i, tensor in enumerate(request.inputs)}
     candles, open_ms, context = found["candles"], found["open_ms"], found.get(CONTEXT)
-    if context is not None and np.isinf(context).any():
-        expected = "closes that 32 bits hold; 0, or NaN in binary, where one is unknown"
-        raise broken_field(places[CONTEXT], "not_finite", expected, "others")
     for first in range(0, len(candles), NUMBERS_ROWS):
         some = slice(first, first + NUMBERS_ROWS)
         if not are_valid(candles[some].reshape(-1, 5)):
@@ -287,6 +284,9 @@ def _require_windows(request: InferRequest, found: Mapping[str, AnyArray]) -> Wo
         if times.min() < 0 or times.max() >= 1 << 53 or (np.diff(times, axis=1) <= 0).any():
             expected = "rising times in UTC milliseconds"
             raise broken_field(places["open_ms"], "not_rising", expected, "others")
+        if context is not None and np.isinf(context[some]).any():
+            expected = "closes that 32 bits hold; 0, or NaN in binary, where one is unknown"
+            raise broken_field(places[CONTEXT], "not_finite", expected, "others")
         yield
 
 
