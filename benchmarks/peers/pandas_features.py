@@ -81,7 +81,7 @@ def _habits(close: pd.Series[float], volatility: pd.Series[float]) -> dict[str, 
     apart = capped - capped.mean()
     swing = (apart**2).mean() + (0.1 * unit) ** 2
     spread = max(float(np.sqrt((volatility**2).mean())), 1e-5) / unit
-    returns = np.log(close).diff().iloc[1:].tail(480)
+    returns = np.diff(np.log(close.to_numpy()))[-480:]
     return {
         **{f"move-ratio-{n}": np.log(max(m / (unit * n**0.5), 0.2)) for n, m in moves.items()},
         "still-share": float((close.diff().iloc[1:].tail(480) == 0).mean()),
