@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 from docs.marks import replace  # noqa: E402
 from trainer.evaluate.baselines.har import HarTimeOfDay  # noqa: E402
 from trainer.evaluate.matrix import Cell, Matrix  # noqa: E402
-from trainer.evaluate.report import MINUS, NONE  # noqa: E402
+from trainer.evaluate.pages import MINUS, NONE  # noqa: E402
 
 CLASSES: Final = {
     "daily-us": "daily, US stocks",

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from trainer.evaluate.evaluation import Calibration, Comparison
+from trainer.evaluate.evaluation import Calibration
 from trainer.evaluate.forecast_table import levels_of, quantile_column
 from trainer.evaluate.losses import Symbol, central_intervals
 
@@ -92,23 +92,34 @@ def _svg(figure: Figure) -> str:
     return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
 
 
-def skills(comparisons: Sequence[Comparison], loss: str, steps: Sequence[int]) -> str:
-    """Return the skills in one loss against every baseline, with intervals, a panel a horizon."""
-    chosen = [comparison for comparison in comparisons if comparison.loss == loss]
-    names = list(dict.fromkeys(comparison.baseline for comparison in chosen))
+@dataclass(frozen=True)
+class Skill:
+    """How much lower a loss is than another, in %, with its 95 % interval; a dot with its bar."""
+
+    name: str  # of the row
+    step: int
+    skill: float
+    low: float
+    high: float
+
+
+def skills(shown: Sequence[Skill]) -> str:
+    """Return skills with their intervals, a row a name, a panel a horizon."""
+    names = list(dict.fromkeys(one.name for one in shown))
+    steps = sorted({one.step for one in shown})
     with _figure(1, len(steps), 9.6, 0.9 + 0.34 * len(names)) as (figure, axes):
         for panel, step in zip(axes[0], steps, strict=True):
-            rows = [comparison for comparison in chosen if comparison.step == step]
-            at = np.array([len(names) - 1 - names.index(row.baseline) for row in rows])
-            middle = np.array([100 * row.skill for row in rows])
-            ends = np.array([[100 * row.low, 100 * row.high] for row in rows]).T
-            shown = middle <= FAR * max([1.0, *np.sort(np.abs(middle))[-2:-1]])
+            rows = [one for one in shown if one.step == step]
+            at = np.array([len(names) - 1 - names.index(row.name) for row in rows])
+            middle = np.array([row.skill for row in rows])
+            ends = np.array([[row.low, row.high] for row in rows]).T
+            near = middle <= FAR * max([1.0, *np.sort(np.abs(middle))[-2:-1]])
             panel.axvline(0, color=MUTED, linewidth=1)
             panel.errorbar(
-                middle[shown], at[shown], xerr=np.abs(ends - middle)[:, shown], fmt="o",
+                middle[near], at[near], xerr=np.abs(ends - middle)[:, near], fmt="o",
                 color=FLAME, markersize=5, elinewidth=2, capsize=0,
             )  # fmt: skip
-            for y, value in zip(at[~shown], middle[~shown], strict=True):
+            for y, value in zip(at[~near], middle[~near], strict=True):
                 panel.annotate(
                     f"{value:.0f} % \N{RIGHTWARDS ARROW}", (1, y), color=FLAME, ha="right",
                     va="center", xycoords=("axes fraction", "data"),
@@ -201,7 +212,7 @@ def scores(steps: Sequence[ScoredStep]) -> str:
             transformed.stairs(np.array(step.raw_pit) * len(step.pit), edges, color=SLATE)
             transformed.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             transformed.set_xlabel("forecast probability below the outcome")
-            chosen = np.unique(np.linspace(0, len(times) - 1, 4).astype(int))
+            chosen = np.unique(np.linspace(0, len(times) - 1, 3).astype(int))
             for panel in (covered, skilled):
                 panel.set_xticks(times.iloc[chosen], [f"{times.iloc[i]:%-d %b %y}" for i in chosen])
         for panel, name in zip(

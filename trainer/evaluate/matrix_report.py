@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from trainer.evaluate import pages
+from trainer.evaluate import figures, pages
+from trainer.evaluate.evaluation import WITHOUT_CONTEXT
 from trainer.evaluate.matrix import Cell, Matrix
 
 TEMPLATE: Final = "matrix.html.j2"
@@ -30,9 +32,31 @@ def html(found: Matrix) -> str:
     rows: dict[str, dict[tuple[str, str], dict[int, Cell]]] = {loss: {} for loss in LOSSES}
     for cell in found.cells:
         rows[cell.loss].setdefault((cell.group, cell.baseline), {})[cell.step] = cell
-    return pages.template(TEMPLATE).render(
+    return pages.template(TEMPLATE, short=pages.short, signed=pages.signed).render(
         found=found,
         losses=LOSSES,
         rows=rows,
+        plots={loss: _plot(strongest(found.cells, loss)) for loss in LOSSES},
         steps=sorted({cell.step for cell in found.cells}),
     )
+
+
+def strongest(cells: Iterable[Cell], loss: str) -> list[Cell]:
+    """Return each class's cell against the method that does best there, at each horizon.
+
+    Of the methods that were measured on all of its symbols; the model itself without a context is
+    none.
+    """
+    found: dict[tuple[str, int], Cell] = {}
+    for cell in cells:
+        if cell.loss == loss and cell.baseline != WITHOUT_CONTEXT:
+            best = found.setdefault((cell.group, cell.step), cell)
+            if (-cell.rows, cell.skill) < (-best.rows, best.skill):
+                found[cell.group, cell.step] = cell
+    return list(found.values())
+
+
+def _plot(cells: Sequence[Cell]) -> str:
+    """Return a figure of some cells; empty without any."""
+    shown = [figures.Skill(c.group, c.step, c.skill, c.low, c.high) for c in cells]
+    return figures.skills(shown) if shown else ""

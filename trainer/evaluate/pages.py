@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import jinja2
+
+NONE: Final = "\N{EN DASH}"
+MINUS: Final = "\N{MINUS SIGN}"
 
 
 def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
@@ -19,3 +22,13 @@ def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
     )
     environment.filters.update(filters)
     return environment.get_template(name)
+
+
+def short(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many decimals; a dash for none."""
+    return NONE if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """Return a number with its sign and so many decimals; a dash for none."""
+    return NONE if value is None else f"{value:+.{digits}f}".replace("-", MINUS)

@@ -14,11 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from trainer.evaluate import figures, pages
 from trainer.evaluate.evaluation import MAIN_BASELINES, MANY, MODEL, Comparison, Evaluation, Scores
 from trainer.evaluate.losses import Symbol
+from trainer.evaluate.pages import MINUS, NONE
 
 TEMPLATE: Final = "report.html.j2"
-
-NONE: Final = "\N{EN DASH}"
-MINUS: Final = "\N{MINUS SIGN}"
 
 LOSS_NAMES: Final[Mapping[str, str]] = {
     "pinball": "Distribution (pinball)",
@@ -102,14 +100,13 @@ def write(
 def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> str:
     """Return the page, which loads nothing from elsewhere."""
     evaluation = report.evaluation
-    losses = [
-        loss
-        for loss in LOSS_NAMES
-        if any(comparison.loss == loss for comparison in evaluation.comparisons)
-    ]
+    compared = {
+        loss: [row for row in evaluation.comparisons if row.loss == loss] for loss in LOSS_NAMES
+    }
+    compared = {loss: rows for loss, rows in compared.items() if rows}
     template = pages.template(
         TEMPLATE, date=_date, minute=_minute, percent=_percent, points=_points, milli=_milli,
-        short=_short,
+        short=pages.short,
     )  # fmt: skip
     return template.render(
         report=report,
@@ -120,21 +117,20 @@ def html(report: Report, table: pd.DataFrame, symbols: Mapping[str, Symbol]) -> 
         scores={step: _by_method(evaluation, step) for step in evaluation.horizons},
         best={step: _lowest(_by_method(evaluation, step)) for step in evaluation.horizons},
         percents=sorted({percent for score in evaluation.scores for percent in score.covered}),
-        loss_names={loss: LOSS_NAMES[loss] for loss in losses},
-        compared={
-            loss: [comparison for comparison in evaluation.comparisons if comparison.loss == loss]
-            for loss in losses
-        },
-        skills={
-            loss: figures.skills(evaluation.comparisons, loss, evaluation.horizons)
-            for loss in losses
-        },
+        loss_names={loss: LOSS_NAMES[loss] for loss in compared},
+        compared=compared,
+        skills={loss: figures.skills(list(map(_drawn, rows))) for loss, rows in compared.items()},
         reliability=figures.reliability(evaluation.calibrations),
         pit=figures.pit(evaluation.calibrations),
         fans=figures.fans(table, symbols),
         symbols_are_many=len(evaluation.symbols) > MANY,
         main_baselines=MAIN_BASELINES,
     )
+
+
+def _drawn(row: Comparison) -> figures.Skill:
+    percents = (100 * value for value in (row.skill, row.low, row.high))
+    return figures.Skill(row.baseline, row.step, *percents)
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
@@ -226,12 +222,8 @@ def _percent(share: float | None) -> str:
 
 
 def _points(skill: float) -> str:
-    return f"{100 * skill:+.2f}".replace("-", MINUS)
+    return pages.signed(100 * skill)
 
 
 def _milli(value: float | None) -> str:
     return NONE if value is None else f"{1000 * value:.3f}"
-
-
-def _short(value: float | None, digits: int = 4) -> str:
-    return NONE if value is None else f"{value:.{digits}f}".replace("-", MINUS)

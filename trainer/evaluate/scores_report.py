@@ -253,4 +253,4 @@ def _plotted(steps: Iterable[Step]) -> Iterator[figures.ScoredStep]:
 
 def percent(share: float | None) -> str:
     """Return a share per cent; a dash for none."""
-    return "\N{EN DASH}" if share is None else f"{100 * share:.1f}".replace("-", "\N{MINUS SIGN}")
+    return pages.short(None if share is None else 100 * share, 1)

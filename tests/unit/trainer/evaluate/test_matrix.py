@@ -82,6 +82,22 @@ def test_report_holds_every_figure(found: Matrix, tmp_path: Path) -> None:
     page, numbers = matrix_report.write(found, tmp_path)
     assert Matrix.model_validate_json(numbers.read_text()) == found
     text = page.read_text()
+    assert text.count('<div class="panel"><svg') == 2
+    assert not any(loads in text for loads in ("src=", 'href="http', "<script", "url(http"))
     assert "HAR with time of day" in text
     assert "minutes" in text
     assert "dynamic quantile passes" in text
+
+
+def test_the_figure_is_against_the_strongest_method_on_all_symbols(found: Matrix) -> None:
+    chosen = matrix_report.strongest(found.cells, "pinball")
+    assert len(chosen) == 2 * 3
+    for cell in chosen:
+        others = [
+            other for other in found.cells
+            if (other.group, other.step, other.loss) == (cell.group, cell.step, "pinball")
+        ]  # fmt: skip
+        assert cell.skill == min(other.skill for other in others)
+    some = chosen[0].model_copy(update={"baseline": "GARCH-t", "rows": 10, "skill": -50.0})
+    itself = chosen[0].model_copy(update={"baseline": WITHOUT_CONTEXT, "skill": -90.0})
+    assert matrix_report.strongest([*found.cells, some, itself], "pinball") == chosen

@@ -74,7 +74,7 @@ def test_a_table_and_a_page_show_them(
     assert "worse than no model: SAW" in told
     assert told.count("2010-0") == 3 * 6
     page = out.read_text()
-    assert page.count("<svg") == 1
+    assert page.count('<div class="panel"><svg') == 1
     assert "worse than no model: SAW" in page
     assert not any(loads in page for loads in ("src=", 'href="http', "<script", "url(http"))
 
