@@ -105,11 +105,11 @@ class Skill:
 
 def skills(shown: Sequence[Skill]) -> str:
     """Return skills with their intervals, a row a name, a panel a horizon."""
-    names = list(dict.fromkeys(one.name for one in shown))
-    steps = sorted({one.step for one in shown})
+    names = list(dict.fromkeys(skill.name for skill in shown))
+    steps = sorted({skill.step for skill in shown})
     with _figure(1, len(steps), 9.6, 0.9 + 0.34 * len(names)) as (figure, axes):
         for panel, step in zip(axes[0], steps, strict=True):
-            rows = [one for one in shown if one.step == step]
+            rows = [skill for skill in shown if skill.step == step]
             at = np.array([len(names) - 1 - names.index(row.name) for row in rows])
             middle = np.array([row.skill for row in rows])
             ends = np.array([[row.low, row.high] for row in rows]).T
