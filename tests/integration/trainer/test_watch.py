@@ -241,7 +241,12 @@ def test_a_shadow_forecasts_beside_the_champion_and_is_promoted_once_it_has_show
 
 def trainings_of(pid: int) -> list[psutil.Process]:
     """Return the trainings that a watch has started."""
-    return [child for child in psutil.Process(pid).children() if "fit" in child.cmdline()]
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # it ended, and may wait for its parent
+            if "fit" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_a_killed_watch_leaves_all_as_it_was_and_another_waits_for_its_lease(
