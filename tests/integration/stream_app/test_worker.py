@@ -197,7 +197,7 @@ def test_a_killed_worker_leaves_no_candle_without_a_forecast(
     processes: Processes, topics: WorkerTopics
 ) -> None:
     worker = start_worker(processes, topics)
-    candles = interleaved([f"S{i}" for i in range(20)], WARM_UP + 400)
+    candles = interleaved([f"S{i}" for i in range(20)], WARM_UP + 200)
     half = len(candles) // 2
     write_candles(topics.bootstrap, topics.candles, candles[:half])
     write_candles(topics.bootstrap, topics.candles, candles[half:])
