@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))  # of a script only its own folder is on the path
 from docs.marks import replace  # noqa: E402
 from trainer.evaluate.baselines.har import HarTimeOfDay  # noqa: E402
 from trainer.evaluate.matrix import Cell, Matrix  # noqa: E402
-from trainer.evaluate.pages import MINUS, NONE  # noqa: E402
+from trainer.evaluate.pages import NONE, signed  # noqa: E402
 
 CLASSES: Final = {
     "daily-us": "daily, US stocks",
@@ -157,7 +157,7 @@ def _each(values: Sequence[float], digits: int) -> str:
 def _number(value: float, digits: int) -> str:
     if value > MOST:
         return f"> +{MOST:.0f}"
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    return signed(value, digits)
 
 
 if __name__ == "__main__":

@@ -142,9 +142,8 @@ class Network(nn.Module):
     def _medians(self, newest: Tensor, state: Tensor) -> Tensor:
         """Return the medians (B, H): no direction, but for a share of the series' own drift."""
         if self.shape.drift is None:
-            return self.location.expand(
-                newest.shape[0], -1
-            )  # len() would fix the batch in the graph
+            # len() would be a number, and fix the size of the batch in the graph
+            return self.location.expand(newest.shape[0], -1)
         drift = newest[:, self.shape.drift, None]  # (B, 1)
         return self.location + torch.sigmoid(self.lasting(state)) * drift * self.drift_move
 

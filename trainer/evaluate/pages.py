@@ -20,8 +20,13 @@ def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters)
+    environment.filters.update(filters, side=_side)
     return environment.get_template(name)
+
+
+def _side(skill: Any) -> str:
+    """Return the style of a skill by its interval, from ``low`` to ``high``: none if it holds 0."""
+    return "better" if skill.low > 0 else "worse" if skill.high < 0 else ""
 
 
 def short(value: float | None, digits: int = 4) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from trainer.evaluate import figures, pages
 from trainer.evaluate.evaluation import MAIN_BASELINES, MANY, MODEL, Comparison, Evaluation, Scores
 from trainer.evaluate.losses import Symbol
-from trainer.evaluate.pages import MINUS, NONE
+from trainer.evaluate.pages import NONE
 
 TEMPLATE: Final = "report.html.j2"
 
@@ -175,7 +175,7 @@ def _verdict(comparison: Comparison) -> str:
         return f"better by {100 * comparison.skill:.1f} %"
     if comparison.high < 0:
         return f"worse by {-100 * comparison.skill:.1f} %"
-    return f"no clear difference ({100 * comparison.skill:+.1f} %)".replace("-", MINUS)
+    return f"no clear difference ({pages.signed(100 * comparison.skill, 1)} %)"
 
 
 def _cards(evaluation: Evaluation) -> list[Card]:
