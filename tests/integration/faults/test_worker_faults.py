@@ -139,9 +139,13 @@ def account(crew: Crew, load: Load) -> Account:
     print(json.dumps(counts | {"per_second": round(len(owed) / load.seconds)}))
     assert settled.is_clean, settled
     expected = replay(crew.topics, MODELS)
-    assert recovered_windows(crew.topics, MODELS) == expected.windows
     # of a short load's candles most have not met their tenth one yet
     assert len(expected.scores) > len(owed)
+    # a batch's windows are sent when its forecasts are acknowledged
+    wait_until(
+        lambda: recovered_windows(crew.topics, MODELS) == expected.windows, DONE_S,
+        "the windows of a replay",
+    )  # fmt: skip
     assert missing_scores(crew.topics, expected) == 0
     return settled
 
