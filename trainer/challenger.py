@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from shared.kafka import KafkaSettings
 from shared.leash import Leash
 from trainer.settings import Tracked
+from trainer.tracking import Tracker, TrackingError
 from trainer.watch_settings import WatchSettings
 
 log = logging.getLogger("trainer")
@@ -46,6 +47,7 @@ def train(
         folder: that its bundle is written to.
         check: called each second; what it raises ends the training.
     """
+    settings = _tracked(settings, interval)
     seen = f"the candles before {until}" if until else "all candles"
     log.info("%s: training on %s", interval, seen)
     # without the current directory on the path: a user's folder may be called trainer or shared
@@ -74,6 +76,17 @@ def train(
                 child.kill()
             leash.release(child.pid)
     return f"the training ended with exit code {child.returncode}" if child.returncode else ""
+
+
+def _tracked(settings: WatchSettings, interval: str) -> WatchSettings:
+    """Return the settings without MLflow where it is away, which is to cost no training."""
+    if settings.tracking_uri:
+        try:
+            Tracker(settings.tracking_uri, experiment_of(settings, interval))
+        except TrackingError as error:
+            log.warning("%s: the training is not in MLflow: %s", interval, error)
+            return settings.model_copy(update={"tracking_uri": ""})
+    return settings
 
 
 def arguments(

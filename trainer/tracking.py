@@ -7,13 +7,17 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from shared.process import in_words
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger("trainer")
 
 DEFAULT_URI: Final = "sqlite:///mlflow.db"
 SQLITE: Final = "sqlite:///"
@@ -35,22 +39,36 @@ class TrackingError(Exception):
 
 
 class Run:
-    """One run, whose values are in the store as soon as they are logged; none without a tracker."""
+    """One run, whose values are in the store as soon as they are logged; none without a tracker.
+
+    What the store does not take costs no training: it is a warning, and the rest of the run is
+    not sent, since a server that is away keeps each call waiting for minutes.
+    """
 
     def __init__(self, tracker: Tracker | None, run_id: str = "") -> None:
         self._tracker = tracker
         self.id = run_id
 
+    def _send(self, send: Callable[[Tracker], object]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            send(self._tracker)
+        except Exception as error:  # noqa: BLE001 - MLflow's are many, and its stores' too
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._tracker = None
+        log.warning("the rest of this run is not in MLflow: %s", _in_a_line(error))
+
     def params(self, values: Mapping[str, object]) -> None:
         """Log the run's settings."""
-        if self._tracker:
-            self._tracker.log(self.id, params=values)
+        self._send(lambda tracker: tracker.log(self.id, params=values))
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tag the run with what it made."""
-        if self._tracker:
-            for name, value in values.items():
-                self._tracker.client.set_tag(self.id, name, value)
+        for name, value in values.items():
+            self._send(lambda tracker: tracker.client.set_tag(self.id, name, value))  # noqa: B023
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the run's figures."""
@@ -58,37 +76,35 @@ class Run:
 
     def curves(self, points: Iterable[Point]) -> None:
         """Log points of curves."""
-        if self._tracker:
-            self._tracker.log(self.id, points=points)
+        self._send(lambda tracker: tracker.log(self.id, points=points))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a copy of a file."""
-        if self._tracker:
-            self._tracker.client.log_artifact(self.id, str(path), folder)
+        self._send(lambda tracker: tracker.client.log_artifact(self.id, str(path), folder))
 
     def register(self, model: str, folder: str) -> None:
         """Register the bundle among a run's artifacts as a new version of a model."""
-        if self._tracker:
-            self._tracker.register(self.id, model, folder)
+        self._send(lambda tracker: tracker.register(self.id, model, folder))
 
     def alias(self, model: str, version: str, alias: str) -> None:
         """Point an alias of a registered model to the bundle of a ``model_version``."""
-        if self._tracker:
-            self._tracker.alias(model, version, alias)
+        self._send(lambda tracker: tracker.alias(model, version, alias))
 
     def figure(self, figure: Figure, name: str) -> None:
         """Store a figure under a file name, whose ending tells the format."""
-        if self._tracker:
-            self._tracker.client.log_figure(self.id, figure, name)
+        self._send(lambda tracker: tracker.client.log_figure(self.id, figure, name))
 
     @contextmanager
     def nested(self, name: str) -> Iterator[Run]:
         """Yield a new run inside this one."""
-        if self._tracker:
-            with self._tracker.run(name, self) as run:
-                yield run
-        else:
-            yield self
+        with ExitStack() as stack:
+            inner = Run(None)
+            if self._tracker:
+                try:
+                    inner = stack.enter_context(self._tracker.run(name, self))
+                except TrackingError as error:
+                    self._give_up(error)
+            yield inner
 
 
 class Tracker:
@@ -115,8 +131,7 @@ class Tracker:
                 self.client = MlflowClient(tracking_uri=uri)
                 self._experiment = self._experiment_of(experiment, folder)
         except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
-            line = str(error).strip().splitlines()[0]
-            fault = without_password(f"{uri}: cannot be used for tracking: {line}")
+            fault = without_password(f"{uri}: cannot be used for tracking: {_in_a_line(error)}")
             if uri.startswith(SQLITE) and not isinstance(error, OSError):
                 fault += (
                     "; expected a database of MLflow's that nothing keeps locked: if it is broken,"
@@ -140,20 +155,30 @@ class Tracker:
 
     @contextmanager
     def run(self, name: str, parent: Run | None = None) -> Iterator[Run]:
-        """Yield a new run, nested if there is a parent; it ends as finished, failed or killed."""
+        """Yield a new run, nested if there is a parent; it ends as finished, failed or killed.
+
+        Raises:
+            TrackingError: when the store takes no run.
+        """
         tags = {"mlflow.runName": name}
         if parent:
             tags["mlflow.parentRunId"] = parent.id
-        run_id: str = self.client.create_run(self._experiment, tags=tags).info.run_id
+        try:
+            run_id: str = self.client.create_run(self._experiment, tags=tags).info.run_id
+        except Exception as error:
+            raise TrackingError(f"MLflow takes no run: {_in_a_line(error)}") from error
+        status = "FAILED"
         try:
             yield Run(self, run_id)
+            status = "FINISHED"
         except KeyboardInterrupt:
-            self.client.set_terminated(run_id, "KILLED")
+            status = "KILLED"
             raise
-        except BaseException:
-            self.client.set_terminated(run_id, "FAILED")
-            raise
-        self.client.set_terminated(run_id)
+        finally:
+            try:
+                self.client.set_terminated(run_id, status)
+            except Exception as error:  # noqa: BLE001 - as in Run
+                log.warning("MLflow shows run %s as running: %s", run_id, _in_a_line(error))
 
     def register(self, run_id: str, model: str, folder: str) -> None:
         """Make a version of a registered model, which is made if it is new."""
@@ -207,6 +232,11 @@ def run(uri: str, experiment: str, name: str) -> Iterator[Run]:
         return
     with Tracker(uri, experiment).run(name) as new:
         yield new
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return the first line of an error, without passwords; a database's goes on with its query."""
+    return without_password(in_words(error).strip().splitlines()[0])
 
 
 def without_password(text: str) -> str:

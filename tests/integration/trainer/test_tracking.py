@@ -58,3 +58,31 @@ def test_a_store_that_is_broken_is_named_with_the_way_to_mend_it(tmp_path: Path)
         ):
             pass
         assert str(failed.value).startswith(f"sqlite:///{broken}: cannot be used for tracking: ")
+
+
+def test_a_store_that_breaks_costs_a_run_nothing_but_its_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "mlflow.db"
+    with tracking.run(f"sqlite:///{store}", "candlecast", "interrupted") as run:
+        run.params({"seed": 1})
+        with sqlite3.connect(store) as database:
+            for table in ("metrics", "runs"):
+                database.execute(f"ALTER TABLE {table} RENAME TO away_{table}")
+        run.metrics({"pinball": 0.1})
+        run.tags({"model_version": "lstm-0"})
+        run.artifact(Path(__file__), "bundle")
+        run.register("candlecast", "bundle")
+        with run.nested("within") as inner:
+            inner.metrics({"pinball": 0.1})
+    given_up, left_running = [
+        record.message for record in caplog.records if record.name == "trainer"
+    ]
+    assert given_up.startswith("the rest of this run is not in MLflow: ")
+    assert "no such table" in given_up
+    assert left_running.startswith(f"MLflow shows run {run.id} as running: ")
+    with (
+        pytest.raises(tracking.TrackingError, match="MLflow takes no run: "),
+        tracking.run(f"sqlite:///{store}", "candlecast", "none"),
+    ):
+        pass

@@ -330,6 +330,25 @@ def test_runs_models_and_aliases_are_on_a_server_of_mlflow(
     assert [entry.path for entry in client.list_artifacts(champion.choice.run)] == ["verdict.json"]
 
 
+def test_an_mlflow_that_is_away_costs_no_training_and_no_promotion(
+    untracked: list[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # of minutes
+    [port] = free_ports(1)
+    uri = f"http://me:geheim@{HOST}:{port}"
+    assert main(["watch", *untracked, "--tracking-uri", uri, "--once"]) == 0
+    [promoted] = journal(tmp_path)
+    champion = ModelStore(str(tmp_path / "models")).champions().at("1d")
+    assert champion is not None
+    assert champion.choice.version == promoted["version"]
+    for missing in ("the training is not in MLflow", "the verdict is not in MLflow"):
+        assert f"1d: {missing}: http://me:***@{HOST}:{port}: " in caplog.text
+    assert "geheim" not in caplog.text
+
+
 @pytest.mark.parametrize("shadow", [0, 50])
 def test_a_store_that_takes_nothing_as_a_training_ends_gets_it_later_and_it_is_trained_once(
     untracked: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, shadow: int
