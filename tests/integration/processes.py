@@ -62,9 +62,14 @@ class Processes:
 
 
 def wait_until(
-    condition: Callable[[], T], timeout_s: float, what: str, *, process: Process | None = None
+    condition: Callable[[], T],
+    timeout_s: float,
+    what: str,
+    *,
+    process: Process | None = None,
+    poll_s: float = _POLL_S,
 ) -> T:
-    """Return the first truthy answer of ``condition``.
+    """Return the first truthy answer of ``condition``, which is asked every ``poll_s`` seconds.
 
     Fails the test naming ``what`` when there is none in time, or when ``process`` ends first;
     then with the end of its log.
@@ -82,7 +87,7 @@ def wait_until(
         if time.monotonic() >= deadline:
             shown = "" if process is None else f"; its log ends:\n{process.log_tail()}"
             raise AssertionError(f"not within {timeout_s:g} s: {what}{shown}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def runs(pid: int) -> bool:

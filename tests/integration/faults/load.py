@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from typing import Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from local.process import Process
 from shared.candles import Candle
 from shared.forecaster import ContextOf, Models, longest, without_context
 from shared.forecasts import Forecast
@@ -21,12 +23,17 @@ from stream_app.pipeline import Incoming, advance
 from stream_app.rebuild import SOURCE_KEY
 from stream_app.state import SymbolState, join, series_of, stored_order
 from tests.candles import walk
-from tests.integration.topics import Record, read
+from tests.integration.processes import wait_until
+from tests.integration.topics import Record, count, read
 from tests.integration.workers import WorkerTopics
 
-SYMBOLS = 200
+SYMBOLS = 100
 DAYS_AHEAD = 2000  # more than any test needs
 NOW_MS = 1_800_000_000_000  # when a replay without a broker makes its messages
+
+STILL_S = 60.0  # no forecast comes for so long: none will
+LONGEST_S = 280.0  # that a busy machine takes for all that is owed
+LOOK_S = 0.5
 
 
 class Load:
@@ -153,6 +160,44 @@ def settle(records: list[Record], owed: set[tuple[str, int]]) -> Account:
         out_of_order=out_of_order,
         repeats=len(forecasts) - len(by_id),
     )
+
+
+def settled(
+    topics: WorkerTopics,
+    owed: set[tuple[str, int]],
+    *,
+    process: Process | None = None,
+    tend: Callable[[], object] = lambda: None,
+) -> Account:
+    """Return the account once every owed forecast is there, or none has come for a minute.
+
+    The topic's length alone is looked at while it grows: to read it takes the processor from those
+    who are to fill it.
+
+    Args:
+        topics: whose forecasts.
+        owed: symbol and close of each candle that has one.
+        process: that must not end meanwhile.
+        tend: called at each look.
+    """
+    length, since_s = -1, time.monotonic()
+
+    def look() -> Account | None:
+        nonlocal length, since_s
+        tend()
+        before, length = length, count(topics.bootstrap, topics.forecasts)
+        if length != before:
+            since_s = time.monotonic()
+            return None
+        is_still = time.monotonic() - since_s > STILL_S
+        if length < len(owed) and not is_still:
+            return None
+        account = settle(read(topics.bootstrap, topics.forecasts), owed)
+        return account if is_still or not account.missing else None
+
+    account = wait_until(look, LONGEST_S, "the last forecast", process=process, poll_s=LOOK_S)
+    assert account is not None
+    return account
 
 
 def unlike_a_replay(topics: WorkerTopics, models: Models, forecasts: list[Record]) -> set[str]:

@@ -31,10 +31,10 @@ from tests.integration.faults.load import (
     missing_scores,
     recovered_windows,
     replay,
-    settle,
+    settled,
 )
 from tests.integration.processes import Processes, wait_until
-from tests.integration.topics import count, read
+from tests.integration.topics import count, read_forecasts
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
 from tests.kafka import kafka_at
 
@@ -131,21 +131,14 @@ class Crew:
         load.finish()
         owed = load.owed()
         topics = self.topics
-
-        def is_done() -> bool:
-            self.mend()
-            return not settle(read(topics.bootstrap, topics.forecasts), owed).missing
-
-        wait_until(is_done, DONE_S, "every candle has its forecast")
-        records = read(topics.bootstrap, topics.forecasts)
-        settled = settle(records, owed)
+        account = settled(topics, owed, tend=self.mend)
         assert len(owed) > 1000, "the load was too small to say anything"
-        print(json.dumps({"owed": len(owed), "repeats": settled.repeats}))
-        assert settled.is_clean, settled
+        print(json.dumps({"owed": len(owed), "repeats": account.repeats}))
+        assert account.is_clean, account
         kafka = kafka_at(topics.bootstrap).model_copy(update={"context_topic": topics.context})
         store = asyncio.run(context_topic.read(kafka))
         expected = replay(topics, self.models, store.window)
-        forecasts = [Forecast.decode(record.value) for record in records]
+        forecasts = read_forecasts(topics.bootstrap, topics.forecasts)
         assert {made.id for made in forecasts} == expected.forecasts
         wait_until(
             lambda: recovered_windows(topics, self.models) == expected.windows, DONE_S,

@@ -24,10 +24,10 @@ from shared.topics import candles_topic, ensure, market_topics
 from stream_app.settings import WorkerSettings
 from tests.candles import walk
 from tests.integration.api.test_serving import Api
-from tests.integration.faults.load import Load, settle
+from tests.integration.faults.load import Load, settled
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import Producer, by_symbol, log_of
-from tests.integration.topics import count, read, write_candles
+from tests.integration.topics import count, write_candles
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
 from tests.kafka import kafka_at
 from trainer.snapshot import history
@@ -96,12 +96,8 @@ def account(names: WorkerTopics, load: Load, worker: RunningWorker) -> None:
     load.finish()
     owed = load.owed()
     assert len(owed) > 1000
-    wait_until(
-        lambda: not settle(read(names.bootstrap, names.forecasts), owed).missing,
-        60, "every owed candle has its forecast", process=worker.process,
-    )  # fmt: skip
-    settled = settle(read(names.bootstrap, names.forecasts), owed)
-    assert settled.is_clean, settled
+    found = settled(names, owed, process=worker.process)
+    assert found.is_clean, found
 
 
 def test_a_worker_whose_connections_are_reset_loses_nothing(

@@ -19,9 +19,9 @@ from local.process import Process
 from shared.champions import ANY, Choice
 from shared.forecasts import Forecast
 from shared.model_store import Decision, ModelStore
-from tests.integration.faults.load import Load, settle
+from tests.integration.faults.load import Load, settled
 from tests.integration.processes import Processes, wait_until
-from tests.integration.topics import count, read, read_forecasts
+from tests.integration.topics import count, read_forecasts
 from tests.integration.workers import RunningWorker, WorkerTopics, start_worker
 from tests.recipes import Recipe
 
@@ -94,13 +94,8 @@ class Crew:
     def finish(self, load: Load, worker: RunningWorker) -> None:
         """End a load; wait until every candle has its forecast."""
         load.finish()
-        owed = load.owed()
-        wait_until(
-            lambda: not settle(read(self.topics.bootstrap, self.topics.forecasts), owed).missing,
-            DONE_S,
-            "every candle has its forecast",
-            process=worker.process,
-        )
+        account = settled(self.topics, load.owed(), process=worker.process)
+        assert not account.missing, account
 
     def force(self, recipe: Recipe) -> str:
         """Name a bundle the champion without the checks of a promotion; return its digest."""
