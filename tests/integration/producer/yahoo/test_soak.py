@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 FIRST: Final = date(2026, 10, 26)  # the clocks change on November 1; a holiday and a half day
 LAST: Final = date(2026, 11, 27)
 COUNT: Final = 20
-POLL_MS: Final = int(os.environ.get("CANDLECAST_SOAK_POLL_MINUTES", "5")) * MINUTE_MS
+POLL_MS: Final = int(os.environ.get("CANDLECAST_SOAK_POLL_MINUTES", "10")) * MINUTE_MS
 """Time from poll to poll; ``make soak`` polls each minute, which takes some minutes longer."""
 
 FAULTS: Final = [fault for fault in Fault if fault is not Fault.SLOW]
