@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import tempfile
 import time
 import uuid
@@ -372,18 +371,17 @@ class Broker:
         tool = ["kafka.tools.StorageTool", "format", "-t", cluster]
         if self._secured is not None:
             tool += self._secured.format_arguments()
+        assert self._leash is not None  # noqa: S101 - set on entering
+        command = [*command, *_JVM, *tool, "-c", str(properties)]
+        process = Process("format", command, log=self.log, leash=self._leash)
         try:
-            done = subprocess.run(  # noqa: S603 - our own Java
-                [*command, *_JVM, *tool, "-c", str(properties)],
-                capture_output=True,
-                check=False,
-                text=True,
-                timeout=_FORMAT_TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise BrokerError(f"formatting the storage took over {error.timeout:g} s") from error
-        if done.returncode != 0:
-            raise BrokerError(f"the storage could not be formatted:\n{done.stdout}{done.stderr}")
+            code = process.wait(_FORMAT_TIMEOUT_S)
+        finally:
+            process.kill()
+        if code is None:
+            raise BrokerError(f"formatting the storage took over {_FORMAT_TIMEOUT_S:g} s")
+        if code != 0:
+            raise BrokerError(f"the storage could not be formatted:\n{process.log_tail()}")
 
 
 def last_ports(properties: Path) -> tuple[int, int] | None:

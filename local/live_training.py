@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -95,10 +94,7 @@ def _train_first(settings: LocalSettings, folder: Path) -> None:
         command += ["--symbols", ",".join(settings.symbols)]
     environment = os.environ | {"PYTHONPATH": str(OURS)}
     with (folder / "first.log").open("wb") as log, Leash() as leash:
-        child = subprocess.Popen(  # noqa: S603 - our own
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-        leash.hold(child.pid)
+        child = leash.start(command, output=log, env=environment)
         try:
             code = child.wait()
         finally:

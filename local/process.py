@@ -37,16 +37,12 @@ class Process:
         self.log = log
         self._leash = leash
         with log.open("ab") as output:
-            self._popen = subprocess.Popen(  # noqa: S603 - the callers' own commands
+            self._popen = leash.start(
                 [str(part) for part in argv],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                output=output,
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
-                start_new_session=True,
             )
-        leash.hold(self.pid)
 
     @property
     def pid(self) -> int:

@@ -14,10 +14,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 
 class Leash:
@@ -44,6 +45,38 @@ class Leash:
             self._watchdog.communicate()
         self._watchdog = None
 
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        output: BinaryIO | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a process on the leash, leader of its own session, without input.
+
+        A signal that comes meanwhile is handled when it is held: an exception between the two
+        would leave a process that nobody knows.
+
+        Args:
+            command: with its arguments.
+            output: takes its standard output and error; None for this process's own.
+            env: its environment, whole; None for this process's own.
+            cwd: its working directory; None for this process's own.
+        """
+        with _signals_wait():
+            process = subprocess.Popen(  # noqa: S603 - the callers' own commands
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=None if output is None else subprocess.STDOUT,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
+            self.hold(process.pid)
+        return process
+
     def hold(self, pid: int) -> None:
         """Put a process on the leash; it must lead its own process group."""
         self._tell("+", pid)
@@ -59,6 +92,26 @@ class Leash:
         with suppress(BrokenPipeError):  # without its watchdog a child still ends the normal way
             watchdog.stdin.write(f"{sign}{pid}\n".encode())
             watchdog.stdin.flush()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handle a SIGINT or SIGTERM that comes within the block at its end."""
+    if threading.current_thread() is not threading.main_thread():  # no other one is interrupted
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for caught in came:
+            signal.raise_signal(caught)
 
 
 def watch(lines: Iterable[str]) -> None:

@@ -54,13 +54,8 @@ def train(
     command = [sys.executable, "-P", "-m", "trainer", *arguments(settings, interval, until, folder)]
     path = os.pathsep.join([str(OURS), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path}
-    with (
-        Leash() as leash,  # the training ends with this process, even a killed one
-        subprocess.Popen(  # noqa: S603 - our own
-            command, env=environment, start_new_session=True
-        ) as child,
-    ):
-        leash.hold(child.pid)
+    # the training ends with this process, even a killed one
+    with Leash() as leash, leash.start(command, env=environment) as child:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, child.pid, BEHIND)  # what serves beside it goes first
         try:
