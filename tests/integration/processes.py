@@ -69,7 +69,7 @@ def wait_until(
     process: Process | None = None,
     poll_s: float = _POLL_S,
 ) -> T:
-    """Return the first truthy answer of ``condition``, which is asked every ``poll_s`` seconds.
+    """Return the first truthy answer of ``condition``, called every ``poll_s`` seconds.
 
     Fails the test naming ``what`` when there is none in time, or when ``process`` ends first;
     then with the end of its log.
