@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import faust
 from faust.stores.memory import Store
+from faust.tables.manager import TableManager
 from faust.types import TP, EventT, Message
 from faust.types.stores import StoreT
 
@@ -287,8 +288,23 @@ class WindowTable(faust.Table[bytes, bytes]):
         return self.store.forget(partitions)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        """End a recovery, unless a rebalance has overtaken it.
+
+        Faust goes on to call this for a recovery that it has broken off, with the partitions of the
+        assignment that follows, of which nothing is read yet: their windows would seem to be lost.
+        """
+        if not self._are_read(active_tps):
+            return  # the recovery that follows ends here too
         self.held = {tp.partition for tp in active_tps}
         await super().on_recovery_completed(active_tps, standby_tps)
+
+    def _are_read(self, partitions: set[TP]) -> bool:
+        """Tell whether some partitions of the changelog have been read to their ends."""
+        recovery = cast("TableManager", self.app.tables).recovery
+        ends, read = recovery.active_highwaters, recovery.active_offsets
+        return all(
+            tp in ends and read.get(tp) is not None and read[tp] >= ends[tp] for tp in partitions
+        )
 
     def end_recovery(self, capacity: int) -> None:
         """Make whole windows of what was read."""

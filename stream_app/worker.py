@@ -66,6 +66,7 @@ class CandleWorker:
         self._capacities = settings.capacities(models)
         self._longer: dict[bytes, bytes] = {}  # older candles for windows, by key
         self._lengthening: asyncio.Task[None] | None = None
+        self._mending: asyncio.Task[set[int]] | None = None  # what a recovery found
         self._publisher = publisher
         self._metrics = metrics
         self._drift = DriftBoard(metrics)
@@ -127,7 +128,7 @@ class CandleWorker:
             if len(batch) < self._max_batch and not queue.empty():
                 continue
             await self.context.until_there(batch)
-            if self._is_draining:
+            if self._is_draining or not self.recovered:
                 batch = []  # whoever follows reads it again
                 continue
             # a rebalance redelivers what it found unprocessed, perhaps to another worker
@@ -171,9 +172,11 @@ class CandleWorker:
         return bool(self._current(batch[:1]))
 
     async def _settle(self, *_: Any, **__: Any) -> None:
-        """Finish the batch in hand before its partitions go to another worker."""
+        """Finish what is in hand before its partitions go to another worker."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._session_s / 2):
+                if self._mending is not None:
+                    await asyncio.wait([self._mending])
                 await self._idle.wait()
                 await self._consumer.commit()
 
@@ -341,6 +344,8 @@ class CandleWorker:
 
     async def _begin_recovery(self, *_: Any, **__: Any) -> None:
         self.recovered = False
+        if self._mending is not None:
+            self._mending.cancel()  # what was missing may be with another worker by now
         self._drift.clear()
         self._longer.clear()  # of windows that another worker may have changed since
         self._assigned_s = time.monotonic()
@@ -353,10 +358,13 @@ class CandleWorker:
         began_s, capacity = self._assigned_s, self._capacity
         try:
             self.table.end_recovery(self._capacity)
-            again = await when_reachable(
-                self._settings, lambda: self.recovery.finish(self.table.held)
-            )
-            self._consumer.begin_again(again)
+            held = set(self.table.held)
+            work = when_reachable(self._settings, lambda: self.recovery.finish(held))
+            mending = self._mending = asyncio.create_task(work)
+            await asyncio.wait([mending])
+            if mending.cancelled():
+                return
+            self._consumer.begin_again(mending.result())
         except Exception as error:  # Faust would go on with what there is
             await self.fail(error)
             raise

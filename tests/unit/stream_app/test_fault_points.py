@@ -195,6 +195,7 @@ async def start(world: World) -> Worker:
         worker.table.recover(record)
     worker.table.held = set(range(PARTITIONS))
     worker.table.end_recovery(SETTINGS.capacity(MODELS))
+    worker.recovered = True
     return worker
 
 
