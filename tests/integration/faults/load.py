@@ -34,6 +34,7 @@ NOW_MS = 1_800_000_000_000  # when a replay without a broker makes its messages
 STILL_S = 60.0  # no forecast comes for so long: none will
 LONGEST_S = 280.0  # that a busy machine takes for all that is owed
 LOOK_S = 0.5
+WINDOWS_S = 90.0
 
 
 class Load:
@@ -198,6 +199,32 @@ def settled(
     account = wait_until(look, LONGEST_S, "the last forecast", process=process, poll_s=LOOK_S)
     assert account is not None
     return account
+
+
+def clean_account(
+    topics: WorkerTopics,
+    owed: set[tuple[str, int]],
+    *,
+    process: Process | None = None,
+    tend: Callable[[], object] = lambda: None,
+) -> Account:
+    """Return the account of ``settled``, held to be of a load that says something, and clean."""
+    account = settled(topics, owed, process=process, tend=tend)
+    assert len(owed) > 1000, "the load was too small to say anything"
+    assert account.is_clean, account
+    return account
+
+
+def wait_for_replay(topics: WorkerTopics, models: Models, expected: Replay) -> None:
+    """Wait for the windows of a replay, then hold the scores to its own.
+
+    A batch's windows are sent when its forecasts and scores are acknowledged.
+    """
+    wait_until(
+        lambda: recovered_windows(topics, models) == expected.windows, WINDOWS_S,
+        "the windows of a replay",
+    )  # fmt: skip
+    assert missing_scores(topics, expected) == 0
 
 
 def unlike_a_replay(topics: WorkerTopics, models: Models, forecasts: list[Record]) -> set[str]:

@@ -24,7 +24,7 @@ from shared.forecaster import ModelSet, OnnxForecaster
 from shared.leash import Leash
 from stream_app.settings import WorkerSettings
 from tests.integration.api.test_serving import Api
-from tests.integration.faults.load import Load, settled, unlike_a_replay
+from tests.integration.faults.load import Load, clean_account, unlike_a_replay
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import log_of
 from tests.integration.topics import Record, count, read
@@ -97,9 +97,7 @@ class System:
 
     def settled(self, owed: set[tuple[str, int]]) -> list[Record]:
         """Wait for all that is owed, hold it to a clean account, and return the topic."""
-        assert len(owed) > 1000
-        account = settled(self.topics, owed, process=self.worker.process)
-        assert account.is_clean, account
+        clean_account(self.topics, owed, process=self.worker.process)
         return read(self.topics.bootstrap, self.topics.forecasts)
 
     def restart(self, broker: Broker, end: Callable[[Broker], None]) -> None:

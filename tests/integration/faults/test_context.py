@@ -28,10 +28,9 @@ from tests import bundles
 from tests.candles import START_MS, candle
 from tests.integration.faults.load import (
     Load,
-    missing_scores,
-    recovered_windows,
+    clean_account,
     replay,
-    settled,
+    wait_for_replay,
 )
 from tests.integration.processes import Processes, wait_until
 from tests.integration.topics import count, read_forecasts
@@ -131,20 +130,14 @@ class Crew:
         load.finish()
         owed = load.owed()
         topics = self.topics
-        account = settled(topics, owed, tend=self.mend)
-        assert len(owed) > 1000, "the load was too small to say anything"
+        account = clean_account(topics, owed, tend=self.mend)
         print(json.dumps({"owed": len(owed), "repeats": account.repeats}))
-        assert account.is_clean, account
         kafka = kafka_at(topics.bootstrap).model_copy(update={"context_topic": topics.context})
         store = asyncio.run(context_topic.read(kafka))
         expected = replay(topics, self.models, store.window)
         forecasts = read_forecasts(topics.bootstrap, topics.forecasts)
         assert {made.id for made in forecasts} == expected.forecasts
-        wait_until(
-            lambda: recovered_windows(topics, self.models) == expected.windows, DONE_S,
-            "the windows of a replay",
-        )  # fmt: skip
-        assert missing_scores(topics, expected) == 0
+        wait_for_replay(topics, self.models, expected)
         return forecasts
 
 

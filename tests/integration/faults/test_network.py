@@ -24,7 +24,7 @@ from shared.topics import candles_topic, ensure, market_topics
 from stream_app.settings import WorkerSettings
 from tests.candles import walk
 from tests.integration.api.test_serving import Api
-from tests.integration.faults.load import Load, settled
+from tests.integration.faults.load import Load, clean_account
 from tests.integration.processes import Processes, wait_until
 from tests.integration.producer.producers import Producer, by_symbol, log_of
 from tests.integration.topics import count, write_candles
@@ -94,10 +94,7 @@ def flows(worker: RunningWorker) -> bool:
 
 def account(names: WorkerTopics, load: Load, worker: RunningWorker) -> None:
     load.finish()
-    owed = load.owed()
-    assert len(owed) > 1000
-    found = settled(names, owed, process=worker.process)
-    assert found.is_clean, found
+    clean_account(names, load.owed(), process=worker.process)
 
 
 def test_a_worker_whose_connections_are_reset_loses_nothing(

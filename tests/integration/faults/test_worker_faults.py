@@ -26,10 +26,9 @@ from stream_app.settings import WorkerSettings
 from tests.integration.faults.load import (
     Account,
     Load,
-    missing_scores,
-    recovered_windows,
+    clean_account,
     replay,
-    settled,
+    wait_for_replay,
 )
 from tests.integration.processes import Processes, wait_until
 from tests.integration.workers import (
@@ -45,7 +44,6 @@ ROUNDS = int(os.environ.get("CANDLECAST_FAULT_ROUNDS", "1"))
 RATE = 1000.0 if ROUNDS > 1 else 500.0  # candles a second; other tests run beside these
 SESSION_S = 6.0
 FLAGS = ("--session-seconds", str(SESSION_S))
-DONE_S = 90.0
 
 MODELS = ModelSet(OnnxForecaster(bundle.load(WorkerSettings.read([], "tests").model)))
 WARM_UP = MODELS.default.window_length - 1
@@ -131,20 +129,13 @@ def settle_up(crew: Crew, load: Load) -> Account:
     """Finish the load, wait until all is forecast, and settle."""
     load.finish()
     owed = load.owed()
-    account = settled(crew.topics, owed, tend=crew.mend)
-    assert len(owed) > 1000, "the load was too small to say anything"
-    counts = {"owed": len(owed), "missing": len(account.missing), "repeats": account.repeats}
+    account = clean_account(crew.topics, owed, tend=crew.mend)
+    counts = {"owed": len(owed), "repeats": account.repeats}
     print(json.dumps(counts | {"per_second": round(len(owed) / load.seconds)}))
-    assert account.is_clean, account
     expected = replay(crew.topics, MODELS)
     # of a short load's candles most have not met their tenth one yet
     assert len(expected.scores) > len(owed)
-    # a batch's windows are sent when its forecasts are acknowledged
-    wait_until(
-        lambda: recovered_windows(crew.topics, MODELS) == expected.windows, DONE_S,
-        "the windows of a replay",
-    )  # fmt: skip
-    assert missing_scores(crew.topics, expected) == 0
+    wait_for_replay(crew.topics, MODELS, expected)
     return account
 
 

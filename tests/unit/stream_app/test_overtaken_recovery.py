@@ -58,21 +58,24 @@ class Mending:
         return set() & partitions
 
 
-async def mending_worker(monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, Mending]:
+async def mending_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Worker, Mending, asyncio.Task[None]]:
+    """Return a worker amid the end of its recovery, what it waits for, and that end."""
     worker, mending = await start(World(MemoryBroker(), {})), Mending()
     worker.recovered = False
     monkeypatch.setattr(worker.recovery, "finish", mending.finish)
     monkeypatch.setattr(worker.consumer, "begin_again", lambda _: None)
-    return worker, mending
+    ending = asyncio.create_task(worker._end_recovery())
+    await mending.began.wait()
+    return worker, mending, ending
 
 
 def test_partitions_go_to_another_worker_once_their_windows_are_mended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        worker, mending = await mending_worker(monkeypatch)
-        ending = asyncio.create_task(worker._end_recovery())
-        await mending.began.wait()
+        worker, mending, ending = await mending_worker(monkeypatch)
         settling = asyncio.create_task(worker._settle())
         for _ in range(20):
             await asyncio.sleep(0)
@@ -88,9 +91,7 @@ def test_windows_are_not_mended_by_what_was_known_before_a_rebalance(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        worker, mending = await mending_worker(monkeypatch)
-        ending = asyncio.create_task(worker._end_recovery())
-        await mending.began.wait()
+        worker, mending, ending = await mending_worker(monkeypatch)
         await worker._begin_recovery()
         await ending
         assert not mending.may_end.is_set()
